@@ -1,0 +1,250 @@
+"""What each command does: from parsed options to the library, and from its answer to the screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplellm import checkpoint as checkpoints
+from simplellm.analyze import candidates
+from simplellm.app.chat import chat as converse
+from simplellm.app.interrupt import Interrupt
+from simplellm.app.render import Screen, TrainingProgress
+from simplellm.app.session import Session
+from simplellm.checkpoint import Run
+from simplellm.config import SamplingParams, read_toml
+from simplellm.corpus import STDIN_NAME, read_corpus
+from simplellm.dataset import encode_document
+from simplellm.device import choose_device, describe
+from simplellm.distributed import joined
+from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError
+from simplellm.metrics import Sinks
+from simplellm.metrics import evaluate as score
+from simplellm.sampler import Sampler
+from simplellm.trainer import Result
+from simplellm.training import Sources, Surroundings, resume, start
+
+DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "the-verdict.txt"
+Options = dict[str, Any]
+
+
+def talk(options: Options) -> int:
+    """Without a command: chat with the newest run, after training one where there is none."""
+    screen = _screen(options)
+    try:
+        folder = _checkpoint(options, screen)
+    except CheckpointError:
+        if options["run"] or checkpoints.list_runs(_folder(options)):
+            raise
+        if not DEFAULT_TEXT.is_file():
+            raise TextError(f"there is no run, and no {DEFAULT_TEXT} to train on", fix="simplellm train YOUR-TEXT") from None
+        screen.notice(f"no trained model in {options['checkpoints']}: training one on {DEFAULT_TEXT.name}, about a minute")
+        folder = Path(_train(Sources((str(DEFAULT_TEXT),)), None, options, screen)[0].path)
+    return _chat_with(folder, {**options, "history": True}, screen)
+
+
+def train(options: Options) -> int:
+    screen = _screen(options)
+    given = {**(read_toml(Path(options["config"])) if options["config"] else {}), **options["given"]}
+    options = {**options, "given": given}
+    if options["resume"]:
+        result, interrupt = _resume(options, screen)
+    elif not options["texts"]:
+        raise SettingError("train needs a TEXT", fix="simplellm train my-text.txt")
+    else:
+        sources = Sources(tuple(options["texts"]), options["val_data"], options["encoding"])
+        result, interrupt = _train(sources, options["name"], options, screen)
+    if options["json"]:
+        _print_json({name: value for name, value in asdict(result).items() if name != "stopped"})
+    else:
+        screen.line(
+            f"{result.run}: {result.bits_per_byte:.3f} bits/byte at step {result.best_step} of {result.steps}, {result.path}"
+        )
+    screen.notice(f"talk to it: simplellm chat --run {result.run}")
+    return interrupt.exit_code
+
+
+def chat(options: Options) -> int:
+    screen = _screen(options)
+    return _chat_with(_checkpoint(options, screen), options, screen)
+
+
+def generate(options: Options) -> int:
+    params = SamplingParams(**options["sampling"])
+    screen = _screen(options)
+    sampler = _sampler(options, screen)
+    reply = sampler.stream(sampler.encode(_prompt(options)), params)
+    text = ""
+    for piece in reply:
+        text += piece.text
+        if not options["json"]:
+            screen.write(piece.text)
+    if options["json"]:
+        _print_json({
+            "text": text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
+            "seconds": reply.seconds, "tokens_per_second": reply.tokens_per_second, "seed": reply.seed,
+            "stop_reason": reply.stop_reason,
+        })  # fmt: skip
+    else:
+        screen.line()
+    return 0
+
+
+def evaluate(options: Options) -> int:
+    screen = _screen(options)
+    text = read_corpus([options["data"]], options["encoding"], sys.stdin.buffer).text()
+    sampler = _sampler(options, screen)
+    evaluation = score(sampler.model, encode_document(sampler.tokenizer, text), len(text.encode("utf-8", "replace")))
+    if options["json"]:
+        _print_json(evaluation.to_mapping())
+    else:
+        screen.table(("", ""), [(name.replace("_", " "), f"{value:.6g}") for name, value in evaluation.to_mapping().items()])
+    return 0
+
+
+def analyze(options: Options) -> int:
+    params = SamplingParams(**options["sampling"])
+    screen = _screen(options)
+    sampler = _sampler(options, screen)
+    found = candidates(sampler, sampler.encode(_prompt(options)), params, options["top"])
+    if options["json"]:
+        _print_json({"candidates": [candidate.to_mapping() for candidate in found]})
+        return 0
+    rows = [
+        (str(candidate.token), repr(candidate.text), f"{candidate.probability:.4f}",
+         f"{candidate.sampling_probability:.4f}" if candidate.kept else "-")
+        for candidate in found
+    ]  # fmt: skip
+    screen.table(("token", "text", "probability", "after the settings"), rows)
+    return 0
+
+
+def runs(options: Options) -> int:
+    screen = _screen(options)
+    rows = [row for run in checkpoints.list_runs(_folder(options)) if (row := _run_row(run))]
+    if options["json"]:
+        _print_json(rows)
+    elif rows:
+        headers = ("run", "best step", "loss", "bits/byte", "size", "best checkpoint")
+        screen.table(headers, [
+            (row["run"], str(row["best_step"]), f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}",
+             f"{row['parameters']:,}", row["path"])
+            for row in rows
+        ])  # fmt: skip
+    else:
+        screen.notice(f"no runs in {options['checkpoints']}; train one: simplellm train TEXT")
+    return 0
+
+
+# ---------------------------------------------------------------- what the commands share
+
+
+def _train(sources: Sources, name: str | None, options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+    device = choose_device(options["device"])
+    with joined(device) as world, Interrupt() as interrupt, TrainingProgress(screen) as progress:
+        sink = progress if world.is_main else Sinks()
+        result = start(sources, options["given"], name, _around(options, screen, device, world, sink, interrupt))
+    _tell_if_stopped(result, screen)
+    return result, interrupt
+
+
+def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+    wish = options["name"] or options["run"]
+    run, _ = checkpoints.find_run(wish, _folder(options))
+    device = choose_device(options["device"])
+    with joined(device) as world, Interrupt() as interrupt, TrainingProgress(screen) as progress:
+        sink = progress if world.is_main else Sinks()
+        result = resume(run, options["given"], _around(options, screen, device, world, sink, interrupt))
+    _tell_if_stopped(result, screen)
+    return result, interrupt
+
+
+def _around(
+    options: Options, screen: Screen, device: torch.device, world: Any, sink: Any, interrupt: Interrupt
+) -> Surroundings:
+    return Surroundings(
+        checkpoints=_folder(options), device=device, world=world, sink=sink, notice=screen.notice,
+        should_stop=interrupt.is_set, stdin=sys.stdin.buffer, command=tuple(options["arguments"]),
+    )  # fmt: skip
+
+
+def _tell_if_stopped(result: Result, screen: Screen) -> None:
+    if result.stopped:
+        screen.notice(f"stopped after step {result.steps} and saved; go on with: simplellm train --resume --name {result.run}")
+
+
+def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
+    params = SamplingParams(**options["sampling"])
+    device = choose_device(options["device"])
+    model, tokenizer = checkpoints.load_model(folder, device)
+    run = Run(folder.resolve().parent)
+    facts = _facts(run, folder, model, device)
+    converse(Session(Sampler(model, tokenizer), run.path, params, facts, params), screen, options["history"])
+    return 0
+
+
+def _facts(run: Run, folder: Path, model: Any, device: torch.device) -> dict[str, str]:
+    config = model.config
+    best = run.pointer("best") or {}
+    return {
+        "run": run.name,
+        "step": str(checkpoints.step_of(folder)),
+        "bits per byte": f"{best['bits_per_byte']:.3f}" if "bits_per_byte" in best else "unknown",
+        "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, {config.n_head} heads",
+        "context": f"{config.block_size} tokens",
+        "vocabulary": f"{config.vocab_size} tokens",
+        "parameters": f"{model.n_parameters:,}",
+        "device": describe(device, "float32"),
+        "path": str(folder),
+    }
+
+
+def _sampler(options: Options, screen: Screen) -> Sampler:
+    device = choose_device(options["device"])
+    return Sampler(*checkpoints.load_model(_checkpoint(options, screen), device))
+
+
+def _checkpoint(options: Options, screen: Screen) -> Path:
+    return checkpoints.find_checkpoint(options["run"], _folder(options), screen.notice)
+
+
+def _folder(options: Options) -> Path:
+    return Path(options["checkpoints"])
+
+
+def _run_row(run: Run) -> dict[str, Any] | None:
+    best = run.pointer("best")
+    try:
+        info = run.read_info()
+        assert best is not None
+        return {
+            "run": run.name,
+            "path": str(run.path / best["path"]),
+            "best_step": best["step"],
+            "val_loss": best["val_loss"],
+            "bits_per_byte": best["bits_per_byte"],
+            "parameters": info["parameters"],
+        }
+    except (SimpleLLMError, AssertionError, KeyError):
+        return None
+
+
+def _prompt(options: Options) -> str:
+    text: str = options["prompt"]
+    if text != STDIN_NAME:
+        return text
+    return sys.stdin.buffer.read().decode("utf-8", "replace")
+
+
+def _screen(options: Options) -> Screen:
+    return Screen(color=options["color"])
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()

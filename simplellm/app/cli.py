@@ -1,0 +1,182 @@
+"""The command line: what may be typed, what is called, how it ends. The only room that knows argparse.
+
+Nothing heavy is imported before the arguments are known to be right: `--help` and usage errors
+answer without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import simplellm
+from simplellm.config import ModelConfig, SamplingParams, Setting, TrainConfig
+from simplellm.errors import SettingError, SimpleLLMError
+
+COMMANDS = {
+    "train": "train a model on your text",
+    "chat": "talk to a trained model",
+    "generate": "one reply to a prompt, on stdout",
+    "evaluate": "score a text: loss, perplexity, accuracy, bits per byte",
+    "analyze": "the most likely next tokens, before and after the sampling settings",
+    "runs": "the trained runs",
+}
+DESCRIPTION = "Train a small language model on your own text and talk to it. Without a command: talk to the newest run, or train one first."
+INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells have it
+SAMPLED = ("chat", "generate", "analyze")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong the way everything here does, and guesses what was meant."""
+
+    commands: dict[str, Parser]
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(message, fix=self._guess(message) or f"{self.prog} --help lists what there is")
+
+    def _guess(self, message: str) -> str:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)|invalid choice: '([^']*)'", message)
+        if not unknown:
+            return ""
+        word = unknown[1] or unknown[2]
+        known = [flag for action in self._actions for flag in action.option_strings] if unknown[1] else list(COMMANDS)
+        near = difflib.get_close_matches(word, known, n=1)
+        return f"did you mean {near[0]}?" if near else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Everything that can go wrong is told in one or two lines."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, _terminate)
+    try:
+        return _run(arguments)
+    except SimpleLLMError as error:
+        _tell(error, arguments)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        _tell(SimpleLLMError(f"the system refused{where}: {error.strerror or error}"), arguments)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    options = parse(arguments)
+    from simplellm.app import actions
+
+    action = getattr(actions, options.pop("command") or "talk")
+    return int(action(options))
+
+
+def _tell(error: SimpleLLMError, arguments: list[str]) -> None:
+    from simplellm.app.render import Screen
+
+    Screen(color="--no-color" not in arguments).error(error)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """The command and its options by name; settings under "given" (training) and "sampling", only those that were given."""
+    parser = build_parser()
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.commands.get(namespace.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    options = vars(namespace)
+    given = {name: options.pop(name) for name in _names(ModelConfig, TrainConfig) if name in options and name not in COMMON}
+    sampling = {name: options.pop(name) for name in _names(SamplingParams) if name in options and name not in COMMON}
+    defaults = {"checkpoints": "checkpoints", "run": None, "device": "auto", "seed": None, "json": False, "color": True}
+    options = {**defaults, **options, "given": given, "sampling": sampling, "arguments": list(arguments)}
+    if options["seed"] is not None:
+        (given if options["command"] in ("train", None) else sampling)["seed"] = options["seed"]
+        if options["command"] is None:
+            sampling["seed"] = options["seed"]
+    return options
+
+
+COMMON = ("seed",)
+
+
+def build_parser() -> Parser:
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_common_flags(common)
+    parser = Parser(prog="simplellm", description=DESCRIPTION, parents=[common], allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"simplellm {simplellm.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    parser.commands = {
+        name: subparsers.add_parser(name, help=help, description=help, parents=[common], allow_abbrev=False,
+                                    argument_default=argparse.SUPPRESS)
+        for name, help in COMMANDS.items()
+    }  # fmt: skip
+    _add_own_flags(parser.commands)
+    return parser
+
+
+def _add_common_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("everywhere")
+    group.add_argument("--checkpoints", metavar="DIR", help="folder of the runs (default: checkpoints)")
+    group.add_argument("--run", metavar="NAME|PATH", help="which run (default: the newest that has a best checkpoint)")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="where to run (default: auto)")
+    group.add_argument("--seed", metavar="N", type=TrainConfig.setting("seed").parse, help="start of all randomness")
+    group.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
+    group.add_argument("--no-color", dest="color", action="store_false", help="no colour (NO_COLOR does the same)")
+
+
+def _add_own_flags(commands: dict[str, Parser]) -> None:
+    train = commands["train"]
+    train.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="files, folders, globs, - for stdin")
+    train.add_argument("--name", metavar="RUN", default=None, help="what to call the run (default: after the text)")
+    train.add_argument("--resume", action="store_true", default=False, help="go on with --name (or --run) where it stopped")
+    train.add_argument("--val-data", metavar="FILE", default=None, help="hold out this text instead of the last part")
+    train.add_argument("--encoding", metavar="NAME", default="utf-8", help="of the texts (default: utf-8)")
+    train.add_argument("--config", metavar="FILE.toml", default=None, help="settings from a file; flags override them")
+    for config in (ModelConfig, TrainConfig):
+        _add_settings(train, config)
+    for name in SAMPLED:
+        _add_settings(commands[name], SamplingParams)
+    for name in ("generate", "analyze"):
+        commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
+    commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")
+    commands["chat"].add_argument(
+        "--no-history", dest="history", action="store_false", default=True, help="keep no history file"
+    )
+    commands["evaluate"].add_argument("--data", metavar="FILE", required=True, help="the text to score")
+    commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")
+
+
+def _add_settings(parser: Parser, config: Any) -> None:
+    group = parser.add_argument_group(f"{config.title} settings")
+    for setting in config.settings():
+        if setting.name not in COMMON:
+            group.add_argument(setting.flag, **_flag_options(setting))
+
+
+def _flag_options(setting: Setting) -> dict[str, Any]:
+    help = f"{setting.help} ({setting.range}; default: {setting.default_text})".replace("%", "%%")
+    if setting.kind == "bool":
+        return {"action": argparse.BooleanOptionalAction, "help": help}
+    if setting.kind == "texts":
+        return {"action": "append", "metavar": "TEXT", "help": help}
+    return {"type": setting.parse, "metavar": "|".join(setting.choices) or "N", "help": help}
+
+
+def _positive(text: str) -> int:
+    return int(Setting("top", "int", 10, "", minimum=1, maximum=1_000_000).parse(text))
+
+
+def _names(*configs: Any) -> list[str]:
+    return [setting.name for config in configs for setting in config.settings()]

@@ -1,0 +1,256 @@
+"""Files, folders, globs, JSON lines and standard input as one long text, read in pieces.
+
+A corpus may be larger than memory: it is read once to be checked, counted and fingerprinted, and
+then again, piece by piece, by whoever needs its characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from simplellm.errors import TextError
+
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
+STDIN_NAME = "-"
+PIECE_CHARACTERS = 1 << 20
+LONGEST_PIECE_CHARACTERS = 1 << 23  # a text without line ends is cut here, wherever that is
+READ_BYTES = 1 << 20
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it starts with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+class Piece(NamedTuple):
+    """A part of a document; `ends_document` when the next piece belongs to another."""
+
+    text: str
+    ends_document: bool
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in order. Characters are counted over all of them, without anything between them."""
+
+    sources: tuple[Source, ...]
+    n_characters: int
+    n_bytes: int  # of the text as UTF-8, whatever the files hold
+    fingerprint: dict[str, str]  # SHA-256 of the bytes of each source, by its name
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+        """The characters `start` up to `stop`, in pieces of about a million, cut after line ends."""
+        stop = self.n_characters if stop is None else stop
+        position = 0
+        for source in self.sources:
+            for text, ends_document in source.pieces():
+                first, last = max(start - position, 0), min(stop - position, len(text))
+                position += len(text)
+                if first < last:
+                    yield Piece(text[first:last], ends_document or position >= stop)
+                if position >= stop:
+                    return
+
+    def text(self, start: int = 0, stop: int | None = None) -> str:
+        return "".join(piece.text for piece in self.pieces(start, stop))
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file (or standard input, kept in a temporary file) and how its bytes are to be read."""
+
+    name: str
+    encoding: str = "utf-8"
+    spool: BinaryIO | None = field(default=None, compare=False)
+
+    def open(self) -> BinaryIO:
+        if self.spool is not None:
+            duplicate = os.fdopen(os.dup(self.spool.fileno()), "rb")
+            duplicate.seek(0)
+            return duplicate
+        try:
+            return open(self.name, "rb")
+        except OSError as error:
+            raise TextError(
+                f"cannot read {self.name}: {error.strerror}", fix="name a text file that is there and readable"
+            ) from error
+
+    def pieces(self) -> Iterator[Piece]:
+        """The documents of this source: a .jsonl line each, or the whole file."""
+        if self.name.endswith(".jsonl"):
+            yield from self._json_lines()
+        else:
+            yield from self._whole()
+
+    def _whole(self) -> Iterator[Piece]:
+        buffer = ""
+        for text in self._decoded():
+            buffer += text
+            while (cut := _safe_cut(buffer)) is not None:
+                yield Piece(buffer[:cut], False)
+                buffer = buffer[cut:]
+        yield Piece(buffer, True)
+
+    def _json_lines(self) -> Iterator[Piece]:
+        for number, line in enumerate(_lines(self._decoded()), 1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                text = None
+            if not isinstance(text, str):
+                raise TextError(
+                    f'{self.name} line {number} is not a JSON object with a "text"', fix='write {"text": "..."} on each line'
+                )
+            if text:
+                yield Piece(text, True)
+
+    def _decoded(self) -> Iterator[str]:
+        """The text in parts of any length, line ends as \\n; TextError with the byte offset where it is no text."""
+        with self.open() as file:
+            head = file.read(4)
+            encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), self.encoding)
+            decode = codecs.getincrementaldecoder(encoding)("strict").decode
+            newlines = io.IncrementalNewlineDecoder(None, translate=True)
+            offset, block = 0, head
+            try:
+                while block:
+                    if (nul := _nul_in(block, encoding)) >= 0:
+                        raise TextError(f"{self.name} is not text: byte {offset + nul} is NUL", fix="name a text file (UTF-8)")
+                    yield newlines.decode(decode(block))
+                    offset += len(block)
+                    block = file.read(READ_BYTES)
+                yield newlines.decode(decode(b"", final=True), final=True)
+            except UnicodeError as error:
+                raise self._not_decodable(encoding) from error
+            except OSError as error:
+                raise TextError(f"cannot read {self.name}: {error.strerror}", fix="name a readable text file") from error
+
+    def _not_decodable(self, encoding: str) -> TextError:
+        """The error with the offset in the whole file: an incremental decoder knows only its own block."""
+        decoder = codecs.getincrementaldecoder(encoding)("strict")
+        offset = 0
+        with self.open() as file:
+            for block in iter(partial(file.read, 1 << 12), b""):
+                pending = len(decoder.getstate()[0])
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError as error:
+                    offset += error.start - pending
+                    return self._undecodable_at(offset, error.object[error.start], encoding)
+                offset += len(block)
+        return TextError(f"{self.name} ends in the middle of a character ({encoding})", fix="check that it is complete")
+
+    def _undecodable_at(self, offset: int, byte: int, encoding: str) -> TextError:
+        return TextError(
+            f"{self.name}: byte {offset} (0x{byte:02x}) is not {encoding}",
+            fix="convert it to UTF-8, or pass --encoding with its own, such as cp949, euc-kr or latin-1",
+        )
+
+
+def read_corpus(texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO | None = None) -> Corpus:
+    """Check, count and fingerprint the corpus of `texts` (files, folders, globs, `-`). TextError when there is none."""
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise TextError(f"no encoding is called {encoding!r}", fix="use utf-8, cp949, euc-kr, latin-1, ...") from error
+    sources = tuple(_sources(texts, encoding, stdin))
+    n_characters = n_bytes = 0
+    has_words = False
+    for source in sources:
+        for text, _ in source.pieces():
+            n_characters += len(text)
+            n_bytes += len(text.encode("utf-8", "replace"))
+            has_words = has_words or not text.isspace() and bool(text)
+    if not has_words:
+        names = ", ".join(source.name for source in sources[:3])
+        raise TextError(f"there is no text in {names}", fix="name a file with some text in it")
+    return Corpus(sources, n_characters, n_bytes, {source.name: _sha256(source) for source in sources})
+
+
+def _sources(texts: Iterable[str], encoding: str, stdin: BinaryIO | None) -> Iterator[Source]:
+    for text in texts:
+        if text == STDIN_NAME:
+            yield Source(STDIN_NAME, encoding, _spool(stdin))
+        elif Path(text).is_dir():
+            files = sorted(str(path) for path in Path(text).rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file())
+            if not files:
+                raise TextError(f"there is no *.txt, *.md or *.jsonl in {text}", fix="name the files themselves")
+            yield from (Source(name, encoding) for name in files)
+        elif glob.has_magic(text) and not Path(text).exists():
+            matches = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())
+            if not matches:
+                raise TextError(f"no file matches {text}", fix="check the pattern, and quote it")
+            yield from (Source(name, encoding) for name in matches)
+        elif not Path(text).exists():
+            raise TextError(f"there is no file {text}", fix="check the path; a folder, a glob or - (stdin) will do too")
+        else:
+            yield _regular(text, encoding)
+
+
+def _regular(name: str, encoding: str) -> Source:
+    """A file can be read twice; a named pipe cannot, so it is kept in a temporary file first."""
+    if Path(name).is_file():
+        return Source(name, encoding)
+    with Source(name, encoding).open() as stream:
+        return Source(name, encoding, _spool(stream))
+
+
+def _spool(stream: BinaryIO | None) -> BinaryIO:
+    if stream is None:
+        raise TextError("there is no standard input to read", fix="name a file instead of -")
+    spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the corpus)
+    for block in iter(partial(stream.read, READ_BYTES), b""):
+        spool.write(block)
+    spool.flush()
+    return spool
+
+
+def _sha256(source: Source) -> str:
+    digest = hashlib.sha256()
+    with source.open() as file:
+        for block in iter(partial(file.read, READ_BYTES), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _nul_in(block: bytes, encoding: str) -> int:
+    """Offset of the first NUL byte, -1 where there is none or where the encoding has them by nature."""
+    return -1 if encoding.replace("_", "-").lower().startswith(("utf-16", "utf-32")) else block.find(b"\0")
+
+
+def _safe_cut(buffer: str) -> int | None:
+    """Where a long buffer may be cut without changing its tokens: between a line end and a word.
+
+    None while the buffer is short, or has no such place and may still grow.
+    """
+    if len(buffer) <= PIECE_CHARACTERS:
+        return None
+    cut = buffer.rfind("\n", 0, len(buffer) - 1) + 1
+    while cut > 0 and buffer[cut].isspace():
+        cut = buffer.rfind("\n", 0, cut - 1) + 1
+    if cut > 0:
+        return cut
+    return LONGEST_PIECE_CHARACTERS if len(buffer) > LONGEST_PIECE_CHARACTERS else None
+
+
+def _lines(parts: Iterable[str]) -> Iterator[str]:
+    rest = ""
+    for part in parts:
+        *whole, rest = (rest + part).split("\n")
+        yield from whole
+    yield rest

@@ -1,0 +1,189 @@
+"""Ids on disk and the batches cut from them.
+
+Token ids lie in one flat file, memory-mapped, so that a corpus may be larger than memory. A batch
+is a pure function of (seed, step, micro_step, rank): there is no iterator state to save, and a run
+that is resumed sees exactly the batches it would have seen.
+
+Shapes: B blocks in a batch, T tokens in a block.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from simplellm.corpus import Corpus, Piece
+from simplellm.errors import TextError
+from simplellm.storage import new_folder, to_json
+from simplellm.tokenizer import Tokenizer
+
+PREPARED_VERSION = 1
+TOKENIZER_SAMPLE_CHARACTERS = 1 << 25  # merges of 1-2k tokens do not change with more text than this (guess)
+EpochIds = Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus as ids: what training reads and what it is scored on."""
+
+    tokenizer: Tokenizer
+    train_ids: np.ndarray  # memory-mapped, uint16 or uint32; END_OF_TEXT stands before each document
+    val_ids: np.ndarray
+    train_bytes: int  # UTF-8 bytes of the text behind the ids
+    val_bytes: int
+    train_documents: Callable[[], list[str]]  # the text behind train_ids, for those who can hold it in memory
+
+
+class TextDataset:
+    """Windows of T + 1 ids, each of an epoch's windows once in a random order.
+
+    `epoch_ids(epoch)` gives the ids of that epoch: always the same array, or a fresh segmentation.
+    """
+
+    def __init__(self, epoch_ids: EpochIds, block_size: int, seed: int) -> None:
+        self.block_size = block_size
+        self.seed = seed
+        self._epoch_ids = functools.lru_cache(maxsize=2)(epoch_ids)  # a batch may lie across two epochs
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+        first = self._epoch_ids(0)
+        if len(first) <= block_size:
+            raise TextError(
+                f"the text has {len(first)} tokens, a block needs {block_size + 1}",
+                fix=f"use more text, or --block-size {max(len(first) // 2, 2)}",
+            )
+        self.windows_per_epoch = (len(first) - 1) // block_size
+
+    def batch(
+        self, step: int, micro_step: int, batch_size: int, accumulation: int = 1, rank: int = 0, world_size: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets, both (B, T) int64; the target of a token is the token after it.
+
+        The windows of a step are the same set however it is cut into micro steps and ranks.
+        """
+        place = (step * accumulation + micro_step) * world_size + rank
+        windows = np.stack([self._window(place * batch_size + i) for i in range(batch_size)])  # (B, T + 1)
+        block = torch.from_numpy(windows)
+        return block[:, :-1], block[:, 1:]
+
+    def epoch_of(self, windows_seen: int) -> float:
+        return windows_seen / self.windows_per_epoch
+
+    def _window(self, number: int) -> np.ndarray:
+        epoch, place = divmod(number, self.windows_per_epoch)
+        ids, (phase, order) = self._epoch_ids(epoch), self._order(epoch)
+        start = (phase + int(order[place]) * self.block_size) % (len(ids) - self.block_size)
+        return ids[start : start + self.block_size + 1].astype(np.int64)
+
+    def _shuffled(self, epoch: int) -> tuple[int, np.ndarray]:
+        """A random phase, so that windows begin elsewhere in each epoch, and a random order."""
+        generator = np.random.default_rng((self.seed, epoch))
+        return int(generator.integers(self.block_size)), generator.permutation(self.windows_per_epoch)
+
+
+def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """END_OF_TEXT and the ids of `text`, as a model is trained to see the beginning of a document."""
+    return np.array([tokenizer.end_of_text, *tokenizer.encode(text)], dtype=np.int64)
+
+
+def prepare(
+    corpus: Corpus,
+    val_corpus: Corpus | None,
+    val_fraction: float,
+    tokenizer: str | Tokenizer,
+    vocab_size: int,
+    folder: Path,
+) -> Prepared:
+    """The corpus as ids, made once and found again in `folder` by what it depends on.
+
+    The last `val_fraction` of the characters is held out before the tokenizer is trained, or
+    `val_corpus` is. `tokenizer`: bpe (trained here), gpt2, or one that is there already.
+    """
+    cut = corpus.n_characters if val_corpus else int(corpus.n_characters * (1 - val_fraction))
+    held_out, held_out_from = (val_corpus, 0) if val_corpus else (corpus, cut)
+    if cut == 0 or held_out.n_characters == held_out_from:
+        raise TextError(
+            f"{corpus.n_characters} characters cannot be cut into a part to train on and a part to hold out",
+            fix="use more text",
+        )
+    name = tokenizer if isinstance(tokenizer, str) else tokenizer.fingerprint
+    recipe = [PREPARED_VERSION, list(corpus.fingerprint.values()), cut, list(held_out.fingerprint.values()),
+              [source.encoding for source in corpus.sources], name, vocab_size if name == "bpe" else 0]  # fmt: skip
+    target = folder / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    if not (target / "meta.json").exists():
+        trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(name, corpus, cut, vocab_size)
+        with new_folder(target) as temporary:
+            (temporary / "tokenizer.json").write_bytes(to_json(trained.to_json()))
+            train_bytes = _write_ids(temporary / "train.bin", corpus.pieces(0, cut), trained)
+            val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
+            (temporary / "meta.json").write_bytes(to_json({"train_bytes": train_bytes, "val_bytes": val_bytes}))
+    return _open_prepared(target, lambda: _documents(corpus.pieces(0, cut)))
+
+
+def _documents(pieces: Iterable[Piece]) -> list[str]:
+    documents = [""]
+    for piece in pieces:
+        documents[-1] += piece.text
+        if piece.ends_document:
+            documents.append("")
+    return documents[:-1]
+
+
+def _tokenizer(name: str, corpus: Corpus, cut: int, vocab_size: int) -> Tokenizer:
+    if name == "gpt2":
+        return Tokenizer.gpt2()
+    return Tokenizer.train((piece.text for piece in _sample(corpus, cut)), vocab_size)
+
+
+def _sample(corpus: Corpus, cut: int) -> Iterator[Piece]:
+    """Every n-th piece of the training part, so that the sample stays small and spans the whole."""
+    every = -(-cut // TOKENIZER_SAMPLE_CHARACTERS)
+    return itertools.islice(corpus.pieces(0, cut), 0, None, every)
+
+
+def _write_ids(path: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> int:
+    """Encode on all cores, write in order; returns the UTF-8 bytes encoded."""
+    dtype = _id_type(tokenizer)
+    n_bytes, begins_document = 0, True
+    pieces, texts = itertools.tee(pieces)
+    threads = os.cpu_count() or 1
+    with open(path, "wb") as file, ThreadPoolExecutor(threads) as pool:
+        encoded = _map_bounded(pool, tokenizer.encode_array, (piece.text for piece in texts), ahead=2 * threads)
+        for piece, ids in zip(pieces, encoded, strict=True):
+            if begins_document:
+                file.write(dtype.type(tokenizer.end_of_text).tobytes())
+            file.write(ids.astype(dtype).tobytes())
+            n_bytes += len(piece.text.encode("utf-8", "replace"))
+            begins_document = piece.ends_document
+    return n_bytes
+
+
+def _map_bounded(
+    pool: ThreadPoolExecutor, function: Callable[[str], np.ndarray], items: Iterable[str], ahead: int
+) -> Iterator[np.ndarray]:
+    """Like `pool.map`, but takes only `ahead` items before their results are asked for: memory stays bounded."""
+    iterator = iter(items)
+    futures = [pool.submit(function, item) for item in itertools.islice(iterator, ahead)]
+    while futures:
+        yield futures.pop(0).result()
+        futures.extend(pool.submit(function, item) for item in itertools.islice(iterator, 1))
+
+
+def _id_type(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _open_prepared(folder: Path, train_documents: Callable[[], list[str]]) -> Prepared:
+    tokenizer = Tokenizer.from_json(json.loads((folder / "tokenizer.json").read_bytes()), str(folder / "tokenizer.json"))
+    meta = json.loads((folder / "meta.json").read_bytes())
+    train_ids, val_ids = (np.memmap(folder / name, dtype=_id_type(tokenizer), mode="r") for name in ("train.bin", "val.bin"))
+    return Prepared(tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], train_documents)

@@ -1,0 +1,87 @@
+"""Where it runs and in what number format. No other file asks what hardware there is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import numpy as np
+import torch
+
+from simplellm.errors import DeviceError, SettingError
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wish: str = "auto") -> torch.device:
+    """The device named, or the best there is: CUDA, then MPS, then CPU. DeviceError when it is not there."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wish == "auto":
+        return torch.device(next(name for name, there in present.items() if there))
+    if not present[wish]:
+        there = ", ".join(name for name, is_there in present.items() if is_there)
+        raise DeviceError(f"this machine has no {wish} device that torch can use", fix=f"use --device auto ({there})")
+    return torch.device(wish)
+
+
+def choose_precision(device: torch.device, wish: str = "auto") -> str:
+    """float32, bf16 or fp16. On a CPU `auto` is float32; see `trainer` for the measurement that may prefer bf16."""
+    if wish == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "float32"
+    if wish == "fp16" and device.type == "cpu":
+        raise SettingError("precision fp16 needs a GPU, got a cpu", fix="use --precision bf16 or float32")
+    return wish
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether this CPU multiplies bf16 in hardware, so that measuring it is worth the time."""
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Scales the loss so that fp16 gradients do not vanish; does nothing for the other formats."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def describe(device: torch.device, precision: str) -> str:
+    """One line: what was chosen."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = "Apple GPU"
+    else:
+        name = f"{torch.get_num_threads()} cores"
+    return f"{device.type} ({name}), {precision}"
+
+
+def seed_dropout(*place: int) -> None:
+    """Make what the model drops next a pure function of `place`: seed, step, micro step, rank."""
+    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: the device's on CUDA, the process's elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0  # the standard library cannot tell
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,72 @@
+"""On how many processes it runs. Every function is a no-op at world size 1, so that callers have one path.
+
+Start with `torchrun --nproc-per-node N -m simplellm train ...`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The processes torchrun started, joined for the length of the block; World(0, 1) without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def average_gradients(model: nn.Module, world: World) -> None:
+    """Make every rank's gradients the mean over the ranks."""
+    if world.size > 1:
+        for weight in model.parameters():
+            if weight.grad is not None:
+                dist.all_reduce(weight.grad)
+                weight.grad.div_(world.size)
+
+
+def mean(value: Tensor, world: World) -> Tensor:
+    """The mean of a scalar over the ranks."""
+    if world.size > 1:
+        dist.all_reduce(value)
+        value = value / world.size
+    return value
+
+
+def from_main(value: float, world: World, device: torch.device) -> float:
+    """The main rank's `value`, on every rank: for decisions that all must take alike."""
+    if world.size == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.broadcast(shared, src=0)
+    return float(shared)
+
+
+def wait_for_all(world: World) -> None:
+    if world.size > 1:
+        dist.barrier()

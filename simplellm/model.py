@@ -1,0 +1,218 @@
+"""The model: token ids in, logits out. It knows no device, no optimizer and no terminal.
+
+Two architectures from the same parts:
+- modern: RMSNorm, rotary positions, QK-norm, SwiGLU, no biases (a Qwen3 on disk)
+- gpt2:   LayerNorm, learned positions, GELU, biases (a GPT-2 on disk)
+
+Shapes: B batch, T tokens, S tokens so far (cache included), C n_embd, H heads, G key/value heads,
+D head size, I inner size of the feed-forward layer, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simplellm.config import ModelConfig
+
+INIT_STD = 0.02  # GPT-2
+NORM_EPSILON = {"modern": 1e-6, "gpt2": 1e-5}  # Qwen3 and GPT-2 as published
+ROPE_BASE = 10_000.0  # RoFormer, 3.4.3
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, preallocated; `length` is the only position counter.
+
+    `keys` and `values` are (L, B, G, capacity, D). The sampler owns it, the model appends to it.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int, like: Tensor, capacity: int | None = None) -> None:
+        shape = (config.n_layer, batch_size, config.kv_heads, capacity or config.block_size, config.head_size)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, G, T, D) behind the `length` tokens known; returns all S of them. `length` moves in the model."""
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal self-attention; G < H shares each key and value head among H / G heads (GQA paper)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.sizes = (config.n_head, config.kv_heads, config.head_size)
+        bias = config.architecture == "gpt2"
+        heads = config.n_head + 2 * config.kv_heads
+        self.qkv = nn.Linear(config.n_embd, heads * config.head_size, bias=bias)
+        self.proj = nn.Linear(config.n_head * config.head_size, config.n_embd, bias=bias)
+        if config.architecture == "modern":  # keeps attention logits bounded (Qwen3; Henry et al. 2020)
+            self.q_norm = nn.RMSNorm(config.head_size, eps=NORM_EPSILON["modern"])
+            self.k_norm = nn.RMSNorm(config.head_size, eps=NORM_EPSILON["modern"])
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+        B, T, _ = x.shape
+        H, G, D = self.sizes
+        q, k, v = self.qkv(x).view(B, T, H + 2 * G, D).split([H, G, G], dim=2)  # (B, T, H or G, D)
+        if rope is not None:
+            q, k = (rotate(norm(x.float()), *rope).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
+        past = cache.length if cache is not None else 0
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
+        mask = causal_mask(T, past, x.device) if past and T > 1 else None
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=G != H
+        )  # (B, H, T, D)
+        return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
+
+
+class FeedForward(nn.Module):
+    """modern: SwiGLU, `down(silu(gate x) * up x)` (Shazeer 2020); gpt2: `down(gelu(up x))`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.architecture == "modern"
+        bias = not self.gated
+        self.up = nn.Linear(config.n_embd, config.inner_size * (2 if self.gated else 1), bias=bias)  # gate and up in one
+        self.down = nn.Linear(config.inner_size, config.n_embd, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gated:
+            gate, up = self.up(x).chunk(2, dim=-1)  # (B, T, I) each
+            return self.down(F.silu(gate) * up)
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward; each reads a normalised copy and adds to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = build_norm(config)
+        self.attention = MultiHeadAttention(config, layer)
+        self.feed_forward_norm = build_norm(config)
+        self.feed_forward = FeedForward(config)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+        x = x + self.drop(self.attention(self.attention_norm(x), rope, cache))
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class SimpleLLM(nn.Module):
+    """A decoder-only transformer with tied embeddings."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.architecture == "gpt2":
+            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.n_layer))
+        self.final_norm = build_norm(config)
+        if config.architecture == "modern":
+            rope = torch.stack(rope_table(config.block_size, config.head_size))
+            self.register_buffer("rope", rope, persistent=False)  # (2, block_size, 1, D)
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each of `ids` (B, T), which follow what `cache` holds.
+
+        With a cache, at most `cache.capacity` and block_size tokens fit altogether.
+        """
+        return self.logits(self.hidden(ids, cache))
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The normalised residual stream (B, T, C) behind the logits."""
+        past, T = (cache.length if cache is not None else 0), ids.shape[1]
+        assert past + T <= self.config.block_size, "the caller keeps the context within block_size"
+        x = self.token_embedding(ids)  # (B, T, C)
+        rope = None
+        if self.config.architecture == "gpt2":
+            x = x + self.position_embedding.weight[past : past + T]
+        else:
+            cos, sin = self.get_buffer("rope")[:, past : past + T]
+            rope = (cos, sin)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, rope, cache)
+        if cache is not None:
+            cache.length += T
+        return self.final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.token_embedding.weight)  # (..., C) -> (..., V)
+
+    def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross entropy in nats per token; `ids` and `targets` are (B, T)."""
+        logits = self(ids)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> SimpleLLM:
+        """Draw all weights anew: N(0, 0.02), the last matrix of each block smaller, norms 1, biases 0."""
+        residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)  # two residual adds per block (GPT-2 paper, 2.3)
+        for name, weight in self.named_parameters():
+            if name.endswith("bias"):
+                weight.zero_()
+            elif "norm" in name:
+                weight.fill_(1.0)
+            else:
+                std = residual_std if name.endswith(("proj.weight", "down.weight")) else INIT_STD
+                weight.normal_(0.0, std, generator=generator)
+        return self
+
+    def matrices(self) -> dict[str, list[int]]:
+        """The weight matrices of the blocks by name, with the rows of each matrix they are fused from."""
+        G, D = self.config.kv_heads, self.config.head_size
+        fused = {
+            "attention.qkv.weight": [self.config.n_embd, G * D, G * D],
+            "feed_forward.up.weight": [self.config.inner_size] * (2 if self.config.architecture == "modern" else 1),
+        }
+        return {
+            name: fused.get(name.split(".", 2)[2], [weight.shape[0]])
+            for name, weight in self.named_parameters()
+            if name.startswith("blocks.") and weight.dim() == 2
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(weight.numel() for weight in self.parameters())
+
+
+def build_norm(config: ModelConfig) -> nn.Module:
+    norm = nn.RMSNorm if config.architecture == "modern" else nn.LayerNorm
+    return norm(config.n_embd, eps=NORM_EPSILON[config.architecture])
+
+
+def rope_table(n_positions: int, head_size: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of each position and frequency (RoFormer, eq. 15), (n_positions, 1, D); sin is signed for `rotate`."""
+    frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)  # (D / 2)
+    angles = torch.outer(torch.arange(n_positions, dtype=torch.float32), frequencies)  # (n_positions, D / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1)[:, None], torch.cat([-sin, sin], dim=-1)[:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + D/2) of x (B, T, H, D) by the angle of its position."""
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
+
+
+def causal_mask(T: int, past: int, device: torch.device) -> Tensor:
+    """(T, past + T) bool: token i sees the past and tokens up to itself."""
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(diagonal=past)

@@ -1,0 +1,198 @@
+"""How weights move: Muon for the matrices of the blocks, AdamW for the rest, schedules, averaged weights."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from simplellm.config import TrainConfig
+from simplellm.model import SimpleLLM
+
+MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
+NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+WSD_DECAY_SHARE = 0.2  # last share of the steps in which wsd decays (MiniCPM, 2024: 10-20%)
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose update is orthogonalised: each matrix moves by about the same in every direction.
+
+    `parts` gives for each parameter the rows of the matrices it is fused from, which are
+    orthogonalised apart. Matrices of one shape are done as one batch: that is what makes it cheap.
+    """
+
+    def __init__(self, params: list[Tensor], parts: list[list[int]], lr: float, weight_decay: float) -> None:
+        super().__init__([{"params": params}], {"lr": lr, "weight_decay": weight_decay})
+        self.parts = parts
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        updates = [self._momentum(weight) for weight in weights]
+        pieces = [piece for update, rows in zip(updates, self.parts, strict=True) for piece in update.split(rows)]
+        orthogonalize_all(pieces)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _momentum(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        gradient = weight.grad
+        assert gradient is not None
+        state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
+        return gradient.lerp(state["momentum"], MUON_MOMENTUM)
+
+
+def orthogonalize_all(matrices: list[Tensor]) -> None:
+    """Replace each matrix (rows, columns) in place by its nearest orthogonal one, times sqrt(max(1, rows / columns))."""
+    by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+    for matrix in matrices:
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.t()
+        by_shape[wide.shape[0], wide.shape[1]].append(matrix)
+    for (short, _), group in by_shape.items():
+        stacked = torch.stack([matrix if matrix.shape[0] == short else matrix.t() for matrix in group])
+        for matrix, result in zip(group, newton_schulz(stacked), strict=True):
+            scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
+            matrix.copy_(result if matrix.shape[0] == short else result.t()).mul_(scale)
+
+
+def newton_schulz(matrices: Tensor) -> Tensor:
+    """Singular values of each (N, rows <= columns) pushed towards 1 by a quintic iteration, in bfloat16."""
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+class Optimizer:
+    """The optimizers of one model, moved together: one `step`, one rate factor, one state."""
+
+    def __init__(self, model: SimpleLLM, config: TrainConfig) -> None:
+        named: dict[str, Tensor] = dict(model.named_parameters())
+        self._names = {id(weight): name for name, weight in named.items()}
+        matrices = model.matrices() if config.optimizer == "muon" else {}
+        rest = [weight for name, weight in named.items() if name not in matrices]
+        self._optimizers: list[torch.optim.Optimizer] = [_adamw(rest, config)]
+        if matrices:
+            weights = [named[name] for name in matrices]
+            self._optimizers.append(Muon(weights, list(matrices.values()), config.muon_learning_rate, config.weight_decay))
+        self._peak_rates = [group["lr"] for group in self.groups]
+
+    @property
+    def groups(self) -> list[dict]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def set_rate(self, factor: float) -> None:
+        """Let every group learn at `factor` times its peak rate."""
+        for group, peak in zip(self.groups, self._peak_rates, strict=True):
+            group["lr"] = peak * factor
+
+    def step(self, scaler: torch.amp.GradScaler) -> None:
+        for optimizer in self._optimizers:
+            scaler.step(optimizer)
+
+    def unscale(self, scaler: torch.amp.GradScaler) -> None:
+        for optimizer in self._optimizers:
+            scaler.unscale_(optimizer)
+
+    def zero_grad(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """All state as tensors, by `parameter/key`."""
+        return {
+            f"{self._names[id(weight)]}/{key}": value
+            for optimizer in self._optimizers
+            for weight, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        by_name: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for path, value in state.items():
+            name, key = path.rsplit("/", 1)
+            by_name[name][key] = value
+        for optimizer in self._optimizers:
+            for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+                saved = by_name.get(self._names[id(weight)])
+                if saved:
+                    optimizer.state[weight] = {
+                        key: value.clone() if key == "step" else value.to(weight.device) for key, value in saved.items()
+                    }
+
+
+def _adamw(weights: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:
+    """Matrices decay towards zero, vectors (norms, biases) do not."""
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-10, fused=True)
+
+
+def rate_factor(step: int, max_steps: int, warmup_steps: int, schedule: str, minimum: float = 0.0) -> float:
+    """Share of the peak rate at `step` (0 is the first). All schedules rise linearly over `warmup_steps` first."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if schedule == "noam":  # Attention is all you need, 5.3, relative to its peak
+        return math.sqrt(max(warmup_steps, 1) / max(step, 1))
+    progress = min((step - warmup_steps) / max(max_steps - warmup_steps, 1), 1.0)
+    falls = {
+        "constant": 1.0,
+        "linear": 1.0 - progress,
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        "wsd": min(1.0, (1.0 - progress) / WSD_DECAY_SHARE),
+    }
+    return minimum + (1.0 - minimum) * falls[schedule]
+
+
+class AveragedWeights:
+    """An exponential moving average of the weights: what is evaluated, saved and talked to."""
+
+    def __init__(self, model: SimpleLLM, decay: float) -> None:
+        self._live: list[Tensor] = list(model.parameters())
+        self._average = [weight.detach().clone() for weight in self._live] if decay else self._live
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step`; the memory grows with the steps, so that the start is soon forgotten."""
+        if self.decay:
+            decay = min(self.decay, (step + 1) / (step + 10))
+            torch._foreach_lerp_(self._average, [weight.detach() for weight in self._live], 1 - decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the model holds the averaged weights, and this object the live ones."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def kept_aside(self) -> list[Tensor]:
+        """The weights that the model does not hold: the average, or the live ones within `in_place`."""
+        return self._average if self.decay else []
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        if self.decay:
+            for live, average in zip(self._live, self._average, strict=True):
+                live.data, average.data = average.data, live.data
+
+    @torch.no_grad()
+    def start_from(self, average: list[Tensor]) -> None:
+        for mine, saved in zip(self._average, average, strict=True):
+            mine.copy_(saved)

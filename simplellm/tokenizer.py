@@ -1,0 +1,211 @@
+"""Text to token ids and back: byte-level BPE trained on your own text.
+
+Any text can be encoded, any ids can be decoded, and nothing is downloaded. Training is rustbpe's,
+encoding tiktoken's; the file is the `tokenizer.json` of Hugging Face, so that `AutoTokenizer`
+gives the same ids.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import regex
+import tiktoken
+
+from simplellm.errors import TokenizerError
+
+END_OF_TEXT = "<|endoftext|>"
+
+# Words carry the one space before them; runs are cut at 64 and matched without backtracking, so that
+# a megabyte of one character is encoded in linear time (tiktoken's own patterns overflow the stack on spaces).
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]{1,64}|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]|\s{1,64}(?!\S)|\s{1,64}"
+)
+GPT2_SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+N_BYTES = 256
+
+
+class Tokenizer:
+    """Byte-level BPE over `ranks` (bytes of a token -> id), with one special token, END_OF_TEXT."""
+
+    def __init__(self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN, end_of_text: int | None = None) -> None:
+        self.ranks = ranks
+        self.pattern = pattern
+        self.end_of_text = len(ranks) if end_of_text is None else end_of_text
+        try:
+            self._encoding = tiktoken.Encoding(
+                "simplellm", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+            )
+        except (ValueError, AssertionError, OverflowError) as error:
+            raise TokenizerError(f"the tokenizer's vocabulary does not hold together: {error}") from error
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Learn merges from `texts` until the vocabulary, END_OF_TEXT included, has `vocab_size` tokens or fewer."""
+        import rustbpe
+
+        trainer = rustbpe.Tokenizer()
+        trainer.train_from_iterator((_encodable(text) for text in texts), vocab_size - 1, pattern=SPLIT_PATTERN)
+        return cls({bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
+
+    @classmethod
+    def gpt2(cls) -> Tokenizer:
+        """The tokenizer of GPT-2, whose vocabulary tiktoken downloads once and keeps."""
+        try:
+            encoding = tiktoken.get_encoding("gpt2")
+        except Exception as error:  # requests, urllib3 and OS errors alike: there is no network, or no folder
+            raise TokenizerError(
+                f"GPT-2's vocabulary is not on this machine and cannot be fetched ({type(error).__name__})",
+                fix="use --tokenizer bpe, or go online once (TIKTOKEN_CACHE_DIR names the folder it is kept in)",
+            ) from error
+        return cls(dict(encoding._mergeable_ranks), GPT2_SPLIT_PATTERN, encoding.eot_token)
+
+    @property
+    def vocab_size(self) -> int:
+        return max(len(self.ranks), self.end_of_text + 1)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, which is data: `<|endoftext|>` typed by a user is ordinary text."""
+        return self._encoding.encode(_encodable(text), disallowed_special=())
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """`encode` as uint32; lets other threads run meanwhile."""
+        return self._encoding.encode_to_numpy(_encodable(text), disallowed_special=())
+
+    def split(self, text: str) -> list[str]:
+        """The words of `text` that merges never cross; joined they are the text again."""
+        return regex.findall(self.pattern, _encodable(text))
+
+    def encode_with_dropout(self, word: str, probability: float, uniform: Callable[[], float]) -> list[int]:
+        """One random segmentation of a word: each merge is passed over with `probability` (BPE-dropout, 2020, alg. 1).
+
+        `uniform()` draws from [0, 1).
+        """
+        parts = [bytes([byte]) for byte in word.encode()]
+        while len(parts) > 1:
+            merges = [
+                (rank, i)
+                for i in range(len(parts) - 1)
+                if (rank := self.ranks.get(parts[i] + parts[i + 1])) is not None and uniform() >= probability
+            ]
+            if not merges:
+                break
+            _, i = min(merges)
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        return [self.ranks[part] for part in parts]
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token: perhaps only part of a character; END_OF_TEXT has none."""
+        return b"" if token == self.end_of_text else self._encoding.decode_single_token_bytes(token)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD, END_OF_TEXT is left out."""
+        return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of each id as it arrives, whole characters only; joined it equals `decode(ids)`."""
+        stream = TextStream(self)
+        for token in ids:
+            yield stream.push(token)
+        yield stream.finish()
+
+    def to_json(self) -> dict[str, Any]:
+        """This tokenizer as the content of a Hugging Face `tokenizer.json`."""
+        ordered = sorted(self.ranks, key=self.ranks.__getitem__)
+        vocab = {_printable(token): self.ranks[token] for token in ordered}
+        merges = [list(map(_printable, _parents(token, self.ranks))) for token in ordered if len(token) > 1]
+        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        special = {"id": self.end_of_text, "content": END_OF_TEXT, "single_word": False, "lstrip": False,
+                   "rstrip": False, "normalized": False, "special": True}  # fmt: skip
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [special],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": True, "vocab": vocab, "merges": merges},
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
+        """The inverse of `to_json`; TokenizerError names `source` when it is no such file."""
+        try:
+            ranks = {bytes(map(_BYTE_OF_CHARACTER.__getitem__, token)): rank for token, rank in data["model"]["vocab"].items()}
+            specials = {item["content"]: item["id"] for item in data["added_tokens"]}
+            pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            return cls(ranks, pattern, specials[END_OF_TEXT])
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise TokenizerError(
+                f"{source} is not a byte-level BPE of this project: {error!r}", fix="use the tokenizer saved with the model"
+            ) from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal tokenizers: CRC-32 of the pattern and the vocabulary."""
+        content = json.dumps([self.pattern, self.end_of_text, [[token.hex(), rank] for token, rank in self.ranks.items()]])
+        return f"{zlib.crc32(content.encode()):08x}"
+
+
+class TextStream:
+    """Turns ids into text one by one, holding back the bytes of a character until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """What was held back, as U+FFFD; the stream is as new afterwards."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
+
+
+def _encodable(text: str) -> str:
+    """`text` with lone surrogates (undecodable bytes of a terminal) replaced, so that it has a UTF-8 form."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _parents(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two tokens that merge into `token`: what is left when only merges of lower rank are done."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        best = min(range(len(parts) - 1), key=lambda i: _rank_below(parts[i] + parts[i + 1], ranks, ranks[token]))
+        if _rank_below(parts[best] + parts[best + 1], ranks, ranks[token]) == len(ranks) + 1:
+            raise TokenizerError(f"token {token!r} cannot be built from the merges of lower rank")
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts[0], parts[1]
+
+
+def _rank_below(token: bytes, ranks: dict[bytes, int], limit: int) -> int:
+    rank = ranks.get(token, limit)
+    return rank if rank < limit else len(ranks) + 1
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable character for each byte (the byte itself where it is printable, else from 256 up)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(N_BYTES) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(N_BYTES + i) for i, byte in enumerate(others)}
+
+
+_CHARACTER_OF_BYTE = _byte_alphabet()
+_BYTE_OF_CHARACTER = {character: byte for byte, character in _CHARACTER_OF_BYTE.items()}
+
+
+def _printable(token: bytes) -> str:
+    return "".join(map(_CHARACTER_OF_BYTE.__getitem__, token))

@@ -1,0 +1,338 @@
+"""The training loop: step, evaluate, keep.
+
+A step is a pure function of the weights and (seed, step): batches and dropout are drawn from those
+alone. A run that was stopped goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simplellm import device as devices
+from simplellm.checkpoint import Run, TrainingState
+from simplellm.config import ModelConfig, TrainConfig
+from simplellm.dataset import Prepared, TextDataset
+from simplellm.distributed import World, average_gradients, from_main, mean, wait_for_all
+from simplellm.errors import CheckpointError, TrainingError
+from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
+from simplellm.model import SimpleLLM
+from simplellm.optim import AveragedWeights, Optimizer, rate_factor
+
+WARMUP_SHARE = 0.05  # of the steps, where warmup_steps is not given (guess)
+EVALUATIONS_PER_RUN = 20
+EVALUATION_TIME_SHARE = 0.05  # evaluating and saving may take this share of a budget
+BUDGET_MARGIN = 0.95  # steps are planned for this share: speed drifts
+TIMED_STEPS = 4
+SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
+Preview = Callable[[SimpleLLM], str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. Figures are those of the best checkpoint."""
+
+    run: str
+    path: str
+    steps: int
+    best_step: int
+    val_loss: float
+    perplexity: float
+    bits_per_byte: float
+    train_seconds: float
+    tokens_per_second: float
+    parameters: int
+    stopped: bool  # before the last step, because it was asked to
+
+
+class Trainer:
+    """Trains one model on one prepared corpus and keeps its run folder."""
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        prepared: Prepared,
+        dataset: TextDataset,
+        run: Run,
+        device: torch.device,
+        precision: str,
+        world: World | None = None,
+        sink: Sink | None = None,
+        preview: Preview | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.prepared, self.dataset, self.run = config, prepared, dataset, run
+        self.device, self.precision = device, precision
+        self.world, self.sink = world or World(), sink or Sinks()
+        self.preview, self.should_stop = preview, should_stop
+        generator = torch.Generator().manual_seed(config.seed)
+        self.model = SimpleLLM(model_config).init_weights(generator).to(device)
+        self.optimizer = Optimizer(self.model, config)
+        self.average = AveragedWeights(self.model, config.ema_decay)
+        self.scaler = devices.grad_scaler(device, precision)
+        self.step = 0
+        self.best: dict[str, Any] = {"val_loss": math.inf}
+        self.evaluations_without_best = 0
+        self.skipped_steps = 0
+        self.seconds_before = 0.0  # trained before this process took over
+        self.started_at = time.perf_counter()
+
+    # ------------------------------------------------------------------ the recipe
+
+    def train(self) -> Result:
+        """Train until the last step, or until asked to stop; returns when the last checkpoint is on the disk."""
+        assert self.config.max_steps is not None, "the caller plans the steps"
+        self._interval_started_at, self._interval_step = time.perf_counter(), self.step
+        while self.step < self.config.max_steps and not self._is_told_to_stop():
+            self.train_step()
+            if self._is_due(self.config.log_interval):
+                self._report_step()
+            if self._is_due(self.config.eval_interval or self.config.max_steps):
+                self.evaluate_and_save()
+                if self.config.patience and self.evaluations_without_best >= self.config.patience:
+                    self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
+                    break
+        else:
+            if self.step and self.run.path / f"step-{self.step:06d}" not in self.run.step_folders():
+                self.evaluate_and_save()
+        return self.result()
+
+    def train_step(self) -> None:
+        """One update of the weights. Raises TrainingError, and leaves the weights, when a number is not finite."""
+        self.optimizer.set_rate(self.rate_factor)
+        self.loss = self.accumulate_gradients()
+        self.gradient_norm = self.clip_gradients()
+        self.check_finite()
+        self.optimizer.step(self.scaler)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.average.update(self.step)
+        self.step += 1
+
+    def accumulate_gradients(self) -> float:
+        """Gradients of the mean loss over all micro steps and ranks; returns that loss, in nats per token."""
+        config, total = self.config, torch.zeros((), device=self.device)
+        self.model.train()
+        for micro_step in range(config.gradient_accumulation):
+            ids, targets = self.dataset.batch(
+                self.step, micro_step, config.batch_size, config.gradient_accumulation, self.world.rank, self.world.size
+            )
+            ids, targets = ids.to(self.device), targets.to(self.device)
+            devices.seed_dropout(config.seed, self.step, micro_step, self.world.rank)
+            with devices.autocast(self.device, self.precision):
+                loss = self.model.loss(ids, targets) / config.gradient_accumulation
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        average_gradients(self.model, self.world)
+        return float(mean(total, self.world))
+
+    def clip_gradients(self) -> float:
+        """Scale the gradients down to norm `grad_clip`; returns the norm they had."""
+        self.optimizer.unscale(self.scaler)
+        limit = self.config.grad_clip or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True))
+
+    def check_finite(self) -> None:
+        """A loss may be finite and its gradient not: both are checked, before the step does harm."""
+        if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):
+            self.skipped_steps = 0
+            return
+        if self.scaler.is_enabled() and math.isfinite(self.loss) and self.skipped_steps < SKIPPED_STEPS_LIMIT:
+            self.skipped_steps += 1  # an fp16 overflow: the scaler leaves this step out and lowers its scale
+            return
+        raise TrainingError(
+            f"step {self.step + 1}: loss {self.loss:g}, gradient norm {self.gradient_norm:g}; stopped before the update",
+            fix=f"use a lower --learning-rate; the last good checkpoint is {self._last_good()}",
+        )
+
+    @property
+    def rate_factor(self) -> float:
+        config = self.config
+        max_steps = config.max_steps or 1
+        warmup = config.warmup_steps if config.warmup_steps is not None else round(WARMUP_SHARE * max_steps)
+        return rate_factor(self.step, max_steps, warmup, config.schedule, config.min_learning_rate)
+
+    # ------------------------------------------------------------------ measure and keep
+
+    def evaluate_and_save(self) -> Evaluation:
+        """Score the averaged weights on held-out text and commit them as a checkpoint."""
+        with self.average.in_place():
+            evaluation = self.evaluate(self.config.eval_tokens)
+            figures = {"val_loss": evaluation.loss, **evaluation.to_mapping()}
+            is_best = evaluation.loss < self.best["val_loss"]
+            if is_best:
+                self.best = {"step": self.step, **figures}
+            self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
+            sample = self.preview(self.model) if self.preview and self.world.is_main else ""
+            if self.world.is_main:
+                self.run.save(self.step, self.model, self.prepared.tokenizer, self._state(), figures, is_best)
+        wait_for_all(self.world)
+        self.sink.write(
+            {"kind": "evaluation", "step": self.step, **figures, "best": is_best, "sample": sample, "seconds": self.seconds}
+        )
+        return evaluation
+
+    def evaluate(self, most_tokens: int | None = None) -> Evaluation:
+        """Score the held-out text, or its first `most_tokens`, with the weights the model holds."""
+        ids = self.prepared.val_ids
+        if most_tokens is None or len(ids) - 1 <= most_tokens:
+            return evaluate(self.model, ids, self.prepared.val_bytes)
+        ids = ids[: most_tokens + 1]
+        n_bytes = sum(len(self.prepared.tokenizer.token_bytes(int(token))) for token in ids[1:])
+        return evaluate(self.model, ids, n_bytes)
+
+    def _state(self) -> TrainingState:
+        """Called while the averaged weights are in place, so that the live ones are those kept aside."""
+        tensors = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
+        names = [name for name, _ in self.model.named_parameters()]
+        tensors |= {f"live/{name}": value for name, value in zip(names, self.average.kept_aside(), strict=False)}
+        figures = {
+            "step": self.step,
+            "best": self.best if math.isfinite(self.best["val_loss"]) else None,
+            "evaluations_without_best": self.evaluations_without_best,
+            "skipped_steps": self.skipped_steps,
+            "scaler": self.scaler.state_dict(),
+            "seconds": self.seconds,
+        }
+        return TrainingState(figures, tensors)
+
+    def resume(self, averaged: dict[str, Tensor], state: TrainingState) -> None:
+        """Go on from a checkpoint: `averaged` are the weights it saved, `state` what lies in its training/."""
+        self.model.load_state_dict(averaged)
+        if self.config.ema_decay:
+            self.average.start_from(list(self.model.parameters()))
+            live = {name.removeprefix("live/"): value for name, value in state.tensors.items() if name.startswith("live/")}
+            self.model.load_state_dict(live)
+        prefix = "optimizer/"
+        self.optimizer.load_state(
+            {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)}
+        )
+        figures = state.figures
+        self.step = int(figures["step"])
+        self.best = figures["best"] or self.best
+        self.evaluations_without_best = int(figures["evaluations_without_best"])
+        self.skipped_steps = int(figures["skipped_steps"])
+        self.scaler.load_state_dict(figures["scaler"])
+        self.seconds_before = float(figures["seconds"])
+        self.started_at = time.perf_counter()
+
+    def result(self) -> Result:
+        """The figures of the run as it stands. TrainingError when nothing has been trained yet."""
+        if not math.isfinite(self.best["val_loss"]):
+            raise TrainingError("stopped before the first step was done; nothing was saved", fix="start again")
+        loss = self.best["val_loss"]
+        evaluation = Evaluation(self.best["tokens"], self.best["bytes"], loss, self.best["accuracy"])
+        return Result(
+            run=self.run.name,
+            path=str(self.run.path / f"step-{self.best['step']:06d}"),
+            steps=self.step,
+            best_step=self.best["step"],
+            val_loss=loss,
+            perplexity=evaluation.perplexity,
+            bits_per_byte=evaluation.bits_per_byte,
+            train_seconds=self.seconds,
+            tokens_per_second=self.step * self.tokens_per_step / max(self.seconds, 1e-9),
+            parameters=self.model.n_parameters,
+            stopped=self.step < (self.config.max_steps or 0),
+        )
+
+    # ------------------------------------------------------------------ figures
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started_at
+
+    @property
+    def tokens_per_step(self) -> int:
+        config = self.config
+        return config.batch_size * config.gradient_accumulation * self.world.size * self.dataset.block_size
+
+    def _report_step(self) -> None:
+        now, steps = time.perf_counter(), self.step - self._interval_step
+        tokens_per_second = steps * self.tokens_per_step / max(now - self._interval_started_at, 1e-9)
+        self._interval_started_at, self._interval_step = now, self.step
+        self.sink.write(
+            {
+                "kind": "step",
+                "step": self.step,
+                "max_steps": self.config.max_steps,
+                "epoch": self.dataset.epoch_of(self.step * self.tokens_per_step // self.dataset.block_size),
+                "loss": self.loss,
+                "gradient_norm": self.gradient_norm,
+                "learning_rate": self.optimizer.groups[0]["lr"],
+                "tokens_per_second": tokens_per_second,
+                "tokens_per_step": self.tokens_per_step,
+                "memory_bytes": devices.peak_memory_bytes(self.device),
+                "seconds": self.seconds,
+            }
+        )
+
+    def _is_due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.step == self.config.max_steps
+
+    def _is_told_to_stop(self) -> bool:
+        """One answer for all ranks: a signal may have reached only one of them."""
+        return bool(from_main(float(self.should_stop()), self.world, self.device))
+
+    def _last_good(self) -> str:
+        try:
+            return str(self.run.last())
+        except CheckpointError:
+            return "none: nothing was saved yet"
+
+
+def plan(trainer: Trainer, make: Callable[[TrainConfig, str], Trainer], seconds_spent: float) -> Trainer:
+    """The trainer with its steps fixed: from a few timed steps and the budget where max_steps was not given.
+
+    `make(config, precision)` builds a trainer anew; `seconds_spent` of the budget are gone already.
+    """
+    config = trainer.config
+    precision, step_seconds = _fastest(trainer, make)
+    evaluation_seconds = _seconds_of(lambda: trainer.evaluate(config.eval_tokens), times=1)
+    max_steps = config.max_steps
+    if max_steps is None:
+        assert config.budget is not None, "the recipe gives a budget where max_steps is not given"
+        measured = time.perf_counter() - trainer.started_at
+        left = config.budget * BUDGET_MARGIN - seconds_spent - measured
+        max_steps = max(int(left * (1 - EVALUATION_TIME_SHARE) / step_seconds), 1)
+    eval_interval = config.eval_interval or _eval_interval(max_steps, step_seconds, evaluation_seconds)
+    agreed = [from_main(value, trainer.world, trainer.device) for value in (max_steps, eval_interval)]
+    fixed = replace(config, max_steps=int(agreed[0]), eval_interval=int(agreed[1]), precision=precision)
+    return make(fixed, precision)
+
+
+def _eval_interval(max_steps: int, step_seconds: float, evaluation_seconds: float) -> int:
+    """Steps between evaluations: about 20 in a run, fewer where they would take more than their share of the time."""
+    most = EVALUATION_TIME_SHARE * max_steps * step_seconds / max(evaluation_seconds, 1e-3)
+    return max(math.ceil(max_steps / max(min(EVALUATIONS_PER_RUN, most), 1)), 1)
+
+
+def _fastest(trainer: Trainer, make: Callable[[TrainConfig, str], Trainer]) -> tuple[str, float]:
+    """The precision to use and the seconds of a step in it; on a CPU with bf16 units both are timed."""
+    candidates = [trainer.precision]
+    if trainer.config.precision == "auto" and devices.has_fast_bf16(trainer.device):
+        candidates.append("bf16")
+    timed = {}
+    for precision in candidates:
+        scratch = make(replace(trainer.config, max_steps=trainer.config.max_steps or 1_000_000), precision)
+        timed[precision] = _seconds_of(scratch.train_step, TIMED_STEPS, warm_up=2)
+    fastest = min(timed, key=timed.__getitem__)
+    return fastest, timed[fastest]
+
+
+def _seconds_of(function: Callable[[], object], times: int, warm_up: int = 0) -> float:
+    """The median seconds of a call."""
+    seconds = []
+    for number in range(warm_up + times):
+        started_at = time.perf_counter()
+        function()
+        if number >= warm_up:
+            seconds.append(time.perf_counter() - started_at)
+    return sorted(seconds)[len(seconds) // 2]

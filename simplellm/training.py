@@ -1,0 +1,204 @@
+"""From a text to a trained run, and on from where a run stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from simplellm import checkpoint as checkpoints
+from simplellm.checkpoint import Run
+from simplellm.config import ModelConfig, TrainConfig
+from simplellm.corpus import Corpus, read_corpus
+from simplellm.dataset import Prepared, TextDataset, prepare
+from simplellm.device import choose_precision, describe
+from simplellm.distributed import World, wait_for_all
+from simplellm.errors import CheckpointError, SettingError
+from simplellm.metrics import JsonlSink, Sink, Sinks
+from simplellm.recipe import choose
+from simplellm.segment import Segmenter
+from simplellm.trainer import Preview, Result, Trainer, plan
+
+PREPARED_FOLDER = ".prepared"
+REPORTED_PACKAGES = ("torch", "tiktoken", "rustbpe", "numpy", "safetensors")
+EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")  # a resumed run may change these
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run is trained on, as named on the command line."""
+
+    texts: tuple[str, ...]
+    val_data: str | None = None
+    encoding: str = "utf-8"
+
+    def read(self, stdin: BinaryIO | None = None) -> tuple[Corpus, Corpus | None]:
+        corpus = read_corpus(self.texts, self.encoding, stdin)
+        return corpus, read_corpus([self.val_data], self.encoding, stdin) if self.val_data else None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a training runs and who listens."""
+
+    checkpoints: Path
+    device: torch.device
+    world: World
+    sink: Sink
+    notice: Callable[[str], None]
+    should_stop: Callable[[], bool]
+    stdin: BinaryIO | None = None
+    make_preview: Callable[[Prepared], Preview] | None = None
+    command: tuple[str, ...] = ()
+
+
+def start(sources: Sources, given: Mapping[str, Any], name: str | None, around: Surroundings) -> Result:
+    """Train a new run called `name` (default: after the text). `given` settings override the recipe."""
+    started_at = time.perf_counter()
+    run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
+    choose(0, given)  # what cannot be is said before anything is read or written
+    corpus, val_corpus = sources.read(around.stdin)
+    model_config, config = choose(corpus.n_bytes, given)
+    precision = choose_precision(around.device, config.precision)
+    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around)
+    model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
+    make = _maker(model_config, config, prepared, run, around)
+    trainer = plan(make(config, precision), make, time.perf_counter() - started_at)
+    trainer.seconds_before = time.perf_counter() - started_at
+    around.notice(_summary(trainer))
+    if around.world.is_main:
+        run.write_info(_info(trainer, sources, corpus, val_corpus, around))
+    wait_for_all(around.world)
+    return trainer.train()
+
+
+def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
+    """Go on with a run from its newest whole checkpoint, exactly as if it had not stopped."""
+    info = run.read_info()
+    sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
+    folder = run.last(around.notice)
+    model_config, config = ModelConfig(**info["model"]), TrainConfig(**info["training"])
+    config = _with_changes(model_config, config, given)
+    corpus, val_corpus = sources.read(around.stdin)
+    _refuse_changed_texts(info, corpus, val_corpus)
+    model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
+    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
+    make = _maker(model_config, config, prepared, run, around)
+    trainer = make(config, config.precision)
+    trainer.resume(model.state_dict(), checkpoints.load_training_state(folder))
+    around.notice(f"resuming {run.name} after step {trainer.step} of {config.max_steps}")
+    if around.world.is_main:
+        checkpoints.cut_log(run.log_path, trainer.step)
+        run.write_info({**info, "training": config.to_mapping()})
+    wait_for_all(around.world)
+    return trainer.train()
+
+
+def _maker(
+    model_config: ModelConfig, config: TrainConfig, prepared: Prepared, run: Run, around: Surroundings
+) -> Callable[[TrainConfig, str], Trainer]:
+    dataset = _dataset(prepared, model_config.block_size, config)
+    sink = Sinks(JsonlSink(run.log_path), around.sink) if around.world.is_main else Sinks()
+    preview = around.make_preview(prepared) if around.make_preview else None
+
+    def make(config: TrainConfig, precision: str) -> Trainer:
+        return Trainer(
+            model_config, config, prepared, dataset, run, around.device, precision,
+            around.world, sink, preview, around.should_stop,
+        )  # fmt: skip
+
+    return make
+
+
+def _dataset(prepared: Prepared, block_size: int, config: TrainConfig) -> TextDataset:
+    if config.bpe_dropout:
+        segmenter = Segmenter(prepared.train_documents(), prepared.tokenizer, config.bpe_dropout, config.seed)
+        return TextDataset(segmenter, block_size, config.seed)
+    return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed)
+
+
+def _prepared(
+    corpus: Corpus,
+    val_corpus: Corpus | None,
+    config: TrainConfig,
+    vocab_size: int,
+    around: Surroundings,
+    tokenizer: Any = None,
+) -> Prepared:
+    folder = around.checkpoints / PREPARED_FOLDER
+    return prepare(corpus, val_corpus, config.val_fraction, tokenizer or config.tokenizer, vocab_size, folder)
+
+
+def _name_of(sources: Sources, folder: Path) -> str:
+    first = sources.texts[0]
+    return checkpoints.free_name("stdin" if first == "-" else Path(first).stem or "run", folder)
+
+
+def _summary(trainer: Trainer) -> str:
+    model, config = trainer.model.config, trainer.config
+    return (
+        f"training {trainer.run.name}: {trainer.prepared.train_bytes:,} bytes, {model.architecture} {model.n_layer}x{model.n_embd}, "
+        f"{trainer.model.n_parameters:,} parameters, vocabulary {model.vocab_size}, "
+        f"{config.max_steps} steps of {trainer.tokens_per_step:,} tokens\non {describe(trainer.device, trainer.precision)}"
+    )
+
+
+def _info(
+    trainer: Trainer, sources: Sources, corpus: Corpus, val_corpus: Corpus | None, around: Surroundings
+) -> dict[str, Any]:
+    return {
+        "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "command": list(around.command),
+        "texts": [str(Path(text).resolve()) if Path(text).exists() else text for text in sources.texts],
+        "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
+        "encoding": sources.encoding,
+        "fingerprint": corpus.fingerprint,
+        "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
+        "tokenizer_fingerprint": trainer.prepared.tokenizer.fingerprint,
+        "model": trainer.model.config.to_mapping(),
+        "training": trainer.config.to_mapping(),
+        "parameters": trainer.model.n_parameters,
+        "device": describe(trainer.device, trainer.precision),
+        "world_size": trainer.world.size,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("simplellm", *REPORTED_PACKAGES)},
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _with_changes(model_config: ModelConfig, config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """The run's config with what may change; SettingError for a setting that would make it another run."""
+    known = {**model_config.to_mapping(), **config.to_mapping()}
+    for name, value in given.items():
+        if name not in EXTENDABLE and known[name] != value:
+            raise SettingError(
+                f"this run was started with {name} {known[name]}, got {value}", fix="leave it out, or start a new run"
+            )
+    return dataclasses.replace(config, **{name: value for name, value in given.items() if name in EXTENDABLE})
+
+
+def _refuse_changed_texts(info: Mapping[str, Any], corpus: Corpus, val_corpus: Corpus | None) -> None:
+    now = [*corpus.fingerprint.values(), *(val_corpus.fingerprint.values() if val_corpus else ())]
+    then = [*info["fingerprint"].values(), *(info["val_fingerprint"] or {}).values()]
+    if now != then:
+        names = [name for name, digest in corpus.fingerprint.items() if digest not in info["fingerprint"].values()]
+        raise CheckpointError(
+            f"the text changed since the run was started: {', '.join(names) or 'other files'}",
+            fix="restore it, or start a new run",
+        )
