@@ -28,7 +28,7 @@ from simplellm.segment import Segmenter
 from simplellm.trainer import Preview, Result, Trainer, plan
 
 PREPARED_FOLDER = ".prepared"
-REPORTED_PACKAGES = ("torch", "tiktoken", "rustbpe", "numpy", "safetensors")
+REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
 EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")  # a resumed run may change these
 
 
@@ -145,7 +145,8 @@ def _name_of(sources: Sources, folder: Path) -> str:
 def _summary(trainer: Trainer) -> str:
     model, config = trainer.model.config, trainer.config
     return (
-        f"training {trainer.run.name}: {trainer.prepared.train_bytes:,} bytes, {model.architecture} {model.n_layer}x{model.n_embd}, "
+        f"training {trainer.run.name}: {trainer.prepared.train_bytes:,} bytes, "
+        f"{model.architecture} {model.n_layer}x{model.n_embd}, "
         f"{trainer.model.n_parameters:,} parameters, vocabulary {model.vocab_size}, "
         f"{config.max_steps} steps of {trainer.tokens_per_step:,} tokens\non {describe(trainer.device, trainer.precision)}"
     )
@@ -170,7 +171,7 @@ def _info(
         "world_size": trainer.world.size,
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("simplellm", *REPORTED_PACKAGES)},
+            **{name: _version(name) for name in REPORTED_PACKAGES},
         },
     }
 

@@ -27,7 +27,10 @@ COMMANDS = {
     "analyze": "the most likely next tokens, before and after the sampling settings",
     "runs": "the trained runs",
 }
-DESCRIPTION = "Train a small language model on your own text and talk to it. Without a command: talk to the newest run, or train one first."
+DESCRIPTION = (
+    "Train a small language model on your own text and talk to it. "
+    "Without a command: talk to the newest run, or train one first."
+)
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells have it
 SAMPLED = ("chat", "generate", "analyze")
 

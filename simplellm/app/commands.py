@@ -85,7 +85,7 @@ def _setting_command(
         now = show(getattr(session.params, setting_name))
         return Lines(f"{setting_name} {now}" if text else f"{setting_name} {now} ({setting.range}): {setting.help}")
 
-    return Command(name, argument, setting.help, handler, aliases, values)
+    return Command(name, argument, f"{setting_name.replace('_', ' ')}: {setting.help}", handler, aliases, values)
 
 
 def _stop(session: Session, text: str) -> Shown:
