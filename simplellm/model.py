@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simplellm.config import ModelConfig
+from simplellm.kernels import causal_attention, cross_entropy, dropout, rms_norm, swiglu
 
 INIT_STD = 0.02  # GPT-2
 NORM_EPSILON = {"modern": 1e-6, "gpt2": 1e-5}  # Qwen3 and GPT-2 as published
@@ -59,24 +60,26 @@ class MultiHeadAttention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, heads * config.head_size, bias=bias)
         self.proj = nn.Linear(config.n_head * config.head_size, config.n_embd, bias=bias)
         if config.architecture == "modern":  # keeps attention logits bounded (Qwen3; Henry et al. 2020)
-            self.q_norm = nn.RMSNorm(config.head_size, eps=NORM_EPSILON["modern"])
-            self.k_norm = nn.RMSNorm(config.head_size, eps=NORM_EPSILON["modern"])
+            self.q_norm = RMSNorm(config.head_size, torch.float32)
+            self.k_norm = RMSNorm(config.head_size, torch.float32)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape
         H, G, D = self.sizes
         q, k, v = self.qkv(x).view(B, T, H + 2 * G, D).split([H, G, G], dim=2)  # (B, T, H or G, D)
         if rope is not None:
-            q, k = (rotate(norm(x.float()), *rope).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
+            q, k = rotate(self.q_norm(q), *rope).to(v.dtype), rotate(self.k_norm(k), *rope).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
-        past = cache.length if cache is not None else 0
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
-        mask = causal_mask(T, past, x.device) if past and T > 1 else None
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=G != H
-        )  # (B, H, T, D)
+        y = causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)  # (B, H, T, D)
         return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
+
+
+    def attend_to_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
+        past, T = cache.length, q.shape[2]
+        k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
+        mask = causal_mask(T, past, q.device) if past and T > 1 else None
+        is_causal = mask is None and T > 1
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=k.shape[1] != q.shape[1])
 
 
 class FeedForward(nn.Module):
@@ -91,8 +94,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
-            gate, up = self.up(x).chunk(2, dim=-1)  # (B, T, I) each
-            return self.down(F.silu(gate) * up)
+            return self.down(swiglu(self.up(x)))  # (B, T, 2 I) -> (B, T, I) -> (B, T, C)
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
@@ -112,7 +114,7 @@ class TransformerBlock(nn.Module):
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
     def drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class SimpleLLM(nn.Module):
@@ -148,7 +150,7 @@ class SimpleLLM(nn.Module):
         else:
             cos, sin = self.get_buffer("rope")[:, past : past + T]
             rope = (cos, sin)
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, rope, cache)
         if cache is not None:
@@ -160,8 +162,7 @@ class SimpleLLM(nn.Module):
 
     def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross entropy in nats per token; `ids` and `targets` are (B, T)."""
-        logits = self(ids)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
+        return cross_entropy(self(ids).flatten(0, 1), targets.flatten(), label_smoothing)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> SimpleLLM:
@@ -195,9 +196,20 @@ class SimpleLLM(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
 
+class RMSNorm(nn.Module):
+    """Scale to root mean square 1, times a gain for each dimension; `dtype`: see `kernels.rms_norm`."""
+
+    def __init__(self, width: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, NORM_EPSILON["modern"], self.dtype)
+
+
 def build_norm(config: ModelConfig) -> nn.Module:
-    norm = nn.RMSNorm if config.architecture == "modern" else nn.LayerNorm
-    return norm(config.n_embd, eps=NORM_EPSILON[config.architecture])
+    return RMSNorm(config.n_embd) if config.architecture == "modern" else nn.LayerNorm(config.n_embd, NORM_EPSILON["gpt2"])
 
 
 def rope_table(n_positions: int, head_size: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,192 @@
+"""The few operations a transformer spends its time on besides matrix products, with fewer passes over memory.
+
+At the sizes a CPU trains, elementwise passes cost as much as the matrix products. Each operation
+here computes what its textbook formula says, keeps just what its gradient needs, and hands matrix
+products the number format they run in. On other devices the fused operators of torch are used instead.
+
+Shapes: B batch, T tokens, H heads, D head size, C width, I inner size, V vocabulary, N = B * T.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LONGEST_DENSE_ATTENTION = 256  # tokens; beyond, the T x T probabilities cost more than flash attention's recomputation
+SMALLEST_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact all the same
+Context = Any
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The number format matrix products run in here: autocast's, or that of `x`."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether torch's own operator is the better choice: elsewhere than on a CPU, and where no gradient is needed."""
+    return x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+# ---------------------------------------------------------------- RMSNorm
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype | None = None) -> Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension (Zhang and Sennrich 2019).
+
+    The result has the format `dtype`, by default the one matrix products run in.
+    """
+    dtype = dtype or matmul_dtype(x)
+    if _is_plain(x):
+        return F.rms_norm(x.float(), weight.shape, weight.float(), epsilon).to(dtype)
+    return _RMSNorm.apply(x, weight, epsilon, dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        x = x.float()
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        return (normed * weight).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        normed, inverse, weight = ctx.saved_tensors
+        grad = grad.float()
+        grad_normed = grad * normed
+        grad_weight = grad_normed.flatten(0, -2).sum(0)
+        mean = (grad_normed @ weight).div_(weight.numel()).unsqueeze(-1)
+        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(inverse), grad_weight, None, None
+
+
+# ---------------------------------------------------------------- SwiGLU
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of the two halves (Shazeer 2020): (..., 2 I) -> (..., I)."""
+    if _is_plain(gate_up):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return _SwiGLU.apply(gate_up)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> Tensor:
+        gate_up, activated = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_up)
+        grad_gate, grad_up = result.chunk(2, dim=-1)
+        torch.mul(grad, activated, out=grad_up)
+        grad_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
+        return result
+
+
+# ---------------------------------------------------------------- attention
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, each token seeing itself and those before it: (B, H, T, D) -> (B, H, T, D).
+
+    k and v may have fewer heads than q, each shared by a group of them.
+    """
+    if _is_plain(q) or q.shape[2] > LONGEST_DENSE_ATTENTION:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=k.shape[1] != q.shape[1])
+    if k.shape[1] != q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    return _CausalAttention.apply(q.contiguous(), k.contiguous(), v.contiguous())
+
+
+class _CausalAttention(torch.autograd.Function):
+    """The scores are kept: at these lengths that is cheaper than making them again, and bf16 runs at full speed."""
+
+    @staticmethod
+    def forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        B, H, T, D = q.shape
+        q, k, v = (x.view(B * H, T, D) for x in (q, k, v))
+        mask = torch.full((T, T), float("-inf"), dtype=q.dtype).triu_(1)
+        scores = torch.baddbmm(mask.expand(B * H, T, T), q, k.mT, alpha=D**-0.5)
+        weights = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v).view(B, H, T, D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, weights = ctx.saved_tensors
+        shape, scale = grad.shape, q.shape[-1] ** -0.5
+        grad = grad.contiguous().view(q.shape)
+        grad_weights = torch.bmm(grad, v.mT)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype)
+        grad_q = torch.baddbmm(q, grad_scores, k, beta=0, alpha=scale)
+        grad_k = torch.baddbmm(k, grad_scores.mT, q, beta=0, alpha=scale)
+        return grad_q.view(shape), grad_k.view(shape), torch.bmm(weights.mT, grad).view(shape)
+
+
+# ---------------------------------------------------------------- cross entropy
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean of -log softmax(logits)[target] in nats, float32; logits (N, V) of any format, targets (N)."""
+    if _is_plain(logits):
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    return _CrossEntropy.apply(logits, targets, label_smoothing)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The gradient, softmax minus target, is made in the forward pass, where the softmax is at hand."""
+
+    @staticmethod
+    def forward(ctx: Context, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        N, V = logits.shape
+        column = targets.unsqueeze(1)
+        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        log_sum = logits.gather(1, column).float() - probabilities.gather(1, column).clamp_min_(SMALLEST_PROBABILITY).log_()  # (N, 1)
+        loss = (log_sum - logits.gather(1, column)).mean()
+        if smoothing:
+            loss = (1 - smoothing) * loss + smoothing * (log_sum.mean() - logits.float().mean())
+            probabilities.sub_(smoothing / V)
+        probabilities.scatter_add_(1, column, torch.full((N, 1), smoothing - 1.0))
+        ctx.save_for_backward(probabilities.div_(N).to(logits.dtype))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+        (grad_logits,) = ctx.saved_tensors
+        return grad_logits.mul_(grad.to(grad_logits.dtype)), None, None
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
+    """x with a random share `probability` set to zero and the rest scaled up; randomness is torch's default generator."""
+    if not training or probability == 0:
+        return x
+    if _is_plain(x):
+        return F.dropout(x, probability)
+    return x * _mask(x, probability)
+
+
+def _mask(x: Tensor, probability: float) -> Tensor:
+    """0 or 1 / (1 - p) for each element, from random 16-bit integers: a third of the time of a float for each."""
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    threshold = round(probability * 2**16) - 2**15
+    return (bits >= threshold).to(x.dtype).mul_(1 / (1 - probability))
