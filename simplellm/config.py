@@ -226,6 +226,7 @@ class ModelConfig(Settings):
     )
     block_size: int = setting("int", 64, "tokens the model sees at once", minimum=2, maximum=1_048_576)
     vocab_size: int = setting("int", 1024, "tokens of the vocabulary, at most", minimum=257, maximum=2_000_000)
+    tie_embeddings: bool = setting("bool", True, "one table for the tokens read and the tokens predicted")
     dropout: float = setting(
         "float", 0.0, "share of activations dropped while training", minimum=0, maximum=1, open_maximum=True
     )
@@ -285,7 +286,18 @@ class TrainConfig(Settings):
     gradient_accumulation: int = setting("int", 1, "micro steps in one step", minimum=1, maximum=1_000_000)
     tokenizer: str = setting("str", "bpe", "bpe (trained on your text) or gpt2", choices=("bpe", "gpt2"))
     bpe_dropout: float = setting(
-        "float", 0.0, "share of merges left out, afresh each epoch", minimum=0, maximum=1, open_maximum=True
+        "float",
+        0.0,
+        "share of merges left out, afresh each epoch; fades in the second half",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
+    )
+    token_noise: float = setting(
+        "float", 0.0, "share of input tokens replaced by others of the text", minimum=0, maximum=1, open_maximum=True
+    )
+    composition: float = setting(
+        "float", 0.0, "how much a token's embedding is made of those of its parts", minimum=0, maximum=10
     )
     val_fraction: float = setting(
         "float", 0.1, "last part of the text that is held out", minimum=0, open_minimum=True, maximum=0.9

@@ -48,11 +48,13 @@ class TextDataset:
     """Windows of T + 1 ids, each of an epoch's windows once in a random order.
 
     `epoch_ids(epoch)` gives the ids of that epoch: always the same array, or a fresh segmentation.
+    A share `noise` of the inputs is replaced by tokens from elsewhere in the text; the targets stay.
     """
 
-    def __init__(self, epoch_ids: EpochIds, block_size: int, seed: int) -> None:
+    def __init__(self, epoch_ids: EpochIds, block_size: int, seed: int, noise: float = 0.0) -> None:
         self.block_size = block_size
         self.seed = seed
+        self.noise = noise
         self._epoch_ids = functools.lru_cache(maxsize=2)(epoch_ids)  # a batch may lie across two epochs
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
         first = self._epoch_ids(0)
@@ -72,8 +74,13 @@ class TextDataset:
         """
         place = (step * accumulation + micro_step) * world_size + rank
         windows = np.stack([self._window(place * batch_size + i) for i in range(batch_size)])  # (B, T + 1)
-        block = torch.from_numpy(windows)
-        return block[:, :-1], block[:, 1:]
+        inputs, targets = windows[:, :-1], windows[:, 1:]
+        if self.noise:
+            generator = np.random.default_rng((self.seed, step, micro_step, rank))
+            ids = self._epoch_ids(place * batch_size // self.windows_per_epoch)
+            others = ids[generator.integers(len(ids), size=inputs.shape)]
+            inputs = np.where(generator.random(inputs.shape) < self.noise, others, inputs)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def epoch_of(self, windows_seen: int) -> float:
         return windows_seen / self.windows_per_epoch

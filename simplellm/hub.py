@@ -39,7 +39,7 @@ GATE_UP_NAMES = ["mlp.gate_proj", "mlp.up_proj"]
 def to_hub_config(config: ModelConfig, end_of_text: int, dtype: str = "float32") -> dict[str, Any]:
     """The content of config.json."""
     shared = {"vocab_size": config.vocab_size, "bos_token_id": end_of_text, "eos_token_id": end_of_text,
-              "tie_word_embeddings": True, "dtype": dtype, "initializer_range": 0.02}  # fmt: skip
+              "tie_word_embeddings": config.tie_embeddings, "dtype": dtype, "initializer_range": 0.02}  # fmt: skip
     if config.architecture == "gpt2":
         return shared | {
             "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
@@ -65,13 +65,14 @@ def from_hub_config(data: dict[str, Any], source: str) -> ModelConfig:
             return ModelConfig(
                 architecture="gpt2", n_layer=data["n_layer"], n_head=data["n_head"], n_embd=data["n_embd"],
                 n_inner=data["n_inner"], block_size=data["n_positions"], vocab_size=data["vocab_size"],
-                dropout=data["resid_pdrop"],
+                dropout=data["resid_pdrop"], tie_embeddings=data["tie_word_embeddings"],
             )  # fmt: skip
         if data["model_type"] == "qwen3":
             return ModelConfig(
                 architecture="modern", n_layer=data["num_hidden_layers"], n_head=data["num_attention_heads"],
                 n_kv_head=data["num_key_value_heads"], n_embd=data["hidden_size"], n_inner=data["intermediate_size"],
                 block_size=data["max_position_embeddings"], vocab_size=data["vocab_size"],
+                tie_embeddings=data["tie_word_embeddings"],
             )  # fmt: skip
     except (KeyError, TypeError, SettingError) as error:
         raise CheckpointError(f"{source} does not describe a model of this project: {error}") from error
@@ -115,6 +116,8 @@ def _checked(hub: State, name: str, like: Tensor) -> Tensor:
 
 def _places(name: str, tensor: Tensor, config: ModelConfig) -> tuple[list[str], list[Tensor]]:
     """Where one of our tensors stands in the hub's state dict: names, and the part of the tensor for each."""
+    if name == "head.weight":
+        return ["lm_head.weight"], [tensor]
     if config.architecture == "gpt2":
         return [f"transformer.{_gpt2_name(name)}"], [tensor.t() if _is_transposed(name, tensor, config) else tensor]
     if not name.startswith("blocks."):

@@ -156,9 +156,10 @@ class _CrossEntropy(torch.autograd.Function):
         N, V = logits.shape
         column = targets.unsqueeze(1)
         probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-        log_sum = logits.gather(1, column).float() - probabilities.gather(1, column).clamp_min_(SMALLEST_PROBABILITY).log_()  # (N, 1)
-        loss = (log_sum - logits.gather(1, column)).mean()
+        losses = -probabilities.gather(1, column).clamp_min_(SMALLEST_PROBABILITY).log_()  # (N, 1)
+        loss = losses.mean()
         if smoothing:
+            log_sum = losses + logits.gather(1, column)  # log of the sum of exp
             loss = (1 - smoothing) * loss + smoothing * (log_sum.mean() - logits.float().mean())
             probabilities.sub_(smoothing / V)
         probabilities.scatter_add_(1, column, torch.full((N, 1), smoothing - 1.0))

@@ -11,6 +11,7 @@ D head size, I inner size of the feed-forward layer, V vocabulary.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from simplellm.config import ModelConfig
 from simplellm.kernels import causal_attention, cross_entropy, dropout, rms_norm, swiglu
 
-INIT_STD = 0.02  # GPT-2
+GPT2_STD = 0.02  # GPT-2 paper
+EMBEDDING_STD = 0.05  # measured: docs/recipe.md
+RESIDUAL_MATRICES = ("proj.weight", "down.weight")  # write to the residual stream
 NORM_EPSILON = {"modern": 1e-6, "gpt2": 1e-5}  # Qwen3 and GPT-2 as published
 ROPE_BASE = 10_000.0  # RoFormer, 3.4.3
 
@@ -73,7 +76,6 @@ class MultiHeadAttention(nn.Module):
         y = causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)  # (B, H, T, D)
         return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
 
-
     def attend_to_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
         past, T = cache.length, q.shape[2]
         k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
@@ -117,8 +119,15 @@ class TransformerBlock(nn.Module):
         return dropout(x, self.dropout, self.training)
 
 
+class Matrix(NamedTuple):
+    """A weight matrix: the rows of each matrix it is fused from, and the scale its values live on."""
+
+    rows: list[int]
+    scale: float  # what is added to the residual stream is as small as the embeddings in it
+
+
 class SimpleLLM(nn.Module):
-    """A decoder-only transformer with tied embeddings."""
+    """A decoder-only transformer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -128,6 +137,8 @@ class SimpleLLM(nn.Module):
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.architecture == "modern":
             rope = torch.stack(rope_table(config.block_size, config.head_size))
             self.register_buffer("rope", rope, persistent=False)  # (2, block_size, 1, D)
@@ -158,35 +169,48 @@ class SimpleLLM(nn.Module):
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.token_embedding.weight)  # (..., C) -> (..., V)
+        table = self.token_embedding if self.config.tie_embeddings else self.head
+        return F.linear(hidden, table.weight)  # (..., C) -> (..., V)
 
     def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross entropy in nats per token; `ids` and `targets` are (B, T)."""
-        return cross_entropy(self(ids).flatten(0, 1), targets.flatten(), label_smoothing)
+        hidden = dropout(self.hidden(ids), self.config.dropout, self.training)
+        return cross_entropy(self.logits(hidden).flatten(0, 1), targets.flatten(), label_smoothing)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> SimpleLLM:
-        """Draw all weights anew: N(0, 0.02), the last matrix of each block smaller, norms 1, biases 0."""
-        residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)  # two residual adds per block (GPT-2 paper, 2.3)
+        """Draw all weights anew.
+
+        gpt2 as published: N(0, 0.02), what is added to the residual stream smaller. modern: matrices that keep
+        the size of what they read, and nothing added to the stream yet: each block begins as the identity.
+        """
+        is_gpt2 = self.config.architecture == "gpt2"
+        embedding_std = GPT2_STD if is_gpt2 else EMBEDDING_STD
+        matrix_std = GPT2_STD if is_gpt2 else self.config.n_embd**-0.5
+        residual_std = GPT2_STD / math.sqrt(2 * self.config.n_layer) if is_gpt2 else 0.0  # GPT-2 paper, 2.3
+        stds = {"embedding.weight": embedding_std, "head.weight": GPT2_STD} | dict.fromkeys(RESIDUAL_MATRICES, residual_std)
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 weight.zero_()
             elif "norm" in name:
                 weight.fill_(1.0)
             else:
-                std = residual_std if name.endswith(("proj.weight", "down.weight")) else INIT_STD
+                std = next((std for end, std in stds.items() if name.endswith(end)), matrix_std)
                 weight.normal_(0.0, std, generator=generator)
         return self
 
-    def matrices(self) -> dict[str, list[int]]:
-        """The weight matrices of the blocks by name, with the rows of each matrix they are fused from."""
+    def matrices(self) -> dict[str, Matrix]:
+        """The weight matrices of the blocks by name: what an optimizer for matrices needs to know of them."""
         G, D = self.config.kv_heads, self.config.head_size
         fused = {
             "attention.qkv.weight": [self.config.n_embd, G * D, G * D],
             "feed_forward.up.weight": [self.config.inner_size] * (2 if self.config.architecture == "modern" else 1),
         }
         return {
-            name: fused.get(name.split(".", 2)[2], [weight.shape[0]])
+            name: Matrix(
+                rows=fused.get(name.split(".", 2)[2], [weight.shape[0]]),
+                scale=EMBEDDING_STD if name.endswith(RESIDUAL_MATRICES) else 1.0,
+            )
             for name, weight in self.named_parameters()
             if name.startswith("blocks.") and weight.dim() == 2
         }

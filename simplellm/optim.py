@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from simplellm.config import TrainConfig
-from simplellm.model import SimpleLLM
+from simplellm.model import Matrix, SimpleLLM
 
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
 NEWTON_SCHULZ_STEPS = 5
@@ -22,21 +22,22 @@ WSD_DECAY_SHARE = 0.2  # last share of the steps in which wsd decays (MiniCPM, 2
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose update is orthogonalised: each matrix moves by about the same in every direction.
 
-    `parts` gives for each parameter the rows of the matrices it is fused from, which are
-    orthogonalised apart. Matrices of one shape are done as one batch: that is what makes it cheap.
+    Matrices fused into one parameter are orthogonalised apart, and each update is on the matrix's own
+    scale. Matrices of one shape are done as one batch: that is what makes it cheap.
     """
 
-    def __init__(self, params: list[Tensor], parts: list[list[int]], lr: float, weight_decay: float) -> None:
+    def __init__(self, params: list[Tensor], matrices: list[Matrix], lr: float, weight_decay: float) -> None:
         super().__init__([{"params": params}], {"lr": lr, "weight_decay": weight_decay})
-        self.parts = parts
+        self.matrices = matrices
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         (group,) = self.param_groups
         weights = [weight for weight in group["params"] if weight.grad is not None]
         updates = [self._momentum(weight) for weight in weights]
-        pieces = [piece for update, rows in zip(updates, self.parts, strict=True) for piece in update.split(rows)]
+        pieces = [piece for update, matrix in zip(updates, self.matrices, strict=True) for piece in update.split(matrix.rows)]
         orthogonalize_all(pieces)
+        torch._foreach_mul_(updates, [matrix.scale for matrix in self.matrices])
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
@@ -76,8 +77,11 @@ def newton_schulz(matrices: Tensor) -> Tensor:
 class Optimizer:
     """The optimizers of one model, moved together: one `step`, one rate factor, one state."""
 
-    def __init__(self, model: SimpleLLM, config: TrainConfig) -> None:
+    def __init__(self, model: SimpleLLM, config: TrainConfig, compositions: Mapping[str, Tensor] | None = None) -> None:
+        """`compositions`: by name the matrix A of a table that is trained as A R (see composition.py)."""
         named: dict[str, Tensor] = dict(model.named_parameters())
+        self._composed = [_ComposedTable(name, named[name], matrix) for name, matrix in (compositions or {}).items()]
+        named |= {table.name: table.raw for table in self._composed}
         self._names = {id(weight): name for name, weight in named.items()}
         matrices = model.matrices() if config.optimizer == "muon" else {}
         rest = [weight for name, weight in named.items() if name not in matrices]
@@ -91,6 +95,11 @@ class Optimizer:
     def groups(self) -> list[dict]:
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """What is optimized: the model's parameters, with the raw table in place of a composed one."""
+        return [weight for group in self.groups for weight in group["params"]]
+
     def set_rate(self, factor: float) -> None:
         """Let every group learn at `factor` times its peak rate."""
         for group, peak in zip(self.groups, self._peak_rates, strict=True):
@@ -99,18 +108,26 @@ class Optimizer:
     def step(self, scaler: torch.amp.GradScaler) -> None:
         for optimizer in self._optimizers:
             scaler.step(optimizer)
+        for table in self._composed:
+            table.compose()
 
     def unscale(self, scaler: torch.amp.GradScaler) -> None:
+        """Gradients of `weights`, in their true size."""
+        for table in self._composed:
+            table.pull_back_gradient()
         for optimizer in self._optimizers:
             scaler.unscale_(optimizer)
 
     def zero_grad(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
+        for table in self._composed:
+            table.weight.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """All state as tensors, by `parameter/key`."""
-        return {
+        raw_tables = {f"{table.name}/raw": table.raw.detach() for table in self._composed}
+        return raw_tables | {
             f"{self._names[id(weight)]}/{key}": value
             for optimizer in self._optimizers
             for weight, state in optimizer.state.items()
@@ -123,6 +140,8 @@ class Optimizer:
         for path, value in state.items():
             name, key = path.rsplit("/", 1)
             by_name[name][key] = value
+        for table in self._composed:
+            table.raw.data.copy_(by_name[table.name].pop("raw"))
         for optimizer in self._optimizers:
             for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
                 saved = by_name.get(self._names[id(weight)])
@@ -130,6 +149,24 @@ class Optimizer:
                     optimizer.state[weight] = {
                         key: value.clone() if key == "step" else value.to(weight.device) for key, value in saved.items()
                     }
+
+
+class _ComposedTable:
+    """A table of the model that is A R: the optimizer moves R, the model sees A R."""
+
+    def __init__(self, name: str, weight: Tensor, matrix: Tensor) -> None:
+        self.name, self.weight = name, weight
+        self.raw = torch.nn.Parameter(weight.detach().clone())
+        self._matrix = matrix.to(weight.device)
+        self._transposed = self._matrix.t().coalesce()
+        self.compose()
+
+    @torch.no_grad()
+    def compose(self) -> None:
+        self.weight.copy_(torch.sparse.mm(self._matrix, self.raw))
+
+    def pull_back_gradient(self) -> None:
+        self.raw.grad = torch.sparse.mm(self._transposed, self.weight.grad)
 
 
 def _adamw(weights: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:

@@ -31,7 +31,18 @@ def recipe(train_bytes: int, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("budget") is None and given.get("max_steps") is None:
         settings["budget"] = DEFAULT_BUDGET_SECONDS
     if train_bytes < SMALL_TEXT_BYTES:
-        settings |= {"vocab_size": 1536, "bpe_dropout": 0.25, "dropout": 0.3, "ema_decay": 0.97}
+        settings |= {
+            "vocab_size": 1536,
+            "bpe_dropout": 0.25,
+            "dropout": 0.3,
+            "ema_decay": 0.97,
+            "token_noise": 0.15,
+            "composition": 1.0,
+            "weight_decay": 0.0,
+            "beta2": 0.95,
+            "n_head": 2,
+            "muon_learning_rate": 0.04,
+        }
     elif train_bytes < RESEGMENTED_TEXT_BYTES:
         settings |= {"vocab_size": 1024, "ema_decay": 0.98}
     else:

@@ -20,7 +20,10 @@ RARE_WORD_VARIANTS = 6  # more than a rare word needs: two for each time it occu
 
 
 class Segmenter:
-    """`segmenter(epoch)` gives the ids of the text in that epoch: a pure function of (seed, epoch)."""
+    """`segmenter(epoch, merged)` gives the ids of the text in that epoch: a pure function of the seed and these.
+
+    A share `merged` of the places take the word as the tokenizer cuts it, the others one of its random segmentations.
+    """
 
     def __init__(self, documents: list[str], tokenizer: Tokenizer, probability: float, seed: int) -> None:
         self._seed = seed
@@ -40,9 +43,13 @@ class Segmenter:
         self._starts = np.cumsum(self._lengths) - self._lengths
         self._ids = np.array([token for ids in flat for token in ids])
 
-    def __call__(self, epoch: int) -> np.ndarray:
-        uniform = np.random.default_rng((self._seed, epoch)).random(len(self._words))
-        drawn = self._first_variant[self._words] + (uniform * self._n_variants[self._words]).astype(np.int64)
+    def __call__(self, epoch: int, merged: float = 0.0) -> np.ndarray:
+        generator = np.random.default_rng((self._seed, epoch))
+        uniform, is_merged = generator.random(len(self._words)), generator.random(len(self._words)) < merged
+        variants = 1 + (uniform * (self._n_variants[self._words] - 1)).astype(np.int64)
+        drawn = self._first_variant[self._words] + np.where(
+            is_merged, 0, np.minimum(variants, self._n_variants[self._words] - 1)
+        )
         lengths = self._lengths[drawn]
         ends = np.cumsum(lengths)
         shifts = np.repeat(self._starts[drawn] - (ends - lengths), lengths)
@@ -50,8 +57,10 @@ class Segmenter:
 
 
 def _variants(tokenizer: Tokenizer, word: str, probability: float, n: int, uniform: Callable[[], float]) -> list[list[int]]:
+    """The word as the tokenizer cuts it, then `n` random segmentations (none where there is but one)."""
     if not word:
         return [[tokenizer.end_of_text]]
+    merged = tokenizer.encode_with_dropout(word, 0.0, uniform)
     if len(word.encode()) == 1:
-        return [tokenizer.encode(word)]
-    return [tokenizer.encode_with_dropout(word, probability, uniform) for _ in range(n)]
+        return [merged]
+    return [merged] + [tokenizer.encode_with_dropout(word, probability, uniform) for _ in range(n)]

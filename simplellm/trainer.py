@@ -17,6 +17,7 @@ from torch import Tensor
 
 from simplellm import device as devices
 from simplellm.checkpoint import Run, TrainingState
+from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
 from simplellm.distributed import World, average_gradients, from_main, mean, wait_for_all
@@ -74,7 +75,8 @@ class Trainer:
         self.preview, self.should_stop = preview, should_stop
         generator = torch.Generator().manual_seed(config.seed)
         self.model = SimpleLLM(model_config).init_weights(generator).to(device)
-        self.optimizer = Optimizer(self.model, config)
+        compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
+        self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
         self.step = 0
@@ -137,7 +139,7 @@ class Trainer:
         """Scale the gradients down to norm `grad_clip`; returns the norm they had."""
         self.optimizer.unscale(self.scaler)
         limit = self.config.grad_clip or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True))
+        return float(torch.nn.utils.clip_grad_norm_(self.optimizer.weights, limit, foreach=True))
 
     def check_finite(self) -> None:
         """A loss may be finite and its gradient not: both are checked, before the step does harm."""

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from simplellm import checkpoint as checkpoints
@@ -105,11 +106,16 @@ def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
 def _maker(
     model_config: ModelConfig, config: TrainConfig, prepared: Prepared, run: Run, around: Surroundings
 ) -> Callable[[TrainConfig, str], Trainer]:
-    dataset = _dataset(prepared, model_config.block_size, config)
+    segmenter = (
+        Segmenter(prepared.train_documents(), prepared.tokenizer, config.bpe_dropout, config.seed)
+        if config.bpe_dropout
+        else None
+    )
     sink = Sinks(JsonlSink(run.log_path), around.sink) if around.world.is_main else Sinks()
     preview = around.make_preview(prepared) if around.make_preview else None
 
     def make(config: TrainConfig, precision: str) -> Trainer:
+        dataset = _dataset(prepared, segmenter, model_config.block_size, config, around.world)
         return Trainer(
             model_config, config, prepared, dataset, run, around.device, precision,
             around.world, sink, preview, around.should_stop,
@@ -118,11 +124,20 @@ def _maker(
     return make
 
 
-def _dataset(prepared: Prepared, block_size: int, config: TrainConfig) -> TextDataset:
-    if config.bpe_dropout:
-        segmenter = Segmenter(prepared.train_documents(), prepared.tokenizer, config.bpe_dropout, config.seed)
-        return TextDataset(segmenter, block_size, config.seed)
-    return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed)
+def _dataset(
+    prepared: Prepared, segmenter: Segmenter | None, block_size: int, config: TrainConfig, world: World
+) -> TextDataset:
+    """Windows over the ids, or over fresh segmentations that turn into the plain one in the second half of the run."""
+    if segmenter is None:
+        return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed, config.token_noise)
+    windows_per_epoch = max((len(segmenter(0)) - 1) // block_size, 1)
+    windows = (config.max_steps or 0) * config.batch_size * config.gradient_accumulation * world.size
+    epochs = windows / windows_per_epoch
+
+    def epoch_ids(epoch: int) -> np.ndarray:
+        return segmenter(epoch, max(2 * epoch / epochs - 1, 0.0) if epochs else 0.0)
+
+    return TextDataset(epoch_ids, block_size, config.seed, config.token_noise)
 
 
 def _prepared(
