@@ -73,11 +73,12 @@ class Run:
         return sorted(folders, key=step_of, reverse=True)
 
     def pointer(self, which: str) -> dict[str, Any] | None:
-        """The content of best.json or last.json; None when there is none or it cannot be read."""
+        """The content of best.json or last.json; None when there is none or it points nowhere."""
         try:
-            return _read_json(self.path / f"{which}.json")
+            pointer = _read_json(self.path / f"{which}.json")
         except CheckpointError:
             return None
+        return pointer if STEP_NAME.fullmatch(str(pointer.get("path"))) else None
 
     def save(
         self, step: int, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState, figures: dict[str, Any], best: bool
@@ -100,7 +101,7 @@ class Run:
     def best(self, notice: Notice = lambda text: None) -> Path:
         """The verified best checkpoint; the newest whole one where the best is damaged, which is told to `notice`."""
         pointer = self.pointer("best")
-        pointed = [self.path / str(pointer["path"])] if pointer and STEP_NAME.fullmatch(str(pointer.get("path"))) else []
+        pointed = [self.path / pointer["path"]] if pointer else []
         return self._first_whole([*pointed, *(path for path in self.step_folders() if path not in pointed)], notice)
 
     def last(self, notice: Notice = lambda text: None) -> Path:
@@ -147,6 +148,8 @@ def write_manifest(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Raise CheckpointError that names the first file of `folder` which is missing, extra or changed."""
     manifest = _read_json(folder / "manifest.json")
+    if (folder / "manifest.json").read_bytes() != to_json(manifest):
+        raise CheckpointError(f"{folder / 'manifest.json'} is damaged")
     try:
         files = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
         version = manifest["version"]

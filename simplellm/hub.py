@@ -16,6 +16,7 @@ from simplellm.model import NORM_EPSILON, ROPE_BASE
 
 State = dict[str, Tensor]
 
+READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GPT2_NAMES = {  # ours -> theirs, inside a block; their matrices are transposed (Conv1D)
     "attention_norm": "ln_1",
     "attention.qkv": "attn.c_attn",
@@ -109,7 +110,9 @@ def _checked(hub: State, name: str, like: Tensor) -> Tensor:
         raise CheckpointError(f"the weights lack {name!r}")
     if hub[name].shape != like.shape:
         raise CheckpointError(f"{name!r} is {list(hub[name].shape)}, the model expects {list(like.shape)}")
-    if not hub[name].is_floating_point() or not bool(torch.isfinite(hub[name]).all()):
+    if hub[name].dtype not in READ_DTYPES:
+        raise CheckpointError(f"{name!r} is of type {hub[name].dtype}, which this program does not read")
+    if not bool(torch.isfinite(hub[name]).all()):
         raise CheckpointError(f"{name!r} holds values that are not finite numbers")
     return hub[name]
 

@@ -46,25 +46,24 @@ def penalize(logits: Tensor, recent: Sequence[int], penalty: float) -> Tensor:
         return logits
     tokens = torch.tensor(sorted(set(recent)), device=logits.device)
     seen = logits[tokens]
-    limit = torch.finfo(logits.dtype).max
     penalized = torch.where(seen < 0, seen * penalty, seen / penalty)
-    return logits.index_copy(0, tokens, penalized.clamp(max=limit) if penalty < 1 else penalized)
+    limit = torch.finfo(logits.dtype).max
+    return logits.index_copy(0, tokens, torch.where(seen.isinf(), seen, penalized.clamp(-limit, limit)))
 
 
 def keep_top_k(scores: Tensor, k: int) -> Tensor:
     """Ids (K,) of the k highest of `scores` (V,), and of those that equal the lowest of them; 0 keeps all."""
     if k == 0 or k >= len(scores):
         return torch.arange(len(scores), device=scores.device)
-    top = scores.topk(k)
-    ties = scores >= top.values[-1]
-    return top.indices if int(ties.sum()) == k else ties.nonzero().flatten()
+    lowest = scores.topk(k).values[-1]
+    return (scores >= lowest).nonzero().flatten()
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
     """Places (K,) in `scores` of the likeliest that together have probability p (nucleus, Holtzman et al. 2019)."""
     if p >= 1:
         return torch.arange(len(scores), device=scores.device)
-    ascending, places = scores.sort()
+    ascending, places = scores.sort(stable=True)
     unlikely = ascending.softmax(0).cumsum(0) <= 1 - p
     unlikely[-1] = False
     return places[~unlikely]
@@ -222,20 +221,29 @@ class StopGate:
 
     def push(self, text: str) -> str:
         """What may be shown now: text that could still become a stop text is held back."""
-        self._held += text
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if found:
-            shown, self._held, self.is_shut = self._held[: min(found)], "", True
-            return shown
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown
+        shown = ""
+        for character in text if self._stops and not self.is_shut else "":
+            shown += self._push_character(character)
+            if self.is_shut:
+                break
+        return shown if self._stops else text
 
     def finish(self) -> str:
         """What was held back, now that no more text comes."""
         held, self._held = self._held, ""
         return held
+
+    def _push_character(self, character: str) -> str:
+        """One by one, so that the outcome cannot depend on how the text was cut: the stop that is whole first wins."""
+        self._held += character
+        whole = [len(stop) for stop in self._stops if self._held.endswith(stop)]
+        if whole:
+            shown, self._held, self.is_shut = self._held[: -max(whole)], "", True
+            return shown
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -145,7 +145,9 @@ class Tokenizer:
             ranks = {bytes(map(_BYTE_OF_CHARACTER.__getitem__, token)): rank for token, rank in data["model"]["vocab"].items()}
             specials = {item["content"]: item["id"] for item in data["added_tokens"]}
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            return cls(ranks, pattern, specials[END_OF_TEXT])
+            end_of_text = specials[END_OF_TEXT]
+            _check_vocabulary(ranks, end_of_text)
+            return cls(ranks, pattern, end_of_text)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise TokenizerError(
                 f"{source} is not a byte-level BPE of this project: {error!r}", fix="use the tokenizer saved with the model"
@@ -156,6 +158,15 @@ class Tokenizer:
         """Equal for equal tokenizers: CRC-32 of the pattern and the vocabulary."""
         content = json.dumps([self.pattern, self.end_of_text, [[token.hex(), rank] for token, rank in self.ranks.items()]])
         return f"{zlib.crc32(content.encode()):08x}"
+
+
+def _check_vocabulary(ranks: dict[bytes, int], end_of_text: int) -> None:
+    """Every byte has a token and the ids are 0, 1, 2, ... once each: the encoder takes this on trust."""
+    ids = [*ranks.values(), end_of_text]
+    if any(type(number) is not int for number in ids) or sorted(ids) != list(range(len(ids))):
+        raise TokenizerError("the tokenizer's ids are not 0, 1, 2, ... once each", fix="use the tokenizer saved with the model")
+    if not all(bytes([byte]) in ranks for byte in range(N_BYTES)):
+        raise TokenizerError("the tokenizer lacks tokens of single bytes", fix="use the tokenizer saved with the model")
 
 
 class TextStream:
