@@ -49,4 +49,5 @@ def _parts(tokenizer: Tokenizer, weight: float, cut: Callable[[bytes], list[byte
 def _sparse(entries: list[Entry], size: int) -> Tensor:
     entries = [(i, i, 1.0) for i in range(size)] + entries
     rows, columns, values = zip(*entries, strict=True)
-    return torch.sparse_coo_tensor(torch.tensor([rows, columns]), torch.tensor(values), (size, size)).coalesce()
+    places = torch.tensor([rows, columns])
+    return torch.sparse_coo_tensor(places, torch.tensor(values), (size, size), check_invariants=True).coalesce()

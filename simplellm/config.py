@@ -67,6 +67,8 @@ class Setting:
             return "on or off"
         if self.minimum is None and self.maximum is None:
             return KIND_NAMES[self.kind]
+        if self.kind == "texts":
+            return f"up to {self.maximum:g}"
         low = "" if self.minimum is None else f"{'over ' if self.open_minimum else ''}{self.minimum:g}"
         if self.maximum is None:
             return f"{low} or more" if not self.open_minimum else low
@@ -116,7 +118,7 @@ class Setting:
             return True
         above = self.minimum is None or (value > self.minimum if self.open_minimum else value >= self.minimum)
         below = self.maximum is None or (value < self.maximum if self.open_maximum else value <= self.maximum)
-        return math.isfinite(value) and above and below
+        return value == value and above and below
 
 
 def _number(kind: str, text: str) -> Any:
@@ -131,7 +133,9 @@ def _convert(kind: str, value: Any) -> Any:
     """`value` as the type of `kind`, or None when it is of another type."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind == "int":
-        return int(value) if is_number and math.isfinite(value) and value == int(value) else None
+        return int(value) if is_number and (isinstance(value, int) or value.is_integer()) else None
+    if is_number and abs(value) > sys.float_info.max:
+        return None
     if kind == "float":
         return float(value) if is_number else None
     if kind == "seconds":
@@ -150,7 +154,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _plain(number: float) -> str:
-    return f"{number:,.0f}".replace(",", "") if float(number).is_integer() else f"{number:g}"
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def show(value: Any) -> str:
@@ -375,7 +379,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"cannot read {path}: {error.strerror}", fix="name a TOML file that is there") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingError(f"{path} is not TOML: {error}", fix="write lines such as n_layer = 4") from error
     groups = {config.title: config for config in (ModelConfig, TrainConfig)}
     flat: dict[str, Any] = {}

@@ -27,11 +27,11 @@ PIECE_CHARACTERS = 1 << 20
 LONGEST_PIECE_CHARACTERS = 1 << 23  # a text without line ends is cut here, wherever that is
 READ_BYTES = 1 << 20
 BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it starts with
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it starts with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
 }
 
 
@@ -84,9 +84,7 @@ class Source:
         try:
             return open(self.name, "rb")
         except OSError as error:
-            raise TextError(
-                f"cannot read {self.name}: {error.strerror}", fix="name a text file that is there and readable"
-            ) from error
+            raise _cannot_read(self.name, error) from error
 
     def pieces(self) -> Iterator[Piece]:
         """The documents of this source: a .jsonl line each, or the whole file."""
@@ -121,53 +119,49 @@ class Source:
 
     def _decoded(self) -> Iterator[str]:
         """The text in parts of any length, line ends as \\n; TextError with the byte offset where it is no text."""
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
         with self.open() as file:
-            head = file.read(4)
-            encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), self.encoding)
-            decode = codecs.getincrementaldecoder(encoding)("strict").decode
-            newlines = io.IncrementalNewlineDecoder(None, translate=True)
-            offset, block = 0, head
-            try:
-                while block:
-                    if (nul := _nul_in(block, encoding)) >= 0:
-                        raise TextError(f"{self.name} is not text: byte {offset + nul} is NUL", fix="name a text file (UTF-8)")
-                    yield newlines.decode(decode(block))
-                    offset += len(block)
-                    block = file.read(READ_BYTES)
-                yield newlines.decode(decode(b"", final=True), final=True)
-            except UnicodeError as error:
-                raise self._not_decodable(encoding) from error
-            except OSError as error:
-                raise TextError(f"cannot read {self.name}: {error.strerror}", fix="name a readable text file") from error
-
-    def _not_decodable(self, encoding: str) -> TextError:
-        """The error with the offset in the whole file: an incremental decoder knows only its own block."""
-        decoder = codecs.getincrementaldecoder(encoding)("strict")
-        offset = 0
-        with self.open() as file:
-            for block in iter(partial(file.read, 1 << 12), b""):
-                pending = len(decoder.getstate()[0])
-                try:
-                    decoder.decode(block)
-                except UnicodeDecodeError as error:
-                    offset += error.start - pending
-                    return self._undecodable_at(offset, error.object[error.start], encoding)
+            encoding, offset, block = self._begin(file)
+            decoder = codecs.getincrementaldecoder(encoding)("strict")
+            while True:
+                if (nul := _nul_in(block, encoding)) >= 0:
+                    raise TextError(f"{self.name} is not text: byte {offset + nul} is NUL", fix="name a text file (UTF-8)")
+                text = self._decode(decoder, block, encoding, offset)
+                yield newlines.decode(text, final=not block)
+                if not block:
+                    return
                 offset += len(block)
-        return TextError(f"{self.name} ends in the middle of a character ({encoding})", fix="check that it is complete")
+                block = _read(file, self.name, READ_BYTES)
 
-    def _undecodable_at(self, offset: int, byte: int, encoding: str) -> TextError:
-        return TextError(
-            f"{self.name}: byte {offset} (0x{byte:02x}) is not {encoding}",
+    def _begin(self, file: BinaryIO) -> tuple[str, int, bytes]:
+        """The encoding (a byte order mark tells it), the offset behind the mark, and the first bytes after it."""
+        head = _read(file, self.name, 4)
+        for mark, name in BYTE_ORDER_MARKS.items():
+            if head.startswith(mark):
+                return name, len(mark), head[len(mark) :] or _read(file, self.name, READ_BYTES)
+        return self.encoding, 0, head
+
+    def _decode(self, decoder: codecs.IncrementalDecoder, block: bytes, encoding: str, offset: int) -> str:
+        pending = len(decoder.getstate()[0])  # bytes of a character begun in the block before
+        try:
+            return decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            if not block:
+                raise TextError(
+                    f"{self.name} ends in the middle of a character ({encoding})", fix="check that it is whole"
+                ) from error
+            where = f"byte {offset - pending + error.start} (0x{error.object[error.start]:02x})"
+        except UnicodeError:
+            where = "the text"
+        raise TextError(
+            f"{self.name}: {where} is not {encoding}",
             fix="convert it to UTF-8, or pass --encoding with its own, such as cp949, euc-kr or latin-1",
         )
 
 
 def read_corpus(texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO | None = None) -> Corpus:
     """Check, count and fingerprint the corpus of `texts` (files, folders, globs, `-`). TextError when there is none."""
-    try:
-        codecs.lookup(encoding)
-    except LookupError as error:
-        raise TextError(f"no encoding is called {encoding!r}", fix="use utf-8, cp949, euc-kr, latin-1, ...") from error
+    _check_encoding(encoding)
     sources = tuple(_sources(texts, encoding, stdin))
     n_characters = n_bytes = 0
     has_words = False
@@ -182,24 +176,54 @@ def read_corpus(texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO |
     return Corpus(sources, n_characters, n_bytes, {source.name: _sha256(source) for source in sources})
 
 
+def _check_encoding(name: str) -> None:
+    """TextError unless `name` is an encoding of text: Python knows others, such as hex and zlib."""
+    try:
+        is_text = codecs.lookup(name)._is_text_encoding
+        codecs.getincrementaldecoder(name)("strict").decode(b"", final=False)
+    except (LookupError, ValueError, TypeError):
+        is_text = False
+    if not is_text:
+        raise TextError(f"no encoding of text is called {name!r}", fix="use utf-8, cp949, euc-kr, latin-1, ...")
+
+
+def _cannot_read(name: str, error: OSError) -> TextError:
+    return TextError(f"cannot read {name}: {error.strerror or error}", fix="name a text file that is there and readable")
+
+
+def _read(file: BinaryIO, name: str, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+
+
 def _sources(texts: Iterable[str], encoding: str, stdin: BinaryIO | None) -> Iterator[Source]:
     for text in texts:
         if text == STDIN_NAME:
             yield Source(STDIN_NAME, encoding, _spool(stdin))
-        elif Path(text).is_dir():
+        elif _is_path(text) and Path(text).is_dir():
             files = sorted(str(path) for path in Path(text).rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file())
             if not files:
                 raise TextError(f"there is no *.txt, *.md or *.jsonl in {text}", fix="name the files themselves")
             yield from (Source(name, encoding) for name in files)
-        elif glob.has_magic(text) and not Path(text).exists():
+        elif _is_path(text):
+            yield _regular(text, encoding)
+        elif glob.has_magic(text):
             matches = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())
             if not matches:
                 raise TextError(f"no file matches {text}", fix="check the pattern, and quote it")
             yield from (Source(name, encoding) for name in matches)
-        elif not Path(text).exists():
-            raise TextError(f"there is no file {text}", fix="check the path; a folder, a glob or - (stdin) will do too")
         else:
-            yield _regular(text, encoding)
+            raise TextError(f"there is no file {text[:200]}", fix="check the path; a folder, a glob or - (stdin) will do too")
+
+
+def _is_path(text: str) -> bool:
+    """Whether there is such a file or folder; a name no file can have is none."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _regular(name: str, encoding: str) -> Source:
@@ -214,7 +238,7 @@ def _spool(stream: BinaryIO | None) -> BinaryIO:
     if stream is None:
         raise TextError("there is no standard input to read", fix="name a file instead of -")
     spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the corpus)
-    for block in iter(partial(stream.read, READ_BYTES), b""):
+    while block := _read(stream, "standard input", READ_BYTES):
         spool.write(block)
     spool.flush()
     return spool

@@ -27,7 +27,7 @@ SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]{1,64}|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]|\s{1,64}(?!\S)|\s{1,64}"
 )
-GPT2_SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+GPT2_SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,512}(?!\S)|\s{1,512}"""
 N_BYTES = 256
 
 
@@ -37,6 +37,7 @@ class Tokenizer:
     def __init__(self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN, end_of_text: int | None = None) -> None:
         self.ranks = ranks
         self.pattern = pattern
+        self._bytes = {rank: token for token, rank in ranks.items()}
         self.end_of_text = len(ranks) if end_of_text is None else end_of_text
         try:
             self._encoding = tiktoken.Encoding(
@@ -101,8 +102,8 @@ class Tokenizer:
         return [self.ranks[part] for part in parts]
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token: perhaps only part of a character; END_OF_TEXT has none."""
-        return b"" if token == self.end_of_text else self._encoding.decode_single_token_bytes(token)
+        """The bytes of one token: perhaps only part of a character. END_OF_TEXT and ids of no token have none."""
+        return self._bytes.get(token, b"")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD, END_OF_TEXT is left out."""
