@@ -111,8 +111,8 @@ class Trainer:
         self.optimizer.set_rate(self.rate_factor)
         self.loss = self.accumulate_gradients()
         self.gradient_norm = self.clip_gradients()
-        self.check_finite()
-        self.optimizer.step(self.scaler)
+        if self.check_finite():
+            self.optimizer.step(self.scaler)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.average.update(self.step)
@@ -141,14 +141,17 @@ class Trainer:
         limit = self.config.grad_clip or math.inf
         return float(torch.nn.utils.clip_grad_norm_(self.optimizer.weights, limit, foreach=True))
 
-    def check_finite(self) -> None:
-        """A loss may be finite and its gradient not: both are checked, before the step does harm."""
+    def check_finite(self) -> bool:
+        """Whether the step may be taken. A loss may be finite and its gradient not: both are looked at.
+
+        An fp16 overflow is no harm: the step is left out and the scaler lowers its scale.
+        """
         if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):
             self.skipped_steps = 0
-            return
+            return True
         if self.scaler.is_enabled() and math.isfinite(self.loss) and self.skipped_steps < SKIPPED_STEPS_LIMIT:
-            self.skipped_steps += 1  # an fp16 overflow: the scaler leaves this step out and lowers its scale
-            return
+            self.skipped_steps += 1
+            return False
         raise TrainingError(
             f"step {self.step + 1}: loss {self.loss:g}, gradient norm {self.gradient_norm:g}; stopped before the update",
             fix=f"use a lower --learning-rate; the last good checkpoint is {self._last_good()}",

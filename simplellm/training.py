@@ -76,7 +76,7 @@ def start(sources: Sources, given: Mapping[str, Any], name: str | None, around: 
     trainer.seconds_before = time.perf_counter() - started_at
     around.notice(_summary(trainer))
     if around.world.is_main:
-        run.write_info(_info(trainer, sources, corpus, val_corpus, around))
+        run.write_info(_info(trainer, sources, given, corpus, val_corpus, around))
     wait_for_all(around.world)
     return trainer.train()
 
@@ -84,10 +84,9 @@ def start(sources: Sources, given: Mapping[str, Any], name: str | None, around: 
 def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
     """Go on with a run from its newest whole checkpoint, exactly as if it had not stopped."""
     info = run.read_info()
-    sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
+    sources, model_config, config = _recorded(run, info)
     folder = run.last(around.notice)
-    model_config, config = ModelConfig(**info["model"]), TrainConfig(**info["training"])
-    config = _with_changes(model_config, config, given)
+    config = _with_changes({**model_config.to_mapping(), **config.to_mapping()}, info["given"], config, given)
     corpus, val_corpus = sources.read(around.stdin)
     _refuse_changed_texts(info, corpus, val_corpus)
     model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
@@ -168,7 +167,12 @@ def _summary(trainer: Trainer) -> str:
 
 
 def _info(
-    trainer: Trainer, sources: Sources, corpus: Corpus, val_corpus: Corpus | None, around: Surroundings
+    trainer: Trainer,
+    sources: Sources,
+    given: Mapping[str, Any],
+    corpus: Corpus,
+    val_corpus: Corpus | None,
+    around: Surroundings,
 ) -> dict[str, Any]:
     return {
         "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
@@ -179,6 +183,7 @@ def _info(
         "fingerprint": corpus.fingerprint,
         "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
         "tokenizer_fingerprint": trainer.prepared.tokenizer.fingerprint,
+        "given": dict(given),
         "model": trainer.model.config.to_mapping(),
         "training": trainer.config.to_mapping(),
         "parameters": trainer.model.n_parameters,
@@ -198,11 +203,22 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _with_changes(model_config: ModelConfig, config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+def _recorded(run: Run, info: Mapping[str, Any]) -> tuple[Sources, ModelConfig, TrainConfig]:
+    """What run.json says the run is made of; CheckpointError when it does not."""
+    try:
+        sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
+        dict(info["given"]), dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
+        return sources, ModelConfig.from_mapping(info["model"]), TrainConfig.from_mapping(info["training"])
+    except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
+        raise CheckpointError(f"{run.path / 'run.json'} is damaged: {error}", fix="start a new run") from error
+
+
+def _with_changes(
+    known: Mapping[str, Any], given_then: Mapping[str, Any], config: TrainConfig, given: Mapping[str, Any]
+) -> TrainConfig:
     """The run's config with what may change; SettingError for a setting that would make it another run."""
-    known = {**model_config.to_mapping(), **config.to_mapping()}
     for name, value in given.items():
-        if name not in EXTENDABLE and known[name] != value:
+        if name not in EXTENDABLE and value not in (known[name], given_then.get(name)):
             raise SettingError(
                 f"this run was started with {name} {known[name]}, got {value}", fix="leave it out, or start a new run"
             )

@@ -1,0 +1,52 @@
+"""The recipe fills in what was not given, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simplellm.config import ModelConfig, TrainConfig
+from simplellm.errors import SettingError
+from simplellm.recipe import choose, recipe
+
+GIVEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "budget": st.floats(1, 1000), "max_steps": st.integers(1, 1000), "vocab_size": st.integers(257, 9000),
+        "n_layer": st.integers(1, 9), "n_embd": st.sampled_from([32, 128, 512]), "n_head": st.sampled_from([1, 2, 8]),
+        "dropout": st.floats(0, 0.9), "ema_decay": st.sampled_from([0.0, 0.5]), "weight_decay": st.floats(0, 1),
+        "architecture": st.sampled_from(["modern", "gpt2"]), "tokenizer": st.sampled_from(["bpe", "gpt2"]),
+        "beta2": st.floats(0, 0.99), "bpe_dropout": st.floats(0, 0.9), "seed": st.integers(0, 9),
+    },
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.integers(0, 100_000_000), GIVEN)
+def test_what_was_given_stands_and_the_rest_is_valid(n_bytes, given_settings):
+    model, train = choose(n_bytes, given_settings)
+    chosen = {**model.to_mapping(), **train.to_mapping()}
+    assert {name: chosen[name] for name in given_settings} == given_settings
+    assert train.budget is not None or train.max_steps is not None
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 20_479, 199_999, 200_000, 3_999_999, 4_000_000, 100_000_000])
+def test_every_size_of_text_gets_configs_of_known_settings(n_bytes):
+    known = {item.name for config in (ModelConfig, TrainConfig) for item in config.settings()}
+    assert set(recipe(n_bytes, {})) <= known
+    choose(n_bytes, {})
+
+
+def test_a_budget_is_set_only_where_nothing_says_how_long():
+    assert recipe(0, {})["budget"] == 60
+    assert "budget" not in recipe(0, {"max_steps": 5}) and "budget" not in recipe(0, {"budget": 5})
+
+
+def test_the_tokenizer_of_gpt2_has_no_merges_to_drop():
+    assert choose(0, {"tokenizer": "gpt2"})[1].bpe_dropout == 0
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(SettingError):
+        choose(0, {"n_embd": 100, "n_head": 3})
