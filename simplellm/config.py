@@ -286,8 +286,21 @@ class TrainConfig(Settings):
     max_steps: int | None = setting(
         "int", None, "optimizer updates", minimum=1, maximum=1_000_000_000, auto="as many as fit the budget"
     )
+    max_epochs: float | None = setting(
+        "float",
+        None,
+        "times the text is gone through, at most",
+        minimum=0,
+        open_minimum=True,
+        maximum=1_000_000,
+        auto="no limit",
+    )
     batch_size: int = setting("int", 32, "blocks in one micro step", minimum=1, maximum=1_000_000)
     gradient_accumulation: int = setting("int", 1, "micro steps in one step", minimum=1, maximum=1_000_000)
+    stride: int | None = setting(
+        "int", None, "tokens from one block to the next; less than block_size overlaps them", minimum=1, maximum=1_048_576,
+        auto="block_size",
+    )  # fmt: skip
     tokenizer: str = setting("str", "bpe", "bpe (trained on your text) or gpt2", choices=("bpe", "gpt2"))
     bpe_dropout: float = setting(
         "float",
@@ -302,6 +315,9 @@ class TrainConfig(Settings):
     )
     composition: float = setting(
         "float", 0.0, "how much a token's embedding is made of those of its parts", minimum=0, maximum=10
+    )
+    label_smoothing: float = setting(
+        "float", 0.0, "share of each target spread over the whole vocabulary", minimum=0, maximum=1, open_maximum=True
     )
     val_fraction: float = setting(
         "float", 0.1, "last part of the text that is held out", minimum=0, open_minimum=True, maximum=0.9
@@ -334,6 +350,11 @@ class TrainConfig(Settings):
     )
     log_interval: int = setting("int", 10, "steps between lines of the log", minimum=1, maximum=1_000_000_000)
     seed: int = setting("int", 1337, "start of all randomness", minimum=0, maximum=2**63 - 1)
+    gradient_checkpointing: bool = setting("bool", False, "compute activations twice to keep fewer: less memory, more time")
+    compile: str = setting(
+        "str", "auto", "torch.compile: auto tries it where a long run repays it", choices=("auto", "on", "off")
+    )
+    log_gradients: bool = setting("bool", False, "log the gradient norm of every layer")
     precision: str = setting("str", "auto", "number format of the matrix products", choices=("auto", "float32", "bf16", "fp16"))
 
 

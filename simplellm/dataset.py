@@ -24,7 +24,7 @@ import torch
 
 from simplellm.corpus import Corpus, Piece
 from simplellm.errors import TextError
-from simplellm.storage import new_folder, to_json
+from simplellm.storage import new_folder, to_json, write_file
 from simplellm.tokenizer import Tokenizer
 
 PREPARED_VERSION = 1
@@ -48,22 +48,26 @@ class TextDataset:
     """Windows of T + 1 ids, each of an epoch's windows once in a random order.
 
     `epoch_ids(epoch)` gives the ids of that epoch: always the same array, or a fresh segmentation.
+    A window begins `stride` tokens behind the one before it (default: T, so that none overlap).
     A share `noise` of the inputs is replaced by tokens from elsewhere in the text; the targets stay.
     """
 
-    def __init__(self, epoch_ids: EpochIds, block_size: int, seed: int, noise: float = 0.0) -> None:
+    def __init__(self, epoch_ids: EpochIds, block_size: int, seed: int, noise: float = 0.0, stride: int | None = None) -> None:
         self.block_size = block_size
         self.seed = seed
         self.noise = noise
-        self._epoch_ids = functools.lru_cache(maxsize=2)(epoch_ids)  # a batch may lie across two epochs
+        self.stride = stride or block_size
+        self._epoch_ids = functools.lru_cache(maxsize=2)(  # a batch may lie across two epochs
+            lambda epoch: _at_least(epoch_ids(epoch), block_size + 1)
+        )
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
-        first = self._epoch_ids(0)
+        first = epoch_ids(0)
         if len(first) <= block_size:
             raise TextError(
                 f"the text has {len(first)} tokens, a block needs {block_size + 1}",
-                fix=f"use more text, or --block-size {max(len(first) // 2, 2)}",
+                fix=f"use more text{f', or --block-size {max(len(first) // 2, 2)}' if len(first) > 2 else ''}",
             )
-        self.windows_per_epoch = (len(first) - 1) // block_size
+        self.windows_per_epoch = max((len(first) - 1 - block_size + self.stride) // self.stride, 1)
 
     def batch(
         self, step: int, micro_step: int, batch_size: int, accumulation: int = 1, rank: int = 0, world_size: int = 1
@@ -88,13 +92,18 @@ class TextDataset:
     def _window(self, number: int) -> np.ndarray:
         epoch, place = divmod(number, self.windows_per_epoch)
         ids, (phase, order) = self._epoch_ids(epoch), self._order(epoch)
-        start = (phase + int(order[place]) * self.block_size) % (len(ids) - self.block_size)
+        start = (phase + int(order[place]) * self.stride) % (len(ids) - self.block_size)
         return ids[start : start + self.block_size + 1].astype(np.int64)
 
     def _shuffled(self, epoch: int) -> tuple[int, np.ndarray]:
         """A random phase, so that windows begin elsewhere in each epoch, and a random order."""
         generator = np.random.default_rng((self.seed, epoch))
-        return int(generator.integers(self.block_size)), generator.permutation(self.windows_per_epoch)
+        return int(generator.integers(self.stride)), generator.permutation(self.windows_per_epoch)
+
+
+def _at_least(ids: np.ndarray, length: int) -> np.ndarray:
+    """`ids`, repeated where a fresh segmentation came out shorter than one block."""
+    return ids if len(ids) >= length else np.resize(ids, length)
 
 
 def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -129,10 +138,10 @@ def prepare(
     if not (target / "meta.json").exists():
         trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(name, corpus, cut, vocab_size)
         with new_folder(target) as temporary:
-            (temporary / "tokenizer.json").write_bytes(to_json(trained.to_json()))
+            write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
             train_bytes = _write_ids(temporary / "train.bin", corpus.pieces(0, cut), trained)
             val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
-            (temporary / "meta.json").write_bytes(to_json({"train_bytes": train_bytes, "val_bytes": val_bytes}))
+            write_file(temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes}))
     return _open_prepared(target, lambda: _documents(corpus.pieces(0, cut)))
 
 
@@ -171,6 +180,8 @@ def _write_ids(path: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> int
             file.write(ids.astype(dtype).tobytes())
             n_bytes += len(piece.text.encode("utf-8", "replace"))
             begins_document = piece.ends_document
+        file.flush()
+        os.fsync(file.fileno())
     return n_bytes
 
 

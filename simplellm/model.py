@@ -16,12 +16,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from simplellm.config import ModelConfig
 from simplellm.kernels import causal_attention, cross_entropy, dropout, rms_norm, swiglu
 
 GPT2_STD = 0.02  # GPT-2 paper
-EMBEDDING_STD = 0.05  # measured: docs/recipe.md
+LARGEST_EMBEDDING_STD = 0.05  # measured: docs/recipe.md
+LARGEST_SELF_LOGIT = 5.0  # what a tied table gives the token just read, before training; more, and it starts far off (guess)
 RESIDUAL_MATRICES = ("proj.weight", "down.weight")  # write to the residual stream
 NORM_EPSILON = {"modern": 1e-6, "gpt2": 1e-5}  # Qwen3 and GPT-2 as published
 ROPE_BASE = 10_000.0  # RoFormer, 3.4.3
@@ -132,6 +134,7 @@ class SimpleLLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False  # keep only what goes into a block, and compute the block again for its gradient
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         if config.architecture == "gpt2":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
@@ -163,7 +166,10 @@ class SimpleLLM(nn.Module):
             rope = (cos, sin)
         x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
-            x = block(x, rope, cache)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, None, use_reentrant=False)
+            else:
+                x = block(x, rope, cache)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)
@@ -185,7 +191,7 @@ class SimpleLLM(nn.Module):
         the size of what they read, and nothing added to the stream yet: each block begins as the identity.
         """
         is_gpt2 = self.config.architecture == "gpt2"
-        embedding_std = GPT2_STD if is_gpt2 else EMBEDDING_STD
+        embedding_std = GPT2_STD if is_gpt2 else modern_embedding_std(self.config)
         matrix_std = GPT2_STD if is_gpt2 else self.config.n_embd**-0.5
         residual_std = GPT2_STD / math.sqrt(2 * self.config.n_layer) if is_gpt2 else 0.0  # GPT-2 paper, 2.3
         stds = {"embedding.weight": embedding_std, "head.weight": GPT2_STD} | dict.fromkeys(RESIDUAL_MATRICES, residual_std)
@@ -209,7 +215,7 @@ class SimpleLLM(nn.Module):
         return {
             name: Matrix(
                 rows=fused.get(name.split(".", 2)[2], [weight.shape[0]]),
-                scale=EMBEDDING_STD if name.endswith(RESIDUAL_MATRICES) else 1.0,
+                scale=modern_embedding_std(self.config) if name.endswith(RESIDUAL_MATRICES) else 1.0,
             )
             for name, weight in self.named_parameters()
             if name.startswith("blocks.") and weight.dim() == 2
@@ -218,6 +224,11 @@ class SimpleLLM(nn.Module):
     @property
     def n_parameters(self) -> int:
         return sum(weight.numel() for weight in self.parameters())
+
+
+def modern_embedding_std(config: ModelConfig) -> float:
+    """Size of the residual stream: of the embeddings at the start, and of what the blocks learn to add to them."""
+    return min(LARGEST_EMBEDDING_STD, LARGEST_SELF_LOGIT / config.n_embd)
 
 
 class RMSNorm(nn.Module):

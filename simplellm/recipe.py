@@ -28,7 +28,7 @@ def choose(train_bytes: int, given: Mapping[str, Any]) -> tuple[ModelConfig, Tra
 def recipe(train_bytes: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """What pays for a text of this size."""
     settings: dict[str, Any] = {}
-    if given.get("budget") is None and given.get("max_steps") is None:
+    if all(given.get(limit) is None for limit in ("budget", "max_steps", "max_epochs")):
         settings["budget"] = DEFAULT_BUDGET_SECONDS
     if train_bytes < SMALL_TEXT_BYTES:
         settings |= {

@@ -169,6 +169,7 @@ class Reply:
     def __init__(self, sampler: Sampler, ids: list[int], params: SamplingParams) -> None:
         self.prompt_ids = ids
         self.new_ids: list[int] = []
+        self.text = ""  # what was yielded: without a stop text
         self.params = params
         self.seed = random_seed() if params.seed is None else params.seed
         self.stop_reason = "interrupted"  # until it ends by itself: length, stop or end_of_text
@@ -177,7 +178,9 @@ class Reply:
         self._pieces = self._generate()
 
     def __iter__(self) -> Iterator[Piece]:
-        return self._pieces
+        for piece in self._pieces:
+            self.text += piece.text
+            yield piece
 
     @property
     def tokens_per_second(self) -> float:

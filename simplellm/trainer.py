@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,10 +27,6 @@ from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
 
 WARMUP_SHARE = 0.05  # of the steps, where warmup_steps is not given (guess)
-EVALUATIONS_PER_RUN = 20
-EVALUATION_TIME_SHARE = 0.05  # evaluating and saving may take this share of a budget
-BUDGET_MARGIN = 0.95  # steps are planned for this share: speed drifts
-TIMED_STEPS = 4
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
 Preview = Callable[[SimpleLLM], str]
 
@@ -76,6 +72,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(config.seed)
         self.model = SimpleLLM(model_config).init_weights(generator).to(device)
         compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
+        self.model.gradient_checkpointing = config.gradient_checkpointing
+        self._compiled_loss: Callable[..., Tensor] | None = None
         self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
@@ -129,7 +127,7 @@ class Trainer:
             ids, targets = ids.to(self.device), targets.to(self.device)
             devices.seed_dropout(config.seed, self.step, micro_step, self.world.rank)
             with devices.autocast(self.device, self.precision):
-                loss = self.model.loss(ids, targets) / config.gradient_accumulation
+                loss = self.loss_of(ids, targets, config.label_smoothing) / config.gradient_accumulation
             self.scaler.scale(loss).backward()
             total += loss.detach()
         average_gradients(self.model, self.world)
@@ -163,6 +161,14 @@ class Trainer:
         max_steps = config.max_steps or 1
         warmup = config.warmup_steps if config.warmup_steps is not None else round(WARMUP_SHARE * max_steps)
         return rate_factor(self.step, max_steps, warmup, config.schedule, config.min_learning_rate)
+
+    def compile(self) -> None:
+        """Let torch.compile fuse the forward and backward pass; what fails does so at the first step."""
+        self._compiled_loss = torch.compile(self.model.loss)
+
+    @property
+    def loss_of(self) -> Callable[..., Tensor]:
+        return self._compiled_loss or self.model.loss
 
     # ------------------------------------------------------------------ measure and keep
 
@@ -291,53 +297,3 @@ class Trainer:
             return str(self.run.last())
         except CheckpointError:
             return "none: nothing was saved yet"
-
-
-def plan(trainer: Trainer, make: Callable[[TrainConfig, str], Trainer], seconds_spent: float) -> Trainer:
-    """The trainer with its steps fixed: from a few timed steps and the budget where max_steps was not given.
-
-    `make(config, precision)` builds a trainer anew; `seconds_spent` of the budget are gone already.
-    """
-    config = trainer.config
-    precision, step_seconds = _fastest(trainer, make)
-    evaluation_seconds = _seconds_of(lambda: trainer.evaluate(config.eval_tokens), times=1)
-    max_steps = config.max_steps
-    if max_steps is None:
-        assert config.budget is not None, "the recipe gives a budget where max_steps is not given"
-        measured = time.perf_counter() - trainer.started_at
-        left = config.budget * BUDGET_MARGIN - seconds_spent - measured
-        max_steps = max(int(left * (1 - EVALUATION_TIME_SHARE) / step_seconds), 1)
-    eval_interval = config.eval_interval or _eval_interval(max_steps, step_seconds, evaluation_seconds)
-    agreed = [from_main(value, trainer.world, trainer.device) for value in (max_steps, eval_interval)]
-    fixed = replace(config, max_steps=int(agreed[0]), eval_interval=int(agreed[1]), precision=precision)
-    return make(fixed, precision)
-
-
-def _eval_interval(max_steps: int, step_seconds: float, evaluation_seconds: float) -> int:
-    """Steps between evaluations: about 20 in a run, fewer where they would take more than their share of the time."""
-    most = EVALUATION_TIME_SHARE * max_steps * step_seconds / max(evaluation_seconds, 1e-3)
-    return max(math.ceil(max_steps / max(min(EVALUATIONS_PER_RUN, most), 1)), 1)
-
-
-def _fastest(trainer: Trainer, make: Callable[[TrainConfig, str], Trainer]) -> tuple[str, float]:
-    """The precision to use and the seconds of a step in it; on a CPU with bf16 units both are timed."""
-    candidates = [trainer.precision]
-    if trainer.config.precision == "auto" and devices.has_fast_bf16(trainer.device):
-        candidates.append("bf16")
-    timed = {}
-    for precision in candidates:
-        scratch = make(replace(trainer.config, max_steps=trainer.config.max_steps or 1_000_000), precision)
-        timed[precision] = _seconds_of(scratch.train_step, TIMED_STEPS, warm_up=2)
-    fastest = min(timed, key=timed.__getitem__)
-    return fastest, timed[fastest]
-
-
-def _seconds_of(function: Callable[[], object], times: int, warm_up: int = 0) -> float:
-    """The median seconds of a call."""
-    seconds = []
-    for number in range(warm_up + times):
-        started_at = time.perf_counter()
-        function()
-        if number >= warm_up:
-            seconds.append(time.perf_counter() - started_at)
-    return sorted(seconds)[len(seconds) // 2]

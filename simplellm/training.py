@@ -24,9 +24,10 @@ from simplellm.device import choose_precision, describe
 from simplellm.distributed import World, wait_for_all
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.metrics import JsonlSink, Sink, Sinks
+from simplellm.plan import plan
 from simplellm.recipe import choose
 from simplellm.segment import Segmenter
-from simplellm.trainer import Preview, Result, Trainer, plan
+from simplellm.trainer import Preview, Result, Trainer
 
 PREPARED_FOLDER = ".prepared"
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
@@ -72,7 +73,7 @@ def start(sources: Sources, given: Mapping[str, Any], name: str | None, around: 
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around)
     model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
     make = _maker(model_config, config, prepared, run, around)
-    trainer = plan(make(config, precision), make, time.perf_counter() - started_at)
+    trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
     trainer.seconds_before = time.perf_counter() - started_at
     around.notice(_summary(trainer))
     if around.world.is_main:
@@ -93,6 +94,8 @@ def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
     make = _maker(model_config, config, prepared, run, around)
     trainer = make(config, config.precision)
+    if config.compile == "on":
+        trainer.compile()
     trainer.resume(model.state_dict(), checkpoints.load_training_state(folder))
     around.notice(f"resuming {run.name} after step {trainer.step} of {config.max_steps}")
     if around.world.is_main:
@@ -128,15 +131,15 @@ def _dataset(
 ) -> TextDataset:
     """Windows over the ids, or over fresh segmentations that turn into the plain one in the second half of the run."""
     if segmenter is None:
-        return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed, config.token_noise)
-    windows_per_epoch = max((len(segmenter(0)) - 1) // block_size, 1)
+        return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed, config.token_noise, config.stride)
+    windows_per_epoch = max((len(segmenter(0)) - 1) // (config.stride or block_size), 1)
     windows = (config.max_steps or 0) * config.batch_size * config.gradient_accumulation * world.size
     epochs = windows / windows_per_epoch
 
     def epoch_ids(epoch: int) -> np.ndarray:
         return segmenter(epoch, max(2 * epoch / epochs - 1, 0.0) if epochs else 0.0)
 
-    return TextDataset(epoch_ids, block_size, config.seed, config.token_noise)
+    return TextDataset(epoch_ids, block_size, config.seed, config.token_noise, config.stride)
 
 
 def _prepared(

@@ -235,10 +235,11 @@ def test_pieces_joined_are_the_text_between(tmp_path: Path, text: str, start: in
 
 @law
 @given(text=long_text)
-def test_cutting_into_pieces_does_not_change_the_ids(tmp_path: Path, tokenizer: Tokenizer, text: str) -> None:
+def test_cutting_into_pieces_does_not_change_words_nor_ids(tmp_path: Path, tokenizer: Tokenizer, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         _cut_small(patch)
         pieces = list(_read(tmp_path, text).pieces())
+    assert [word for piece in pieces for word in tokenizer.split(piece.text)] == tokenizer.split(text)
     assert [token for piece in pieces for token in tokenizer.encode(piece.text)] == tokenizer.encode(text)
     assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 

@@ -27,6 +27,12 @@ def test_without_dropout_an_epoch_is_the_plain_encoding(tokenizer: Tokenizer, te
     assert Segmenter(texts, tokenizer, 0.0, 1)(4).tolist() == plain
 
 
+def test_a_share_of_the_words_is_cut_as_the_tokenizer_cuts_them(tokenizer: Tokenizer, story: str) -> None:
+    segmenter, plain = Segmenter([story], tokenizer, 0.5, 1), [tokenizer.end_of_text, *tokenizer.encode(story)]
+    lengths = [len(segmenter(0, merged)) for merged in (1.0, 0.7, 0.3, 0.0)]
+    assert segmenter(3, 1.0).tolist() == plain and lengths == sorted(set(lengths))
+
+
 def test_an_epoch_is_a_function_of_seed_and_number(tokenizer: Tokenizer, story: str) -> None:
     first, second = (Segmenter([story], tokenizer, 0.3, 7) for _ in range(2))
     ahead = [first(epoch).tolist() for epoch in range(3)]

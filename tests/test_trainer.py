@@ -17,7 +17,8 @@ from simplellm.corpus import read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
 from simplellm.errors import TrainingError
 from simplellm.metrics import Evaluation
-from simplellm.trainer import SKIPPED_STEPS_LIMIT, Trainer, plan
+from simplellm.plan import plan
+from simplellm.trainer import SKIPPED_STEPS_LIMIT, Trainer
 
 BAD = [math.nan, math.inf, -math.inf]
 
@@ -208,6 +209,6 @@ def test_dropout_is_drawn_from_the_step_alone(make):
 
 def test_a_plan_fixes_the_steps_and_leaves_the_weights_new(make):
     trainer = make(max_steps=None, budget=2.0, eval_interval=None)
-    planned = plan(trainer, lambda config, precision: make("p", **config.to_mapping() | {"precision": precision}), 0.0)
+    planned = plan(trainer, lambda config, precision: make("p", **config.to_mapping() | {"precision": precision}), 0.0, print)
     assert planned.config.max_steps and planned.config.eval_interval
     assert planned.step == 0 and same(weights(planned), weights(make("new")))

@@ -79,14 +79,12 @@ def generate(options: Options) -> int:
     screen = _screen(options)
     sampler = _sampler(options, screen)
     reply = sampler.stream(sampler.encode(_prompt(options)), params)
-    text = ""
     for piece in reply:
-        text += piece.text
         if not options["json"]:
             screen.write(piece.text)
     if options["json"]:
         _print_json({
-            "text": text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
+            "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
             "seconds": reply.seconds, "tokens_per_second": reply.tokens_per_second, "seed": reply.seed,
             "stop_reason": reply.stop_reason,
         })  # fmt: skip

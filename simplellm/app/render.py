@@ -86,7 +86,10 @@ class Screen:
             self._print(self.notices, f"fix: {_one_line(error.fix)}", "")
 
     def _print(self, console: Console, text: str, style: str, end: str = "\n") -> None:
-        console.print(Text(text), style=style or None, end=end, soft_wrap=True)
+        if console.is_terminal:
+            console.print(Text(text), style=style or None, end=end, soft_wrap=True)
+        else:  # as it is: rich would turn tabs into spaces
+            console.file.write(text + end)
         console.file.flush()
 
 

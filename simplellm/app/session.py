@@ -47,7 +47,7 @@ class Session:
     def keep(self, text: str, reply: Reply) -> None:
         """Remember a turn, whole or cut short."""
         if self.keeps_context:
-            self.transcript += text + self.sampler.tokenizer.decode(reply.new_ids) + "\n"
+            self.transcript += text + reply.text + "\n"
 
     def set_context(self, text: str) -> None:
         words: dict[str, Any] = {"on": True, "off": False}

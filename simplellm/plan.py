@@ -1,0 +1,129 @@
+"""How many steps fit a budget, in what number format, compiled or not.
+
+Measured once, then fixed and recorded, so that a run can be resumed exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from simplellm import device as devices
+from simplellm.config import TrainConfig
+from simplellm.distributed import from_main
+from simplellm.trainer import Trainer
+
+BUDGET_MARGIN = 0.96  # steps are planned for this share of a budget: speed drifts
+EVALUATIONS_PER_RUN = 20
+EVALUATION_TIME_SHARE = 0.05  # evaluating and saving may take this share of the steps' time
+TIMED_STEPS, WARM_UP_STEPS = 5, 2
+COMPILE_FROM_SECONDS = {"cpu": 1200.0, "cuda": 120.0}  # of training, where compiling is tried: it takes up to a minute
+Make = Callable[[TrainConfig, str], Trainer]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to take a step, and the seconds it takes."""
+
+    precision: str
+    is_compiled: bool
+    seconds: float
+
+
+def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[str], None]) -> Trainer:
+    """The trainer with its steps fixed: from a few timed steps and what the config says of steps, epochs and time.
+
+    `make(config, precision)` builds a trainer anew; `seconds_spent` of the budget are gone already.
+    """
+    config, started_at = trainer.config, time.perf_counter()
+    way = _fastest_precision(trainer, make)
+    seconds_left = (config.budget or math.inf) * BUDGET_MARGIN - seconds_spent
+    way = _compiled(trainer, make, way, seconds_left, notice) or way
+    evaluation_seconds = _median_seconds(lambda: trainer.evaluate(config.eval_tokens), times=1)
+    seconds_left -= time.perf_counter() - started_at
+    steps_that_fit = _steps_of_seconds(trainer, way, evaluation_seconds, seconds_left)
+    max_steps = max(int(min(config.max_steps or math.inf, _steps_of_epochs(trainer), steps_that_fit)), 1)
+    eval_interval = config.eval_interval or _eval_interval(max_steps, way.seconds, evaluation_seconds)
+    shared = [int(from_main(value, trainer.world, trainer.device)) for value in (max_steps, eval_interval, way.is_compiled)]
+    fixed = replace(
+        config, max_steps=shared[0], eval_interval=shared[1], precision=way.precision, compile="on" if shared[2] else "off"
+    )
+    planned = make(fixed, way.precision)
+    if way.is_compiled:
+        planned.compile()
+    return planned
+
+
+def _steps_of_epochs(trainer: Trainer) -> float:
+    if trainer.config.max_epochs is None:
+        return math.inf
+    windows_per_step = trainer.tokens_per_step // trainer.dataset.block_size
+    return math.ceil(trainer.config.max_epochs * trainer.dataset.windows_per_epoch / windows_per_step)
+
+
+def _steps_of_seconds(trainer: Trainer, way: Way, evaluation_seconds: float, seconds_left: float) -> float:
+    """Steps that fit, evaluations and the last scoring of the whole held-out text included."""
+    if math.isinf(seconds_left):
+        return math.inf
+    n_val = len(trainer.prepared.val_ids) - 1
+    last = evaluation_seconds * n_val / trainer.config.eval_tokens if n_val > trainer.config.eval_tokens else 0.0
+    return (seconds_left - last) * (1 - EVALUATION_TIME_SHARE) / way.seconds
+
+
+def _eval_interval(max_steps: int, step_seconds: float, evaluation_seconds: float) -> int:
+    """Steps between evaluations: about 20 in a run, fewer where they would take more than their share of the time."""
+    most = EVALUATION_TIME_SHARE * max_steps * step_seconds / max(evaluation_seconds, 1e-3)
+    return max(math.ceil(max_steps / max(min(EVALUATIONS_PER_RUN, most), 1)), 1)
+
+
+def _fastest_precision(trainer: Trainer, make: Make) -> Way:
+    """On a CPU that multiplies bf16 in hardware both formats are timed; elsewhere the choice is made already."""
+    candidates = [trainer.precision]
+    if trainer.config.precision == "auto" and devices.has_fast_bf16(trainer.device):
+        candidates.append("bf16")
+    return min((_timed(_scratch(trainer, make, precision), precision) for precision in candidates), key=lambda way: way.seconds)
+
+
+def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, notice: Callable[[str], None]) -> Way | None:
+    """The compiled way where it is asked for, or where a long run repays what compiling takes; None elsewhere."""
+    wish = trainer.config.compile
+    planned_seconds = min(seconds_left, (trainer.config.max_steps or math.inf) * eager.seconds)
+    if wish == "off" or (wish == "auto" and planned_seconds < COMPILE_FROM_SECONDS.get(trainer.device.type, math.inf)):
+        return None
+    started_at = time.perf_counter()
+    scratch = _scratch(trainer, make, eager.precision)
+    scratch.compile()
+    try:
+        compiled = replace(_timed(scratch, eager.precision), is_compiled=True)
+    except Exception as error:  # whatever a compiler, or the lack of one, may raise
+        notice(f"torch.compile does not work here ({type(error).__name__}); going on without")
+        return None
+    seconds = time.perf_counter() - started_at
+    gain = eager.seconds / compiled.seconds
+    repays = wish == "on" or (planned_seconds - seconds) * gain > planned_seconds
+    notice(f"compiled in {seconds:.0f} s, {gain:.2f} times as fast: {'used' if repays else 'not used'}")
+    return compiled if repays else None
+
+
+def _scratch(trainer: Trainer, make: Make, precision: str) -> Trainer:
+    """A trainer to time steps with and throw away."""
+    return make(replace(trainer.config, max_steps=trainer.config.max_steps or 1_000_000), precision)
+
+
+def _timed(trainer: Trainer, precision: str) -> Way:
+    def step() -> None:
+        trainer.train_step()
+        devices.synchronize(trainer.device)
+
+    return Way(precision, False, _median_seconds(step, TIMED_STEPS, WARM_UP_STEPS))
+
+
+def _median_seconds(function: Callable[[], object], times: int, warm_up: int = 0) -> float:
+    seconds = []
+    for _ in range(warm_up + times):
+        started_at = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started_at)
+    return sorted(seconds[warm_up:])[times // 2]
