@@ -158,10 +158,13 @@ def test_weights_are_a_function_of_the_generator() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_cross_entropy_of_the_logits(tiny_model: SimpleLLM, smoothing: float) -> None:
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_the_loss_is_the_cross_entropy_of_the_logits(tiny_model: SimpleLLM, smoothing: float, with_gradients: bool) -> None:
     block = random_ids(3, 33)
-    expected = F.cross_entropy(tiny_model(block[:, :-1]).flatten(0, 1), block[:, 1:].flatten(), label_smoothing=smoothing)
-    torch.testing.assert_close(tiny_model.loss(block[:, :-1], block[:, 1:], smoothing), expected)
+    with torch.set_grad_enabled(with_gradients):
+        logits, loss = tiny_model(block[:, :-1]), tiny_model.loss(block[:, :-1], block[:, 1:], smoothing)
+    expected = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_more_than_a_block_is_refused(tiny_model: SimpleLLM) -> None:
