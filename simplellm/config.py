@@ -355,6 +355,9 @@ class TrainConfig(Settings):
         "str", "auto", "torch.compile: auto tries it where a long run repays it", choices=("auto", "on", "off")
     )
     log_gradients: bool = setting("bool", False, "log the gradient norm of every layer")
+    freeze: int = setting(
+        "int", 0, "blocks that stay as they are, from the first, and with them the embeddings", minimum=0, maximum=1000
+    )
     precision: str = setting("str", "auto", "number format of the matrix products", choices=("auto", "float32", "bf16", "fp16"))
 
 

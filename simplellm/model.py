@@ -205,6 +205,14 @@ class SimpleLLM(nn.Module):
                 weight.normal_(0.0, std, generator=generator)
         return self
 
+    def freeze(self, n_blocks: int) -> None:
+        """Keep the embeddings and the first `n_blocks` blocks as they are: they get no gradient."""
+        frozen = [self.token_embedding, *self.blocks[:n_blocks]] if n_blocks else []
+        if n_blocks and self.config.architecture == "gpt2":
+            frozen.append(self.position_embedding)
+        for module in frozen:
+            module.requires_grad_(False)
+
     def matrices(self) -> dict[str, Matrix]:
         """The weight matrices of the blocks by name: what an optimizer for matrices needs to know of them."""
         G, D = self.config.kv_heads, self.config.head_size

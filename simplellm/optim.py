@@ -79,11 +79,12 @@ class Optimizer:
 
     def __init__(self, model: SimpleLLM, config: TrainConfig, compositions: Mapping[str, Tensor] | None = None) -> None:
         """`compositions`: by name the matrix A of a table that is trained as A R (see composition.py)."""
-        named: dict[str, Tensor] = dict(model.named_parameters())
-        self._composed = [_ComposedTable(name, named[name], matrix) for name, matrix in (compositions or {}).items()]
+        named: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        tables = {name: matrix for name, matrix in (compositions or {}).items() if name in named}
+        self._composed = [_ComposedTable(name, named[name], matrix) for name, matrix in tables.items()]
         named |= {table.name: table.raw for table in self._composed}
         self._names = {id(weight): name for name, weight in named.items()}
-        matrices = model.matrices() if config.optimizer == "muon" else {}
+        matrices = {name: matrix for name, matrix in model.matrices().items() if name in named and config.optimizer == "muon"}
         rest = [weight for name, weight in named.items() if name not in matrices]
         self._optimizers: list[torch.optim.Optimizer] = [_adamw(rest, config)]
         if matrices:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,18 @@ class Trainer:
         sink: Sink | None = None,
         preview: Preview | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """`initial`: weights to go on from, by name (default: drawn anew)."""
         self.config, self.prepared, self.dataset, self.run = config, prepared, dataset, run
         self.device, self.precision = device, precision
         self.world, self.sink = world or World(), sink or Sinks()
         self.preview, self.should_stop = preview, should_stop
         generator = torch.Generator().manual_seed(config.seed)
         self.model = SimpleLLM(model_config).init_weights(generator).to(device)
+        if initial is not None:
+            self.model.load_state_dict(initial)
+        self.model.freeze(config.freeze)
         compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
         self.model.gradient_checkpointing = config.gradient_checkpointing
         self._compiled_loss: Callable[..., Tensor] | None = None

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from simplellm import checkpoint as checkpoints
 from simplellm.checkpoint import Run
@@ -23,13 +24,17 @@ from simplellm.dataset import Prepared, TextDataset, prepare
 from simplellm.device import choose_precision, describe
 from simplellm.distributed import World, wait_for_all
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.metrics import JsonlSink, Sink, Sinks
+from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
+from simplellm.model import SimpleLLM
 from simplellm.plan import plan
 from simplellm.recipe import choose
 from simplellm.segment import Segmenter
+from simplellm.tokenizer import Tokenizer
 from simplellm.trainer import Preview, Result, Trainer
 
 PREPARED_FOLDER = ".prepared"
+PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
+STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
 EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")  # a resumed run may change these
 
@@ -62,24 +67,71 @@ class Surroundings:
     command: tuple[str, ...] = ()
 
 
-def start(sources: Sources, given: Mapping[str, Any], name: str | None, around: Surroundings) -> Result:
-    """Train a new run called `name` (default: after the text). `given` settings override the recipe."""
+@dataclass(frozen=True)
+class Base:
+    """A trained model that a run goes on from, with its own tokenizer."""
+
+    folder: Path
+    model: SimpleLLM
+    tokenizer: Tokenizer
+    bits_per_byte: float | None  # on the text it was trained for
+
+
+def start(
+    sources: Sources, given: Mapping[str, Any], name: str | None, around: Surroundings, base_folder: Path | None = None
+) -> Result:
+    """Train a new run called `name` (default: after the text). `given` settings override the recipe.
+
+    `base_folder`: a checkpoint to go on from instead of weights drawn anew.
+    """
     started_at = time.perf_counter()
     run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
-    choose(0, given)  # what cannot be is said before anything is read or written
-    corpus, val_corpus = sources.read(around.stdin)
-    model_config, config = choose(corpus.n_bytes, given)
-    precision = choose_precision(around.device, config.precision)
-    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around)
-    model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
-    make = _maker(model_config, config, prepared, run, around)
-    trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
+    trainer, info = prepare_run(sources, given, run, around, base_folder)
     trainer.seconds_before = time.perf_counter() - started_at
     around.notice(_summary(trainer))
     if around.world.is_main:
-        run.write_info(_info(trainer, sources, given, corpus, val_corpus, around))
+        run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
     wait_for_all(around.world)
     return trainer.train()
+
+
+def prepare_run(
+    sources: Sources, given: Mapping[str, Any], run: Run, around: Surroundings, base_folder: Path | None = None
+) -> tuple[Trainer, dict[str, Any]]:
+    """A trainer with its steps planned, and what run.json is to say; nothing is written but prepared ids."""
+    started_at = time.perf_counter()
+    base = _open_base(base_folder) if base_folder else None
+    base_config = base.model.config if base else None
+    choose(0, given, base_config)  # what cannot be is said before anything is read or written
+    corpus, val_corpus = sources.read(around.stdin)
+    model_config, config = choose(corpus.n_bytes, given, base_config)
+    precision = choose_precision(around.device, config.precision)
+    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, base.tokenizer if base else None)
+    if base:
+        _warn_of_other_text(base, prepared, around)
+    model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
+    initial = base.model.state_dict() if base else None
+    make = _maker(model_config, config, prepared, run, around, initial)
+    trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
+    return trainer, _info(trainer, sources, given, corpus, val_corpus, around, base_folder)
+
+
+def _open_base(folder: Path) -> Base:
+    model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
+    pointer = Run(folder.resolve().parent).pointer("best") or {}
+    return Base(folder, model, tokenizer, pointer.get("bits_per_byte"))
+
+
+def _warn_of_other_text(base: Base, prepared: Prepared, around: Surroundings) -> None:
+    """Say so when the model finds the new text much stranger than its own."""
+    ids = np.asarray(prepared.val_ids[: PROBE_TOKENS + 1])
+    n_bytes = sum(len(base.tokenizer.token_bytes(int(token))) for token in ids[1:])
+    now = evaluate(base.model, ids, max(n_bytes, 1)).bits_per_byte
+    if base.bits_per_byte and now > STRANGE_TEXT_RATIO * base.bits_per_byte:
+        around.notice(
+            f"this text is very different: {now:.2f} bits/byte before training, against {base.bits_per_byte:.2f} "
+            "on the text the model was trained on; a new run may do better"
+        )
 
 
 def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
@@ -106,7 +158,12 @@ def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
 
 
 def _maker(
-    model_config: ModelConfig, config: TrainConfig, prepared: Prepared, run: Run, around: Surroundings
+    model_config: ModelConfig,
+    config: TrainConfig,
+    prepared: Prepared,
+    run: Run,
+    around: Surroundings,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Callable[[TrainConfig, str], Trainer]:
     segmenter = (
         Segmenter(prepared.train_documents(), prepared.tokenizer, config.bpe_dropout, config.seed)
@@ -120,7 +177,7 @@ def _maker(
         dataset = _dataset(prepared, segmenter, model_config.block_size, config, around.world)
         return Trainer(
             model_config, config, prepared, dataset, run, around.device, precision,
-            around.world, sink, preview, around.should_stop,
+            around.world, sink, preview, around.should_stop, initial,
         )  # fmt: skip
 
     return make
@@ -176,6 +233,7 @@ def _info(
     corpus: Corpus,
     val_corpus: Corpus | None,
     around: Surroundings,
+    base_folder: Path | None,
 ) -> dict[str, Any]:
     return {
         "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
@@ -183,12 +241,11 @@ def _info(
         "texts": [str(Path(text).resolve()) if Path(text).exists() else text for text in sources.texts],
         "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
         "encoding": sources.encoding,
+        "from": str(base_folder.resolve()) if base_folder else None,
         "fingerprint": corpus.fingerprint,
         "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
         "tokenizer_fingerprint": trainer.prepared.tokenizer.fingerprint,
         "given": dict(given),
-        "model": trainer.model.config.to_mapping(),
-        "training": trainer.config.to_mapping(),
         "parameters": trainer.model.n_parameters,
         "device": describe(trainer.device, trainer.precision),
         "world_size": trainer.world.size,

@@ -77,7 +77,9 @@ def test_transformers_opens_a_checkpoint_with_equal_logits(best):
         torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("text", ["", " ", "안녕하세요, 세상!", "👩‍👩‍👧 🇰🇷 ok", "a<|endoftext|>b", "  x\n\n\ty  12345 it's", "café 각"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "안녕하세요, 세상!", "👩‍👩‍👧 🇰🇷 ok", "a<|endoftext|>b", "  x\n\n\ty  12345 it's", "café 각"]
+)
 def test_transformers_opens_a_checkpoint_with_equal_ids(best, text):
     from transformers import AutoTokenizer
 
@@ -307,7 +309,9 @@ def test_a_hostile_json_file_is_one_typed_error(copy, name, kind):
     load_hostile(Run(copy / "tiny").best(), name, CONFIGS[kind])
 
 
-@pytest.mark.parametrize("key", ["num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings"])
+@pytest.mark.parametrize(
+    "key", ["num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings"]
+)
 def test_a_hostile_size_is_one_typed_error(copy, key):
     folder = Run(copy / "tiny").best()
     config = json.loads((folder / "config.json").read_text())
@@ -323,7 +327,9 @@ def test_a_hostile_tokenizer_is_one_typed_error(copy, kind):
     load_hostile(folder, "tokenizer.json", json.dumps(data).encode())
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 64, b"\x10" + b"\x00" * 7 + b'{"a":{"dtype":1}}', b"PK\x03\x04"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 8, b"\xff" * 64, b"\x10" + b"\x00" * 7 + b'{"a":{"dtype":1}}', b"PK\x03\x04"]
+)
 def test_garbage_for_weights_is_one_typed_error(copy, content):
     load_hostile(Run(copy / "tiny").best(), "model.safetensors", content)
 

@@ -84,9 +84,9 @@ def test_a_prompt_may_come_from_stdin(call, monkeypatch):
 
 def test_flags_override_a_config_file(call, tmp_path):
     (tmp_path / "c.toml").write_text("max_steps = 1\n[model]\nn_layer = 1\n[training]\nlog_interval = 1\n")
-    flags = [flag for flag in TINY_FLAGS if flag not in ("--n-layer", "2")]
+    assert TINY_FLAGS[0] == "--n-layer"
     call("train", str(STORY), "--name", "x", "--config", str(tmp_path / "c.toml"), "--max-steps", "2",
-         "--n-head", "2", *flags, checkpoints=tmp_path)  # fmt: skip
+         *TINY_FLAGS[2:], checkpoints=tmp_path)  # fmt: skip
     info = json.loads((tmp_path / "x" / "run.json").read_text())
     assert (info["training"]["max_steps"], info["model"]["n_layer"]) == (2, 1)
 
@@ -215,8 +215,12 @@ def test_help_and_mistakes_answer_at_once_and_without_torch():
             seconds.append(time.perf_counter() - started_at)
         assert done.returncode == (0 if "--help" in arguments else 2) and bool(out) == ("--help" in arguments)
         assert min(seconds) < 1.0, f"{arguments}: {seconds}"  # 0.3 s alone on a core
-    code = "import sys\nfrom simplellm.app.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\nmain(['generate'])\n"
-    done = subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"], cwd=ROOT)
+    code = (
+        "import sys\nfrom simplellm.app.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\nmain(['generate'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"], cwd=ROOT
+    )
     assert done.returncode == 0
 
 

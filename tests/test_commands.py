@@ -95,7 +95,9 @@ def test_an_ambiguous_prefix_lists_its_candidates():
         find("top")
 
 
-@pytest.mark.parametrize("word, guess", [("tmep", "/temp"), ("hlep", "/help"), ("tokns", "/tokens"), ("zzz", "/help"), ("", "/help")])
+@pytest.mark.parametrize(
+    "word, guess", [("tmep", "/temp"), ("hlep", "/help"), ("tokns", "/tokens"), ("zzz", "/help"), ("", "/help")]
+)
 def test_an_unknown_command_is_guessed(word, guess):
     with pytest.raises(SettingError) as found:
         find(word)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from simplellm.tokenizer import Tokenizer
 law = settings(deadline=None, max_examples=60)
 
 
-def _counting(n: int, block_size: int = 8, seed: int = 1, **options: float) -> TextDataset:
+def _counting(n: int, block_size: int = 8, seed: int = 1, **options: Any) -> TextDataset:
     """A dataset whose ids are their own positions."""
     return TextDataset(lambda epoch: np.arange(n, dtype=np.uint16), block_size, seed, **options)
 
@@ -66,6 +67,15 @@ def test_an_epoch_visits_each_window_once(n: int, seed: int, epoch: int) -> None
     starts = sorted(int(dataset.batch(epoch * count + i, 0, 1)[0][0, 0]) for i in range(count))
     assert count == (n - 1) // 8 and len(set(starts)) == count
     assert all(later - earlier >= 8 for earlier, later in zip(starts[1:], starts[2:], strict=False))
+
+
+@law
+@given(st.integers(9, 200), st.integers(0, 20), st.integers(1, 8))
+def test_an_epoch_visits_each_overlapping_window_once(n: int, seed: int, stride: int) -> None:
+    dataset = _counting(n, seed=seed, stride=stride)
+    starts = sorted(int(dataset.batch(i, 0, 1)[0][0, 0]) for i in range(dataset.windows_per_epoch))
+    assert len(set(starts)) == len(starts) and starts[-1] <= n - 9
+    assert all(later - earlier == stride for earlier, later in zip(starts[1:], starts[2:], strict=False))
 
 
 def test_an_epoch_is_counted_in_windows() -> None:

@@ -17,7 +17,19 @@ ATTACKS = [
     "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n", "\x9b31m", "a\rb", "a\x08b", "\x1b",
     "\u202eabc", "\x85", "\x7f", "\ud800", "\x1bP", "\x0e", "\u2066x\u2069",
 ]  # fmt: skip
-MARKUP = ["[red]x[/]", "[/]", "[link=http://x]y[/link]", "[", "]", ":smile:", "[bold", "\\[red]", "{x}", "%s", "https://x.org 'a' 12"]
+MARKUP = [
+    "[red]x[/]",
+    "[/]",
+    "[link=http://x]y[/link]",
+    "[",
+    "]",
+    ":smile:",
+    "[bold",
+    "\\[red]",
+    "{x}",
+    "%s",
+    "https://x.org 'a' 12",
+]
 text_without_controls = st.text(st.characters(blacklist_categories=("Cc", "Cs")) | st.sampled_from("\n\t ")).filter(
     lambda text: not CONTROL.search(text) and not set(text) & {"\u2028", "\u2029"}
 )

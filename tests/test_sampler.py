@@ -72,9 +72,7 @@ def their_scores(logits: torch.Tensor, recent: list[int], params: SamplingParams
     st.sampled_from([0.5, 1.0, 1.3, 5.0]), st.lists(st.integers(0, 39), max_size=8),
 )  # fmt: skip
 def test_the_kept_set_is_that_of_transformers(values, temperature, top_k, top_p, min_p, penalty, recent):
-    params = SamplingParams(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty
-    )
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty)
     logits, recent = torch.tensor(values), [token for token in recent if token < len(values)]
     theirs = their_scores(logits, recent, params)
     tokens, probabilities = distribution(logits, recent, params)
@@ -156,7 +154,9 @@ def gated(pieces: list[str], stops: list[str]) -> str:
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.text("ab<", max_size=4), max_size=8), st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    st.lists(st.text("ab<", max_size=4), max_size=8), st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3)
+)
 def test_a_stop_text_is_never_shown_however_it_is_cut(pieces, stops):
     shown = gated(pieces, stops)
     assert "".join(pieces).startswith(shown)
@@ -214,7 +214,9 @@ def test_the_cache_changes_nothing_also_when_the_context_overflows(architecture,
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=20), min_size=1, max_size=5), st.sampled_from(["modern", "gpt2"]))
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=20), min_size=1, max_size=5), st.sampled_from(["modern", "gpt2"])
+)
 def test_what_was_read_before_changes_nothing(prompts, architecture):
     model = byte_model(architecture, 8)
     used = Sampler(model, BYTES)

@@ -138,7 +138,9 @@ def test_an_overflow_in_fp16_is_skipped_and_counted(make, only, grad_clip):
 
 def test_endless_overflows_end_the_training(make):
     trainer = with_scaler(make(max_steps=1000))
-    trainer.accumulate_gradients = lambda: [setattr(w, "grad", torch.full_like(w, math.inf)) for w in trainer.model.parameters()] and 1.0
+    trainer.accumulate_gradients = lambda: (
+        [setattr(w, "grad", torch.full_like(w, math.inf)) for w in trainer.model.parameters()] and 1.0
+    )
     trainer.scaler.scale(torch.ones(()))
     with pytest.raises(TrainingError):
         trainer.train()
