@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ import torch
 
 from simplellm.corpus import Corpus, Piece
 from simplellm.errors import TextError
-from simplellm.storage import new_folder, to_json, write_file
+from simplellm.storage import new_folder, sha256_of, to_json, write_file
 from simplellm.tokenizer import Tokenizer
 
-PREPARED_VERSION = 1
+PREPARED_VERSION = 2
+PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin")
 TOKENIZER_SAMPLE_CHARACTERS = 1 << 25  # merges of 1-2k tokens do not change with more text than this (guess)
 EpochIds = Callable[[int], np.ndarray]
 
@@ -80,11 +82,17 @@ class TextDataset:
         windows = np.stack([self._window(place * batch_size + i) for i in range(batch_size)])  # (B, T + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]
         if self.noise:
-            generator = np.random.default_rng((self.seed, step, micro_step, rank))
-            ids = self._epoch_ids(place * batch_size // self.windows_per_epoch)
-            others = ids[generator.integers(len(ids), size=inputs.shape)]
-            inputs = np.where(generator.random(inputs.shape) < self.noise, others, inputs)
+            first = (micro_step * world_size + rank) * batch_size
+            replaced, others = self._noise(step, accumulation * world_size * batch_size)
+            inputs = np.where(replaced[first : first + batch_size], others[first : first + batch_size], inputs)
         return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def _noise(self, step: int, n_windows: int) -> tuple[np.ndarray, np.ndarray]:
+        """For all windows of a step (n_windows, T): which inputs are replaced, and by what."""
+        generator = np.random.default_rng((self.seed, step))
+        ids = self._epoch_ids(step * n_windows // self.windows_per_epoch)
+        shape = (n_windows, self.block_size)
+        return generator.random(shape) < self.noise, ids[generator.integers(len(ids), size=shape)].astype(np.int64)
 
     def epoch_of(self, windows_seen: int) -> float:
         return windows_seen / self.windows_per_epoch
@@ -132,17 +140,35 @@ def prepare(
             fix="use more text",
         )
     name = tokenizer if isinstance(tokenizer, str) else tokenizer.fingerprint
-    recipe = [PREPARED_VERSION, list(corpus.fingerprint.values()), cut, list(held_out.fingerprint.values()),
-              [source.encoding for source in corpus.sources], name, vocab_size if name == "bpe" else 0]  # fmt: skip
+    recipe = [PREPARED_VERSION, _identity(corpus), cut, _identity(held_out), name, vocab_size if name == "bpe" else 0]
     target = folder / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    if not (target / "meta.json").exists():
+    if not _is_whole(target):
+        shutil.rmtree(target, ignore_errors=True)
         trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(name, corpus, cut, vocab_size)
         with new_folder(target) as temporary:
             write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
             train_bytes = _write_ids(temporary / "train.bin", corpus.pieces(0, cut), trained)
             val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
-            write_file(temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes}))
+            digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
+            write_file(
+                temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests})
+            )
     return _open_prepared(target, lambda: _documents(corpus.pieces(0, cut)))
+
+
+def _identity(corpus: Corpus) -> list[list[object]]:
+    """What decides the text of a corpus: the bytes of its files, and how they are read."""
+    digests = corpus.fingerprint
+    return [[digests[source.name], source.encoding, source.name.endswith(".jsonl")] for source in corpus.sources]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether ids prepared earlier are there and unchanged."""
+    try:
+        digests = json.loads((folder / "meta.json").read_bytes())["sha256"]
+        return all(sha256_of(folder / name) == digests[name] for name in PREPARED_FILES)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _documents(pieces: Iterable[Piece]) -> list[str]:

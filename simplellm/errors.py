@@ -43,5 +43,9 @@ class TrainingError(SimpleLLMError):
     """A training run that had to stop before damage was done."""
 
 
+class StoppedEarly(TrainingError):
+    """Training was asked to stop before its first step was done; there is nothing to keep."""
+
+
 class SamplingError(SimpleLLMError):
     """Logits from which no token can be drawn."""

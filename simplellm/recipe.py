@@ -30,7 +30,7 @@ def choose(train_bytes: int, given: Mapping[str, Any], base: ModelConfig | None 
     if base is None:
         model = ModelConfig(**{name: value for name, value in chosen.items() if name in model_names})
     else:
-        model = _shape_of(base, chosen["dropout"] if "dropout" in chosen else base.dropout, given)
+        model = _shape_of(base, chosen.get("dropout", base.dropout), given)
         train = _fine_tuning(train, given)
     if train.get("freeze", 0) > model.n_layer:
         raise SettingError(f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}", fix="use a lower --freeze")

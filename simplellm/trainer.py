@@ -21,7 +21,7 @@ from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
 from simplellm.distributed import World, average_gradients, from_main, mean, wait_for_all
-from simplellm.errors import CheckpointError, TrainingError
+from simplellm.errors import CheckpointError, StoppedEarly, TrainingError
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
@@ -95,19 +95,21 @@ class Trainer:
         """Train until the last step, or until asked to stop; returns when the last checkpoint is on the disk."""
         assert self.config.max_steps is not None, "the caller plans the steps"
         self._interval_started_at, self._interval_step = time.perf_counter(), self.step
-        while self.step < self.config.max_steps and not self._is_told_to_stop():
+        while self.step < self.config.max_steps and not self.is_out_of_patience and not self._is_told_to_stop():
             self.train_step()
             if self._is_due(self.config.log_interval):
                 self._report_step()
             if self._is_due(self.config.eval_interval or self.config.max_steps):
                 self.evaluate_and_save()
-                if self.config.patience and self.evaluations_without_best >= self.config.patience:
-                    self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
-                    break
-        else:
-            if self.step and self.run.path / f"step-{self.step:06d}" not in self.run.step_folders():
-                self.evaluate_and_save()
+        if self.is_out_of_patience:
+            self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
+        elif self.step and self.run.path / f"step-{self.step:06d}" not in self.run.step_folders():
+            self.evaluate_and_save()
         return self.result()
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.evaluations_without_best
 
     def train_step(self) -> None:
         """One update of the weights. Raises TrainingError, and leaves the weights, when a number is not finite."""
@@ -242,7 +244,7 @@ class Trainer:
     def result(self) -> Result:
         """The figures of the run as it stands. TrainingError when nothing has been trained yet."""
         if not math.isfinite(self.best["val_loss"]):
-            raise TrainingError("stopped before the first step was done; nothing was saved", fix="start again")
+            raise StoppedEarly("stopped before the first step was done; nothing was saved", fix="start again")
         loss = self.best["val_loss"]
         evaluation = Evaluation(self.best["tokens"], self.best["bytes"], loss, self.best["accuracy"])
         return Result(
@@ -256,7 +258,7 @@ class Trainer:
             train_seconds=self.seconds,
             tokens_per_second=self.step * self.tokens_per_step / max(self.seconds, 1e-9),
             parameters=self.model.n_parameters,
-            stopped=self.step < (self.config.max_steps or 0),
+            stopped=self.step < (self.config.max_steps or 0) and not self.is_out_of_patience,
         )
 
     # ------------------------------------------------------------------ figures

@@ -134,10 +134,15 @@ def _warn_of_other_text(base: Base, prepared: Prepared, around: Surroundings) ->
         )
 
 
-def resume(run: Run, given: Mapping[str, Any], around: Surroundings) -> Result:
-    """Go on with a run from its newest whole checkpoint, exactly as if it had not stopped."""
+def resume(run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...] = ()) -> Result:
+    """Go on with a run from its newest whole checkpoint, exactly as if it had not stopped.
+
+    `texts` and `given` may repeat what the run was started with; SettingError where they say something else.
+    """
     info = run.read_info()
     sources, model_config, config = _recorded(run, info)
+    if texts and _absolute(texts) != _absolute(sources.texts):
+        raise SettingError(f"run {run.name} was started on other texts than {', '.join(texts)}", fix="leave TEXT out")
     folder = run.last(around.notice)
     config = _with_changes({**model_config.to_mapping(), **config.to_mapping()}, info["given"], config, given)
     corpus, val_corpus = sources.read(around.stdin)
@@ -238,7 +243,7 @@ def _info(
     return {
         "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         "command": list(around.command),
-        "texts": [str(Path(text).resolve()) if Path(text).exists() else text for text in sources.texts],
+        "texts": _absolute(sources.texts),
         "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
         "encoding": sources.encoding,
         "from": str(base_folder.resolve()) if base_folder else None,
@@ -254,6 +259,10 @@ def _info(
             **{name: _version(name) for name in REPORTED_PACKAGES},
         },
     }
+
+
+def _absolute(texts: tuple[str, ...]) -> list[str]:
+    return [str(Path(text).resolve()) if Path(text).exists() else text for text in texts]
 
 
 def _version(package: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import STORY, TINY_FLAGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import STORY, TINY_FLAGS
 from simplellm import checkpoint
 from simplellm.app.cli import main
 from simplellm.checkpoint import Run, TrainingState, find_checkpoint, find_run, free_name, load_model, new_run, verify

@@ -18,11 +18,15 @@ from simplellm.config import SamplingParams
 from simplellm.errors import SettingError
 from simplellm.sampler import Sampler
 
-BY_SETTING = {"temp": ("temperature", "0.5"), "tokens": ("max_new_tokens", "40"), "topk": ("top_k", "20"), "topp": ("top_p", "0.5"),
-              "minp": ("min_p", "0.1"), "penalty": ("repetition_penalty", "1.5"), "seed": ("seed", "7")}  # fmt: skip
-BAD = ["/temp hot", "/temp -1", "/temp nan", "/temp 5.1", "/topk -3", "/topk 1.5", "/topp 0", "/topp 2", "/minp 1", "/penalty 0",
-       "/tokens 0", "/tokens 100001", "/seed -1", "/seed x", "/set temperature hot", "/set nothing 1", "/context maybe",
-       "/set temperature"]  # fmt: skip
+BY_SETTING = {
+    "temp": ("temperature", "0.5"), "tokens": ("max_new_tokens", "40"), "topk": ("top_k", "20"), "topp": ("top_p", "0.5"),
+    "minp": ("min_p", "0.1"), "penalty": ("repetition_penalty", "1.5"), "seed": ("seed", "7"),
+}  # fmt: skip
+BAD = [
+    "/temp hot", "/temp -1", "/temp nan", "/temp 5.1", "/topk -3", "/topk 1.5", "/topp 0", "/topp 2", "/minp 1", "/penalty 0",
+    "/tokens 0", "/tokens 100001", "/seed -1", "/seed x", "/set temperature hot", "/set nothing 1", "/set temperature",
+    "/context maybe",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

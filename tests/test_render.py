@@ -14,8 +14,8 @@ from simplellm.errors import SettingError
 
 CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{BIDI_CONTROLS}]")
 ATTACKS = [
-    "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n", "\x9b31m", "a\rb", "a\x08b", "\x1b",
-    "\u202eabc", "\x85", "\x7f", "\ud800", "\x1bP", "\x0e", "\u2066x\u2069",
+    "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n", "\x9b31m", "a\rb", "a\x08b",
+    "\x1b", "\u202eabc", "\x85", "\x7f", "\ud800", "\x1bP", "\x0e", "\u2066x\u2069",
 ]  # fmt: skip
 MARKUP = [
     "[red]x[/]",

@@ -54,15 +54,19 @@ def sampler(request: pytest.FixtureRequest) -> Sampler:
 
 def their_scores(logits: torch.Tensor, recent: list[int], params: SamplingParams) -> torch.Tensor:
     """The scores (V,) after the warpers of transformers, in the order of the contract."""
-    from transformers import generation as g
+    from transformers import generation
 
-    ids, scores = torch.tensor([recent], dtype=torch.long), logits[None]
-    warpers = [(params.repetition_penalty != 1 and recent, lambda: g.RepetitionPenaltyLogitsProcessor(params.repetition_penalty)),
-               (True, lambda: g.TemperatureLogitsWarper(params.temperature)), (params.top_k, lambda: g.TopKLogitsWarper(params.top_k)),
-               (params.top_p < 1, lambda: g.TopPLogitsWarper(params.top_p)), (params.min_p, lambda: g.MinPLogitsWarper(params.min_p))]  # fmt: skip
-    for is_on, make in warpers:
-        scores = make()(ids, scores) if is_on else scores
-    return scores[0]
+    warpers = []
+    if params.repetition_penalty != 1 and recent:
+        warpers.append(generation.RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+    warpers.append(generation.TemperatureLogitsWarper(params.temperature))
+    if params.top_k:
+        warpers.append(generation.TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        warpers.append(generation.TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        warpers.append(generation.MinPLogitsWarper(params.min_p))
+    return generation.LogitsProcessorList(warpers)(torch.tensor([recent], dtype=torch.long), logits[None])[0]
 
 
 @settings(deadline=None, max_examples=300)
@@ -251,7 +255,7 @@ def test_greedy_text_is_that_of_transformers(architecture):
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(data.pop("model_type"), **data)).eval()
     theirs.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
     theirs.tie_weights()
-    prompt = list("The judge".encode())
+    prompt = list(b"The judge")
     expected = theirs.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         max_new_tokens=32, do_sample=False, eos_token_id=None, pad_token_id=0,

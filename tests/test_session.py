@@ -21,9 +21,13 @@ def session(trained: Path) -> Session:
     return Session(sampler, trained / "tiny", params, defaults=params)
 
 
-@pytest.mark.parametrize("name, text", [("temperature", "hot"), ("temperature", "6"), ("temperature", "nan"), ("top_k", "-3"),
-                                        ("top_k", "1.5"), ("top_p", "0"), ("top_p", "1.1"), ("min_p", "1"), ("seed", "-1"),
-                                        ("repetition_penalty", "0"), ("max_new_tokens", "0"), ("max_new_tokens", "100001")])  # fmt: skip
+BAD = {
+    "temperature": ["hot", "6", "nan"], "top_k": ["-3", "1.5"], "top_p": ["0", "1.1"], "min_p": ["1"], "seed": ["-1"],
+    "repetition_penalty": ["0"], "max_new_tokens": ["0", "100001"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, text", [(name, text) for name, texts in BAD.items() for text in texts])
 def test_a_bad_value_leaves_the_settings_as_they_were(session, name, text):
     before = session.params
     with pytest.raises(SettingError):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pyte
 import pytest
-
 from conftest import ROOT
 
 SECONDS_TO_START = 60  # torch is imported; a busy machine may take long
@@ -33,13 +32,19 @@ class Terminal:
             env={**environment, "XDG_STATE_HOME": str(state), "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **env},
         )  # fmt: skip
 
-    def see(self, text: str, seconds: float = SECONDS_TO_ANSWER) -> float:
-        """Wait until the screen shows `text`; returns the seconds it took."""
-        started_at = time.perf_counter()
-        while text not in self.text:
-            assert time.perf_counter() - started_at < seconds, f"no {text!r} on the screen:\n{self.text}"
+    def wait(self, is_seen: Callable[[], bool], seconds: float) -> None:
+        """Read until `is_seen`; fails, with the screen, when that takes longer or the program has ended."""
+        ends_at = time.perf_counter() + seconds
+        while not is_seen():
+            assert time.perf_counter() < ends_at and self.child.isalive(), f"never seen:\n{self.text}\n{self.raw[-2000:]!r}"
             self.read(0.02)
-        return time.perf_counter() - started_at
+
+    def see(self, text: str) -> None:
+        self.wait(lambda: text in self.text, SECONDS_TO_ANSWER)
+
+    def ready(self) -> None:
+        """Wait for a prompt in the cursor's line."""
+        self.wait(lambda: self.screen.display[self.screen.cursor.y].startswith("> "), SECONDS_TO_START)
 
     def read(self, seconds: float) -> None:
         """Take what comes for at most `seconds`; answers the terminal's only question, where the cursor is."""
@@ -51,13 +56,6 @@ class Terminal:
         self.stream.feed(data)
         if b"\x1b[6n" in data:
             self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
-
-    def ready(self) -> None:
-        """Wait for a prompt at the cursor's line."""
-        started_at = time.perf_counter()
-        while not self.screen.display[self.screen.cursor.y].startswith("> "):
-            assert time.perf_counter() - started_at < SECONDS_TO_START, f"no prompt:\n{self.text}"
-            self.read(0.02)
 
     @property
     def text(self) -> str:
@@ -95,10 +93,7 @@ def test_a_conversation_with_keys(open_terminal):
 
     terminal.child.send("typed in vain\x03")  # Ctrl-C clears the line
     terminal.child.send("The judge\r")
-    terminal.read(1.0)
-    started_at = time.perf_counter()
-    while len(terminal.text.split("The judge")[-1]) < 300 and time.perf_counter() - started_at < 20:
-        terminal.read(0.05)
+    terminal.wait(lambda: len(terminal.text.split("The judge")[-1]) > 60, SECONDS_TO_ANSWER)
     pressed_at = time.perf_counter()
     terminal.child.send("\x03")  # Ctrl-C ends the reply, not the program
     terminal.see("interrupted")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from conftest import STORY
+
 from simplellm.checkpoint import Run, read_log
 from simplellm.distributed import World
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError, TrainingError

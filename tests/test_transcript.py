@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from conftest import ROOT
+
 from simplellm.app.commands import COMMANDS
 
 SCRIPT = "The judge\n/temp 0.5\n/topk 20\n/tokens 40\n/help\nquit\nnever read\n"

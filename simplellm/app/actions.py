@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from simplellm.corpus import STDIN_NAME, read_corpus
 from simplellm.dataset import encode_document
 from simplellm.device import choose_device, describe
 from simplellm.distributed import joined
-from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError
+from simplellm.errors import CheckpointError, SettingError, StoppedEarly, TextError
 from simplellm.metrics import Sinks
 from simplellm.metrics import evaluate as score
 from simplellm.sampler import Sampler
@@ -128,10 +129,10 @@ def runs(options: Options) -> int:
     if options["json"]:
         _print_json(rows)
     elif rows:
-        headers = ("run", "best step", "loss", "bits/byte", "size", "best checkpoint")
+        headers = ("run", "best step", "loss", "bits/byte", "best checkpoint")
         screen.table(headers, [
             (row["run"], str(row["best_step"]), f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}",
-             f"{row['parameters']:,}", row["path"])
+             row["path"])
             for row in rows
         ])  # fmt: skip
     else:
@@ -143,22 +144,29 @@ def runs(options: Options) -> int:
 
 
 def _train(sources: Sources, name: str | None, options: Options, screen: Screen) -> tuple[Result, Interrupt]:
-    device = choose_device(options["device"])
-    with joined(device) as world, Interrupt() as interrupt, TrainingProgress(screen) as progress:
-        sink = progress if world.is_main else Sinks()
-        result = start(sources, options["given"], name, _around(options, screen, device, world, sink, interrupt))
-    _tell_if_stopped(result, screen)
-    return result, interrupt
+    base = options.get("from")
+    base_folder = checkpoints.find_checkpoint(base, _folder(options), screen.notice) if base else None
+    return _watched(lambda around: start(sources, options["given"], name, around, base_folder), options, screen)
 
 
 def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
-    wish = options["name"] or options["run"]
-    run, _ = checkpoints.find_run(wish, _folder(options))
+    run, _ = checkpoints.find_run(options["name"] or options["run"], _folder(options))
+    return _watched(lambda around: resume(run, options["given"], around, tuple(options["texts"])), options, screen)
+
+
+def _watched(job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+    """Train with progress on the screen and signals remembered; a signal before the first step ends the program."""
     device = choose_device(options["device"])
     with joined(device) as world, Interrupt() as interrupt, TrainingProgress(screen) as progress:
         sink = progress if world.is_main else Sinks()
-        result = resume(run, options["given"], _around(options, screen, device, world, sink, interrupt))
-    _tell_if_stopped(result, screen)
+        try:
+            result = job(_around(options, screen, device, world, sink, interrupt))
+        except StoppedEarly as error:
+            screen.notice(str(error))
+            raise SystemExit(interrupt.exit_code) from error
+    if result.stopped:
+        command = f"simplellm train --resume --name {result.run}"
+        screen.notice(f"stopped after step {result.steps} and saved; go on with: {command}")
     return result, interrupt
 
 
@@ -169,11 +177,6 @@ def _around(
         checkpoints=_folder(options), device=device, world=world, sink=sink, notice=screen.notice,
         should_stop=interrupt.is_set, stdin=sys.stdin.buffer, command=tuple(options["arguments"]),
     )  # fmt: skip
-
-
-def _tell_if_stopped(result: Result, screen: Screen) -> None:
-    if result.stopped:
-        screen.notice(f"stopped after step {result.steps} and saved; go on with: simplellm train --resume --name {result.run}")
 
 
 def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
@@ -218,7 +221,6 @@ def _folder(options: Options) -> Path:
 def _run_row(run: Run) -> dict[str, Any] | None:
     best = run.pointer("best")
     try:
-        info = run.read_info()
         assert best is not None
         return {
             "run": run.name,
@@ -226,9 +228,8 @@ def _run_row(run: Run) -> dict[str, Any] | None:
             "best_step": best["step"],
             "val_loss": best["val_loss"],
             "bits_per_byte": best["bits_per_byte"],
-            "parameters": info["parameters"],
         }
-    except (SimpleLLMError, AssertionError, KeyError):
+    except (AssertionError, KeyError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -94,6 +95,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def _pipe_reader() -> ReadLine:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are no reason to stop
     lines = iter(sys.stdin)
     return lambda: next((line.rstrip("\r\n") for line in lines), None)
 

@@ -31,7 +31,7 @@ DESCRIPTION = (
     "Train a small language model on your own text and talk to it. "
     "Without a command: talk to the newest run, or train one first."
 )
-INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells have it
+INTERRUPTED = 130  # 128 + the signal's number, as shells have it
 SAMPLED = ("chat", "generate", "analyze")
 
 
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SimpleLLMError as error:
         _tell(error, arguments)
         return error.exit_code
+    except SystemExit as end:  # --help, --version, or a signal
+        return int(end.code or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with `| head -1`
@@ -144,6 +146,9 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
     train.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="files, folders, globs, - for stdin")
     train.add_argument("--name", metavar="RUN", default=None, help="what to call the run (default: after the text)")
     train.add_argument("--resume", action="store_true", default=False, help="go on with --name (or --run) where it stopped")
+    train.add_argument(
+        "--from", metavar="RUN", default=None, help="go on from this trained model, with its tokenizer, at a lower rate"
+    )
     train.add_argument("--val-data", metavar="FILE", default=None, help="hold out this text instead of the last part")
     train.add_argument("--encoding", metavar="NAME", default="utf-8", help="of the texts (default: utf-8)")
     train.add_argument("--config", metavar="FILE.toml", default=None, help="settings from a file; flags override them")

@@ -1,0 +1,143 @@
+"""Figures of a run sent to TensorBoard or Weights & Biases, which are imported only when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from simplellm.errors import SettingError, TrainingError
+
+TRACKED_KINDS = ("step", "evaluation")
+
+
+class Tracker(Protocol):
+    """Takes the figures of one record; closed once at the end."""
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard. A resumed run hides what was written after the step it goes on from."""
+
+    def __init__(self, run_folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first_step)
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A W&B run of project simplellm, kept in RUN/wandb; WANDB_MODE=offline and its other variables work as usual."""
+
+    def __init__(self, run_folder: Path, first_step: int) -> None:
+        import wandb
+
+        info = _run_info(run_folder)
+        identity = hashlib.sha256(f"{run_folder.name} {info.get('started_at')}".encode()).hexdigest()[:16]
+        config = {name: info[name] for name in ("model", "training", "fingerprint", "versions") if name in info}
+        self._run = wandb.init(
+            project="simplellm", name=run_folder.name, id=identity, resume="allow", dir=str(run_folder), config=config
+        )
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(scalars), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+
+
+class Tracking:
+    """The sink of a run's figures for all trackers that were asked for; opened by the first record, closed at the end.
+
+    Raises SettingError at once when a package is missing, TrainingError when one cannot be started.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._folder: Path | None = None
+        self._trackers: list[Tracker] | None = None
+        for name in names:
+            _require(name)
+
+    def follow(self, run_folder: Path) -> None:
+        """Say where the run lies; nothing is written there before its first record."""
+        self._folder = run_folder
+
+    def write(self, record: dict[str, Any]) -> None:
+        if not self._names or self._folder is None or record["kind"] not in TRACKED_KINDS:
+            return
+        if self._trackers is None:
+            self._trackers = []
+            for name in self._names:
+                self._trackers.append(_open(name, self._folder, record["step"]))
+        for tracker in self._trackers:
+            tracker.log(scalars(record), record["step"])
+
+    def close(self) -> None:
+        with contextlib.ExitStack() as stack:  # each is closed, even where another fails
+            for tracker in self._trackers or []:
+                stack.callback(tracker.close)
+        self._trackers = None
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record as `kind/name`, those of a group as `kind/name/member`."""
+    return {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name != "step"}
+
+
+def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{member}", number) for member, number in _numbers(value))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield name, value
+
+
+def _require(name: str) -> None:
+    try:
+        if name == "tensorboard":
+            import torch.utils.tensorboard  # noqa: F401
+        else:
+            import wandb  # noqa: F401
+    except ImportError as error:
+        raise SettingError(
+            f"--track {name} needs a package that is not installed", fix='pip install "simplellm[track]"'
+        ) from error
+
+
+def _open(name: str, folder: Path, first_step: int) -> Tracker:
+    try:
+        return TRACKERS[name](folder, first_step)
+    except Exception as error:  # whatever a tracker raises when it is not logged in, offline or out of space
+        raise TrainingError(
+            f"{name} cannot be started: {' '.join(str(error).split())[:200] or type(error).__name__}",
+            fix="WANDB_MODE=offline works without an account; or leave --track out",
+        ) from error
+
+
+def _run_info(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "run.json").read_bytes()))
+    except (OSError, ValueError):
+        return {}
