@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from simplellm.metrics import LossCurves, Point
+from simplellm.curves import LossCurves, Point
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 44, 52  # margins

@@ -199,6 +199,10 @@ class Settings:
         )
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(item.name for item in cls.settings())
+
+    @classmethod
     def setting(cls, name: str) -> Setting:
         return next(item for item in cls.settings() if item.name == name)
 

@@ -119,6 +119,14 @@ class Optimizer:
         for optimizer in self._optimizers:
             scaler.unscale_(optimizer)
 
+    def gradient_norms(self) -> dict[str, float]:
+        """The norm of the gradients of each block, and of each table and norm outside the blocks, by name."""
+        by_layer: dict[str, list[Tensor]] = defaultdict(list)
+        for weight in self.weights:
+            if weight.grad is not None:
+                by_layer[_layer_of(self._names[id(weight)])].append(weight.grad)
+        return {layer: float(torch.nn.utils.get_total_norm(by_layer[layer], foreach=True)) for layer in sorted(by_layer)}
+
     def zero_grad(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -150,6 +158,12 @@ class Optimizer:
                     optimizer.state[weight] = {
                         key: value.clone() if key == "step" else value.to(weight.device) for key, value in saved.items()
                     }
+
+
+def _layer_of(name: str) -> str:
+    """`blocks.03` (so that sorting is counting) for `blocks.3.attention.proj.weight`, `final_norm` for `final_norm.weight`."""
+    first, second, *_ = name.split(".")
+    return f"blocks.{int(second):02}" if first == "blocks" else first
 
 
 class _ComposedTable:

@@ -42,10 +42,11 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     seconds_left = (config.budget or math.inf) * BUDGET_MARGIN - seconds_spent
     way = _compiled(trainer, make, way, seconds_left, notice) or way
     evaluation_seconds = _median_seconds(lambda: trainer.evaluate(config.eval_tokens), times=1)
+    preview_seconds = _median_seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
     steps_that_fit = _steps_of_seconds(trainer, way, evaluation_seconds, seconds_left)
     max_steps = max(int(min(config.max_steps or math.inf, _steps_of_epochs(trainer), steps_that_fit)), 1)
-    eval_interval = config.eval_interval or _eval_interval(max_steps, way.seconds, evaluation_seconds)
+    eval_interval = config.eval_interval or _eval_interval(max_steps, way.seconds, evaluation_seconds + preview_seconds)
     shared = [int(from_main(value, trainer.world, trainer.device)) for value in (max_steps, eval_interval, way.is_compiled)]
     fixed = replace(
         config, max_steps=shared[0], eval_interval=shared[1], precision=way.precision, compile="on" if shared[2] else "off"

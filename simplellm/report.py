@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from simplellm.chart import loss_svg
+from simplellm.curves import LossCurves
 from simplellm.dataset import Prepared
-from simplellm.metrics import LossCurves
 from simplellm.storage import replace_file, to_json
 from simplellm.tokenizer import Tokenizer
 

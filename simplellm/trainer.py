@@ -86,6 +86,7 @@ class Trainer:
         self.best: dict[str, Any] = {"val_loss": math.inf}
         self.evaluations_without_best = 0
         self.skipped_steps = 0
+        self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
         self.seconds_before = 0.0  # trained before this process took over
         self.started_at = time.perf_counter()
 
@@ -111,9 +112,12 @@ class Trainer:
     def is_out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.evaluations_without_best
 
-    def train_step(self) -> None:
-        """One update of the weights. Raises TrainingError, and leaves the weights, when a number is not finite."""
-        self.optimizer.set_rate(self.rate_factor)
+    def train_step(self, rate: float | None = None) -> None:
+        """One update of the weights, at `rate` times the peak rates (default: as the schedule has it).
+
+        Raises TrainingError, and leaves the weights, when a number is not finite.
+        """
+        self.optimizer.set_rate(self.rate_factor if rate is None else rate)
         self.loss = self.accumulate_gradients()
         self.gradient_norm = self.clip_gradients()
         if self.check_finite():
@@ -143,6 +147,8 @@ class Trainer:
     def clip_gradients(self) -> float:
         """Scale the gradients down to norm `grad_clip`; returns the norm they had."""
         self.optimizer.unscale(self.scaler)
+        if self.config.log_gradients and self._is_due(self.config.log_interval, self.step + 1):
+            self.gradient_norms = self.optimizer.gradient_norms()
         limit = self.config.grad_clip or math.inf
         return float(torch.nn.utils.clip_grad_norm_(self.optimizer.weights, limit, foreach=True))
 
@@ -188,7 +194,7 @@ class Trainer:
             if is_best:
                 self.best = {"step": self.step, **figures}
             self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
-            sample = self.preview(self.model) if self.preview and self.world.is_main else ""
+            sample = self.sample()
             if self.world.is_main:
                 self.run.save(self.step, self.model, self.prepared.tokenizer, self._state(), figures, is_best)
         wait_for_all(self.world)
@@ -205,6 +211,10 @@ class Trainer:
         ids = ids[: most_tokens + 1]
         n_bytes = sum(len(self.prepared.tokenizer.token_bytes(int(token))) for token in ids[1:])
         return evaluate(self.model, ids, n_bytes)
+
+    def sample(self) -> str:
+        """What the model writes with the weights it holds; nothing where no preview is wanted."""
+        return self.preview(self.model) if self.preview and self.world.is_main else ""
 
     def _state(self) -> TrainingState:
         """Called while the averaged weights are in place, so that the live ones are those kept aside."""
@@ -284,6 +294,7 @@ class Trainer:
                 "epoch": self.dataset.epoch_of(self.step * self.tokens_per_step // self.dataset.block_size),
                 "loss": self.loss,
                 "gradient_norm": self.gradient_norm,
+                **({"gradient_norms": self.gradient_norms} if self.config.log_gradients else {}),
                 "learning_rate": self.optimizer.groups[0]["lr"],
                 "tokens_per_second": tokens_per_second,
                 "tokens_per_step": self.tokens_per_step,
@@ -292,8 +303,9 @@ class Trainer:
             }
         )
 
-    def _is_due(self, interval: int) -> bool:
-        return self.step % interval == 0 or self.step == self.config.max_steps
+    def _is_due(self, interval: int, step: int | None = None) -> bool:
+        step = self.step if step is None else step
+        return step % interval == 0 or step == self.config.max_steps
 
     def _is_told_to_stop(self) -> bool:
         """One answer for all ranks: a signal may have reached only one of them."""

@@ -63,7 +63,7 @@ class Surroundings:
     notice: Callable[[str], None]
     should_stop: Callable[[], bool]
     stdin: BinaryIO | None = None
-    make_preview: Callable[[Prepared], Preview] | None = None
+    make_preview: Callable[[Run, Prepared], Preview] | None = None
     command: tuple[str, ...] = ()
 
 
@@ -176,7 +176,7 @@ def _maker(
         else None
     )
     sink = Sinks(JsonlSink(run.log_path), around.sink) if around.world.is_main else Sinks()
-    preview = around.make_preview(prepared) if around.make_preview else None
+    preview = around.make_preview(run, prepared) if around.make_preview else None
 
     def make(config: TrainConfig, precision: str) -> Trainer:
         dataset = _dataset(prepared, segmenter, model_config.block_size, config, around.world)

@@ -10,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a file imports only from files before it
-    "errors", "config", "storage", "tokenizer", "corpus", "segment", "dataset", "kernels", "model", "composition", "optim",
-    "device", "distributed", "metrics", "hub", "checkpoint", "recipe", "trainer", "plan", "training", "sampler", "analyze",
-    "app.render", "app.session", "app.commands", "app.chat", "app.interrupt", "app.actions", "app.cli", "__main__",
+    "errors", "config", "curves", "storage", "tokenizer", "corpus", "segment", "dataset", "kernels", "model", "composition",
+    "optim", "device", "distributed", "metrics", "tracking", "hub", "checkpoint", "recipe", "trainer", "plan", "training",
+    "sampler", "analyze", "chart", "report", "app.panel", "app.render", "app.watch", "app.session", "app.commands",
+    "app.chat", "app.interrupt", "app.actions", "app.cli", "__main__",
 ]  # fmt: skip
 PACKAGES = ("", "app")  # their __init__ imports nothing of the package; importing them is always allowed
 DOORS = {  # outside library -> the one file that may import it

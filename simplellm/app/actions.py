@@ -15,8 +15,9 @@ from simplellm import checkpoint as checkpoints
 from simplellm.analyze import candidates
 from simplellm.app.chat import chat as converse
 from simplellm.app.interrupt import Interrupt
-from simplellm.app.render import Screen, TrainingProgress
+from simplellm.app.render import Screen
 from simplellm.app.session import Session
+from simplellm.app.watch import Watch
 from simplellm.checkpoint import Run
 from simplellm.config import SamplingParams, read_toml
 from simplellm.corpus import STDIN_NAME, read_corpus
@@ -36,11 +37,11 @@ Options = dict[str, Any]
 
 def talk(options: Options) -> int:
     """Without a command: chat with the newest run, after training one where there is none."""
-    screen = _screen(options)
+    screen = screen_of(options)
     try:
         folder = _checkpoint(options, screen)
     except CheckpointError:
-        if options["run"] or checkpoints.list_runs(_folder(options)):
+        if options["run"] or checkpoints.list_runs(folder_of(options)):
             raise
         if not DEFAULT_TEXT.is_file():
             raise TextError(f"there is no run, and no {DEFAULT_TEXT} to train on", fix="simplellm train YOUR-TEXT") from None
@@ -50,7 +51,7 @@ def talk(options: Options) -> int:
 
 
 def train(options: Options) -> int:
-    screen = _screen(options)
+    screen = screen_of(options)
     given = {**(read_toml(Path(options["config"])) if options["config"] else {}), **options["given"]}
     options = {**options, "given": given}
     if options["resume"]:
@@ -61,7 +62,7 @@ def train(options: Options) -> int:
         sources = Sources(tuple(options["texts"]), options["val_data"], options["encoding"])
         result, interrupt = _train(sources, options["name"], options, screen)
     if options["json"]:
-        _print_json({name: value for name, value in asdict(result).items() if name != "stopped"})
+        print_json({name: value for name, value in asdict(result).items() if name != "stopped"})
     else:
         screen.line(
             f"{result.run}: {result.bits_per_byte:.3f} bits/byte at step {result.best_step} of {result.steps}, {result.path}"
@@ -71,20 +72,20 @@ def train(options: Options) -> int:
 
 
 def chat(options: Options) -> int:
-    screen = _screen(options)
+    screen = screen_of(options)
     return _chat_with(_checkpoint(options, screen), options, screen)
 
 
 def generate(options: Options) -> int:
     params = SamplingParams(**options["sampling"])
-    screen = _screen(options)
+    screen = screen_of(options)
     sampler = _sampler(options, screen)
     reply = sampler.stream(sampler.encode(_prompt(options)), params)
     for piece in reply:
         if not options["json"]:
             screen.write(piece.text)
     if options["json"]:
-        _print_json({
+        print_json({
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
             "seconds": reply.seconds, "tokens_per_second": reply.tokens_per_second, "seed": reply.seed,
             "stop_reason": reply.stop_reason,
@@ -95,12 +96,12 @@ def generate(options: Options) -> int:
 
 
 def evaluate(options: Options) -> int:
-    screen = _screen(options)
+    screen = screen_of(options)
     text = read_corpus([options["data"]], options["encoding"], sys.stdin.buffer).text()
     sampler = _sampler(options, screen)
     evaluation = score(sampler.model, encode_document(sampler.tokenizer, text), len(text.encode("utf-8", "replace")))
     if options["json"]:
-        _print_json(evaluation.to_mapping())
+        print_json(evaluation.to_mapping())
     else:
         screen.table(("", ""), [(name.replace("_", " "), f"{value:.6g}") for name, value in evaluation.to_mapping().items()])
     return 0
@@ -108,11 +109,11 @@ def evaluate(options: Options) -> int:
 
 def analyze(options: Options) -> int:
     params = SamplingParams(**options["sampling"])
-    screen = _screen(options)
+    screen = screen_of(options)
     sampler = _sampler(options, screen)
     found = candidates(sampler, sampler.encode(_prompt(options)), params, options["top"])
     if options["json"]:
-        _print_json({"candidates": [candidate.to_mapping() for candidate in found]})
+        print_json({"candidates": [candidate.to_mapping() for candidate in found]})
         return 0
     rows = [
         (str(candidate.token), repr(candidate.text), f"{candidate.probability:.4f}",
@@ -124,10 +125,10 @@ def analyze(options: Options) -> int:
 
 
 def runs(options: Options) -> int:
-    screen = _screen(options)
-    rows = [row for run in checkpoints.list_runs(_folder(options)) if (row := _run_row(run))]
+    screen = screen_of(options)
+    rows = [row for run in checkpoints.list_runs(folder_of(options)) if (row := _run_row(run))]
     if options["json"]:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         headers = ("run", "best step", "loss", "bits/byte", "best checkpoint")
         screen.table(headers, [
@@ -145,37 +146,39 @@ def runs(options: Options) -> int:
 
 def _train(sources: Sources, name: str | None, options: Options, screen: Screen) -> tuple[Result, Interrupt]:
     base = options.get("from")
-    base_folder = checkpoints.find_checkpoint(base, _folder(options), screen.notice) if base else None
-    return _watched(lambda around: start(sources, options["given"], name, around, base_folder), options, screen)
+    base_folder = checkpoints.find_checkpoint(base, folder_of(options), screen.notice) if base else None
+    return watched(lambda around: start(sources, options["given"], name, around, base_folder), options, screen)
 
 
 def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
-    run, _ = checkpoints.find_run(options["name"] or options["run"], _folder(options))
-    return _watched(lambda around: resume(run, options["given"], around, tuple(options["texts"])), options, screen)
+    run, _ = checkpoints.find_run(options["name"] or options["run"], folder_of(options))
+    return watched(lambda around: resume(run, options["given"], around, tuple(options["texts"])), options, screen)
 
 
-def _watched(job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+def watched(job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> tuple[Result, Interrupt]:
     """Train with progress on the screen and signals remembered; a signal before the first step ends the program."""
     device = choose_device(options["device"])
-    with joined(device) as world, Interrupt() as interrupt, TrainingProgress(screen) as progress:
-        sink = progress if world.is_main else Sinks()
+    with joined(device) as world, Interrupt() as interrupt, Watch(screen, options.get("track", ())) as watch:
         try:
-            result = job(_around(options, screen, device, world, sink, interrupt))
+            result = job(surroundings(options, screen, device, world, watch, interrupt))
         except StoppedEarly as error:
             screen.notice(str(error))
             raise SystemExit(interrupt.exit_code) from error
     if result.stopped:
         command = f"simplellm train --resume --name {result.run}"
         screen.notice(f"stopped after step {result.steps} and saved; go on with: {command}")
+    elif world.is_main:
+        watch.report(result, device)
     return result, interrupt
 
 
-def _around(
-    options: Options, screen: Screen, device: torch.device, world: Any, sink: Any, interrupt: Interrupt
+def surroundings(
+    options: Options, screen: Screen, device: torch.device, world: Any, watch: Watch, interrupt: Interrupt
 ) -> Surroundings:
     return Surroundings(
-        checkpoints=_folder(options), device=device, world=world, sink=sink, notice=screen.notice,
-        should_stop=interrupt.is_set, stdin=sys.stdin.buffer, command=tuple(options["arguments"]),
+        checkpoints=folder_of(options), device=device, world=world, sink=watch if world.is_main else Sinks(),
+        notice=screen.notice, should_stop=interrupt.is_set, stdin=sys.stdin.buffer, make_preview=watch.make_preview,
+        command=tuple(options["arguments"]),
     )  # fmt: skip
 
 
@@ -211,10 +214,10 @@ def _sampler(options: Options, screen: Screen) -> Sampler:
 
 
 def _checkpoint(options: Options, screen: Screen) -> Path:
-    return checkpoints.find_checkpoint(options["run"], _folder(options), screen.notice)
+    return checkpoints.find_checkpoint(options["run"], folder_of(options), screen.notice)
 
 
-def _folder(options: Options) -> Path:
+def folder_of(options: Options) -> Path:
     return Path(options["checkpoints"])
 
 
@@ -240,10 +243,10 @@ def _prompt(options: Options) -> str:
     return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
-def _screen(options: Options) -> Screen:
+def screen_of(options: Options) -> Screen:
     return Screen(color=options["color"])
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import simplellm
 from simplellm.config import ModelConfig, SamplingParams, Setting, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
+from simplellm.tracking import TRACKERS
 
 COMMANDS = {
     "train": "train a model on your text",
@@ -26,12 +27,15 @@ COMMANDS = {
     "evaluate": "score a text: loss, perplexity, accuracy, bits per byte",
     "analyze": "the most likely next tokens, before and after the sampling settings",
     "runs": "the trained runs",
+    "sweep": "train with every combination of some settings, and compare",
+    "bench": "tokens per second of training and of replies here",
 }
 DESCRIPTION = (
     "Train a small language model on your own text and talk to it. "
     "Without a command: talk to the newest run, or train one first."
 )
 INTERRUPTED = 130  # 128 + the signal's number, as shells have it
+EXPERIMENTS = ("bench", "sweep", "find_lr")
 SAMPLED = ("chat", "generate", "analyze")
 
 
@@ -79,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options = parse(arguments)
-    from simplellm.app import actions
+    from simplellm.app import actions, experiments
 
-    action = getattr(actions, options.pop("command") or "talk")
-    return int(action(options))
+    command = "find_lr" if options.get("find_lr") else options["command"] or "talk"
+    return int(getattr(experiments if command in EXPERIMENTS else actions, command)(options))
 
 
 def _tell(error: SimpleLLMError, arguments: list[str]) -> None:
@@ -103,6 +107,8 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
         parser.commands.get(namespace.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     options = vars(namespace)
     given = {name: options.pop(name) for name in _names(ModelConfig, TrainConfig) if name in options and name not in COMMON}
+    if options["command"] == "sweep":
+        given = {name: _values(name, text) for name, text in given.items()}
     sampling = {name: options.pop(name) for name in _names(SamplingParams) if name in options and name not in COMMON}
     defaults = {"checkpoints": "checkpoints", "run": None, "device": "auto", "seed": None, "json": False, "color": True}
     options = {**defaults, **options, "given": given, "sampling": sampling, "arguments": list(arguments)}
@@ -150,10 +156,23 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
         "--from", metavar="RUN", default=None, help="go on from this trained model, with its tokenizer, at a lower rate"
     )
     train.add_argument("--val-data", metavar="FILE", default=None, help="hold out this text instead of the last part")
+    train.add_argument(
+        "--track", metavar="NAMES", type=_trackers, default=(), help="also log to tensorboard and/or wandb (comma between)"
+    )
     train.add_argument("--encoding", metavar="NAME", default="utf-8", help="of the texts (default: utf-8)")
     train.add_argument("--config", metavar="FILE.toml", default=None, help="settings from a file; flags override them")
     for config in (ModelConfig, TrainConfig):
         _add_settings(train, config)
+    train.add_argument("--find-lr", action="store_true", default=False, help="only find a good learning rate: a range test")
+    sweep = commands["sweep"]
+    sweep.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="as of train (default: the-verdict.txt)")
+    for config in (ModelConfig, TrainConfig):
+        _add_settings(sweep, config, many=True)
+    bench = commands["bench"]
+    bench.add_argument("what", choices=("train", "generate"), help="training steps, or replies of one text at a time")
+    bench.add_argument("--versus", choices=("transformers",), default=None, help="take turns with this, and print the ratio")
+    for kind in (ModelConfig, TrainConfig, SamplingParams):
+        _add_settings(bench, kind)
     for name in SAMPLED:
         _add_settings(commands[name], SamplingParams)
     for name in ("generate", "analyze"):
@@ -166,11 +185,12 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
     commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")
 
 
-def _add_settings(parser: Parser, config: Any) -> None:
+def _add_settings(parser: Parser, config: Any, many: bool = False) -> None:
+    """A flag for each setting of `config`; with `many` it takes several values, with commas between them."""
     group = parser.add_argument_group(f"{config.title} settings")
     for setting in config.settings():
         if setting.name not in COMMON:
-            group.add_argument(setting.flag, **_flag_options(setting))
+            group.add_argument(setting.flag, **({"metavar": "A,B,..."} if many else _flag_options(setting)))
 
 
 def _flag_options(setting: Setting) -> dict[str, Any]:
@@ -182,8 +202,19 @@ def _flag_options(setting: Setting) -> dict[str, Any]:
     return {"type": setting.parse, "metavar": "|".join(setting.choices) or "N", "help": help}
 
 
+def _values(name: str, text: str) -> list[Any]:
+    """The values of a sweep, checked one by one."""
+    config = ModelConfig if name in _names(ModelConfig) else TrainConfig
+    return [config.setting(name).parse(part) for part in text.split(",")]
+
+
 def _positive(text: str) -> int:
     return int(Setting("top", "int", 10, "", minimum=1, maximum=1_000_000).parse(text))
+
+
+def _trackers(text: str) -> tuple[str, ...]:
+    setting = Setting("track", "str", "none", "", choices=tuple(TRACKERS))
+    return tuple(dict.fromkeys(setting.parse(name.strip()) for name in text.split(",")))
 
 
 def _names(*configs: Any) -> list[str]:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from simplellm.app.panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
+from simplellm.curves import overfitting_since
 from simplellm.errors import SimpleLLMError
 
 SHOWN_AS_THEY_ARE = "\n\t"
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 CONTROL_PICTURES = 0x2400  # U+2400 is the picture of NUL, and so on
 PLAIN_REPORT_SECONDS = 5.0
+PLAIN_SAMPLE_CHARACTERS = 100
+PANEL_SECONDS = 0.25  # between two drawings
+PANEL_COLUMNS = 100  # at most: the eye does not follow longer lines
+FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 60, 4, 2
 
 
 def visible(text: str) -> str:
@@ -98,62 +105,109 @@ def _one_line(text: str) -> str:
 
 
 class TrainingProgress:
-    """A sink that shows a run: one live line of progress on a terminal, plain lines elsewhere."""
+    """A sink that shows a run: one live panel on a terminal, plain lines elsewhere.
+
+    The panel is drawn by `write` alone, with no thread beside it; notices on the same console appear above it.
+    """
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._progress: Progress | None = None
+        self._view = View()
+        self._live: Live | None = None
         self._reported_at = 0.0
+        self._told_overfitting = False
+        console = screen.notices
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
+
+    def recall(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what a resumed run has logged before, without showing or telling it again."""
+        for record in records:
+            self._view.add(record)
+        self._told_overfitting = overfitting_since(self._view.curves) is not None
 
     def write(self, record: dict[str, Any]) -> None:
-        if record["kind"] == "step":
-            self._step(record)
+        self._view.add(record)
+        if self._is_live and record["kind"] in ("step", "evaluation"):
+            self._draw(at_once=record["kind"] == "evaluation")
+        elif record["kind"] == "step":
+            self._say_step(record)
         elif record["kind"] == "evaluation":
-            mark = ", the best so far" if record["best"] else ""
-            self._say(
-                f"step {record['step']}: held-out loss {record['loss']:.3f}, perplexity {record['perplexity']:.4g}, "
-                f"accuracy {record['accuracy']:.1%}, {record['bits_per_byte']:.3f} bits/byte{mark}"
-            )
+            self._say_evaluation(record)
+        if record["kind"] == "evaluation":
+            self._tell_overfitting()
         elif record["kind"] == "early_stop":
             self._say(f"step {record['step']}: no better for {record['patience']} evaluations, so training ends here")
 
-    def _step(self, record: dict[str, Any]) -> None:
-        step, last = record["step"], record["max_steps"]
-        left = (last - step) * record["tokens_per_step"] / max(record["tokens_per_second"], 1e-9)
-        figures = (
-            f"loss {record['loss']:.3f}  rate {record['learning_rate']:.2g}  "
-            f"{record['tokens_per_second']:,.0f} tokens/s  {_duration(left)} left"
-        )
-        if self._screen.notices.is_terminal:
-            self._bar(last).update(TaskID(0), completed=step, figures=figures)
-        elif time.monotonic() - self._reported_at >= PLAIN_REPORT_SECONDS:
-            self._reported_at = time.monotonic()
-            self._screen.notice(f"step {step}/{last}  {figures}")
+    def _draw(self, at_once: bool) -> None:
+        if not at_once and time.monotonic() - self._reported_at < PANEL_SECONDS:
+            return
+        self._reported_at = time.monotonic()
+        if self._live is None:
+            self._live = Live(console=self._screen.notices, transient=True, auto_refresh=False)
+            self._live.start()
+        self._live.update(self._panel(), refresh=True)
 
-    def _bar(self, last: int) -> Progress:
-        if self._progress is None:
-            columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(20), TextColumn("{task.fields[figures]}"))
-            self._progress = Progress(*columns, console=self._screen.notices, transient=True)
-            self._progress.add_task("", total=last, figures="")
-            self._progress.start()
-        return self._progress
+    def _panel(self) -> Panel | Group:
+        console, view = self._screen.notices, self._view
+        columns, rows = min(console.width, PANEL_COLUMNS), console.height
+        is_framed = columns >= FRAME_FROM_COLUMNS
+        if is_framed:
+            columns, rows = columns - FRAME_COLUMNS, rows - FRAME_ROWS
+        ascii_only = console.options.ascii_only
+        lines = panel_lines(view, self._wrapped(view.sample, columns), columns, rows, ascii_only)
+        texts = [Text.assemble(*line, no_wrap=True, overflow="crop") for line in lines]
+        if not is_framed:
+            return Group(*texts)
+        return Panel(Group(*texts), title="training", title_align="left", width=columns + FRAME_COLUMNS, border_style="dim")
+
+    def _wrapped(self, sample: str, columns: int) -> list[str]:
+        """A sample as lines that fit; cut with dots after SAMPLE_LINES."""
+        if not sample.strip():
+            return []
+        lines = Text(_one_line(sample)).wrap(self._screen.notices, columns)
+        if len(lines) > SAMPLE_LINES:
+            last = lines[SAMPLE_LINES - 1]
+            last.truncate(columns - 3)
+            last.append("...")
+        return [line.plain for line in lines[:SAMPLE_LINES]]
+
+    def _say_step(self, record: dict[str, Any]) -> None:
+        if time.monotonic() - self._reported_at < PLAIN_REPORT_SECONDS:
+            return
+        self._reported_at = time.monotonic()
+        self._say(
+            f"step {record['step']}/{record['max_steps']}  loss {record['loss']:.3f}  rate {record['learning_rate']:.2g}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s  {duration(seconds_left(record))} left"
+        )
+
+    def _say_evaluation(self, record: dict[str, Any]) -> None:
+        mark = ", the best so far" if record["best"] else ""
+        self._say(
+            f"step {record['step']}: held-out loss {record['loss']:.3f}, perplexity {record['perplexity']:.4g}, "
+            f"accuracy {record['accuracy']:.1%}, {record['bits_per_byte']:.3f} bits/byte{mark}"
+        )
+        sample = _one_line(record.get("sample") or "")
+        if sample:
+            self._say(f"  sample: {sample[:PLAIN_SAMPLE_CHARACTERS]}{'...' * (len(sample) > PLAIN_SAMPLE_CHARACTERS)}")
+
+    def _tell_overfitting(self) -> None:
+        since = overfitting_since(self._view.curves)
+        if since is not None and not self._told_overfitting:
+            self._told_overfitting = True
+            self._say(
+                f"the model starts to learn the text by heart: held-out loss rises since step {since}; the best is kept"
+            )
 
     def _say(self, text: str) -> None:
         self._screen.notice(text)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,136 @@
+"""The commands that try things out: bench, sweep, and the learning-rate range test of train."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplellm import checkpoint as checkpoints
+from simplellm.app.actions import DEFAULT_TEXT, Options, folder_of, print_json, screen_of, surroundings, watched
+from simplellm.app.interrupt import Interrupt
+from simplellm.app.render import Screen
+from simplellm.app.watch import Watch
+from simplellm.bench import Benchmark, bench_generate, bench_train
+from simplellm.config import ModelConfig, SamplingParams, TrainConfig, show
+from simplellm.device import choose_device, choose_precision, has_fast_bf16
+from simplellm.distributed import World
+from simplellm.errors import SettingError
+from simplellm.find_rate import find_rate
+from simplellm.trainer import Result
+from simplellm.training import Sources, Surroundings, prepare_run, start
+
+BENCH_MODEL = {"architecture": "gpt2", "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "vocab_size": 512}
+BENCH_TRAINING = {"optimizer": "adamw", "batch_size": 12}
+BENCH_BLOCK_WHEN_GENERATING = 256
+MOST_RUNS = 100  # of one sweep
+
+
+def bench(options: Options) -> int:
+    """Tokens per second of training steps, or of replies, on this machine."""
+    screen, given = screen_of(options), options["given"]
+    device = choose_device(options["device"])
+    is_training = options["what"] == "train"
+    shape = BENCH_MODEL | ({} if is_training else {"block_size": BENCH_BLOCK_WHEN_GENERATING}) | given
+    model_config = ModelConfig(**{name: value for name, value in shape.items() if name in ModelConfig.names()})
+    if is_training:
+        training = {name: value for name, value in (BENCH_TRAINING | given).items() if name in TrainConfig.names()}
+        measured = _bench_train(model_config, TrainConfig(**training), device, options["versus"])
+    else:
+        sampling = {"max_new_tokens": model_config.block_size} | options["sampling"]
+        measured = bench_generate(model_config, device, SamplingParams(**sampling), options["versus"])
+    if options["json"]:
+        print_json(measured.to_mapping())
+    else:
+        screen.table(("", ""), [(name.replace("_", " "), _figure(value)) for name, value in measured.to_mapping().items()])
+    return 0
+
+
+def _bench_train(model_config: ModelConfig, config: TrainConfig, device: torch.device, versus: str | None) -> Benchmark:
+    """In the number format that `train` would choose: on a CPU with bf16 units, the faster one."""
+    precision = choose_precision(device, config.precision)
+    if config.precision == "auto" and has_fast_bf16(device):
+        tried = [bench_train(model_config, config, device, candidate, None, turns=3) for candidate in (precision, "bf16")]
+        precision = max(tried, key=lambda benchmark: benchmark.tokens_per_second).dtype
+    return bench_train(model_config, config, device, precision, versus)
+
+
+def sweep(options: Options) -> int:
+    """Train with every combination of the settings that were given several values; the best first."""
+    screen, grid = screen_of(options), options["given"]
+    swept = [name for name, values in grid.items() if len(values) > 1]
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if len(combinations) > MOST_RUNS:
+        raise SettingError(f"a sweep is of {MOST_RUNS} runs at most, got {len(combinations)}", fix="give fewer values")
+    texts = tuple(options["texts"]) or (str(DEFAULT_TEXT),)
+    rows: list[tuple[dict[str, Any], Result]] = []
+    for number, given in enumerate(combinations, 1):
+        screen.notice(f"run {number} of {len(combinations)}: " + ", ".join(f"{name} {show(given[name])}" for name in swept))
+        name = checkpoints.free_name(f"sweep-{Path(texts[0]).stem}", folder_of(options))
+        result, interrupt = watched(partial(_start, Sources(texts), given, name), options, screen)
+        rows.append((given, result))
+        if interrupt.is_set():
+            return interrupt.exit_code
+    rows.sort(key=lambda row: row[1].bits_per_byte)
+    if options["json"]:
+        figures = ("run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds")
+        print_json([{**given, **{name: getattr(result, name) for name in figures}} for given, result in rows])
+    else:
+        headers = (*swept, "bits/byte", "loss", "best step", "steps", "run")
+        screen.table(headers, [(*(show(given[name]) for name in swept), *_row(result)) for given, result in rows])
+    return 0
+
+
+def _start(sources: Sources, given: dict[str, Any], name: str, around: Surroundings) -> Result:
+    return start(sources, given, name, around)
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    steps = (str(result.best_step), str(result.steps))
+    return (f"{result.bits_per_byte:.3f}", f"{result.val_loss:.3f}", *steps, result.run)
+
+
+def find_lr(options: Options) -> int:
+    """`train --find-lr`: the curve of a range test and the rate it suggests. Nothing is kept."""
+    screen = screen_of(options)
+    device = choose_device(options["device"])
+    given = {"max_steps": 100, "compile": "off", **options["given"]}
+    sources = Sources(tuple(options["texts"]), options["val_data"], options["encoding"])
+    with Interrupt() as interrupt, Watch(screen, ()) as watch:
+        around = surroundings(options, screen, device, World(), watch, interrupt)
+        run = checkpoints.Run(folder_of(options) / "range-test")
+        trainer, _ = prepare_run(sources, given, run, around)
+        test = find_rate(trainer)
+    if options["json"]:
+        print_json({"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion})
+        return 0
+    _show_curve(screen, test.rates, test.losses)
+    factor = test.suggestion / trainer.config.learning_rate
+    muon = (
+        f" --muon-learning-rate {trainer.config.muon_learning_rate * factor:.2g}" if trainer.config.optimizer == "muon" else ""
+    )
+    screen.line(f"suggestion: --learning-rate {test.suggestion:g}{muon}")
+    return 0
+
+
+def _show_curve(screen: Screen, rates: tuple[float, ...], losses: tuple[float, ...], bars: int = 40) -> None:
+    """A bar for every fourth rate, as long as the loss is high."""
+    highest = max(losses)
+    rows = [
+        (f"{rate:.2g}", f"{loss:.3f}", "#" * round(bars * loss / highest))
+        for rate, loss in list(zip(rates, losses, strict=True))[::4]
+    ]
+    screen.table(("rate", "loss", ""), rows)
+
+
+def _figure(value: Any) -> str:
+    return (
+        f"{value:,.4g}"
+        if isinstance(value, float) and value < 1000
+        else f"{value:,.0f}"
+        if isinstance(value, float | int)
+        else str(value)
+    )

@@ -1,0 +1,95 @@
+"""What happens beside a training: progress, a sample at each evaluation, trackers, and the report at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplellm.app.render import Screen, TrainingProgress
+from simplellm.checkpoint import Run, load_model, read_log
+from simplellm.config import SamplingParams
+from simplellm.dataset import Prepared
+from simplellm.errors import SamplingError, SimpleLLMError
+from simplellm.model import SimpleLLM
+from simplellm.report import Report, make_report, report_lines
+from simplellm.sampler import Sampler
+from simplellm.tracking import Tracking
+from simplellm.trainer import Preview, Result
+
+PROMPT_TOKENS = 16  # the beginning of the held-out text, which a sample goes on from
+PREVIEW_TOKENS, REPORT_TOKENS = 60, 256
+REPORT_SECONDS = 1.0  # a large model on a small machine writes fewer tokens
+SAMPLE_SEED = 1
+
+
+class Watch:
+    """The sink and the preview maker of one training, and what is said of it at the end."""
+
+    def __init__(self, screen: Screen, trackers: Sequence[str]) -> None:
+        self._screen = screen
+        self._tracking = Tracking(trackers)
+        self._progress = TrainingProgress(screen)
+        self._run: Run | None = None
+        self._prepared: Prepared | None = None
+        self._is_first = True
+
+    def make_preview(self, run: Run, prepared: Prepared) -> Preview:
+        """Called when the text of a run is prepared; the same sample each time but for the weights."""
+        self._run, self._prepared = run, prepared
+        self._tracking.follow(run.path)
+        return lambda model: sample(model, prepared, PREVIEW_TOKENS)
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self._is_first and self._run is not None and "step" in record:  # what a resumed run has logged before
+            self._is_first = False
+            self._progress.recall(old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"])
+        self._progress.write(record)
+        self._tracking.write(record)
+
+    def report(self, result: Result, device: torch.device) -> None:
+        """Measure, keep and tell what the run came to; a report that cannot be made does no harm to the run."""
+        try:
+            report = self._measure(result, device)
+        except (SimpleLLMError, OSError) as error:
+            self._screen.notice(f"there is no report of this run: {error}")
+        else:
+            for line in report_lines(report):
+                self._screen.notice(line)
+
+    def _measure(self, result: Result, device: torch.device) -> Report:
+        assert self._run is not None and self._prepared is not None
+        model, _ = load_model(Path(result.path), device)
+        text = sample(model, self._prepared, REPORT_TOKENS, REPORT_SECONDS)
+        figures = {name: value for name, value in asdict(result).items() if name != "stopped"}
+        return make_report(self._run.path, self._prepared, read_log(self._run.log_path), figures, text)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
+        self._tracking.close()
+
+
+def sample(model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")) -> str:
+    """What the model writes after the first words of the held-out text; empty where nothing can be drawn.
+
+    Draws from a generator of its own and leaves the model in the mode it was in: training goes on as without it.
+    """
+    was_training, started_at = model.training, time.perf_counter()
+    params = SamplingParams(max_new_tokens=n_tokens, seed=SAMPLE_SEED)
+    reply = Sampler(model, prepared.tokenizer).stream(prepared.val_ids[:PROMPT_TOKENS].tolist(), params)
+    try:
+        for _ in reply:
+            if time.perf_counter() - started_at > most_seconds:
+                break
+    except SamplingError:
+        return ""
+    finally:
+        model.train(was_training)
+    return reply.text
