@@ -63,9 +63,10 @@ def bench_train(
     optimizer, scaler = Optimizer(model, config), devices.grad_scaler(device, precision)
 
     def step() -> int:
-        with devices.autocast(device, precision):
-            loss = loss_of(block[:, :-1], block[:, 1:])
-        scaler.scale(loss).backward()
+        with devices.fast_float32(device):
+            with devices.autocast(device, precision):
+                loss = loss_of(block[:, :-1], block[:, 1:])
+            scaler.scale(loss).backward()
         optimizer.unscale(scaler)
         torch.nn.utils.clip_grad_norm_(optimizer.weights, config.grad_clip or float("inf"), foreach=True)
         optimizer.step(scaler)

@@ -30,7 +30,7 @@ class Frame:
         self.last_step = max(max(step for step, _ in points), 1)
         late = [loss for step, loss in points if step >= EARLY_SHARE * self.last_step] or [points[-1][1]]
         self.high = max(late)
-        self.low = min(min(late), self.high - 1e-3)
+        self.low = min(min(loss for _, loss in points), self.high - 1e-3)
 
     def x(self, step: float) -> float:
         return LEFT + step / self.last_step * (WIDTH - LEFT - RIGHT)

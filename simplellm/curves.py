@@ -36,7 +36,7 @@ class LossCurves:
         curve.append((int(record["step"]), float(loss)))
         if len(self.train) > MOST_POINTS:
             pairs = zip(self.train[::2], self.train[1::2], strict=False)
-            self.train[: len(self.train) // 2 * 2] = [(later, (a + b) / 2) for (_, a), (later, b) in pairs]
+            self.train[: len(self.train) // 2 * 2] = [((i + j) // 2, (a + b) / 2) for (i, a), (j, b) in pairs]
 
     @property
     def best(self) -> Point | None:

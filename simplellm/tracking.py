@@ -121,9 +121,7 @@ def _require(name: str) -> None:
         else:
             import wandb  # noqa: F401
     except ImportError as error:
-        raise SettingError(
-            f"--track {name} needs a package that is not installed", fix='pip install "simplellm[track]"'
-        ) from error
+        raise SettingError(f"--track {name} is not installed ({error})", fix='pip install "simplellm[track]"') from error
 
 
 def _open(name: str, folder: Path, first_step: int) -> Tracker:

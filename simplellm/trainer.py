@@ -137,9 +137,10 @@ class Trainer:
             )
             ids, targets = ids.to(self.device), targets.to(self.device)
             devices.seed_dropout(config.seed, self.step, micro_step, self.world.rank)
-            with devices.autocast(self.device, self.precision):
-                loss = self.loss_of(ids, targets, config.label_smoothing) / config.gradient_accumulation
-            self.scaler.scale(loss).backward()
+            with devices.fast_float32(self.device):
+                with devices.autocast(self.device, self.precision):
+                    loss = self.loss_of(ids, targets, config.label_smoothing) / config.gradient_accumulation
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         average_gradients(self.model, self.world)
         return float(mean(total, self.world))
@@ -205,12 +206,12 @@ class Trainer:
 
     def evaluate(self, most_tokens: int | None = None) -> Evaluation:
         """Score the held-out text, or its first `most_tokens`, with the weights the model holds."""
-        ids = self.prepared.val_ids
-        if most_tokens is None or len(ids) - 1 <= most_tokens:
-            return evaluate(self.model, ids, self.prepared.val_bytes)
-        ids = ids[: most_tokens + 1]
-        n_bytes = sum(len(self.prepared.tokenizer.token_bytes(int(token))) for token in ids[1:])
-        return evaluate(self.model, ids, n_bytes)
+        ids, n_bytes = self.prepared.val_ids, self.prepared.val_bytes
+        if most_tokens is not None and len(ids) - 1 > most_tokens:
+            ids = ids[: most_tokens + 1]
+            n_bytes = sum(len(self.prepared.tokenizer.token_bytes(int(token))) for token in ids[1:])
+        with devices.fast_float32(self.device):
+            return evaluate(self.model, ids, n_bytes)
 
     def sample(self) -> str:
         """What the model writes with the weights it holds; nothing where no preview is wanted."""

@@ -22,7 +22,7 @@ from simplellm.checkpoint import Run
 from simplellm.config import SamplingParams, read_toml
 from simplellm.corpus import STDIN_NAME, read_corpus
 from simplellm.dataset import encode_document
-from simplellm.device import choose_device, describe
+from simplellm.device import choose_device, describe, fast_float32
 from simplellm.distributed import joined
 from simplellm.errors import CheckpointError, SettingError, StoppedEarly, TextError
 from simplellm.metrics import Sinks
@@ -99,7 +99,9 @@ def evaluate(options: Options) -> int:
     screen = screen_of(options)
     text = read_corpus([options["data"]], options["encoding"], sys.stdin.buffer).text()
     sampler = _sampler(options, screen)
-    evaluation = score(sampler.model, encode_document(sampler.tokenizer, text), len(text.encode("utf-8", "replace")))
+    ids = encode_document(sampler.tokenizer, text)
+    with fast_float32(sampler.model.token_embedding.weight.device):
+        evaluation = score(sampler.model, ids, len(text.encode("utf-8", "replace")))
     if options["json"]:
         print_json(evaluation.to_mapping())
     else:

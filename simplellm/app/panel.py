@@ -121,9 +121,10 @@ def duration(seconds: float) -> str:
 
 def curve_lines(curves: LossCurves, columns: int, rows: int, ascii_only: bool = False) -> list[Line]:
     """Training loss as a braille line, evaluations as marks over it, the best apart; losses stand at the left edge."""
-    first, last = _range([step for step, _ in (*curves.train, *curves.held_out)])
-    late = [loss for step, loss in (*curves.train, *curves.held_out) if step - first >= EARLY_SHARE * (last - first)]
-    low, high = _range(late)
+    points = [*curves.train, *curves.held_out]
+    first, last = _range([step for step, _ in points])
+    highest = max(loss for step, loss in points if step - first >= EARLY_SHARE * (last - first))
+    low, high = _range([min(loss for _, loss in points), highest])
     labels = [f"{high:.2f} ", *[""] * (rows - 2), f"{low:.2f} "]
     margin = max(map(len, labels))
     width = columns - margin

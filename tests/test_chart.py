@@ -1,0 +1,44 @@
+"""The picture of the losses is a whole SVG whatever the losses and the name are."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simplellm.chart import HEIGHT, WIDTH, loss_svg, ticks
+from simplellm.curves import LossCurves
+
+points = st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 1e6)), max_size=8)
+
+
+@settings(deadline=None)
+@given(points, points, st.text(max_size=20))
+def test_any_losses_and_any_name_make_a_whole_picture(train, held_out, name):
+    svg = loss_svg(LossCurves(sorted(train), sorted(held_out)), name)
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["viewBox"] == f"0 0 {WIDTH} {HEIGHT}" and "nan" not in svg
+    for path in root.iter("{http://www.w3.org/2000/svg}path"):
+        numbers = [float(number) for number in re.findall(r"\d+\.?\d*", path.attrib["d"])]
+        assert all(0 <= number <= WIDTH for number in numbers)
+
+
+def test_a_name_is_text_and_never_markup():
+    svg = loss_svg(LossCurves([(1, 2.0)], []), "<script>alert('x')</script>&\x1b")
+    assert "<script" not in svg and "&lt;script&gt;" in svg and "\x1b" not in svg
+
+
+def test_the_best_is_marked_and_axes_are_labelled():
+    svg = loss_svg(LossCurves([(10, 5.0), (20, 4.0)], [(10, 4.5), (20, 4.75)]), "run")
+    assert svg.count("<circle") == 1 and "best 4.500 at step 10" in svg
+    assert ">step</text>" in svg and "nats per token" in svg and "prefers-color-scheme: dark" in svg
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 40, [0, 10, 20, 30, 40]), (4.9, 6.1, [5.0, 5.2, 5.4, 5.6, 5.8, 6.0]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])]
+)
+def test_ticks_are_round_numbers_within_the_range(low, high, expected):
+    assert ticks(low, high) == pytest.approx(expected)

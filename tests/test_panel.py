@@ -1,0 +1,195 @@
+"""The training screen: one panel that fits its terminal, plain lines elsewhere, and no foreign control characters."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pyte
+import pytest
+from rich.cells import cell_len
+
+from simplellm.app.panel import BEST_MARK, HELD_OUT_MARK, View, bar, braille, flow, panel_lines
+from simplellm.app.render import PLAIN_SAMPLE_CHARACTERS, Screen, TrainingProgress
+
+SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
+COLORS = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7])[;m]")
+
+
+def step(number: int, loss: float = 3.0, last: int = 60) -> dict:
+    return {
+        "kind": "step", "step": number, "max_steps": last, "epoch": number / 7, "loss": loss, "gradient_norm": 1.25,
+        "learning_rate": 0.003, "tokens_per_second": 12_345.6, "tokens_per_step": 2048, "memory_bytes": 300 << 20, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def evaluation(number: int, loss: float = 3.5, best: bool = True, sample: str = SAMPLE) -> dict:
+    return {
+        "kind": "evaluation", "step": number, "loss": loss, "val_loss": loss, "perplexity": 33.1, "accuracy": 0.25,
+        "bits_per_byte": 2.3, "best": best, "sample": sample, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def a_run() -> list[dict]:
+    """Losses fall; from step 30 on the held-out loss rises."""
+    records = []
+    for number in range(1, 61):
+        records.append(step(number, 7 - number / 12))
+        if number % 10 == 0:
+            records.append(evaluation(number, 4.0 + abs(number - 30) / 20, best=number <= 30))
+    return records
+
+
+def filled(records: list[dict]) -> View:
+    view = View()
+    for record in records:
+        view.add(record)
+    return view
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal, and what a person would see on it."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        super().__init__()
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self.stream = pyte.Stream(self.screen)
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.stream.feed(text.replace("\n", "\r\n"))
+        return super().write(text)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display).strip("\n")
+
+
+@pytest.fixture
+def open_terminal(monkeypatch: pytest.MonkeyPatch):
+    def open_terminal(columns: int = 100, rows: int = 30, color: bool = True, term: str = "xterm-256color"):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("LINES", str(rows))
+        terminal = Terminal(columns, rows)
+        return terminal, TrainingProgress(Screen(color=color, out=io.StringIO(), notices=terminal))
+
+    return open_terminal
+
+
+@pytest.mark.parametrize("columns", [1, 5, 12, 20, 40, 59, 60, 100])
+@pytest.mark.parametrize("rows", [3, 10, 24])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_no_line_is_wider_than_the_terminal(columns, rows, ascii_only):
+    for upto in (0, 1, 2, 12, 72):
+        lines = panel_lines(filled(a_run()[:upto]), ["x" * columns], columns, rows, ascii_only)
+        longest_figure = 26 if columns < 20 else 0  # a figure is never broken; the screen cuts it
+        assert all(sum(cell_len(text) for text, _ in line) <= max(columns, longest_figure) for line in lines)
+        assert not ascii_only or all(text.isascii() for line in lines for text, _ in line)
+        assert columns < 20 or rows < 24 or len(lines) <= rows
+
+
+def test_parts_flow_and_are_never_broken():
+    parts = [[("a ", "dim"), ("1", "")], [("b ", "dim"), ("22", "")], [("c ", ""), ("3", "")]]
+    assert ["".join(text for text, _ in line) for line in flow(parts, 9)] == ["a 1  b 22", "c 3"]
+    assert len(flow(parts, 1)) == 3
+
+
+def test_progress_is_as_wide_as_the_panel_from_start_to_end():
+    for number in (0, 1, 30, 60):
+        assert sum(len(text) for text, _ in bar(step(number), 40)) == 40
+    assert bar(step(60), 40)[0][0] == "\u2501" * 35
+
+
+def test_a_braille_line_has_a_dot_in_every_column_and_no_gap():
+    rows = braille([0, 3, 11, 4, 4, 0], columns=3, rows=3)
+    assert len(rows) == 3 and all(len(row) == 3 for row in rows)
+    assert all(any(row[column] != "\u2800" for row in rows) for column in range(3))
+    assert rows[0][0] == chr(0x2800 + 0x01 + 0x08 + 0x10 + 0x20 + 0x80), "from 0 down to 3"
+
+
+def test_the_panel_shows_every_figure_the_curve_and_the_sample(open_terminal):
+    terminal, progress = open_terminal()
+    for record in a_run()[:33]:  # up to the evaluation at 30
+        progress.write(record)
+    shown = terminal.text
+    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "held-out loss 4.000", "best 4.000", "at step 30",
+                   "perplexity 33.1", "accuracy 25.0%", "bits/byte 2.300", "rate 0.003", "gradient 1.25", "tokens/s 12,346",
+                   "memory 300 MB", "50%", "The judge"):  # fmt: skip
+        assert figure in shown, figure
+    curve = [line for line in shown.splitlines() if re.search("[\u2801-\u28ff]", line)]
+    assert len(curve) >= 3 and HELD_OUT_MARK in "".join(curve) and BEST_MARK in "".join(curve)
+    assert shown.count("step 30/60") == 1, "one panel, not one for each record"
+
+
+def test_a_sample_has_four_lines_at_most_and_drives_no_terminal(open_terminal):
+    terminal, progress = open_terminal(columns=40)
+    for record in (step(1), step(2), evaluation(2)):
+        progress.write(record)
+    lines = terminal.text.splitlines()
+    assert sum("judge" in line or "왔다" in line or "down" in line for line in lines) == 4 and lines[-1].endswith("...")
+    assert "[bold]" in terminal.text and "\u241b[31m" in terminal.text
+    assert "\x07" not in terminal.getvalue() and "\x1b[31msat" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("columns", [20, 60])
+def test_notices_stand_above_the_panel_and_do_not_tear_it(open_terminal, columns):
+    terminal, progress = open_terminal(columns=columns, rows=30)
+    for record in a_run()[:20]:
+        progress.write(record)
+    progress._say("a word")
+    progress.write(evaluation(20, 3.0))
+    text = terminal.text
+    assert text.count("a word") == 1 and text.index("a word") < text.index("%") and text.count("gradient") == 1
+
+
+def test_when_it_ends_the_panel_is_gone_and_the_words_stay(open_terminal):
+    terminal, progress = open_terminal()
+    with progress:
+        for record in a_run():
+            progress.write(record)
+        progress.write({"kind": "early_stop", "step": 60, "patience": 3})
+    words = " ".join(terminal.text.split())
+    assert "gradient" not in words and words.count("learn the text by heart") == 1
+    assert "held-out loss rises since step 30; the best is kept" in words and "no better for 3 evaluations" in words
+
+
+def test_a_narrow_terminal_without_colour_is_readable(open_terminal):
+    terminal, progress = open_terminal(columns=20, rows=24, color=False)
+    for record in a_run()[:33]:
+        progress.write(record)
+    assert not COLORS.search(terminal.getvalue())
+    for words in ("step 30/60", "train loss 4.500", "bits/byte 2.300", "tokens/s 12,346", "The judge"):
+        assert words in terminal.text
+
+
+def test_a_dumb_terminal_gets_plain_lines(open_terminal):
+    terminal, progress = open_terminal(term="dumb")
+    with progress:
+        for record in a_run():
+            progress.write(record)
+    assert "\x1b" not in terminal.getvalue() and terminal.getvalue().count("held-out loss") >= 6
+
+
+def test_plain_lines_end_with_a_short_sample_and_tell_overfitting_once():
+    notices = io.StringIO()
+    with TrainingProgress(Screen(out=io.StringIO(), notices=notices)) as progress:
+        for record in a_run():
+            progress.write(record)
+    lines = notices.getvalue().splitlines()
+    samples = [line for line in lines if line.startswith("  sample: The judge")]
+    assert len(samples) == 6 and all(len(line) <= PLAIN_SAMPLE_CHARACTERS + 20 for line in samples)
+    assert sum("by heart" in line for line in lines) == 1 and "\x1b" not in notices.getvalue()
+
+
+def test_a_resumed_run_is_drawn_whole_and_not_told_twice(open_terminal):
+    terminal, progress = open_terminal()
+    progress.recall(a_run()[:60])
+    for record in a_run()[60:]:
+        progress.write(record)
+    assert "best 4.000" in terminal.text and "at step 30" in terminal.text and "by heart" not in terminal.text
