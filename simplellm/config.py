@@ -334,7 +334,7 @@ class TrainConfig(Settings):
     beta2: float = setting("float", 0.99, "AdamW's memory of squared gradients", minimum=0, maximum=1, open_maximum=True)
     grad_clip: float = setting("float", 1.0, "highest gradient norm; 0 is no limit", minimum=0, maximum=1_000_000)
     warmup_steps: int | None = setting(
-        "int", None, "steps until the peak rate", minimum=0, maximum=1_000_000_000, auto="5% of the steps"
+        "int", None, "steps until the peak rate", minimum=0, maximum=1_000_000_000, auto="2% of the steps"
     )
     schedule: str = setting(
         "str", "linear", "how the rate falls after the warm-up", choices=("linear", "cosine", "constant", "wsd", "noam")

@@ -16,7 +16,7 @@ from simplellm.model import Matrix, SimpleLLM
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
 NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-WSD_DECAY_SHARE = 0.2  # last share of the steps in which wsd decays (MiniCPM, 2024: 10-20%)
+WSD_DECAY_SHARE = 0.4  # last share of the steps in which wsd decays (measured; MiniCPM, 2024: 10-20% of far longer runs)
 
 
 class Muon(torch.optim.Optimizer):

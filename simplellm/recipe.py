@@ -65,9 +65,10 @@ def recipe(train_bytes: int, given: Mapping[str, Any]) -> dict[str, Any]:
     if train_bytes < SMALL_TEXT_BYTES:
         settings |= {
             "vocab_size": 1536,
-            "bpe_dropout": 0.25,
-            "dropout": 0.3,
-            "ema_decay": 0.97,
+            "bpe_dropout": 0.35,
+            "dropout": 0.4,
+            "ema_decay": 0.9,
+            "schedule": "wsd",
             "token_noise": 0.15,
             "composition": 1.0,
             "weight_decay": 0.0,

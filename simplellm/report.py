@@ -196,7 +196,7 @@ def report_lines(report: Report) -> Sequence[str]:
         ("byte unigram", marks.unigram),
         ("uniform bytes", marks.uniform),
     ]
-    longest = f', the longest of {len(copied.longest)}: {" ".join(copied.longest.split())!r}' if copied.longest else ""
+    longest = f", the longest of {len(copied.longest)}: {' '.join(copied.longest.split())!r}" if copied.longest else ""
     return [
         f"held-out loss {report.figures['val_loss']:.3f}, perplexity {report.figures['perplexity']:.4g}; bits per byte:",
         *(f"{name:<14} {bits:.3f}" for name, bits in rows),

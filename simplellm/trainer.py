@@ -26,7 +26,7 @@ from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
 
-WARMUP_SHARE = 0.05  # of the steps, where warmup_steps is not given (guess)
+WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
 Preview = Callable[[SimpleLLM], str]
 

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a file imports only from files before it
     "errors", "config", "curves", "storage", "tokenizer", "corpus", "segment", "dataset", "kernels", "model", "composition",
     "optim", "device", "distributed", "metrics", "tracking", "hub", "checkpoint", "recipe", "trainer", "plan", "training",
-    "find_rate", "sampler", "analyze", "bench", "chart", "report", "app.panel", "app.render", "app.watch", "app.session", "app.commands",
-    "app.chat", "app.interrupt", "app.actions", "app.experiments", "app.cli", "__main__",
+    "find_rate", "sampler", "analyze", "bench", "chart", "report", "app.panel", "app.render", "app.watch", "app.session",
+    "app.commands", "app.chat", "app.interrupt", "app.actions", "app.experiments", "app.cli", "__main__",
 ]  # fmt: skip
 PACKAGES = ("", "app")  # their __init__ imports nothing of the package; importing them is always allowed
 DOORS = {  # outside library -> the one file that may import it

@@ -38,7 +38,12 @@ def test_the_best_is_marked_and_axes_are_labelled():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0, 40, [0, 10, 20, 30, 40]), (4.9, 6.1, [5.0, 5.2, 5.4, 5.6, 5.8, 6.0]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])]
+    ("low", "high", "expected"),
+    [
+        (0, 40, [0, 10, 20, 30, 40]),
+        (4.9, 6.1, [5.0, 5.2, 5.4, 5.6, 5.8, 6.0]),
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
 )
 def test_ticks_are_round_numbers_within_the_range(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)

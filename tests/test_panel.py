@@ -9,6 +9,7 @@ import pyte
 import pytest
 from rich.cells import cell_len
 
+from simplellm.app import render
 from simplellm.app.panel import BEST_MARK, HELD_OUT_MARK, View, bar, braille, flow, panel_lines
 from simplellm.app.render import PLAIN_SAMPLE_CHARACTERS, Screen, TrainingProgress
 
@@ -19,7 +20,7 @@ COLORS = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7])[;m]")
 def step(number: int, loss: float = 3.0, last: int = 60) -> dict:
     return {
         "kind": "step", "step": number, "max_steps": last, "epoch": number / 7, "loss": loss, "gradient_norm": 1.25,
-        "learning_rate": 0.003, "tokens_per_second": 12_345.6, "tokens_per_step": 2048, "memory_bytes": 300 << 20, "seconds": 1.0,
+        "learning_rate": 0.003, "tokens_per_second": 12_345.6, "tokens_per_step": 2048, "memory_bytes": 300 << 20,
     }  # fmt: skip
 
 
@@ -118,9 +119,9 @@ def test_the_panel_shows_every_figure_the_curve_and_the_sample(open_terminal):
     for record in a_run()[:33]:  # up to the evaluation at 30
         progress.write(record)
     shown = terminal.text
-    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "held-out loss 4.000", "best 4.000", "at step 30",
-                   "perplexity 33.1", "accuracy 25.0%", "bits/byte 2.300", "rate 0.003", "gradient 1.25", "tokens/s 12,346",
-                   "memory 300 MB", "50%", "The judge"):  # fmt: skip
+    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "held-out 4.000", "best 4.000",
+                   "at step 30", "perplexity 33.1", "accuracy 25.0%", "bits/byte 2.300", "rate 0.003", "gradient 1.25",
+                   "tokens/s 12,346", "memory 300 MB", "50%", "The judge"):  # fmt: skip
         assert figure in shown, figure
     curve = [line for line in shown.splitlines() if re.search("[\u2801-\u28ff]", line)]
     assert len(curve) >= 3 and HELD_OUT_MARK in "".join(curve) and BEST_MARK in "".join(curve)
@@ -146,6 +147,20 @@ def test_notices_stand_above_the_panel_and_do_not_tear_it(open_terminal, columns
     progress.write(evaluation(20, 3.0))
     text = terminal.text
     assert text.count("a word") == 1 and text.index("a word") < text.index("%") and text.count("gradient") == 1
+
+
+@pytest.mark.parametrize("columns", [20, 60, 100])
+def test_the_echo_of_ctrl_c_does_not_tear_the_panel(open_terminal, columns, monkeypatch):
+    monkeypatch.setattr(render, "PANEL_SECONDS", 0.0)
+    terminal, progress = open_terminal(columns=columns)
+    with progress:
+        for record in a_run()[:33]:
+            progress.write(record)
+        terminal.write("^C")
+        progress.write(step(34))
+        assert terminal.text.count("gradient") == 1
+        terminal.write("^C")
+    assert not terminal.text.strip()
 
 
 def test_when_it_ends_the_panel_is_gone_and_the_words_stay(open_terminal):

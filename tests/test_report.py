@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import STORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import STORY
 from simplellm.report import (
     COMPRESSED_HELD_OUT_BYTES,
     COMPRESSED_TRAIN_BYTES,

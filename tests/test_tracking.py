@@ -10,8 +10,8 @@ import types
 from pathlib import Path
 
 import pytest
-
 from conftest import STORY, TINY_FLAGS
+
 from simplellm.app.cli import main, parse
 from simplellm.checkpoint import Run, read_log
 from simplellm.errors import SettingError, TrainingError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import STORY, TINY_FLAGS
+
 from simplellm.app import watch
 from simplellm.app.cli import main
 from simplellm.checkpoint import load_model, read_log
@@ -70,7 +70,7 @@ def test_a_report_that_cannot_be_made_does_no_harm(tmp_path: Path, monkeypatch: 
 
 
 def test_the_report_is_told_beside_the_answer(tmp_path: Path, capsys) -> None:
-    assert main(["train", str(STORY), "--name", "x", "--max-steps", "2", "--json", "--checkpoints", str(tmp_path), *TINY_FLAGS]) == 0
+    assert main(["train", str(STORY), "--max-steps", "2", "--json", "--checkpoints", str(tmp_path), *TINY_FLAGS]) == 0
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
     for words in ("byte unigram", "uniform bytes", "copied word for word", "loss.svg"):

@@ -73,7 +73,7 @@ def figures(view: View) -> list[Line]:
         ]
     if evaluation and best:
         known += [
-            ("held-out loss", f"{evaluation['loss']:.3f}"),
+            ("held-out", f"{evaluation['loss']:.3f}"),
             ("best", f"{best[1]:.3f}"),
             ("at step", f"{best[0]:,}"),
             ("perplexity", f"{evaluation['perplexity']:.4g}"),

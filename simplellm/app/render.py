@@ -24,7 +24,8 @@ PLAIN_REPORT_SECONDS = 5.0
 PLAIN_SAMPLE_CHARACTERS = 100
 PANEL_SECONDS = 0.25  # between two drawings
 PANEL_COLUMNS = 100  # at most: the eye does not follow longer lines
-FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 60, 4, 2
+ECHO_COLUMNS = 2  # a terminal writes ^C behind the panel's last line; if that wrapped, the panel would be torn
+FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 56, 4, 2
 
 
 def visible(text: str) -> str:
@@ -149,7 +150,7 @@ class TrainingProgress:
 
     def _panel(self) -> Panel | Group:
         console, view = self._screen.notices, self._view
-        columns, rows = min(console.width, PANEL_COLUMNS), console.height
+        columns, rows = min(console.width - ECHO_COLUMNS, PANEL_COLUMNS), console.height
         is_framed = columns >= FRAME_FROM_COLUMNS
         if is_framed:
             columns, rows = columns - FRAME_COLUMNS, rows - FRAME_ROWS
@@ -194,9 +195,7 @@ class TrainingProgress:
         since = overfitting_since(self._view.curves)
         if since is not None and not self._told_overfitting:
             self._told_overfitting = True
-            self._say(
-                f"the model starts to learn the text by heart: held-out loss rises since step {since}; the best is kept"
-            )
+            self._say(f"the model starts to learn the text by heart: held-out loss rises since step {since}; the best is kept")
 
     def _say(self, text: str) -> None:
         self._screen.notice(text)
