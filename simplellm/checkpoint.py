@@ -5,6 +5,7 @@
     RUN/step-000400/    a model `transformers` opens; training/ is what only resume needs;
                         manifest.json (size and SHA-256 of every file) is written last
     RUN/best.json, RUN/last.json    pointers, swapped whole
+    RUN/report.json, RUN/loss.svg   what the run came to, written at its end
 
 A folder counts as a checkpoint only while its manifest verifies. There is no pickle anywhere.
 """
@@ -183,8 +184,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer
     with torch.device("meta"):
         model = SimpleLLM(config)
     state = from_hub_state(hub_state, model.state_dict(), config)
-    model = SimpleLLM(config)
-    model.load_state_dict(state)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return model.to(device).eval(), tokenizer
 
 

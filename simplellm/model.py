@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,18 @@ LARGEST_SELF_LOGIT = 5.0  # what a tied table gives the token just read, before 
 RESIDUAL_MATRICES = ("proj.weight", "down.weight")  # write to the residual stream
 NORM_EPSILON = {"modern": 1e-6, "gpt2": 1e-5}  # Qwen3 and GPT-2 as published
 ROPE_BASE = 10_000.0  # RoFormer, 3.4.3
+
+
+class Linear(nn.Linear):
+    """Without torch's own first weights: they are drawn by `SimpleLLM.init_weights`, or loaded."""
+
+    def reset_parameters(self) -> None: ...
+
+
+class Embedding(nn.Embedding):
+    """As `Linear` above."""
+
+    def reset_parameters(self) -> None: ...
 
 
 class KVCache:
@@ -62,8 +75,8 @@ class MultiHeadAttention(nn.Module):
         self.sizes = (config.n_head, config.kv_heads, config.head_size)
         bias = config.architecture == "gpt2"
         heads = config.n_head + 2 * config.kv_heads
-        self.qkv = nn.Linear(config.n_embd, heads * config.head_size, bias=bias)
-        self.proj = nn.Linear(config.n_head * config.head_size, config.n_embd, bias=bias)
+        self.qkv = Linear(config.n_embd, heads * config.head_size, bias=bias)
+        self.proj = Linear(config.n_head * config.head_size, config.n_embd, bias=bias)
         if config.architecture == "modern":  # keeps attention logits bounded (Qwen3; Henry et al. 2020)
             self.q_norm = RMSNorm(config.head_size, torch.float32)
             self.k_norm = RMSNorm(config.head_size, torch.float32)
@@ -93,8 +106,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = config.architecture == "modern"
         bias = not self.gated
-        self.up = nn.Linear(config.n_embd, config.inner_size * (2 if self.gated else 1), bias=bias)  # gate and up in one
-        self.down = nn.Linear(config.inner_size, config.n_embd, bias=bias)
+        self.up = Linear(config.n_embd, config.inner_size * (2 if self.gated else 1), bias=bias)  # gate and up in one
+        self.down = Linear(config.inner_size, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
@@ -135,15 +148,15 @@ class SimpleLLM(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False  # keep only what goes into a block, and compute the block again for its gradient
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.token_embedding = Embedding(config.vocab_size, config.n_embd)
         if config.architecture == "gpt2":
-            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+            self.position_embedding = Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
-            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         if config.architecture == "modern":
-            rope = torch.stack(rope_table(config.block_size, config.head_size))
+            rope = rope_table(config.block_size, config.head_size)
             self.register_buffer("rope", rope, persistent=False)  # (2, block_size, 1, D)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -255,12 +268,16 @@ def build_norm(config: ModelConfig) -> nn.Module:
     return RMSNorm(config.n_embd) if config.architecture == "modern" else nn.LayerNorm(config.n_embd, NORM_EPSILON["gpt2"])
 
 
-def rope_table(n_positions: int, head_size: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of each position and frequency (RoFormer, eq. 15), (n_positions, 1, D); sin is signed for `rotate`."""
-    frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)  # (D / 2)
-    angles = torch.outer(torch.arange(n_positions, dtype=torch.float32), frequencies)  # (n_positions, D / 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1)[:, None], torch.cat([-sin, sin], dim=-1)[:, None]
+def rope_table(n_positions: int, head_size: int) -> Tensor:
+    """cos and sin of each position and frequency (RoFormer, eq. 15), (2, n_positions, 1, D); sin is signed for `rotate`.
+
+    By numpy, so that a model built on the meta device, to be filled from a file, has its table at once.
+    """
+    frequencies = ROPE_BASE ** -(np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size))  # (D / 2)
+    angles = np.outer(np.arange(n_positions, dtype=np.float32), frequencies.astype(np.float32))  # (n_positions, D / 2)
+    cos, sin = np.cos(angles), np.sin(angles)
+    table = np.stack([np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)])
+    return torch.from_numpy(table[:, :, None])
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

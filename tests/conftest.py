@@ -36,9 +36,7 @@ def tokenizer(story: str) -> Tokenizer:
 def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
     """Both architectures, 2 layers of 32, with random weights large enough that logits differ."""
     shape = {"n_kv_head": 2} if request.param == "modern" else {}
-    config = ModelConfig(
-        architecture=request.param, n_layer=2, n_head=4, n_embd=32, block_size=32, vocab_size=300, **shape
-    )
+    config = ModelConfig(architecture=request.param, n_layer=2, n_head=4, n_embd=32, block_size=32, vocab_size=300, **shape)
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1)).eval()
     with torch.no_grad():
         for weight in model.parameters():

@@ -19,7 +19,7 @@ PACKAGES = ("", "app")  # their __init__ imports nothing of the package; importi
 DOORS = {  # outside library -> the one file that may import it
     "tiktoken": "tokenizer", "rustbpe": "tokenizer", "regex": "tokenizer", "safetensors": "checkpoint",
     "torch.distributed": "distributed", "rich": "app.render", "prompt_toolkit": "app.chat", "argparse": "app.cli",
-    "tomllib": "config", "tomli": "config",
+    "tomllib": "config", "tomli": "config", "wandb": "tracking", "torch.utils.tensorboard": "tracking",
 }  # fmt: skip
 HARDWARE = ("torch.cuda", "torch.backends", "torch.mps")
 HARDWARE_ROOMS = {"device": HARDWARE, "distributed": ("torch.cuda.set_device",)}

@@ -133,7 +133,7 @@ def test_a_rate_ends_where_it_should_and_stays_there(schedule: str, last: float)
 
 
 def test_wsd_keeps_its_peak_for_most_of_the_steps() -> None:
-    assert [rate_factor(step, 100, 0, "wsd") for step in (0, 50, 80, 90, 100)] == pytest.approx([1, 1, 1, 0.5, 0])
+    assert [rate_factor(step, 100, 0, "wsd") for step in (0, 30, 60, 80, 100)] == pytest.approx([1, 1, 1, 0.5, 0])
 
 
 def test_a_rate_factor_scales_the_peak_of_every_group() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,17 @@ def test_every_command_of_the_readme_is_one_of_the_program() -> None:
     from simplellm.app.cli import COMMANDS as PROGRAM
 
     text = README.read_text(encoding="utf-8")
-    assert {word for word in re.findall(r"^\| `([a-z]+)[ `]", text, re.MULTILINE) if f"| `{word}` | " not in settings_table()} == set(PROGRAM)
+    assert {
+        word for word in re.findall(r"^\| `([a-z]+)[ `]", text, re.MULTILINE) if f"| `{word}` | " not in settings_table()
+    } == set(PROGRAM)
+
+
+def _filled(found: re.Match[str], table: str) -> str:
+    return f"{found[1]}{table}\n{found[3]}"
 
 
 if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
     for name, make in BLOCKS.items():
-        text = block_pattern(name).sub(lambda found, made=make(): f"{found[1]}{made}\n{found[3]}", text)
+        text = block_pattern(name).sub(partial(_filled, table=make()), text)
     README.write_text(text, encoding="utf-8")

@@ -162,7 +162,7 @@ def test_resume_refuses_a_changed_validation_text(tmp_path, story):
 
 @pytest.mark.parametrize(
     "given",
-    [{"n_layer": 3}, {"learning_rate": 0.5}, {"seed": 5}, {"batch_size": 7}, {"dropout": 0.4}, {"architecture": "gpt2"}],
+    [{"n_layer": 3}, {"learning_rate": 0.5}, {"seed": 5}, {"batch_size": 7}, {"dropout": 0.77}, {"architecture": "gpt2"}],
 )
 def test_resume_refuses_changed_settings_and_names_them(tmp_path, given):
     train(tmp_path, "run", stop_after=2, max_steps=4)
