@@ -56,6 +56,7 @@ def bench_train(
     model_config: ModelConfig, config: TrainConfig, device: torch.device, precision: str, versus: str | None, turns: int = 15
 ) -> Benchmark:
     """Time training steps on random tokens: forward, backward, clipping and the update of the weights."""
+    devices.reuse_freed_memory()  # for both sides
     model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(config.seed)).to(device).train()
     shape = (config.batch_size, model_config.block_size + 1)
     block = torch.randint(model_config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)

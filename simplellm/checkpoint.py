@@ -92,12 +92,14 @@ class Run:
             _write_model(temporary, model, tokenizer)
             _write_state(temporary / "training", state)
             write_manifest(temporary)
-        pointer = to_json({"step": step, "path": folder.name, **figures})
-        replace_file(self.path / "last.json", pointer)
-        if best:
-            replace_file(self.path / "best.json", pointer)
+        for which in ("last", "best") if best else ("last",):
+            self.point(which, step, figures)
         self._retain()
         return folder
+
+    def point(self, which: str, step: int, figures: dict[str, Any]) -> None:
+        """Let best.json or last.json name the checkpoint of `step`, with its figures."""
+        replace_file(self.path / f"{which}.json", to_json({"step": step, "path": step_name(step), **figures}))
 
     def best(self, notice: Notice = lambda text: None) -> Path:
         """The verified best checkpoint; the newest whole one where the best is damaged, which is told to `notice`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 
 from simplellm.errors import DeviceError, SettingError
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc, malloc.h
 PROBED_PRODUCT = ((768, 128), (128, 512))  # about what a small model multiplies
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,6 +43,18 @@ def choose_precision(device: torch.device, wish: str = "auto") -> str:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether this CPU multiplies bf16 in hardware, so that measuring it is worth the time."""
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def reuse_freed_memory() -> None:
+    """Let the C library keep large blocks that were freed, instead of giving each back to the system.
+
+    A training step allocates the same large tensors again and again; with glibc's defaults each is mapped anew and
+    every page of it faults once: 13% of a step of 4x256 on 2 cores. Where there is no glibc, nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 1 << 26)):
+            mallopt(parameter, value)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simplellm import device as devices
-from simplellm.checkpoint import Run, TrainingState
+from simplellm.checkpoint import Run, TrainingState, load_model, step_name
 from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
@@ -104,8 +104,9 @@ class Trainer:
                 self.evaluate_and_save()
         if self.is_out_of_patience:
             self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
-        elif self.step and self.run.path / f"step-{self.step:06d}" not in self.run.step_folders():
+        elif self.step and self.run.path / step_name(self.step) not in self.run.step_folders():
             self.evaluate_and_save()
+        self.score_best()
         return self.result()
 
     @property
@@ -204,6 +205,27 @@ class Trainer:
         )
         return evaluation
 
+    def score_best(self) -> None:
+        """Score the best checkpoint on the whole held-out text, where the evaluations on the way took only its beginning."""
+        if not self.scores_a_part or not math.isfinite(self.best["val_loss"]) or self.best.get("tokens") == self._n_held_out:
+            return
+        folder = self.run.path / step_name(self.best["step"])
+        with devices.fast_float32(self.device):
+            evaluation = evaluate(load_model(folder, self.device)[0], self.prepared.val_ids, self.prepared.val_bytes)
+        self.best |= {"val_loss": evaluation.loss, **evaluation.to_mapping()}
+        if self.world.is_main:
+            self.run.point("best", self.best["step"], {name: value for name, value in self.best.items() if name != "step"})
+        self.sink.write({"kind": "final", **self.best, "seconds": self.seconds})
+
+    @property
+    def scores_a_part(self) -> bool:
+        """Whether the held-out text is larger than what an evaluation looks at."""
+        return self._n_held_out > self.config.eval_tokens
+
+    @property
+    def _n_held_out(self) -> int:
+        return len(self.prepared.val_ids) - 1
+
     def evaluate(self, most_tokens: int | None = None) -> Evaluation:
         """Score the held-out text, or its first `most_tokens`, with the weights the model holds."""
         ids, n_bytes = self.prepared.val_ids, self.prepared.val_bytes
@@ -260,7 +282,7 @@ class Trainer:
         evaluation = Evaluation(self.best["tokens"], self.best["bytes"], loss, self.best["accuracy"])
         return Result(
             run=self.run.name,
-            path=str(self.run.path / f"step-{self.best['step']:06d}"),
+            path=str(self.run.path / step_name(self.best["step"])),
             steps=self.step,
             best_step=self.best["step"],
             val_loss=loss,

@@ -21,7 +21,7 @@ from simplellm.checkpoint import Run
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import Corpus, read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
-from simplellm.device import choose_precision, describe
+from simplellm.device import choose_precision, describe, reuse_freed_memory
 from simplellm.distributed import World, wait_for_all
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
@@ -100,6 +100,7 @@ def prepare_run(
 ) -> tuple[Trainer, dict[str, Any]]:
     """A trainer with its steps planned, and what run.json is to say; nothing is written but prepared ids."""
     started_at = time.perf_counter()
+    reuse_freed_memory()
     base = _open_base(base_folder) if base_folder else None
     base_config = base.model.config if base else None
     choose(0, given, base_config)  # what cannot be is said before anything is read or written
@@ -139,6 +140,7 @@ def resume(run: Run, given: Mapping[str, Any], around: Surroundings, texts: tupl
 
     `texts` and `given` may repeat what the run was started with; SettingError where they say something else.
     """
+    reuse_freed_memory()
     info = run.read_info()
     sources, model_config, config = _recorded(run, info)
     if texts and _absolute(texts) != _absolute(sources.texts):
