@@ -30,6 +30,7 @@ from simplellm.tokenizer import Tokenizer
 
 PREPARED_VERSION = 2
 PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin")
+TOLD_BYTES = 25_000_000  # progress is told each time this much is done
 TOKENIZER_SAMPLE_CHARACTERS = 1 << 25  # merges of 1-2k tokens do not change with more text than this (guess)
 EpochIds = Callable[[int], np.ndarray]
 
@@ -126,6 +127,7 @@ def prepare(
     tokenizer: str | Tokenizer,
     vocab_size: int,
     folder: Path,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """The corpus as ids, made once and found again in `folder` by what it depends on.
 
@@ -144,16 +146,30 @@ def prepare(
     target = folder / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     if not _is_whole(target):
         shutil.rmtree(target, ignore_errors=True)
+        if corpus.n_bytes > TOLD_BYTES:
+            notice(f"preparing {corpus.n_bytes / 1e6:,.0f} MB: training the tokenizer")
         trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(name, corpus, cut, vocab_size)
         with new_folder(target) as temporary:
             write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
-            train_bytes = _write_ids(temporary / "train.bin", corpus.pieces(0, cut), trained)
+            told = _told(corpus.pieces(0, cut), corpus.n_bytes, notice)
+            train_bytes = _write_ids(temporary / "train.bin", told, trained)
             val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
             digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
             write_file(
                 temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests})
             )
     return _open_prepared(target, lambda: _documents(corpus.pieces(0, cut)))
+
+
+def _told(pieces: Iterable[Piece], n_bytes: int, notice: Callable[[str], None]) -> Iterator[Piece]:
+    """The pieces, with a word on how far they have got every now and then."""
+    done = told = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece.text.encode("utf-8", "replace"))
+        if done - told >= TOLD_BYTES:
+            told = done
+            notice(f"encoded {done / 1e6:,.0f} of {n_bytes / 1e6:,.0f} MB")
 
 
 def _identity(corpus: Corpus) -> list[list[object]]:

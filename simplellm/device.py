@@ -116,6 +116,12 @@ def seed_dropout(*place: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: CUDA has a type for it, the CPU allocator only words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in words)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held so far: the device's on CUDA, the process's elsewhere."""
     if device.type == "cuda":

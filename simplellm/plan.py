@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from simplellm import device as devices
 from simplellm.config import TrainConfig
 from simplellm.distributed import from_main
+from simplellm.errors import SettingError
 from simplellm.trainer import Trainer
 
 BUDGET_MARGIN = 0.96  # steps are planned for this share of a budget: speed drifts
@@ -46,6 +47,12 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     preview_seconds = _median_seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
     steps_that_fit = _steps_of_seconds(trainer, way, evaluation_seconds, seconds_left)
+    if steps_that_fit < 1:
+        needed = math.ceil(((config.budget or 0) - seconds_left + evaluation_seconds + way.seconds) / BUDGET_MARGIN) + 1
+        raise SettingError(
+            f"a budget of {config.budget:g}s is too short here for one step and one evaluation",
+            fix=f"--budget {needed}s or more",
+        )
     max_steps = max(int(min(config.max_steps or math.inf, _steps_of_epochs(trainer), steps_that_fit)), 1)
     eval_interval = config.eval_interval or _eval_interval(max_steps, way.seconds, evaluation_seconds + preview_seconds)
     shared = [int(from_main(value, trainer.world, trainer.device)) for value in (max_steps, eval_interval, way.is_compiled)]

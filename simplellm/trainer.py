@@ -21,7 +21,7 @@ from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
 from simplellm.distributed import World, average_gradients, from_main, mean, wait_for_all
-from simplellm.errors import CheckpointError, StoppedEarly, TrainingError
+from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
@@ -119,7 +119,12 @@ class Trainer:
         Raises TrainingError, and leaves the weights, when a number is not finite.
         """
         self.optimizer.set_rate(self.rate_factor if rate is None else rate)
-        self.loss = self.accumulate_gradients()
+        try:
+            self.loss = self.accumulate_gradients()
+        except (RuntimeError, MemoryError) as error:
+            if devices.is_out_of_memory(error):
+                raise self._out_of_memory() from error
+            raise
         self.gradient_norm = self.clip_gradients()
         if self.check_finite():
             self.optimizer.step(self.scaler)
@@ -334,8 +339,17 @@ class Trainer:
         """One answer for all ranks: a signal may have reached only one of them."""
         return bool(from_main(float(self.should_stop()), self.world, self.device))
 
+    def _out_of_memory(self) -> DeviceError:
+        batch_size, accumulation = self.config.batch_size, self.config.gradient_accumulation
+        smaller = f"--batch-size {batch_size // 2} --gradient-accumulation {accumulation * 2} keeps the tokens per step"
+        fix = smaller if batch_size > 1 else "use --gradient-checkpointing, a smaller --block-size or a smaller model"
+        return DeviceError(
+            f"out of memory with {batch_size} x {self.dataset.block_size} tokens; the last checkpoint is {self._last_good()}",
+            fix=fix,
+        )
+
     def _last_good(self) -> str:
         try:
             return str(self.run.last())
         except CheckpointError:
-            return "none: nothing was saved yet"
+            return "none, nothing was saved yet"

@@ -215,7 +215,7 @@ def _prepared(
     tokenizer: Any = None,
 ) -> Prepared:
     folder = around.checkpoints / PREPARED_FOLDER
-    return prepare(corpus, val_corpus, config.val_fraction, tokenizer or config.tokenizer, vocab_size, folder)
+    return prepare(corpus, val_corpus, config.val_fraction, tokenizer or config.tokenizer, vocab_size, folder, around.notice)
 
 
 def _name_of(sources: Sources, folder: Path) -> str:
