@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from simplellm.errors import DeviceError, SettingError
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc, malloc.h
 PROBED_PRODUCT = ((768, 128), (128, 512))  # about what a small model multiplies
+SPEED_PROBE_SIZE, REFERENCE_FLOPS = 1024, 9e11
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -114,6 +116,20 @@ def describe(device: torch.device, precision: str) -> str:
 def seed_dropout(*place: int) -> None:
     """Make what the model drops next a pure function of `place`: seed, step, micro step, rank."""
     torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def relative_speed(device: torch.device) -> float:
+    """About how fast this device multiplies matrices, in the speed of the 2 CPU cores that the recipe was tried on."""
+    dtype = torch.bfloat16 if device.type == "cuda" or has_fast_bf16(device) else torch.float32
+    matrix = torch.ones(SPEED_PROBE_SIZE, SPEED_PROBE_SIZE, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(5):
+        synchronize(device)
+        started_at = time.perf_counter()
+        matrix @ matrix  # noqa: B018
+        synchronize(device)
+        seconds.append(time.perf_counter() - started_at)
+    return 2 * SPEED_PROBE_SIZE**3 / min(seconds) / REFERENCE_FLOPS
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,27 +5,39 @@ Pure functions, without torch; whatever a person set stands.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from simplellm.config import ModelConfig, TrainConfig
+from simplellm.config import ModelConfig, Setting, TrainConfig
 from simplellm.errors import SettingError
 
 DEFAULT_BUDGET_SECONDS = 60.0
 FINE_TUNING_RATE = 0.3  # share of the usual rates (guess)
 SMALL_TEXT_BYTES = 200_000  # up to here a text is seen many times over, and regularisation decides
+SMALLEST_TUNED_BYTES = 18_000
+MOST_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, held-out loss rises (300 steps on 18 kB)
 RESEGMENTED_TEXT_BYTES = 4_000_000  # larger texts are hardly seen twice, and would not fit the cache of words
+SECONDS_PER_MEGABYTE = 65.0  # from here on a text is seen often enough that dropout pays
+DROPOUT_PER_DOUBLING = 0.06
+LONG_RUN_DOUBLINGS = 2.0  # four times that and more: a deeper model and longer blocks
 
 
-def choose(train_bytes: int, given: Mapping[str, Any], base: ModelConfig | None = None) -> tuple[ModelConfig, TrainConfig]:
+def choose(
+    train_bytes: int, given: Mapping[str, Any], base: ModelConfig | None = None, speed: float = 1.0
+) -> tuple[ModelConfig, TrainConfig]:
     """The configs for a text of `train_bytes`; `given` (setting names and values) overrides the recipe.
 
-    `base` is the model that training goes on from, whose shape stays; SettingError for a setting that would change it.
+    `speed`: see `recipe`. `base` is the model that training goes on from, whose shape stays; SettingError for a
+    setting that would change it.
     """
     model_names = {item.name for item in ModelConfig.settings()}
     train_names = {item.name for item in TrainConfig.settings()}
-    chosen = {**recipe(train_bytes, given), **given}
+    given = {name: _setting(name).check(value) for name, value in given.items()}
+    chosen = {**recipe(train_bytes, given, speed), **given}
+    if "n_head" in chosen and "n_head" not in given:
+        chosen["n_head"] = _fitting_heads(chosen.get("n_embd", ModelConfig.setting("n_embd").default), chosen["n_head"])
     train = {name: value for name, value in chosen.items() if name in train_names}
     if base is None:
         model = ModelConfig(**{name: value for name, value in chosen.items() if name in model_names})
@@ -35,6 +47,15 @@ def choose(train_bytes: int, given: Mapping[str, Any], base: ModelConfig | None 
     if train.get("freeze", 0) > model.n_layer:
         raise SettingError(f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}", fix="use a lower --freeze")
     return model, TrainConfig(**train)
+
+
+def _setting(name: str) -> Setting:
+    return (ModelConfig if name in ModelConfig.names() else TrainConfig).setting(name)
+
+
+def _fitting_heads(n_embd: int, wish: int) -> int:
+    """The most heads up to `wish` that cut a width a person chose into heads of even size."""
+    return next((heads for heads in range(wish, 1, -1) if n_embd % (2 * heads) == 0), 1)
 
 
 def _shape_of(base: ModelConfig, dropout: float, given: Mapping[str, Any]) -> ModelConfig:
@@ -57,29 +78,57 @@ def _fine_tuning(train: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return {**train, **lower, **({} if "composition" in given else {"composition": 0.0})}
 
 
-def recipe(train_bytes: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What pays for a text of this size."""
-    settings: dict[str, Any] = {}
+def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> dict[str, Any]:
+    """What pays for a text of this size in this time. `speed` is the machine's, in that of the trials' (2 CPU cores)."""
+    settings: dict[str, Any] = {"beta2": 0.95, "weight_decay": 0.0, "muon_learning_rate": 0.04, "schedule": "wsd"}
     if all(given.get(limit) is None for limit in ("budget", "max_steps", "max_epochs")):
         settings["budget"] = DEFAULT_BUDGET_SECONDS
+    seconds = float(given.get("budget") or settings.get("budget") or DEFAULT_BUDGET_SECONDS) * speed
     if train_bytes < SMALL_TEXT_BYTES:
-        settings |= {
-            "vocab_size": 1536,
-            "bpe_dropout": 0.35,
-            "dropout": 0.4,
-            "ema_decay": 0.9,
-            "schedule": "wsd",
-            "token_noise": 0.15,
-            "composition": 1.0,
-            "weight_decay": 0.0,
-            "beta2": 0.95,
-            "n_head": 2,
-            "muon_learning_rate": 0.04,
-        }
-    elif train_bytes < RESEGMENTED_TEXT_BYTES:
-        settings |= {"vocab_size": 1024, "ema_decay": 0.98}
+        settings |= _small()
+        if given.get("max_steps") is None:
+            settings["max_epochs"] = _most_epochs(train_bytes)
     else:
-        settings |= {"vocab_size": 4096, "ema_decay": 0.99}
+        settings |= _large(train_bytes, seconds)
     if given.get("tokenizer") == "gpt2":
-        settings["bpe_dropout"] = 0.0
+        settings |= {"bpe_dropout": 0.0, "composition": 0.0}
+    if given.get("optimizer") == "adamw" or given.get("architecture") == "gpt2":
+        settings |= {"weight_decay": 0.1, "learning_rate": 1e-3}
     return settings
+
+
+def _small() -> dict[str, Any]:
+    """Seen many times over: what keeps the model from learning it by heart decides. More steps only hurt."""
+    return {
+        "n_head": 2,
+        "vocab_size": 1536,
+        "dropout": 0.4,
+        "bpe_dropout": 0.35,
+        "token_noise": 0.15,
+        "composition": 1.0,
+        "learning_rate": 3e-3,
+        "ema_decay": 0.9,
+        "patience": 8,
+    }
+
+
+def _most_epochs(train_bytes: int) -> float:
+    """Where held-out loss begins to rise. A very small text is soon gone through, but its model takes steps to begin."""
+    return MOST_EPOCHS_OF_SMALL_TEXT * math.sqrt(max(SMALLEST_TUNED_BYTES / max(train_bytes, 1), 1.0))
+
+
+def _large(train_bytes: int, seconds: float) -> dict[str, Any]:
+    """Seen a few times: time decides. The more of it there is for each byte, the larger the model and the more is dropped."""
+    seconds_per_megabyte = seconds / (train_bytes / 1e6)
+    doublings = max(math.log2(max(seconds_per_megabyte / SECONDS_PER_MEGABYTE, 1e-9)), 0.0)
+    settings: dict[str, Any] = {
+        "tie_embeddings": False,
+        "vocab_size": 1024 if train_bytes < RESEGMENTED_TEXT_BYTES else 2048,
+        "ema_decay": 0.98,
+        "dropout": round(min(DROPOUT_PER_DOUBLING * doublings, 0.3), 2),
+    }
+    if doublings < LONG_RUN_DOUBLINGS:
+        return settings | {"n_embd": 256, "n_head": 4, "learning_rate": 1e-2}
+    bpe_dropout = {"bpe_dropout": 0.1} if train_bytes < RESEGMENTED_TEXT_BYTES else {}
+    long_run = {"n_layer": 6, "n_embd": 256, "n_head": 4, "block_size": 128, "batch_size": 16, "learning_rate": 6e-3}
+    return settings | long_run | {"muon_learning_rate": 0.03} | bpe_dropout

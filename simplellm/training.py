@@ -21,7 +21,7 @@ from simplellm.checkpoint import Run
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import Corpus, read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
-from simplellm.device import choose_precision, describe, reuse_freed_memory
+from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
 from simplellm.distributed import World, wait_for_all
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
@@ -105,7 +105,7 @@ def prepare_run(
     base_config = base.model.config if base else None
     choose(0, given, base_config)  # what cannot be is said before anything is read or written
     corpus, val_corpus = sources.read(around.stdin)
-    model_config, config = choose(corpus.n_bytes, given, base_config)
+    model_config, config = choose(corpus.n_bytes, given, base_config, relative_speed(around.device))
     precision = choose_precision(around.device, config.precision)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, base.tokenizer if base else None)
     if base:
