@@ -146,19 +146,34 @@ def prepare(
     target = folder / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     if not _is_whole(target):
         shutil.rmtree(target, ignore_errors=True)
-        if corpus.n_bytes > TOLD_BYTES:
-            notice(f"preparing {corpus.n_bytes / 1e6:,.0f} MB: training the tokenizer")
-        trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(name, corpus, cut, vocab_size)
-        with new_folder(target) as temporary:
-            write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
-            told = _told(corpus.pieces(0, cut), corpus.n_bytes, notice)
-            train_bytes = _write_ids(temporary / "train.bin", told, trained)
-            val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
-            digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
-            write_file(
-                temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests})
-            )
+        try:
+            _write_prepared(target, corpus, cut, held_out, held_out_from, tokenizer, vocab_size, notice)
+        except OSError:
+            if not _is_whole(target):  # another process may have prepared the same meanwhile
+                raise
     return _open_prepared(target, lambda: _documents(corpus.pieces(0, cut)))
+
+
+def _write_prepared(
+    target: Path,
+    corpus: Corpus,
+    cut: int,
+    held_out: Corpus,
+    held_out_from: int,
+    tokenizer: str | Tokenizer,
+    vocab_size: int,
+    notice: Callable[[str], None],
+) -> None:
+    if corpus.n_bytes > TOLD_BYTES:
+        notice(f"preparing {corpus.n_bytes / 1e6:,.0f} MB: training the tokenizer")
+    trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(tokenizer, corpus, cut, vocab_size)
+    with new_folder(target) as temporary:
+        write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
+        told = _told(corpus.pieces(0, cut), corpus.n_bytes, notice)
+        train_bytes = _write_ids(temporary / "train.bin", told, trained)
+        val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
+        digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
+        write_file(temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests}))
 
 
 def _told(pieces: Iterable[Piece], n_bytes: int, notice: Callable[[str], None]) -> Iterator[Piece]:

@@ -92,7 +92,9 @@ def _fastest_precision(trainer: Trainer, make: Make) -> Way:
     candidates = [trainer.precision]
     if trainer.config.precision == "auto" and devices.has_fast_bf16(trainer.device):
         candidates.append("bf16")
-    return min((_timed(_scratch(trainer, make, precision), precision) for precision in candidates), key=lambda way: way.seconds)
+    ways = [_timed(_scratch(trainer, make, precision), precision) for precision in candidates]
+    fastest = min(range(len(ways)), key=lambda i: ways[i].seconds)
+    return ways[int(from_main(fastest, trainer.world, trainer.device))]
 
 
 def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, notice: Callable[[str], None]) -> Way | None:

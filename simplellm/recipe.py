@@ -108,7 +108,7 @@ def _small() -> dict[str, Any]:
         "composition": 1.0,
         "learning_rate": 3e-3,
         "ema_decay": 0.9,
-        "patience": 8,
+        "patience": 10,
     }
 
 
