@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from simplellm.errors import StoppedEarly
+from simplellm.errors import StoppedEarly, TrainingError
 from simplellm.trainer import Trainer
 
 STEPS = 100
@@ -36,11 +36,14 @@ def find_rate(trainer: Trainer) -> RangeTest:
         if trainer.should_stop():
             raise StoppedEarly("stopped before the range test was done")
         factor = LOWEST_FACTOR * (HIGHEST_FACTOR / LOWEST_FACTOR) ** (step / (STEPS - 1))
-        trainer.train_step(factor)
+        try:
+            trainer.train_step(factor)
+        except TrainingError:  # the loss is no number any more
+            break
         average = SMOOTHING * average + (1 - SMOOTHING) * trainer.loss
         rates.append(trainer.config.learning_rate * factor)
         losses.append(average / (1 - SMOOTHING ** (step + 1)))
-        if not math.isfinite(losses[-1]) or losses[-1] > DIVERGED_RATIO * min(losses):
+        if losses[-1] > DIVERGED_RATIO * min(losses):
             break
     return RangeTest(tuple(rates), tuple(losses), suggest(rates, losses))
 
@@ -50,6 +53,5 @@ def suggest(rates: list[float], losses: list[float]) -> float:
     slopes = [
         ((losses[i + SPAN] - losses[i]) / math.log(rates[i + SPAN] / rates[i]), math.sqrt(rates[i] * rates[i + SPAN]))
         for i in range(len(rates) - SPAN)
-        if math.isfinite(losses[i + SPAN])
     ]
     return float(f"{min(slopes)[1] if slopes else rates[0]:.2g}")

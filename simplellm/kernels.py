@@ -189,5 +189,5 @@ def _mask(x: Tensor, probability: float) -> Tensor:
     """0 or 1 / (1 - p) for each element, from random 16-bit integers: a third of the time of a float for each."""
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    threshold = round(probability * 2**16) - 2**15
+    threshold = min(round(probability * 2**16) - 2**15, 2**15 - 1)  # the highest 16-bit number is always kept
     return (bits >= threshold).to(x.dtype).mul_(1 / (1 - probability))

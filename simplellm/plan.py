@@ -99,9 +99,10 @@ def _fastest_precision(trainer: Trainer, make: Make) -> Way:
 
 def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, notice: Callable[[str], None]) -> Way | None:
     """The compiled way where it is asked for, or where a long run repays what compiling takes; None elsewhere."""
-    wish = trainer.config.compile
-    planned_seconds = min(seconds_left, (trainer.config.max_steps or math.inf) * eager.seconds)
-    if wish == "off" or (wish == "auto" and planned_seconds < COMPILE_FROM_SECONDS.get(trainer.device.type, math.inf)):
+    wish, worth_it_from = trainer.config.compile, COMPILE_FROM_SECONDS.get(trainer.device.type)
+    steps = min(trainer.config.max_steps or math.inf, _steps_of_epochs(trainer))
+    planned_seconds = min(seconds_left, steps * eager.seconds)
+    if wish == "off" or (wish == "auto" and (worth_it_from is None or planned_seconds < worth_it_from)):
         return None
     started_at = time.perf_counter()
     scratch = _scratch(trainer, make, eager.precision)

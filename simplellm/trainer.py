@@ -273,6 +273,9 @@ class Trainer:
         figures = state.figures
         self.step = int(figures["step"])
         self.best = figures["best"] or self.best
+        pointer = self.run.pointer("best") or {}
+        if pointer.get("step") == self.best.get("step"):  # scored on the whole held-out text meanwhile
+            self.best |= {name: pointer[name] for name in self.best if name in pointer}
         self.evaluations_without_best = int(figures["evaluations_without_best"])
         self.skipped_steps = int(figures["skipped_steps"])
         self.scaler.load_state_dict(figures["scaler"])

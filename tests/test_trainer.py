@@ -11,12 +11,12 @@ import torch
 from conftest import STORY
 
 from simplellm import device as devices
-from simplellm.checkpoint import Run
+from simplellm.checkpoint import Run, load_model
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
 from simplellm.errors import TrainingError
-from simplellm.metrics import Evaluation
+from simplellm.metrics import Evaluation, evaluate
 from simplellm.plan import plan
 from simplellm.trainer import SKIPPED_STEPS_LIMIT, Trainer
 
@@ -159,6 +159,7 @@ def test_a_scaler_changes_nothing_while_all_is_finite(make):
 def test_patience_ends_a_run_that_gets_no_better(make, monkeypatch, patience):
     trainer = make(max_steps=50, eval_interval=2, patience=patience)
     monkeypatch.setattr(trainer, "evaluate", lambda most=None: Evaluation(10, 30, 2.0, 0.5))
+    monkeypatch.setattr(trainer, "score_best", lambda: None)
     records: list[dict] = []
     monkeypatch.setattr(trainer.sink, "write", records.append)
     result = trainer.train()
@@ -166,9 +167,19 @@ def test_patience_ends_a_run_that_gets_no_better(make, monkeypatch, patience):
     assert records[-1]["kind"] == "early_stop"
 
 
+def test_the_best_is_scored_on_the_whole_held_out_text_at_the_end(make):
+    trainer = make(max_steps=4, eval_interval=2, eval_tokens=64)
+    result = trainer.train()
+    model, _ = load_model(trainer.run.best(), torch.device("cpu"))
+    whole = evaluate(model, trainer.prepared.val_ids, trainer.prepared.val_bytes)
+    assert whole.tokens == len(trainer.prepared.val_ids) - 1 > 64
+    assert result.val_loss == pytest.approx(whole.loss, rel=1e-6) == trainer.run.pointer("best")["val_loss"]
+
+
 def test_the_figures_are_those_of_the_best_checkpoint(make, monkeypatch):
     trainer, losses = make(max_steps=6, eval_interval=2), iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(trainer, "evaluate", lambda most=None: Evaluation(10, 30, next(losses), 0.5))
+    monkeypatch.setattr(trainer, "score_best", lambda: None)
     result = trainer.train()
     assert (result.best_step, result.val_loss, Path(result.path).name) == (4, 1.0, "step-000004")
     assert result.perplexity == pytest.approx(math.e)

@@ -52,15 +52,11 @@ def talk(options: Options) -> int:
 
 def train(options: Options) -> int:
     screen = screen_of(options)
-    given = {**(read_toml(Path(options["config"])) if options["config"] else {}), **options["given"]}
-    options = {**options, "given": given}
+    options = {**options, "given": given_of(options)}
     if options["resume"]:
         result, interrupt = _resume(options, screen)
-    elif not options["texts"]:
-        raise SettingError("train needs a TEXT", fix="simplellm train my-text.txt")
     else:
-        sources = Sources(tuple(options["texts"]), options["val_data"], options["encoding"])
-        result, interrupt = _train(sources, options["name"], options, screen)
+        result, interrupt = _train(sources_of(options), options["name"], options, screen)
     if options["json"]:
         print_json({name: value for name, value in asdict(result).items() if name != "stopped"})
     else:
@@ -146,9 +142,25 @@ def runs(options: Options) -> int:
 # ---------------------------------------------------------------- what the commands share
 
 
-def _train(sources: Sources, name: str | None, options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+def given_of(options: Options) -> dict[str, Any]:
+    """The settings of --config, under those of the flags."""
+    return {**(read_toml(Path(options["config"])) if options["config"] else {}), **options["given"]}
+
+
+def sources_of(options: Options) -> Sources:
+    if not options["texts"]:
+        raise SettingError("train needs a TEXT", fix="simplellm train my-text.txt")
+    return Sources(tuple(options["texts"]), options["val_data"], options["encoding"])
+
+
+def base_of(options: Options, screen: Screen) -> Path | None:
+    """The checkpoint of --from."""
     base = options.get("from")
-    base_folder = checkpoints.find_checkpoint(base, folder_of(options), screen.notice) if base else None
+    return checkpoints.find_checkpoint(base, folder_of(options), screen.notice) if base else None
+
+
+def _train(sources: Sources, name: str | None, options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+    base_folder = base_of(options, screen)
     return watched(lambda around: start(sources, options["given"], name, around, base_folder), options, screen)
 
 

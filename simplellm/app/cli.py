@@ -113,9 +113,9 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     defaults = {"checkpoints": "checkpoints", "run": None, "device": "auto", "seed": None, "json": False, "color": True}
     options = {**defaults, **options, "given": given, "sampling": sampling, "arguments": list(arguments)}
     if options["seed"] is not None:
-        (given if options["command"] in ("train", None) else sampling)["seed"] = options["seed"]
-        if options["command"] is None:
-            sampling["seed"] = options["seed"]
+        seed = options["seed"]
+        given["seed"] = [seed] if options["command"] == "sweep" else seed
+        sampling["seed"] = seed
     return options
 
 

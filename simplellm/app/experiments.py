@@ -10,7 +10,18 @@ from typing import Any
 import torch
 
 from simplellm import checkpoint as checkpoints
-from simplellm.app.actions import DEFAULT_TEXT, Options, folder_of, print_json, screen_of, surroundings, watched
+from simplellm.app.actions import (
+    DEFAULT_TEXT,
+    Options,
+    base_of,
+    folder_of,
+    given_of,
+    print_json,
+    screen_of,
+    sources_of,
+    surroundings,
+    watched,
+)
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
@@ -19,7 +30,8 @@ from simplellm.config import ModelConfig, SamplingParams, TrainConfig, show
 from simplellm.device import choose_device, choose_precision, has_fast_bf16
 from simplellm.distributed import World
 from simplellm.errors import SettingError
-from simplellm.find_rate import find_rate
+from simplellm.find_rate import STEPS, find_rate
+from simplellm.recipe import choose
 from simplellm.trainer import Result
 from simplellm.training import Sources, Surroundings, prepare_run, start
 
@@ -65,6 +77,8 @@ def sweep(options: Options) -> int:
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len(combinations) > MOST_RUNS:
         raise SettingError(f"a sweep is of {MOST_RUNS} runs at most, got {len(combinations)}", fix="give fewer values")
+    for given in combinations:
+        choose(0, given)  # one that cannot be is said before any is trained
     texts = tuple(options["texts"]) or (str(DEFAULT_TEXT),)
     rows: list[tuple[dict[str, Any], Result]] = []
     for number, given in enumerate(combinations, 1):
@@ -97,12 +111,12 @@ def find_lr(options: Options) -> int:
     """`train --find-lr`: the curve of a range test and the rate it suggests. Nothing is kept."""
     screen = screen_of(options)
     device = choose_device(options["device"])
-    given = {"max_steps": 100, "compile": "off", **options["given"]}
-    sources = Sources(tuple(options["texts"]), options["val_data"], options["encoding"])
+    given = {"max_steps": STEPS, "compile": "off", **given_of(options)}
+    sources, base_folder = sources_of(options), base_of(options, screen)
     with Interrupt() as interrupt, Watch(screen, ()) as watch:
         around = surroundings(options, screen, device, World(), watch, interrupt)
         run = checkpoints.Run(folder_of(options) / "range-test")
-        trainer, _ = prepare_run(sources, given, run, around)
+        trainer, _ = prepare_run(sources, given, run, around, base_folder)
         test = find_rate(trainer)
     if options["json"]:
         print_json({"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion})
