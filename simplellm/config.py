@@ -372,7 +372,7 @@ class SamplingParams(Settings):
     title: ClassVar[str] = "sampling"
 
     temperature: float = setting("float", 0.8, "0 always takes the most likely token", minimum=0, maximum=5)
-    top_k: int = setting("int", 50, "keep the k most likely tokens; 0 keeps all", minimum=0, maximum=2**31 - 1)
+    top_k: int = setting("int", 50, "keep the k most likely tokens; 0 keeps all", minimum=0)
     top_p: float = setting(
         "float", 0.95, "keep the likeliest tokens that make up this share", minimum=0, open_minimum=True, maximum=1
     )
