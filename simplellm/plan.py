@@ -46,9 +46,10 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     evaluation_seconds = _median_seconds(lambda: trainer.evaluate(config.eval_tokens), times=1)
     preview_seconds = _median_seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
-    steps_that_fit = _steps_of_seconds(trainer, way, evaluation_seconds, seconds_left)
+    seconds_left -= _final_seconds(trainer, evaluation_seconds)
+    steps_that_fit = seconds_left * (1 - EVALUATION_TIME_SHARE) / way.seconds
     if steps_that_fit < 1:
-        needed = math.ceil(((config.budget or 0) - seconds_left + evaluation_seconds + way.seconds) / BUDGET_MARGIN) + 1
+        needed = math.ceil((config.budget or 0) + (2 * way.seconds + evaluation_seconds - seconds_left) / BUDGET_MARGIN) + 1
         raise SettingError(
             f"a budget of {config.budget:g}s is too short here for one step and one evaluation",
             fix=f"--budget {needed}s or more",
@@ -72,13 +73,10 @@ def _steps_of_epochs(trainer: Trainer) -> float:
     return math.ceil(trainer.config.max_epochs * trainer.dataset.windows_per_epoch / windows_per_step)
 
 
-def _steps_of_seconds(trainer: Trainer, way: Way, evaluation_seconds: float, seconds_left: float) -> float:
-    """Steps that fit, evaluations and the last scoring of the whole held-out text included."""
-    if math.isinf(seconds_left):
-        return math.inf
-    n_val = len(trainer.prepared.val_ids) - 1
-    last = evaluation_seconds * n_val / trainer.config.eval_tokens if n_val > trainer.config.eval_tokens else 0.0
-    return (seconds_left - last) * (1 - EVALUATION_TIME_SHARE) / way.seconds
+def _final_seconds(trainer: Trainer, evaluation_seconds: float) -> float:
+    """What scoring the best checkpoint at the end will take."""
+    tokens, eval_tokens = trainer.final_tokens, trainer.config.eval_tokens
+    return evaluation_seconds * tokens / eval_tokens if tokens > eval_tokens else 0.0
 
 
 def _eval_interval(max_steps: int, step_seconds: float, evaluation_seconds: float) -> int:

@@ -20,7 +20,8 @@ SMALLEST_TUNED_BYTES = 18_000
 MOST_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, held-out loss rises (300 steps on 18 kB)
 RESEGMENTED_TEXT_BYTES = 4_000_000  # larger texts are hardly seen twice, and would not fit the cache of words
 SECONDS_PER_MEGABYTE = 65.0  # from here on a text is seen often enough that dropout pays
-DROPOUT_PER_DOUBLING = 0.06
+DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.1, 0.2
+RESEGMENTED_FROM_DOUBLINGS = 1.0  # from here on BPE-dropout pays
 LONG_RUN_DOUBLINGS = 2.0  # four times that and more: a deeper model and longer blocks
 
 
@@ -125,10 +126,11 @@ def _large(train_bytes: int, seconds: float) -> dict[str, Any]:
         "tie_embeddings": False,
         "vocab_size": 1024 if train_bytes < RESEGMENTED_TEXT_BYTES else 2048,
         "ema_decay": 0.98,
-        "dropout": round(min(DROPOUT_PER_DOUBLING * doublings, 0.3), 2),
+        "dropout": round(min(DROPOUT_PER_DOUBLING * doublings, MOST_DROPOUT), 2),
     }
+    if doublings >= RESEGMENTED_FROM_DOUBLINGS and train_bytes < RESEGMENTED_TEXT_BYTES:
+        settings["bpe_dropout"] = 0.1
     if doublings < LONG_RUN_DOUBLINGS:
         return settings | {"n_embd": 256, "n_head": 4, "learning_rate": 1e-2}
-    bpe_dropout = {"bpe_dropout": 0.1} if train_bytes < RESEGMENTED_TEXT_BYTES else {}
     long_run = {"n_layer": 6, "n_embd": 256, "n_head": 4, "block_size": 128, "batch_size": 16, "learning_rate": 6e-3}
-    return settings | long_run | {"muon_learning_rate": 0.03} | bpe_dropout
+    return settings | long_run | {"muon_learning_rate": 0.03}

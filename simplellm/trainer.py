@@ -28,6 +28,7 @@ from simplellm.optim import AveragedWeights, Optimizer, rate_factor
 
 WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
+MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
 Preview = Callable[[SimpleLLM], str]
 
 
@@ -211,34 +212,29 @@ class Trainer:
         return evaluation
 
     def score_best(self) -> None:
-        """Score the best checkpoint on the whole held-out text, where the evaluations on the way took only its beginning."""
-        if not self.scores_a_part or not math.isfinite(self.best["val_loss"]) or self.best.get("tokens") == self._n_held_out:
+        """Score the best checkpoint on more of the held-out text than the evaluations on the way: all of it, up to a limit."""
+        if not math.isfinite(self.best["val_loss"]) or self.best.get("tokens", 0) >= self.final_tokens:
             return
-        folder = self.run.path / step_name(self.best["step"])
-        with devices.fast_float32(self.device):
-            evaluation = evaluate(load_model(folder, self.device)[0], self.prepared.val_ids, self.prepared.val_bytes)
+        best_model, _ = load_model(self.run.path / step_name(self.best["step"]), self.device)
+        evaluation = self.evaluate(self.final_tokens, best_model)
         self.best |= {"val_loss": evaluation.loss, **evaluation.to_mapping()}
         if self.world.is_main:
             self.run.point("best", self.best["step"], {name: value for name, value in self.best.items() if name != "step"})
         self.sink.write({"kind": "final", **self.best, "seconds": self.seconds})
 
     @property
-    def scores_a_part(self) -> bool:
-        """Whether the held-out text is larger than what an evaluation looks at."""
-        return self._n_held_out > self.config.eval_tokens
+    def final_tokens(self) -> int:
+        """Held-out tokens the best checkpoint is scored on at the end."""
+        return min(len(self.prepared.val_ids) - 1, max(MOST_FINAL_TOKENS, self.config.eval_tokens))
 
-    @property
-    def _n_held_out(self) -> int:
-        return len(self.prepared.val_ids) - 1
-
-    def evaluate(self, most_tokens: int | None = None) -> Evaluation:
-        """Score the held-out text, or its first `most_tokens`, with the weights the model holds."""
+    def evaluate(self, most_tokens: int | None = None, model: SimpleLLM | None = None) -> Evaluation:
+        """Score the held-out text, or its first `most_tokens`, with the weights the model (default: in training) holds."""
         ids, n_bytes = self.prepared.val_ids, self.prepared.val_bytes
         if most_tokens is not None and len(ids) - 1 > most_tokens:
             ids = ids[: most_tokens + 1]
             n_bytes = sum(len(self.prepared.tokenizer.token_bytes(int(token))) for token in ids[1:])
         with devices.fast_float32(self.device):
-            return evaluate(self.model, ids, n_bytes)
+            return evaluate(model or self.model, ids, n_bytes)
 
     def sample(self) -> str:
         """What the model writes with the weights it holds; nothing where no preview is wanted."""
