@@ -166,7 +166,7 @@ def test_max_epochs_is_how_often_the_text_is_gone_through(folder):
 
 
 def test_patience_ends_a_run_that_gets_no_better(folder, monkeypatch):
-    monkeypatch.setattr(Trainer, "evaluate", lambda trainer, most=None: Evaluation(10, 30, 2.0, 0.5))
+    monkeypatch.setattr(Trainer, "evaluate", lambda trainer, most=None, model=None: Evaluation(10, 30, 2.0, 0.5))
     result = train(folder, max_steps=50, eval_interval=2, patience=3)
     assert (result.steps, result.best_step, result.stopped) == (8, 2, False) and log(folder, result, "early_stop")
 
