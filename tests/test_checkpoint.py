@@ -295,7 +295,7 @@ TOKENIZER_CHANGES = {
 }
 
 
-def load_hostile(folder: Path, name: str, content: bytes) -> None:
+def expect_typed_error(folder: Path, name: str, content: bytes) -> None:
     """Load a checkpoint whose manifest vouches for a hostile file."""
     (folder / name).write_bytes(content)
     (folder / "manifest.json").unlink()
@@ -307,7 +307,7 @@ def load_hostile(folder: Path, name: str, content: bytes) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_hostile_json_file_is_one_typed_error(copy, name, kind):
-    load_hostile(Run(copy / "tiny").best(), name, CONFIGS[kind])
+    expect_typed_error(Run(copy / "tiny").best(), name, CONFIGS[kind])
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_a_hostile_size_is_one_typed_error(copy, key):
     folder = Run(copy / "tiny").best()
     config = json.loads((folder / "config.json").read_text())
     for value in CONFIG_VALUES:
-        load_hostile(folder, "config.json", json.dumps({**config, key: value}).encode())
+        expect_typed_error(folder, "config.json", json.dumps({**config, key: value}).encode())
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_CHANGES)
@@ -325,14 +325,14 @@ def test_a_hostile_tokenizer_is_one_typed_error(copy, kind):
     folder = Run(copy / "tiny").best()
     data = json.loads((folder / "tokenizer.json").read_text())
     TOKENIZER_CHANGES[kind](data)
-    load_hostile(folder, "tokenizer.json", json.dumps(data).encode())
+    expect_typed_error(folder, "tokenizer.json", json.dumps(data).encode())
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x00" * 8, b"\xff" * 64, b"\x10" + b"\x00" * 7 + b'{"a":{"dtype":1}}', b"PK\x03\x04"]
 )
 def test_garbage_for_weights_is_one_typed_error(copy, content):
-    load_hostile(Run(copy / "tiny").best(), "model.safetensors", content)
+    expect_typed_error(Run(copy / "tiny").best(), "model.safetensors", content)
 
 
 WEIGHT_CHANGES = {
@@ -352,4 +352,4 @@ def test_weights_that_do_not_fit_are_one_typed_error(copy, kind):
     folder = Run(copy / "tiny").best()
     state = safetensors.torch.load((folder / "model.safetensors").read_bytes())
     WEIGHT_CHANGES[kind](state, "model.embed_tokens.weight")
-    load_hostile(folder, "model.safetensors", safetensors.torch.save(state))
+    expect_typed_error(folder, "model.safetensors", safetensors.torch.save(state))
