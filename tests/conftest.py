@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "--checkpoints", str(folder), *TINY_FLAGS])  # fmt: skip
     assert code == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of runs for the tests of a file, so that a text is prepared once."""
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def quick_probe() -> Iterator[None]:
+    """The machine's speed, which decides the recipe, is that of the trials; measuring it takes a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
+        yield
 
 
 @pytest.fixture(scope="session")

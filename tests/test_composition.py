@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +124,7 @@ def test_a_part_learns_from_the_tokens_it_is_in(tokenizer):
     assert moved == {True: True, False: False}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_probe() -> Iterator[None]:
-    """The machine's speed decides the recipe, and none of this."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
 def around(folder: Path, stop_after: int = 10**9) -> Surroundings:

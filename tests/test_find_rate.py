@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,7 @@ from simplellm.find_rate import find_rate, suggest
 RATES = [10 ** (-5 + 5 * i / 99) for i in range(100)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_probe() -> Iterator[None]:
-    """The machine's speed decides the recipe, and none of this."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("checkpoints")
+pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,7 @@ TRAINING = {
 HANGUL = "".join(chr(code) for code in range(0xAC00, 0xAC00 + 2000))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_probe() -> Iterator[None]:
-    """The machine's speed decides the recipe, and none of this."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
 def around(folder: Path, notice: Callable[[str], None] = lambda text: None, stop_after: int = 10**9) -> Surroundings:

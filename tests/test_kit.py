@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,7 @@ PLAIN = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_probe() -> Iterator[None]:
-    """The machine's speed decides the recipe, and none of this."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of runs, so that the text is prepared once."""
-    return tmp_path_factory.mktemp("checkpoints")
+pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
 def around(folder: Path, notice: Callable[[str], None] = lambda text: None) -> Surroundings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,7 @@ from simplellm.app.cli import main
 KEYS = ["run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_probe() -> Iterator[None]:
-    """The machine's speed decides the recipe, and none of this."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
 @pytest.fixture
