@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app.chat import completions
-from simplellm.app.commands import COMMANDS, Lines, Rows, dispatch, find, is_quit
+from simplellm.app.command import Lines, Rows
+from simplellm.app.commands import COMMANDS, dispatch, find, is_quit
 from simplellm.app.session import Session
 from simplellm.checkpoint import Run, load_model
 from simplellm.config import SamplingParams

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from simplellm.app.commands import COMMANDS, Lines, Shown, dispatch, find, is_quit
+from simplellm.app.command import Lines, Shown
+from simplellm.app.commands import COMMANDS, dispatch, find, is_quit
 from simplellm.app.render import Screen
 from simplellm.app.session import Session
 from simplellm.errors import SimpleLLMError
