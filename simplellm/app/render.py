@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
+from rich.control import Control
 from rich.live import Live
 from rich.panel import Panel
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
 from simplellm.app.panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
+from simplellm.app.shades import LINE_END, RGB, Mark, Shading, Tokens, background, foreground, spans
 from simplellm.curves import overfitting_since
 from simplellm.errors import SimpleLLMError
+
+if TYPE_CHECKING:  # the sampler brings torch, which a wrong flag does not wait for
+    from simplellm.sampler import Piece
 
 SHOWN_AS_THEY_ARE = "\n\t"
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -59,6 +66,8 @@ class Screen:
         options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "no_color": None if color else True}
         self.out = Console(file=out or sys.stdout, **options)
         self.notices = Console(file=notices or sys.stderr, **options)
+        self._shading = Shading()
+        self._cells = 0  # written since the last line end
 
     @property
     def is_terminal(self) -> bool:
@@ -66,10 +75,47 @@ class Screen:
 
     def write(self, text: str, style: str = "") -> None:
         """Foreign text as it comes, without a line end; the terminal wraps it, so wide characters keep their places."""
-        self._print(self.out, visible(text), style, end="")
+        shown = visible(text)
+        self._print(self.out, shown, style, end="")
+        _, line_end, last_line = shown.rpartition("\n")
+        self._cells = cell_len(last_line) + (0 if line_end else self._cells)
 
     def line(self, text: str = "", style: str = "") -> None:
         self._print(self.out, visible(text), style)
+        self._cells, self._shading = 0, Shading()
+
+    @property
+    def has_shades(self) -> bool:
+        """Whether there are colours enough to tell probabilities by; the 16 of old terminals are not."""
+        return self.is_terminal and not self.out.no_color and self.out.color_system in ("256", "truecolor")
+
+    def token(self, piece: Piece) -> None:
+        """A piece of a reply in the colour of its probability, or with the number behind it where there is no colour."""
+        mark = self._shading.mark(piece)
+        if mark:
+            self._mark(mark)
+
+    def tokens(self, tokens: Tokens) -> None:
+        for mark in tokens.marks:
+            self._mark(mark, tokens.always_labels)
+        self.line()
+        if tokens.summary:
+            self.line(tokens.summary, "dim")
+
+    def _mark(self, mark: Mark, always_label: bool = False) -> None:
+        line_end = "\\n" if self.out.options.ascii_only else LINE_END
+        for span in spans(mark, always_label or not self.has_shades, line_end):
+            if span.level is None or not self.has_shades:
+                self.write(span.text, "dim" if span.is_label else "")
+            else:
+                self._shade(span.text, background(span.level))
+
+    def _shade(self, text: str, color: RGB) -> None:
+        before = self._cells
+        self.write(text, f"rgb{foreground(color)} on rgb{color}".replace(", ", ","))
+        has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
+        if has_wrapped and self._cells % self.out.width:  # a terminal that scrolls fills the new line with the colour
+            self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Columns on a terminal, tab-separated lines elsewhere."""

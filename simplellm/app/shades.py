@@ -1,0 +1,135 @@
+"""What a model thinks, as shaded text: which token gets which colour, and what stands in its place where there is none.
+
+Pure functions: no terminal, no rich and no torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from simplellm.sampler import Piece
+
+RGB = tuple[int, int, int]
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+# viridis (van der Walt and Smith 2015) at 0, 1/9 ... 1: its lightness alone tells the order, so colour vision does not matter
+SCALE: tuple[RGB, ...] = (
+    (68, 1, 84), (72, 40, 120), (62, 73, 137), (49, 104, 142), (38, 130, 142),
+    (31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37),
+)  # fmt: skip
+LINE_END = "\u21b5"  # shown where a token holds a line end, so that its shade can be seen
+FEWEST_BITS = 2.0**-149  # least float32 over 0: what a probability of 0 may have been
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A piece of text with its place on the scale, 0 to 1 (None: not shaded), and the label that says the same in words."""
+
+    text: str
+    level: float | None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Shaded text to show. Labels stand behind each token where there is no colour, or always."""
+
+    marks: tuple[Mark, ...]
+    always_labels: bool = False
+    summary: str = ""  # a line under it
+
+
+class Span(NamedTuple):
+    """Text of one look: shaded by `level`, a label, or plain."""
+
+    text: str
+    level: float | None = None
+    is_label: bool = False
+
+
+def background(level: float) -> RGB:
+    """The colour of `level`, which is cut to 0 to 1."""
+    place = min(max(level, 0.0), 1.0) * (len(SCALE) - 1)
+    low = min(int(place), len(SCALE) - 2)
+    r, g, b = (round(a + (b - a) * (place - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True))
+    return r, g, b
+
+
+def foreground(color: RGB) -> RGB:
+    """Black or white, whichever is easier to read on `color`: the contrast is never under the 4.5 of WCAG AA."""
+    return max(BLACK, WHITE, key=lambda ink: contrast(ink, color))
+
+
+def contrast(one: RGB, other: RGB) -> float:
+    """Contrast ratio of two colours, 1 to 21 (WCAG 2)."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(color: RGB) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1 (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def spans(mark: Mark, with_label: bool, line_end: str = LINE_END) -> Iterator[Span]:
+    """How a mark is written: line ends are never shaded themselves, and a label stands before those at the end."""
+    shown = mark.text.replace("\n", line_end + "\n")
+    body = shown.rstrip("\n")
+    for number, line in enumerate(body.split("\n")):
+        if number:
+            yield Span("\n")
+        if line:
+            yield Span(line, mark.level)
+    if with_label and mark.label:
+        yield Span(f"[{mark.label}]", is_label=True)
+    if shown != body:
+        yield Span(shown[len(body) :])
+
+
+# ---------------------------------------------------------------- the probabilities of a reply
+
+
+class Shading:
+    """Turns the pieces of a reply into marks as they come.
+
+    Where several tokens make one text (the bytes of a character, a possible stop text), it gets the probability of all
+    of them together.
+    """
+
+    def __init__(self) -> None:
+        self._probability = 1.0
+
+    def mark(self, piece: Piece) -> Mark | None:
+        """None while there is nothing to show."""
+        self._probability *= piece.probability
+        if not piece.text:
+            return None
+        probability, self._probability = self._probability, 1.0
+        return Mark(piece.text, probability, short(probability))
+
+
+def marks_of(pieces: Iterable[Piece]) -> tuple[Mark, ...]:
+    shading = Shading()
+    return tuple(mark for mark in map(shading.mark, pieces) if mark)
+
+
+def short(probability: float) -> str:
+    """A probability in few characters: `.82`, `1`, `<.01`."""
+    if probability < 0.005:
+        return "<.01"
+    return f"{probability:.2f}".lstrip("0") if probability < 0.995 else "1"
+
+
+def summary_of(pieces: Iterable[Piece]) -> str:
+    """Surprise and entropy of a reply in one line; empty where it has no token."""
+    tokens = [piece for piece in pieces if piece.token is not None]
+    if not tokens:
+        return ""
+    bits = sum(-math.log2(max(piece.probability, FEWEST_BITS)) for piece in tokens) / len(tokens)
+    entropy = sum(piece.entropy for piece in tokens) / len(tokens) / math.log(2)
+    likeliest = sum(piece.rank == 1 for piece in tokens)
+    return f"surprise {bits:.2f} bits/token, entropy {entropy:.2f}, {likeliest} of {len(tokens)} tokens were the likeliest"
