@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from simplellm.config import SamplingParams
-from simplellm.sampler import PENALTY_WINDOW, Sampler, distribution
+from simplellm.sampler import PENALTY_WINDOW, Sampler, distribution, softmax
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Candidate:
 def candidates(sampler: Sampler, ids: Sequence[int], params: SamplingParams, top: int) -> list[Candidate]:
     """The `top` most likely tokens after `ids`, most likely first."""
     logits = sampler.next_logits(ids)
-    probabilities = logits.softmax(0)
+    probabilities = softmax(logits)
     tokens, after = distribution(logits, list(ids)[-PENALTY_WINDOW:], params)
     sampling = dict(zip(tokens.tolist(), after.tolist(), strict=True))
-    best = probabilities.topk(min(top, len(probabilities))).indices.tolist()
+    best = np.argsort(-probabilities, kind="stable")[:top].tolist()
     return [
         Candidate(
             token=token,

@@ -120,6 +120,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.is_modern = config.architecture == "modern"
         self.attention_norm = build_norm(config)
         self.attention = MultiHeadAttention(config, layer)
         self.feed_forward_norm = build_norm(config)

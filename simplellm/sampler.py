@@ -8,15 +8,17 @@ Shapes: V vocabulary, K tokens kept.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from simplellm.config import SamplingParams
+from simplellm.decoder import Decoder
 from simplellm.errors import SamplingError
 from simplellm.model import KVCache, SimpleLLM
 from simplellm.tokenizer import TextStream, Tokenizer
@@ -24,10 +26,11 @@ from simplellm.tokenizer import TextStream, Tokenizer
 PENALTY_WINDOW = 64  # tokens looked back on by the repetition penalty
 GREEDY_BELOW = 1e-5  # temperatures under this would overflow float32: the most likely token is taken
 SEED_BITS = 63
+LEAST_LOG = -1e30  # stands for the log of 0 where it is multiplied by 0
+Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One token of a reply, or what was held back at its end (`token` is None then)."""
 
     token: int | None
@@ -40,72 +43,83 @@ class Piece:
 # ---------------------------------------------------------------- filters: pure functions of logits
 
 
-def penalize(logits: Tensor, recent: Sequence[int], penalty: float) -> Tensor:
+def penalize(logits: Array, recent: Sequence[int], penalty: float) -> Array:
     """Logits (V,) with those of the `recent` tokens divided by `penalty` where positive, else multiplied (CTRL, 2019)."""
     if penalty == 1 or not recent:
         return logits
-    tokens = torch.tensor(sorted(set(recent)), device=logits.device)
+    tokens, limit = sorted(set(recent)), np.finfo(np.float32).max
     seen = logits[tokens]
-    penalized = torch.where(seen < 0, seen * penalty, seen / penalty)
-    limit = torch.finfo(logits.dtype).max
-    return logits.index_copy(0, tokens, torch.where(seen.isinf(), seen, penalized.clamp(-limit, limit)))
+    with np.errstate(over="ignore"):
+        penalized = np.where(seen < 0, seen * np.float32(penalty), seen / np.float32(penalty)).clip(-limit, limit)
+    result = logits.copy()
+    result[tokens] = np.where(np.isinf(seen), seen, penalized)
+    return result
 
 
-def keep_top_k(scores: Tensor, k: int) -> Tensor:
+def keep_top_k(scores: Array, k: int) -> Array:
     """Ids (K,) of the k highest of `scores` (V,), and of those that equal the lowest of them; 0 keeps all."""
     if k == 0 or k >= len(scores):
-        return torch.arange(len(scores), device=scores.device)
-    lowest = scores.topk(k).values[-1]
-    return (scores >= lowest).nonzero().flatten()
+        return np.arange(len(scores))
+    lowest = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return np.flatnonzero(scores >= lowest)
 
 
-def keep_top_p(scores: Tensor, p: float) -> Tensor:
+def keep_top_p(scores: Array, p: float) -> Array:
     """Places (K,) in `scores` of the likeliest that together have probability p (nucleus, Holtzman et al. 2019)."""
     if p >= 1:
-        return torch.arange(len(scores), device=scores.device)
-    ascending, places = scores.sort(stable=True)
-    unlikely = ascending.softmax(0).cumsum(0) <= 1 - p
-    unlikely[-1] = False
-    return places[~unlikely]
+        return np.arange(len(scores))
+    ascending = np.argsort(scores, kind="stable")
+    cumulative = np.cumsum(softmax(scores[ascending]), dtype=np.float64).astype(np.float32)
+    first = min(int(np.searchsorted(cumulative, np.float32(1 - p), side="right")), len(scores) - 1)
+    return ascending[first:]
 
 
-def keep_min_p(scores: Tensor, p: float) -> Tensor:
+def keep_min_p(scores: Array, p: float) -> Array:
     """Places (K,) in `scores` of those at least `p` times as likely as the likeliest (Nguyen et al. 2024)."""
-    probabilities = scores.softmax(0)
-    return (probabilities >= p * probabilities.max()).nonzero().flatten()
+    probabilities = softmax(scores)
+    return np.flatnonzero(probabilities >= np.float32(p) * probabilities.max())
 
 
-def distribution(logits: Tensor, recent: Sequence[int], params: SamplingParams) -> tuple[Tensor, Tensor]:
+def distribution(logits: Array, recent: Sequence[int], params: SamplingParams) -> tuple[Array, Array]:
     """What the settings make of `logits` (V,) float32: token ids (K,) and the probability of each.
 
+    The k highest come first: they are the same before and after the temperature, and all else then costs K, not V.
     Raises SamplingError for NaN, infinity, or nothing but minus infinity.
     """
     highest = logits.max()
-    if not bool(torch.isfinite(highest)):  # the maximum is NaN where any is
+    if not math.isfinite(highest):  # the maximum is NaN where any is
         raise SamplingError(f"the model gave logits that cannot be drawn from (the highest is {float(highest)})")
     scores = penalize(logits, recent, params.repetition_penalty)
     if params.temperature < GREEDY_BELOW:
-        return scores.argmax(keepdim=True), torch.ones(1, device=logits.device)
-    scores = (scores - scores.max()) / params.temperature
+        return scores.argmax(axis=0, keepdims=True), np.ones(1, np.float32)
     tokens = keep_top_k(scores, params.top_k)
     scores = scores[tokens]
+    with np.errstate(over="ignore"):  # minus infinity is right: such a token is not drawn
+        scores -= scores.max()
+        scores /= np.float32(params.temperature)
     if params.top_p < 1:
         kept = keep_top_p(scores, params.top_p)
         tokens, scores = tokens[kept], scores[kept]
     if params.min_p > 0:
         kept = keep_min_p(scores, params.min_p)
         tokens, scores = tokens[kept], scores[kept]
-    return tokens, scores.softmax(0)
+    return tokens, softmax(scores)
 
 
-def draw(tokens: Tensor, probabilities: Tensor, generator: torch.Generator) -> int:
+def draw(tokens: Array, probabilities: Array, generator: np.random.Generator) -> int:
     """One of `tokens` (K,), by inverting the cumulative distribution at one uniform number."""
     if len(tokens) == 1:
         return int(tokens[0])
-    cumulative = probabilities.double().cumsum(0)
-    uniform = torch.rand(1, generator=generator, dtype=torch.float64).to(cumulative.device) * cumulative[-1]
-    place = torch.searchsorted(cumulative, uniform, right=True).clamp_(max=len(tokens) - 1)
-    return int(tokens[place])
+    cumulative = np.cumsum(probabilities, dtype=np.float64)
+    place = int(cumulative.searchsorted(generator.random() * cumulative[-1], side="right"))
+    return int(tokens[min(place, len(tokens) - 1)])
+
+
+def softmax(scores: Array) -> Array:
+    """exp(scores) over their sum, of (K,) float32."""
+    weights = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    return weights
 
 
 def random_seed() -> int:
@@ -119,35 +133,51 @@ class Sampler:
     """A model with a cache. What two prompts have in common at their beginning is not computed twice."""
 
     def __init__(self, model: SimpleLLM, tokenizer: Tokenizer) -> None:
+        weight = model.token_embedding.weight
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.block_size = model.config.block_size
-        self._cache = KVCache(model.config, batch_size=1, like=model.token_embedding.weight)
-        self._cached_ids: list[int] = []
+        self._cache = KVCache(model.config, batch_size=1, like=weight)
+        self._cached_ids: list[int] = []  # the cache holds the first `length` of them
+        self._followed: Sequence[int] | None = None  # what was read last
+        self._n_followed = 0
+        is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._decoder = Decoder(model, self._cache) if is_plain else None
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt; an empty one is the beginning of a document."""
         return self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text]
 
-    @torch.inference_mode()
-    def next_logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits (V,) float32 on the CPU of the token after `ids`, of which the newest that fit are looked at.
+    def next_logits(self, ids: Sequence[int]) -> Array:
+        """Logits (V,) float32 of the token after `ids`, of which the newest that fit are looked at.
 
-        When the context is full its newest half is kept and read again.
+        When the context is full its newest half is kept and read again. The next call may overwrite what this one gave.
+        A list that was given before and is longer by one token is taken to begin as it did: no reply compares its past.
         """
-        context = list(ids)
-        if len(context) > self.block_size:
-            context = self._newest(context)
-        known = self._known(context)
-        self._cache.length = known
-        new = torch.tensor([context[known:]], device=self._cache.keys.device)
-        hidden = self.model.hidden(new, self._cache)
-        self._cached_ids = context
-        return self.model.logits(hidden[0, -1]).float().cpu()
+        if ids is self._followed and len(ids) == self._n_followed + 1 and self._cache.length < self.block_size:
+            new = [ids[-1]]
+            self._cached_ids.append(ids[-1])
+        else:
+            context = list(ids) if len(ids) <= self.block_size else self._newest(list(ids))
+            self._cache.length = self._known(context)
+            new = context[self._cache.length :]
+            self._cached_ids = context
+        self._followed = None  # should reading be interrupted
+        logits = self._read(new)
+        self._followed, self._n_followed = ids, len(ids)
+        return logits
 
     def stream(self, ids: Sequence[int], params: SamplingParams) -> Reply:
         """A reply to `ids`, to be iterated over. Without a seed in `params` it gets a random one."""
         return Reply(self, list(ids), params)
+
+    def _read(self, new: list[int]) -> Array:
+        return self._decoder.read(new[0]) if self._decoder is not None and len(new) == 1 else self._read_all(new)
+
+    @torch.inference_mode()
+    def _read_all(self, new: list[int]) -> Array:
+        hidden = self.model.hidden(torch.tensor([new], device=self._cache.keys.device), self._cache)
+        return self.model.logits(hidden[0, -1]).float().cpu().numpy()
 
     def _newest(self, context: list[int]) -> list[int]:
         """The newest tokens of a context that is too long, aligned so that the next tokens find it in the cache."""
@@ -157,7 +187,7 @@ class Sampler:
 
     def _known(self, context: list[int]) -> int:
         """How many tokens at the beginning of `context` are in the cache; the last one is always read again."""
-        limit = min(len(self._cached_ids), len(context) - 1)
+        limit = min(len(self._cached_ids), self._cache.length, len(context) - 1)
         if self._cached_ids[:limit] == context[:limit]:
             return limit
         return next(i for i in range(limit) if self._cached_ids[i] != context[i])
@@ -188,7 +218,7 @@ class Reply:
 
     def _generate(self) -> Iterator[Piece]:
         tokenizer = self._sampler.tokenizer
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = np.random.default_rng(self.seed)
         stream, gate = TextStream(tokenizer), StopGate(self.params.stop)
         ids, started_at = list(self.prompt_ids), time.perf_counter()
         while len(self.new_ids) < self.params.max_new_tokens:
@@ -254,9 +284,10 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def _thoughts(logits: Tensor, token: int) -> tuple[float, int, float]:
+def _thoughts(logits: Array, token: int) -> tuple[float, int, float]:
     """Probability and rank of `token`, and the entropy in nats, of softmax(logits)."""
-    log_probabilities = logits.log_softmax(0)
-    probabilities = log_probabilities.exp()
-    entropy = -(probabilities * log_probabilities.clamp(min=-1e30)).sum()
-    return float(probabilities[token]), 1 + int((logits > logits[token]).sum()), float(entropy)
+    shifted = logits - logits.max()
+    weights = np.exp(shifted)
+    total = float(weights.sum())
+    entropy = math.log(total) - float(weights.dot(np.maximum(shifted, LEAST_LOG))) / total
+    return float(weights[token]) / total, 1 + int(np.count_nonzero(shifted > shifted[token])), entropy

@@ -36,7 +36,7 @@ def test_candidates_are_the_softmax_and_the_samplers_own_distribution(sampler, p
     assert {c.token for c in found if c.kept} == set(expected)
     assert {c.token: c.sampling_probability for c in found if c.kept} == pytest.approx(expected, abs=1e-6)
     assert all(c.sampling_probability == 0 for c in found if not c.kept)
-    plain = logits.double().softmax(0)
+    plain = torch.from_numpy(logits).double().softmax(0)
     assert all(c.probability == pytest.approx(float(plain[c.token]), abs=1e-6) for c in found)
 
 
