@@ -21,6 +21,9 @@ from simplellm.errors import SettingError
 from simplellm.hub import to_hub_config, to_hub_state
 from simplellm.model import SimpleLLM
 from simplellm.optim import Optimizer
+from simplellm.quantize import quantize
+from simplellm.sampler import Sampler
+from simplellm.tokenizer import Tokenizer
 
 WARM_UP_TURNS = 3
 SECONDS_OF_A_TURN = 0.5  # long enough for a clock, short enough that a slow spell hits both sides
@@ -81,16 +84,18 @@ def bench_train(
 
 
 def bench_generate(
-    model_config: ModelConfig, device: torch.device, params: SamplingParams, versus: str | None, turns: int = 7
-) -> Benchmark:
-    """Time replies at batch size 1 with a cache, from a prompt of a few tokens, in float32."""
-    from simplellm.sampler import Sampler
-    from simplellm.tokenizer import Tokenizer
-
+    model_config: ModelConfig, device: torch.device, params: SamplingParams, versus: str | None, int8: bool = False,
+    turns: int = 7,
+) -> Benchmark:  # fmt: skip
+    """Time replies at batch size 1 with a cache, from a prompt of a few tokens; the other program in float32."""
     model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
-    sampler = Sampler(model, Tokenizer({bytes([byte]): byte for byte in range(256)}, end_of_text=model_config.vocab_size - 1))
     prompt = list(range(1, 9))
     n_new = min(params.max_new_tokens, model_config.block_size - len(prompt))
+    other = _transformers_generate_step(model, prompt, n_new, params, device) if versus else None
+    sampler = Sampler(
+        quantize(model) if int8 else model,
+        Tokenizer({bytes([byte]): byte for byte in range(256)}, end_of_text=model_config.vocab_size - 1),
+    )
 
     def step() -> int:
         reply = sampler.stream(prompt, replace(params, max_new_tokens=n_new))
@@ -98,8 +103,7 @@ def bench_generate(
             pass
         return len(reply.new_ids)
 
-    other = _transformers_generate_step(model, prompt, n_new, params, device) if versus else None
-    return _measured(model, device, "float32", step, other, versus, turns, None)
+    return _measured(model, device, "int8" if int8 else "float32", step, other, versus, turns, None)
 
 
 def _measured(

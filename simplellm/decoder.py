@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from simplellm.model import NORM_EPSILON, FeedForward, KVCache, MultiHeadAttention, RMSNorm, SimpleLLM, TransformerBlock
+from simplellm.quantize import Int8Linear
 
 Array = np.ndarray
 Into = Callable[[Array, Array], object]  # reads the first, overwrites the second
@@ -41,7 +43,7 @@ class Decoder:
         weights = np.empty((config.kv_heads, config.n_head // config.kv_heads, cache.capacity), np.float32)  # of attention
         self._layers = [(_attention(block, weights), _feed_forward(block)) for block in blocks]
         self._final_norm = _norm(model.final_norm)
-        self._head = _product(model.token_embedding if config.tie_embeddings else model.head)
+        self._head = _product(getattr(model, "head", model.token_embedding))
         self._x, self._normed = np.empty((2, config.n_embd), np.float32)
         self._logits = np.empty(config.vocab_size, np.float32)
 
@@ -216,18 +218,26 @@ def _layer_norm(gain: Array, bias: Array) -> Into:
 
 
 def _product(module: nn.Module) -> Into:
-    """W x + b of a Linear or of an embedding table as the head."""
-    weight = _array(module.weight)
+    """W x + b of a matrix, or of an embedding table as the head."""
+    multiply = _int8_product(module) if isinstance(module, Int8Linear) else cast("Into", _array(module.weight).dot)
     bias = getattr(module, "bias", None)
     if bias is None:
-        return weight.dot
+        return multiply
     offsets = _array(bias)
 
     def affine(x: Array, result: Array) -> None:
-        weight.dot(x, result)
+        multiply(x, result)
         np.add(result, offsets, result)
 
     return affine
+
+
+def _int8_product(module: Int8Linear) -> Into:
+    @torch.inference_mode()
+    def multiply(x: Array, result: Array) -> None:
+        torch.from_numpy(result).copy_(module.product(torch.from_numpy(x)))
+
+    return multiply
 
 
 def _array(weight: object) -> Array:

@@ -159,6 +159,7 @@ class SimpleLLM(nn.Module):
         if config.architecture == "modern":
             rope = rope_table(config.block_size, config.head_size)
             self.register_buffer("rope", rope, persistent=False)  # (2, block_size, 1, D)
+        self.n_parameters = sum(weight.numel() for weight in self.parameters())
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `ids` (B, T), which follow what `cache` holds.
@@ -189,8 +190,9 @@ class SimpleLLM(nn.Module):
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        table = self.token_embedding if self.config.tie_embeddings else self.head
-        return F.linear(hidden, table.weight)  # (..., C) -> (..., V)
+        if "head" in self._modules:
+            return self.head(hidden)  # (..., C) -> (..., V)
+        return F.linear(hidden, self.token_embedding.weight)
 
     def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross entropy in nats per token; `ids` and `targets` are (B, T)."""
@@ -242,10 +244,6 @@ class SimpleLLM(nn.Module):
             for name, weight in self.named_parameters()
             if name.startswith("blocks.") and weight.dim() == 2
         }
-
-    @property
-    def n_parameters(self) -> int:
-        return sum(weight.numel() for weight in self.parameters())
 
 
 def modern_embedding_std(config: ModelConfig) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from simplellm.app.cli import main
+from simplellm.checkpoint import find_checkpoint, load_model
 from simplellm.config import ModelConfig
 from simplellm.model import SimpleLLM
 from simplellm.tokenizer import Tokenizer
@@ -53,6 +54,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "--checkpoints", str(folder), *TINY_FLAGS])  # fmt: skip
     assert code == 0
     return folder
+
+
+@pytest.fixture
+def trained_model(trained: Path) -> tuple[SimpleLLM, Tokenizer]:
+    """The model of that run and its tokenizer, loaded anew: a test may change it."""
+    return load_model(find_checkpoint("tiny", trained, print), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from simplellm.analyze import candidates
 from simplellm.app.chat import chat as converse
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
+from simplellm.app.sanitize import safe_json
 from simplellm.app.session import Session
 from simplellm.app.watch import Watch
 from simplellm.checkpoint import Run
@@ -27,6 +28,8 @@ from simplellm.distributed import joined
 from simplellm.errors import CheckpointError, SettingError, StoppedEarly, TextError
 from simplellm.metrics import Sinks
 from simplellm.metrics import evaluate as score
+from simplellm.model import SimpleLLM
+from simplellm.quantize import is_quantized, quantize
 from simplellm.sampler import Sampler
 from simplellm.trainer import Result
 from simplellm.training import Sources, Surroundings, resume, start
@@ -79,7 +82,7 @@ def generate(options: Options) -> int:
     reply = sampler.stream(sampler.encode(_prompt(options)), params)
     for piece in reply:
         if not options["json"]:
-            screen.write(piece.text)
+            screen.exact(piece.text)
     if options["json"]:
         print_json({
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
@@ -198,15 +201,20 @@ def surroundings(
 
 def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
     params = SamplingParams(**options["sampling"])
-    device = choose_device(options["device"])
-    model, tokenizer = checkpoints.load_model(folder, device)
+    sampler = load_sampler(folder, options)
     run = Run(folder.resolve().parent)
-    facts = _facts(run, folder, model, device)
-    converse(Session(Sampler(model, tokenizer), run.path, params, facts, params), screen, options["history"])
+    facts = _facts(run, folder, sampler.model)
+    converse(Session(sampler, run.path, params, facts, params), screen, options["history"])
     return 0
 
 
-def _facts(run: Run, folder: Path, model: Any, device: torch.device) -> dict[str, str]:
+def load_sampler(folder: Path, options: Options) -> Sampler:
+    """The model in a checkpoint's folder, on the device and in the number format that were asked for."""
+    model, tokenizer = checkpoints.load_model(folder, choose_device(options["device"]))
+    return Sampler(quantize(model) if options.get("quantize") == "int8" else model, tokenizer)
+
+
+def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     config = model.config
     best = run.pointer("best") or {}
     return {
@@ -217,14 +225,13 @@ def _facts(run: Run, folder: Path, model: Any, device: torch.device) -> dict[str
         "context": f"{config.block_size} tokens",
         "vocabulary": f"{config.vocab_size} tokens",
         "parameters": f"{model.n_parameters:,}",
-        "device": describe(device, "float32"),
+        "device": describe(model.token_embedding.weight.device, "int8" if is_quantized(model) else "float32"),
         "path": str(folder),
     }
 
 
 def _sampler(options: Options, screen: Screen) -> Sampler:
-    device = choose_device(options["device"])
-    return Sampler(*checkpoints.load_model(_checkpoint(options, screen), device))
+    return load_sampler(_checkpoint(options, screen), options)
 
 
 def _checkpoint(options: Options, screen: Screen) -> Path:
@@ -262,5 +269,5 @@ def screen_of(options: Options) -> Screen:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(safe_json(json.dumps(value, ensure_ascii=False, allow_nan=False)) + "\n")
     sys.stdout.flush()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import re
 import signal
@@ -60,6 +61,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Everything that can go wrong is told in one or two lines."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding is no reason to stop
     signal.signal(signal.SIGTERM, _terminate)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _terminate)
@@ -175,6 +179,13 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
         _add_settings(bench, kind)
     for name in SAMPLED:
         _add_settings(commands[name], SamplingParams)
+    for name in (*SAMPLED, "evaluate", "bench"):
+        commands[name].add_argument(
+            "--quantize",
+            choices=("off", "int8"),
+            default="off",
+            help="int8: weights in 8 bits, faster for large models",
+        )
     for name in ("generate", "analyze"):
         commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
     commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")

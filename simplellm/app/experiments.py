@@ -53,7 +53,9 @@ def bench(options: Options) -> int:
         measured = _bench_train(model_config, TrainConfig(**training), device, options["versus"])
     else:
         sampling = {"max_new_tokens": model_config.block_size} | options["sampling"]
-        measured = bench_generate(model_config, device, SamplingParams(**sampling), options["versus"])
+        measured = bench_generate(
+            model_config, device, SamplingParams(**sampling), options["versus"], options["quantize"] == "int8"
+        )
     if options["json"]:
         print_json(measured.to_mapping())
     else:
