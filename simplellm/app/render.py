@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simplellm.app.panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
+from simplellm.app.sanitize import Sanitizer, visible
 from simplellm.app.shades import LINE_END, RGB, Mark, Shading, Tokens, background, foreground, spans
 from simplellm.curves import overfitting_since
 from simplellm.errors import SimpleLLMError
@@ -24,39 +25,12 @@ from simplellm.errors import SimpleLLMError
 if TYPE_CHECKING:  # the sampler brings torch, which a wrong flag does not wait for
     from simplellm.sampler import Piece
 
-SHOWN_AS_THEY_ARE = "\n\t"
-BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-CONTROL_PICTURES = 0x2400  # U+2400 is the picture of NUL, and so on
 PLAIN_REPORT_SECONDS = 5.0
 PLAIN_SAMPLE_CHARACTERS = 100
 PANEL_SECONDS = 0.25  # between two drawings
 PANEL_COLUMNS = 100  # at most: the eye does not follow longer lines
 ECHO_COLUMNS = 2  # a terminal writes ^C behind the panel's last line; if that wrapped, the panel would be torn
 FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 56, 4, 2
-
-
-def visible(text: str) -> str:
-    """`text` with nothing in it that could drive a terminal: control characters are shown as pictures or as <U+009B>."""
-    if text.isprintable():
-        return text if not any(mark in text for mark in BIDI_CONTROLS) else _spelled(text)
-    return _spelled(text)
-
-
-def _spelled(text: str) -> str:
-    return "".join(map(_spell, text))
-
-
-def _spell(character: str) -> str:
-    code = ord(character)
-    if character in SHOWN_AS_THEY_ARE:
-        return character
-    if code < 0x20:
-        return chr(CONTROL_PICTURES + code)
-    if code == 0x7F:
-        return "\u2421"
-    if 0x80 <= code < 0xA0 or character in BIDI_CONTROLS or code in (0x2028, 0x2029) or 0xD800 <= code < 0xE000:
-        return f"<U+{code:04X}>"
-    return character
 
 
 class Screen:
@@ -66,6 +40,7 @@ class Screen:
         options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "no_color": None if color else True}
         self.out = Console(file=out or sys.stdout, **options)
         self.notices = Console(file=notices or sys.stderr, **options)
+        self._foreign = Sanitizer()
         self._shading = Shading()
         self._cells = 0  # written since the last line end
 
@@ -75,14 +50,22 @@ class Screen:
 
     def write(self, text: str, style: str = "") -> None:
         """Foreign text as it comes, without a line end; the terminal wraps it, so wide characters keep their places."""
-        shown = visible(text)
+        shown = self._foreign.push(text)
         self._print(self.out, shown, style, end="")
         _, line_end, last_line = shown.rpartition("\n")
         self._cells = cell_len(last_line) + (0 if line_end else self._cells)
 
     def line(self, text: str = "", style: str = "") -> None:
-        self._print(self.out, visible(text), style)
+        self._print(self.out, self._foreign.push(text) + self._foreign.finish(), style)
         self._cells, self._shading = 0, Shading()
+
+    def exact(self, text: str) -> None:
+        """Text for programs: as it is into a pipe or a file, where all others are made safe too; like `write` on a terminal."""
+        if self.out.file.isatty():
+            self.write(text)
+        else:
+            self.out.file.write(text)
+            self.out.file.flush()
 
     @property
     def has_shades(self) -> bool:
@@ -125,7 +108,7 @@ class Screen:
             return
         table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headers))
         for number, header in enumerate(headers):
-            table.add_column(header, overflow="fold", no_wrap=number == 0 and self.out.width >= 60)
+            table.add_column(Text(visible(header)), overflow="fold", no_wrap=number == 0 and self.out.width >= 60)
         for row in rows:
             table.add_row(*(Text(visible(cell)) for cell in row))
         self.out.print(table)
