@@ -384,6 +384,9 @@ class SamplingParams(Settings):
     )
     max_new_tokens: int = setting("int", 100, "longest reply", minimum=1, maximum=100_000)
     stop: tuple[str, ...] = setting("texts", (), "texts that end a reply, up to 8, never shown", maximum=8)
+    num_beams: int = setting(
+        "int", 1, "over 1: search for the most likely text with so many beams; nothing is drawn then", minimum=1, maximum=64
+    )
     seed: int | None = setting("int", None, "makes a reply repeatable", minimum=0, maximum=2**63 - 1, auto="random, and shown")
 
 
