@@ -10,7 +10,9 @@ Shapes: C n_embd, H heads, G key/value heads, R = H / G, D head size, I inner si
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -24,6 +26,7 @@ from simplellm.quantize import Int8Linear
 Array = np.ndarray
 Into = Callable[[Array, Array], object]  # reads the first, overwrites the second
 Turn = Callable[[Array | None], None]  # what is done to queries and keys, with the table (2, D) of this position
+LARGE_MATRIX_BYTES = 4 << 20  # more than a core's own cache
 LARGEST_SAFE_SCORE = 70.0  # exp of it, summed over a million tokens, is still a float32
 GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715  # Hendrycks and Gimpel 2016
 
@@ -219,7 +222,7 @@ def _layer_norm(gain: Array, bias: Array) -> Into:
 
 def _product(module: nn.Module) -> Into:
     """W x + b of a matrix, or of an embedding table as the head."""
-    multiply = _int8_product(module) if isinstance(module, Int8Linear) else cast("Into", _array(module.weight).dot)
+    multiply = _int8_product(module) if isinstance(module, Int8Linear) else _float_product(_array(module.weight))
     bias = getattr(module, "bias", None)
     if bias is None:
         return multiply
@@ -230,6 +233,39 @@ def _product(module: nn.Module) -> Into:
         np.add(result, offsets, result)
 
     return affine
+
+
+def _float_product(weight: Array) -> Into:
+    """numpy's on one core; torch's on all of them where the matrix is large and there are enough of them to win."""
+    if weight.nbytes >= LARGE_MATRIX_BYTES and _is_faster_in_torch(*weight.shape):
+        return _torch_product(weight)
+    return cast("Into", weight.dot)
+
+
+def _torch_product(weight: Array) -> Into:
+    matrix = torch.from_numpy(weight)
+
+    @torch.inference_mode()
+    def multiply(x: Array, result: Array) -> None:
+        torch.mv(matrix, torch.from_numpy(x), out=torch.from_numpy(result))
+
+    return multiply
+
+
+@functools.cache
+def _is_faster_in_torch(rows: int, columns: int) -> bool:
+    """Tried out, once for each shape: it depends on the cores and on how much one of them can read."""
+    weight, x, result = np.ones((rows, columns), np.float32), np.ones(columns, np.float32), np.empty(rows, np.float32)
+    return _seconds(_torch_product(weight), x, result) < _seconds(weight.dot, x, result)
+
+
+def _seconds(multiply: Into, x: Array, result: Array) -> float:
+    seconds = []
+    for _ in range(3):
+        started_at = time.perf_counter()
+        multiply(x, result)
+        seconds.append(time.perf_counter() - started_at)
+    return min(seconds)
 
 
 def _int8_product(module: Int8Linear) -> Into:

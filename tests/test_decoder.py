@@ -73,6 +73,18 @@ def test_large_gains_of_the_query_norm_do_not_overflow(gain):
     np.testing.assert_allclose(read_all(model, ids), expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("is_faster", [True, False, "tried out"])
+@pytest.mark.parametrize("architecture", ["modern", "gpt2"])
+def test_large_matrices_may_be_multiplied_by_torch(monkeypatch, architecture, is_faster):
+    monkeypatch.setattr("simplellm.decoder.LARGE_MATRIX_BYTES", 1)
+    if is_faster != "tried out":
+        monkeypatch.setattr("simplellm.decoder._is_faster_in_torch", lambda rows, columns: is_faster)
+    model, ids = random_model(architecture=architecture), list(range(24))
+    with torch.no_grad():
+        expected = model(torch.tensor([ids]))[0].numpy()
+    np.testing.assert_allclose(read_all(model, ids), expected, atol=2e-5, rtol=1e-4)
+
+
 def test_it_sees_the_models_own_weights():
     model = random_model()
     decoder = Decoder(model, cache_of(model))

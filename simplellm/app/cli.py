@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options = parse(arguments)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, while decoding: one core reads memory as fast as it comes
     from simplellm.app import actions, experiments
 
     command = "find_lr" if options.get("find_lr") else options["command"] or "talk"
@@ -190,7 +191,11 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
         commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
     commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")
     commands["chat"].add_argument(
-        "--no-history", dest="history", action="store_false", default=True, help="keep no history file"
+        "--no-history", dest="history", action="store_false", default=True,
+        help="keep neither a history of what is typed nor the conversation",
+    )  # fmt: skip
+    commands["chat"].add_argument(
+        "--continue", action="store_true", default=False, help="go on with the last conversation with this run"
     )
     commands["evaluate"].add_argument("--data", metavar="FILE", required=True, help="the text to score")
     commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")
