@@ -41,7 +41,7 @@ class Texts:
             new = [[text[-1]] for text in texts]
         else:
             same = all(text == texts[0] for text in texts)  # as at the beginning: read once
-            new = [self._context(text) for text in (texts[:1] if same else texts)]
+            new = [in_context(self._sampler, text) for text in (texts[:1] if same else texts)]
             self._cache = cache = KVCache(self._model.config, len(new), self._model.token_embedding.weight, self._capacity)
         hidden = self._model.hidden(torch.tensor(new, device=cache.keys.device), cache)
         logits = self._model.logits(hidden[:, -1]).float().cpu()
@@ -50,8 +50,10 @@ class Texts:
         self._length = len(texts[0])
         return logits
 
-    def _context(self, text: Sequence[int]) -> list[int]:
-        return list(text) if len(text) <= self._sampler.block_size else self._sampler._newest(list(text))
+
+def in_context(sampler: Sampler, text: Sequence[int]) -> list[int]:
+    """What the sampler looks at of a text: all, or where it is too long its newest tokens."""
+    return list(text) if len(text) <= sampler.block_size else sampler._newest(list(text))
 
 
 def _chosen(cache: KVCache, rows: Sequence[int] | None) -> KVCache:

@@ -83,13 +83,19 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape
+        H, _, D = self.sizes
+        q, k, v = self.heads(x, rope)
+        y = causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)  # (B, H, T, D)
+        return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
+
+    def heads(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, G, T, D) of x (B, T, C)."""
+        B, T, _ = x.shape
         H, G, D = self.sizes
         q, k, v = self.qkv(x).view(B, T, H + 2 * G, D).split([H, G, G], dim=2)  # (B, T, H or G, D)
         if rope is not None:
             q, k = rotate(self.q_norm(q), *rope).to(v.dtype), rotate(self.k_norm(k), *rope).to(v.dtype)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
-        y = causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)  # (B, H, T, D)
-        return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def attend_to_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
         past, T = cache.length, q.shape[2]

@@ -16,9 +16,10 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
+from simplellm.app import shades
 from simplellm.app.panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
 from simplellm.app.sanitize import Sanitizer, visible
-from simplellm.app.shades import LINE_END, RGB, Mark, Shading, Tokens, background, foreground, spans
+from simplellm.app.shades import Bars, Columns, Mark, Tokens
 from simplellm.curves import overfitting_since
 from simplellm.errors import SimpleLLMError
 
@@ -30,6 +31,7 @@ PLAIN_SAMPLE_CHARACTERS = 100
 PANEL_SECONDS = 0.25  # between two drawings
 PANEL_COLUMNS = 100  # at most: the eye does not follow longer lines
 ECHO_COLUMNS = 2  # a terminal writes ^C behind the panel's last line; if that wrapped, the panel would be torn
+FEWEST_COLUMNS = 24  # of a text beside others: narrower ones stand under each other
 FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 56, 4, 2
 
 
@@ -41,7 +43,7 @@ class Screen:
         self.out = Console(file=out or sys.stdout, **options)
         self.notices = Console(file=notices or sys.stderr, **options)
         self._foreign = Sanitizer()
-        self._shading = Shading()
+        self._shading = shades.Shading()
         self._cells = 0  # written since the last line end
 
     @property
@@ -57,7 +59,7 @@ class Screen:
 
     def line(self, text: str = "", style: str = "") -> None:
         self._print(self.out, self._foreign.push(text) + self._foreign.finish(), style)
-        self._cells, self._shading = 0, Shading()
+        self._cells, self._shading = 0, shades.Shading()
 
     def exact(self, text: str) -> None:
         """Text for programs: as it is into a pipe or a file, where all others are made safe too; like `write` on a terminal."""
@@ -85,17 +87,41 @@ class Screen:
         if tokens.summary:
             self.line(tokens.summary, "dim")
 
+    def bars(self, bars: Bars) -> None:
+        """Bars on a terminal, tab-separated lines elsewhere."""
+        if self.is_terminal:
+            for line in shades.bar_lines(bars, self.out.width, cell_len, self.out.options.ascii_only):
+                self.line(line)
+        else:
+            self.table(bars.headers, [(row.name, shades.percent(row.before), shades.percent(row.after)) for row in bars.rows])
+        if bars.summary:
+            self.line(bars.summary, "dim")
+
+    def columns(self, columns: Columns) -> None:
+        if self.is_terminal and self.out.width // max(len(columns.texts), 1) >= FEWEST_COLUMNS:
+            table = Table(box=None, pad_edge=False, expand=True, header_style="bold", padding=(0, 2, 0, 0))
+            for header in columns.headers:
+                table.add_column(Text(visible(header)), ratio=1, overflow="fold")
+            table.add_row(*(Text(visible(text)) for text in columns.texts))
+            self.out.print(table)
+        else:
+            for header, text in zip(columns.headers, columns.texts, strict=True):
+                self.line(header, "bold")
+                self.line(text)
+        if columns.summary:
+            self.line(columns.summary, "dim")
+
     def _mark(self, mark: Mark, always_label: bool = False) -> None:
-        line_end = "\\n" if self.out.options.ascii_only else LINE_END
-        for span in spans(mark, always_label or not self.has_shades, line_end):
+        line_end = "\\n" if self.out.options.ascii_only else shades.LINE_END
+        for span in shades.spans(mark, always_label or not self.has_shades, line_end):
             if span.level is None or not self.has_shades:
                 self.write(span.text, "dim" if span.is_label else "")
             else:
-                self._shade(span.text, background(span.level))
+                self._shade(span.text, shades.background(span.level))
 
-    def _shade(self, text: str, color: RGB) -> None:
+    def _shade(self, text: str, color: shades.RGB) -> None:
         before = self._cells
-        self.write(text, f"rgb{foreground(color)} on rgb{color}".replace(", ", ","))
+        self.write(text, f"rgb{shades.foreground(color)} on rgb{color}".replace(", ", ","))
         has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
         if has_wrapped and self._cells % self.out.width:  # a terminal that scrolls fills the new line with the colour
             self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))

@@ -1,4 +1,4 @@
-"""What a model thinks, as shaded text: which token gets which colour, and what stands in its place where there is none.
+"""What a model thinks, as shaded text and bars: which token gets which colour, and what stands there where there is none.
 
 Pure functions: no terminal, no rich and no torch here.
 """
@@ -6,7 +6,7 @@ Pure functions: no terminal, no rich and no torch here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,9 @@ SCALE: tuple[RGB, ...] = (
     (31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37),
 )  # fmt: skip
 LINE_END = "\u21b5"  # shown where a token holds a line end, so that its shade can be seen
+BLOCKS, ASCII_BLOCKS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588", " #"  # a cell from empty to full
+BARS_FROM_COLUMNS = 44  # two bars side by side; under it one under the other
+SHARE_COLUMNS = 6  # ` 82.1%`
 FEWEST_BITS = 2.0**-149  # least float32 over 0: what a probability of 0 may have been
 
 
@@ -40,6 +43,33 @@ class Tokens:
     marks: tuple[Mark, ...]
     always_labels: bool = False
     summary: str = ""  # a line under it
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One candidate: its probability before and after the settings (None: they leave it out)."""
+
+    name: str
+    before: float
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Candidates to show, each with two bars."""
+
+    rows: tuple[Bar, ...]
+    headers: tuple[str, str, str] = ("token", "the model", "after the settings")
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Texts to show beside each other, or one under the other where that is too narrow."""
+
+    headers: tuple[str, ...]
+    texts: tuple[str, ...]
+    summary: str = ""
 
 
 class Span(NamedTuple):
@@ -133,3 +163,48 @@ def summary_of(pieces: Iterable[Piece]) -> str:
     entropy = sum(piece.entropy for piece in tokens) / len(tokens) / math.log(2)
     likeliest = sum(piece.rank == 1 for piece in tokens)
     return f"surprise {bits:.2f} bits/token, entropy {entropy:.2f}, {likeliest} of {len(tokens)} tokens were the likeliest"
+
+
+# ---------------------------------------------------------------- bars
+
+
+def bar_lines(bars: Bars, columns: int, cells: Callable[[str], int] = len, ascii_only: bool = False) -> list[str]:
+    """The bars for a terminal that wide; `cells` says how wide a text is on it. All bars have one scale."""
+    is_narrow = columns < BARS_FROM_COLUMNS
+    names = [bars.headers[0], *(row.name for row in bars.rows)]
+    width = min(max(map(cells, names)), columns if is_narrow else columns // 4)
+    names = [fitted(name, width, cells, ascii_only) for name in names]
+    long = (columns - 1 if is_narrow else (columns - width - 4) // 2) - SHARE_COLUMNS
+    highest = max((share for row in bars.rows for share in (row.before, row.after or 0)), default=0) or 1
+    pairs = [[_bar(share, highest, max(long, 1), ascii_only) for share in (row.before, row.after)] for row in bars.rows]
+    if is_narrow:
+        return [line for name, pair in zip(names[1:], pairs, strict=True) for line in (name.rstrip(), *_indented(pair))]
+    head = "  ".join([names[0], bars.headers[1].ljust(long + SHARE_COLUMNS), bars.headers[2]])
+    return [head, *("  ".join([name, *pair]) for name, pair in zip(names[1:], pairs, strict=True))]
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f" {line}" for line in lines]
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _bar(share: float | None, highest: float, columns: int, ascii_only: bool) -> str:
+    """A bar and its number, always as wide as each other."""
+    blocks = ASCII_BLOCKS if ascii_only else BLOCKS
+    parts = len(blocks) - 1
+    n = math.ceil((share or 0) / highest * columns * parts)
+    filled = blocks[-1] * (n // parts) + (blocks[n % parts] if n % parts else "")
+    return filled.ljust(columns) + percent(share).rjust(SHARE_COLUMNS)
+
+
+def fitted(text: str, columns: int, cells: Callable[[str], int], ascii_only: bool = False) -> str:
+    """`text` exactly that wide: filled with spaces, or cut with dots."""
+    if cells(text) > columns:
+        dots = "." if ascii_only else "\u2026"
+        while text and cells(text + dots) > columns:
+            text = text[:-1]
+        text += dots if columns else ""
+    return text + " " * (columns - cells(text))
