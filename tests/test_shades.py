@@ -10,6 +10,7 @@ import pyte
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 
@@ -17,14 +18,20 @@ from simplellm.app.render import Screen
 from simplellm.app.shades import (
     LINE_END,
     SCALE,
+    Bar,
+    Bars,
+    Columns,
     Mark,
     Shading,
     Tokens,
     background,
+    bar_lines,
     contrast,
+    fitted,
     foreground,
     luminance,
     marks_of,
+    percent,
     short,
     spans,
     summary_of,
@@ -40,6 +47,7 @@ COLOR_BLIND = {
 }
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[mK]")
 ERASE = "\x1b[0K"
+ASCII = "".join(map(chr, range(32, 127)))
 pieces = st.lists(
     st.builds(
         Piece,
@@ -138,6 +146,53 @@ def test_surprise_and_entropy_are_means_in_bits() -> None:
     assert "149.00 bits" in summary_of([Piece(1, "a", 0.0)])
 
 
+# ---------------------------------------------------------------- bars
+
+names = st.text("ab '한글é\U0001f642", max_size=30)
+shares = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
+bars = st.builds(Bars, st.lists(st.builds(Bar, names, shares, st.one_of(st.none(), shares)), min_size=1, max_size=6).map(tuple))
+
+
+@settings(deadline=None)
+@given(bars, st.integers(20, 200), st.booleans())
+def test_bars_fit_their_terminal_and_stand_in_columns(found: Bars, columns: int, ascii_only: bool) -> None:
+    lines = bar_lines(found, columns, cell_len, ascii_only)
+    assert all(cell_len(line) <= columns for line in lines)
+    numbers = [line for line in lines if line.rstrip().endswith(("%", "-"))]
+    assert len({cell_len(line) for line in numbers}) == 1
+    assert not ascii_only or all(set(line) - set("".join(row.name for row in found.rows)) <= set(ASCII) for line in lines)
+    every = " ".join(lines)
+    for row in found.rows:
+        assert percent(row.before) in every and percent(row.after) in every
+
+
+def test_wide_bars_are_beside_each_other_and_narrow_ones_under_each_other() -> None:
+    found = Bars((Bar("'a'", 0.5, 1.0), Bar("'b'", 0.25, None)), ("token", "model", "after"))
+    assert bar_lines(found, 48, ascii_only=True) == [
+        "token  model                after",
+        "'a'    ######        50.0%  ############ 100.0%",
+        "'b'    ###           25.0%                    -",
+    ]
+    assert bar_lines(found, 20, ascii_only=True) == [
+        "'a'", " ######        50.0%", " ############ 100.0%", "'b'", " ###           25.0%", "                   -",
+    ]  # fmt: skip
+
+
+def test_a_bar_is_as_long_as_its_share_of_the_highest() -> None:
+    found = Bars((Bar("a", 0.4, 0.2), Bar("b", 0.0001, 0.0)))
+    first, second = (line[1:-7] for line in bar_lines(found, 32, cell_len)[1:3])
+    assert (first, second.rstrip()) == ("\u2588" * 24, "\u2588" * 12)
+    tiny, none = (line[1:-7] for line in bar_lines(found, 32, cell_len)[4:6])
+    assert tiny.rstrip() == "\u258f" and none.strip() == ""
+
+
+@given(names, st.integers(0, 12), st.booleans())
+def test_a_name_is_cut_or_filled_to_its_width(name: str, columns: int, ascii_only: bool) -> None:
+    text = fitted(name, columns, cell_len, ascii_only)
+    assert cell_len(text) == columns
+    assert text.startswith(name) if cell_len(name) <= columns else columns == 0 or text.rstrip(" ")[-1] in ".\u2026"
+
+
 # ---------------------------------------------------------------- on a screen
 
 
@@ -179,7 +234,7 @@ def test_shades_need_256_colours(terminal, monkeypatch, term: str, color: bool, 
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.sampled_from(["a", " the", "한글", "\n", " abcdefgh"]), min_size=1, max_size=60), st.integers(0, 50))
+@given(st.lists(st.sampled_from(["a", " the", "-->", "\n", " abcdefgh"]), min_size=1, max_size=60), st.integers(0, 50))
 def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(words: list[str], start: int) -> None:
     out = FakeTerminal()
     with pytest.MonkeyPatch.context() as patch:
@@ -201,6 +256,16 @@ def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(words
     assert shown == ("." * start + "".join(words).replace("\n", LINE_END)).replace(" ", "")
 
 
+@pytest.mark.parametrize(
+    "text, cells", [("x" * 39 + "한", 42), ("x" * 38 + "한글", 42), ("한" * 20, 40), ("a\n한b", 3), ("x" * 79 + "한글", 84)]
+)
+def test_a_wide_character_that_does_not_fit_begins_a_line(terminal: FakeTerminal, text: str, cells: int) -> None:
+    screen = Screen(out=terminal)
+    for character in text:
+        screen.write(character)
+    assert screen._cells == cells
+
+
 def test_a_half_told_character_does_not_colour_the_next_reply() -> None:
     screen = Screen(out=(out := io.StringIO()))
     screen.token(Piece(1, "", 0.5))
@@ -213,3 +278,30 @@ def test_foreign_text_in_a_token_drives_nothing() -> None:
     screen = Screen(out=(out := io.StringIO()))
     screen.tokens(Tokens((Mark("a\x1b[31m", 0.5, "\x1b]0;x\x07"),), summary="\x9b"))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", out.getvalue())
+
+
+def test_bars_are_tab_separated_in_a_pipe_and_drawn_on_a_terminal(terminal: FakeTerminal) -> None:
+    found = Bars((Bar("'한'", 0.5, None),), summary="top_k 3")
+    Screen(out=(pipe := io.StringIO())).bars(found)
+    assert pipe.getvalue() == "'한'\t50.0%\t-\ntop_k 3\n"
+    Screen(out=terminal).bars(found)
+    assert "\u2588" in terminal.getvalue() and all(cell_len(line) <= 40 for line in plain(terminal).splitlines())
+
+
+@pytest.mark.parametrize("columns, is_side_by_side", [("100", True), ("72", True), ("60", False), ("20", False)])
+def test_columns_are_side_by_side_where_there_is_room(terminal, monkeypatch, columns: str, is_side_by_side: bool) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    Screen(out=terminal).columns(Columns(("cold", "warm", "hot"), ("a" * 30, "한글 " * 9, "x\ny"), "seed 3"))
+    lines = plain(terminal).splitlines()
+    assert (lines[0].split() == ["cold", "warm", "hot"]) == is_side_by_side
+    assert all(cell_len(line) <= int(columns) for line in lines) or not is_side_by_side  # a terminal wraps what is under
+    assert "".join(lines).count("한") == 9 and lines[-1] == "seed 3"
+
+
+def test_columns_stand_under_each_other_in_a_pipe() -> None:
+    Screen(out=(pipe := io.StringIO())).columns(Columns(("cold", "hot"), ("a b", "[c]\x1b"), "seed 3"))
+    assert pipe.getvalue() == "cold\na b\nhot\n[c]\u241b\nseed 3\n"
+
+
+def plain(terminal: FakeTerminal) -> str:
+    return ESCAPES.sub("", terminal.getvalue())

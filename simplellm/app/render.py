@@ -54,8 +54,8 @@ class Screen:
         """Foreign text as it comes, without a line end; the terminal wraps it, so wide characters keep their places."""
         shown = self._foreign.push(text)
         self._print(self.out, shown, style, end="")
-        _, line_end, last_line = shown.rpartition("\n")
-        self._cells = cell_len(last_line) + (0 if line_end else self._cells)
+        if self.has_shades:
+            self._cells = self._cells_after(shown)
 
     def line(self, text: str = "", style: str = "") -> None:
         self._print(self.out, self._foreign.push(text) + self._foreign.finish(), style)
@@ -110,6 +110,16 @@ class Screen:
                 self.line(text)
         if columns.summary:
             self.line(columns.summary, "dim")
+
+    def _cells_after(self, text: str) -> int:
+        """Cells of the last line once `text` is written; a wide character that does not fit begins the terminal's next line."""
+        _, line_end, last_line = text.rpartition("\n")
+        cells, width = 0 if line_end else self._cells, self.out.width
+        for character in last_line:
+            wide = cell_len(character)
+            left = -cells % width
+            cells += wide + (left if left < wide and left else 0)
+        return cells
 
     def _mark(self, mark: Mark, always_label: bool = False) -> None:
         line_end = "\\n" if self.out.options.ascii_only else shades.LINE_END

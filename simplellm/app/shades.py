@@ -23,7 +23,7 @@ SCALE: tuple[RGB, ...] = (
 LINE_END = "\u21b5"  # shown where a token holds a line end, so that its shade can be seen
 BLOCKS, ASCII_BLOCKS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588", " #"  # a cell from empty to full
 BARS_FROM_COLUMNS = 44  # two bars side by side; under it one under the other
-SHARE_COLUMNS = 6  # ` 82.1%`
+SHARE_COLUMNS = 7  # ` 100.0%`
 FEWEST_BITS = 2.0**-149  # least float32 over 0: what a probability of 0 may have been
 
 
@@ -179,8 +179,8 @@ def bar_lines(bars: Bars, columns: int, cells: Callable[[str], int] = len, ascii
     pairs = [[_bar(share, highest, max(long, 1), ascii_only) for share in (row.before, row.after)] for row in bars.rows]
     if is_narrow:
         return [line for name, pair in zip(names[1:], pairs, strict=True) for line in (name.rstrip(), *_indented(pair))]
-    head = "  ".join([names[0], bars.headers[1].ljust(long + SHARE_COLUMNS), bars.headers[2]])
-    return [head, *("  ".join([name, *pair]) for name, pair in zip(names[1:], pairs, strict=True))]
+    head = "  ".join([names[0], *(fitted(header, long + SHARE_COLUMNS, cells, ascii_only) for header in bars.headers[1:])])
+    return [head.rstrip(), *("  ".join([name, *pair]) for name, pair in zip(names[1:], pairs, strict=True))]
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
