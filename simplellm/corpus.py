@@ -40,6 +40,8 @@ class Piece(NamedTuple):
 
     text: str
     ends_document: bool
+    source: int = 0  # which of the corpus
+    line: int = 1  # of that file, where the document begins
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,24 @@ class Corpus:
     """Documents in order. Characters are counted over all of them, without anything between them."""
 
     sources: tuple[Source, ...]
-    n_characters: int
+    characters: tuple[int, ...]  # of each source
     n_bytes: int  # of the text as UTF-8, whatever the files hold
     fingerprint: dict[str, str]  # SHA-256 of the bytes of each source, by its name
+
+    @property
+    def n_characters(self) -> int:
+        return sum(self.characters)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
         """The characters `start` up to `stop`, in pieces of about a million, cut after line ends."""
         stop = self.n_characters if stop is None else stop
         position = 0
-        for source in self.sources:
-            for text, ends_document in source.pieces():
+        for number, source in enumerate(self.sources):
+            for text, ends_document, _, line in source.pieces():
                 first, last = max(start - position, 0), min(stop - position, len(text))
                 position += len(text)
                 if first < last:
-                    yield Piece(text[first:last], ends_document or position >= stop)
+                    yield Piece(text[first:last], ends_document or position >= stop, number, line)
                 if position >= stop:
                     return
 
@@ -115,7 +121,7 @@ class Source:
                     f'{self.name} line {number} is not a JSON object with a "text"', fix='write {"text": "..."} on each line'
                 )
             if text:
-                yield Piece(text, True)
+                yield Piece(text, True, line=number)
 
     def _decoded(self) -> Iterator[str]:
         """The text in parts of any length, line ends as \\n; TextError with the byte offset where it is no text."""
@@ -163,17 +169,18 @@ def read_corpus(texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO |
     """Check, count and fingerprint the corpus of `texts` (files, folders, globs, `-`). TextError when there is none."""
     _check_encoding(encoding)
     sources = tuple(_sources(texts, encoding, stdin))
-    n_characters = n_bytes = 0
+    characters = [0] * len(sources)
+    n_bytes = 0
     has_words = False
-    for source in sources:
-        for text, _ in source.pieces():
-            n_characters += len(text)
+    for number, source in enumerate(sources):
+        for text, *_ in source.pieces():
+            characters[number] += len(text)
             n_bytes += len(text.encode("utf-8", "replace"))
             has_words = has_words or not text.isspace() and bool(text)
     if not has_words:
         names = ", ".join(source.name for source in sources[:3])
         raise TextError(f"there is no text in {names}", fix="name a file with some text in it")
-    return Corpus(sources, n_characters, n_bytes, {source.name: _sha256(source) for source in sources})
+    return Corpus(sources, tuple(characters), n_bytes, {source.name: _sha256(source) for source in sources})
 
 
 def _check_encoding(name: str) -> None:

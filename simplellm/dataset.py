@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from simplellm.errors import TextError
 from simplellm.storage import new_folder, sha256_of, to_json, write_file
 from simplellm.tokenizer import Tokenizer
 
-PREPARED_VERSION = 2
-PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin")
+PREPARED_VERSION = 3
+PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin", "documents.bin")
+DOCUMENT_TYPE = np.dtype("<u4")
 TOLD_BYTES = 25_000_000  # progress is told each time this much is done
 TOKENIZER_SAMPLE_CHARACTERS = 1 << 25  # merges of 1-2k tokens do not change with more text than this (guess)
 EpochIds = Callable[[int], np.ndarray]
@@ -39,12 +41,18 @@ EpochIds = Callable[[int], np.ndarray]
 class Prepared:
     """A corpus as ids: what training reads and what it is scored on."""
 
+    folder: Path  # where it lies
     tokenizer: Tokenizer
     train_ids: np.ndarray  # memory-mapped, uint16 or uint32; END_OF_TEXT stands before each document
     val_ids: np.ndarray
     train_bytes: int  # UTF-8 bytes of the text behind the ids
     val_bytes: int
-    train_documents: Callable[[], list[str]]  # the text behind train_ids, for those who can hold it in memory
+    documents: np.ndarray  # (D, 2) uint32, of those behind train_ids: which source of the corpus, and the line it begins at
+
+    def train_documents(self) -> list[str]:
+        """The text behind train_ids, for those who can hold it in memory."""
+        begins = np.flatnonzero(self.train_ids == self.tokenizer.end_of_text)
+        return [self.tokenizer.decode(ids.tolist()) for ids in np.split(self.train_ids, begins)[1:]]
 
 
 class TextDataset:
@@ -134,7 +142,7 @@ def prepare(
     The last `val_fraction` of the characters is held out before the tokenizer is trained, or
     `val_corpus` is. `tokenizer`: bpe (trained here), gpt2, or one that is there already.
     """
-    cut = corpus.n_characters if val_corpus else int(corpus.n_characters * (1 - val_fraction))
+    cut = train_characters(corpus.n_characters, None if val_corpus else val_fraction)
     held_out, held_out_from = (val_corpus, 0) if val_corpus else (corpus, cut)
     if cut == 0 or held_out.n_characters == held_out_from:
         raise TextError(
@@ -151,7 +159,17 @@ def prepare(
         except OSError:
             if not _is_whole(target):  # another process may have prepared the same meanwhile
                 raise
-    return _open_prepared(target, lambda: _documents(corpus.pieces(0, cut)))
+    return _open_prepared(target)
+
+
+def train_characters(n_characters: int, val_fraction: float | None) -> int:
+    """How many characters of a text are trained on when a fraction of it is held out (None: another text is)."""
+    return n_characters if val_fraction is None else int(n_characters * (1 - val_fraction))
+
+
+def find_prepared(folder: Path) -> Prepared | None:
+    """What was prepared earlier, if it is there and whole."""
+    return _open_prepared(folder) if _is_whole(folder) else None
 
 
 def _write_prepared(
@@ -169,8 +187,10 @@ def _write_prepared(
     trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(tokenizer, corpus, cut, vocab_size)
     with new_folder(target) as temporary:
         write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
-        told = _told(corpus.pieces(0, cut), corpus.n_bytes, notice)
+        documents = array("I")
+        told = _told(_listed(corpus.pieces(0, cut), documents), corpus.n_bytes, notice)
         train_bytes = _write_ids(temporary / "train.bin", told, trained)
+        write_file(temporary / "documents.bin", np.array(documents, DOCUMENT_TYPE).tobytes())
         val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
         digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
         write_file(temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests}))
@@ -187,6 +207,16 @@ def _told(pieces: Iterable[Piece], n_bytes: int, notice: Callable[[str], None]) 
             notice(f"encoded {done / 1e6:,.0f} of {n_bytes / 1e6:,.0f} MB")
 
 
+def _listed(pieces: Iterable[Piece], documents: array[int]) -> Iterator[Piece]:
+    """The pieces; the source and line of each document that begins are put into `documents`."""
+    begins_document = True
+    for piece in pieces:
+        if begins_document:
+            documents.extend((piece.source, piece.line))
+        begins_document = piece.ends_document
+        yield piece
+
+
 def _identity(corpus: Corpus) -> list[list[object]]:
     """What decides the text of a corpus: the bytes of its files, and how they are read."""
     digests = corpus.fingerprint
@@ -200,15 +230,6 @@ def _is_whole(folder: Path) -> bool:
         return all(sha256_of(folder / name) == digests[name] for name in PREPARED_FILES)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _documents(pieces: Iterable[Piece]) -> list[str]:
-    documents = [""]
-    for piece in pieces:
-        documents[-1] += piece.text
-        if piece.ends_document:
-            documents.append("")
-    return documents[:-1]
 
 
 def _tokenizer(name: str, corpus: Corpus, cut: int, vocab_size: int) -> Tokenizer:
@@ -257,8 +278,9 @@ def _id_type(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
 
-def _open_prepared(folder: Path, train_documents: Callable[[], list[str]]) -> Prepared:
+def _open_prepared(folder: Path) -> Prepared:
     tokenizer = Tokenizer.from_json(json.loads((folder / "tokenizer.json").read_bytes()), str(folder / "tokenizer.json"))
     meta = json.loads((folder / "meta.json").read_bytes())
     train_ids, val_ids = (np.memmap(folder / name, dtype=_id_type(tokenizer), mode="r") for name in ("train.bin", "val.bin"))
-    return Prepared(tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], train_documents)
+    documents = np.frombuffer((folder / "documents.bin").read_bytes(), DOCUMENT_TYPE).reshape(-1, 2)
+    return Prepared(folder, tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], documents)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import codecs
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from simplellm.chart import loss_svg
 from simplellm.curves import LossCurves
 from simplellm.dataset import Prepared
+from simplellm.passages import PASSAGE_CHARACTERS, find_passages, sampled_text, text_pieces
 from simplellm.storage import replace_file, to_json
 from simplellm.tokenizer import Tokenizer
 
@@ -25,10 +25,7 @@ UNIFORM_BITS = 8.0
 # text costs; xz takes 1 s per MB and pass (measured), and has two.
 COMPRESSED_TRAIN_BYTES, COMPRESSED_HELD_OUT_BYTES = 750_000, 100_000
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "bz2": bz2.compress}
-PASSAGE_CHARACTERS = 20  # a shorter one may be a common phrase (guess)
 TOKENS_PER_PIECE = 1 << 18
-TABLE_BITS = 20  # of the table of hashes: 0.1% of a text is looked at closer for nothing when a sample has 1000 passages
-HASH_FACTOR = 0x9E3779B1  # odd, near 2^32 / golden ratio (Knuth, 6.4)
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,10 @@ class Baselines:
 
 @dataclass(frozen=True)
 class CopyRate:
-    """How much of a sample stands word for word in a text."""
+    """How much of a sample stands word for word in a text; see `passages`."""
 
-    share: float  # of its characters that lie in such a passage
-    passage_characters: int  # from how many characters on it is one
+    share: float  # of its visible characters
+    passage_characters: int  # from how many on it is a passage
     sample_characters: int
     longest: str  # passage; empty where there is none
 
@@ -72,11 +69,13 @@ def make_report(
 
     About 2 s at most for texts of some MB, mostly the compressors'; larger ones cost 0.1 s per MB, read in pieces.
     """
-    pieces = lambda: byte_pieces(prepared.train_ids, prepared.tokenizer)  # noqa: E731 (read twice)
     held_out = b"".join(byte_pieces(prepared.val_ids, prepared.tokenizer))
     svg = folder / "loss.svg"
     replace_file(svg, loss_svg(LossCurves.of(records), folder.name).encode())
-    report = Report(dict(figures), baselines(pieces(), held_out), copy_rate(sample, _texts(pieces())), sample, str(svg))
+    copied = copy_rate(sample, text_pieces(prepared.train_ids, prepared.tokenizer))
+    report = Report(
+        dict(figures), baselines(byte_pieces(prepared.train_ids, prepared.tokenizer), held_out), copied, sample, str(svg)
+    )
     replace_file(folder / "report.json", to_json(report.to_mapping()))
     return report
 
@@ -85,11 +84,6 @@ def byte_pieces(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[bytes]:
     """The text behind `ids` as UTF-8, in pieces of about a megabyte; END_OF_TEXT has no bytes."""
     for start in range(0, len(ids), TOKENS_PER_PIECE):
         yield b"".join(map(tokenizer.token_bytes, ids[start : start + TOKENS_PER_PIECE].tolist()))
-
-
-def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    yield from map(decoder.decode, pieces)
 
 
 # ---------------------------------------------------------------- baselines
@@ -121,70 +115,17 @@ def compressed_bits(train: bytes, held_out: bytes) -> dict[str, float]:
             for name, compress in COMPRESSORS.items()
         }
         sizes = {name: [len(job.result()) for job in pair] for name, pair in jobs.items()}
-    return {name: 8 * (both - alone) / max(len(held_out), 1) for name, (both, alone) in sizes.items()}
+    return {name: 8 * max(both - alone, 0) / max(len(held_out), 1) for name, (both, alone) in sizes.items()}
 
 
-# ---------------------------------------------------------------- copied passages
+# ---------------------------------------------------------------- in words
 
 
-def copy_rate(sample: str, texts: Iterable[str], passage_characters: int = PASSAGE_CHARACTERS) -> CopyRate:
-    """What of `sample` stands in the text that `texts` are pieces of, in passages of at least `passage_characters`.
-
-    Exact, in time linear in the text: hashes point at the few places worth comparing.
-    """
-    n = passage_characters
-    covered, longest, before = np.zeros(len(sample), dtype=bool), "", ""
-    starts = range(len(sample) - n + 1)
-    for text in texts:
-        text = before + text  # a passage may lie across two pieces
-        before = text[-max(len(sample) - 1, 1) :]
-        places = _possible_passages(sample, text, n)
-        for i in starts:
-            if not covered[i : i + n].all() and sample[i : i + n] in places:
-                covered[i : i + n] = True
-        longest = max(longest, _longest_passage(sample, places, max(len(longest) + 1, n)), key=len)
-    return CopyRate(float(covered.mean()) if sample else 0.0, n, len(sample), longest)
-
-
-def _longest_passage(sample: str, text: str, at_least: int) -> str:
-    """The longest part of `sample` in `text`, if it has `at_least` characters: longer ones are tried from each start."""
-    longest, length = "", at_least
-    for i in range(len(sample)):
-        while i + length <= len(sample) and sample[i : i + length] in text:
-            longest = sample[i : i + length]
-            length += 1
-    return longest
-
-
-def _possible_passages(sample: str, text: str, n: int) -> str:
-    """All stretches of `text` made of windows of n characters that may stand in `sample`; what parts them stands in neither."""
-    table = np.zeros(1 << TABLE_BITS, dtype=bool)
-    table[_window_hashes(sample, n)] = True
-    starts = np.flatnonzero(table[_window_hashes(text, n)])
-    if not len(starts):
-        return ""
-    first = np.flatnonzero(np.diff(starts, prepend=-2 * n) > 1)  # a run of neighbouring windows is one stretch
-    last = [*(first[1:] - 1), len(starts) - 1]
-    mark = next(character for code in range(len(sample) + 1) if (character := chr(code)) not in sample)
-    return mark.join(text[starts[i] : starts[j] + n] for i, j in zip(first, last, strict=True))
-
-
-def _window_hashes(text: str, n: int) -> np.ndarray:
-    """A number under 2^TABLE_BITS for each window of n characters, equal for equal windows: a polynomial modulo 2^32.
-
-    Windows are doubled, or grown by one, along the binary digits of n.
-    """
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint32)
-    if len(codes) < n:
-        return np.zeros(0, dtype=np.uint32)
-    hashes, length = codes, 1
-    for digit in f"{n:b}"[1:]:
-        hashes = hashes[:-length] * np.uint32(pow(HASH_FACTOR, length, 1 << 32)) + hashes[length:]
-        length *= 2
-        if digit == "1":
-            hashes = hashes[:-1] * np.uint32(HASH_FACTOR) + codes[length:]
-            length += 1
-    return hashes >> np.uint32(32 - TABLE_BITS)
+def copy_rate(sample: str, texts: Iterable[str]) -> CopyRate:
+    """What of `sample` stands in the text that `texts` are pieces of (see `passages.text_pieces`)."""
+    found = find_passages(sample, [sampled_text(sample, texts)])
+    longest = found.passages[0].text if found.passages else ""
+    return CopyRate(found.share, PASSAGE_CHARACTERS, len(sample), longest)
 
 
 def report_lines(report: Report) -> Sequence[str]:

@@ -250,6 +250,11 @@ def _info(
         "encoding": sources.encoding,
         "from": str(base_folder.resolve()) if base_folder else None,
         "fingerprint": corpus.fingerprint,
+        "files": [
+            {"path": _absolute((source.name,))[0], "sha256": corpus.fingerprint[source.name], "characters": characters}
+            for source, characters in zip(corpus.sources, corpus.characters, strict=True)
+        ],
+        "prepared": trainer.prepared.folder.name,
         "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
         "tokenizer_fingerprint": trainer.prepared.tokenizer.fingerprint,
         "given": dict(given),

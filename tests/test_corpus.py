@@ -57,7 +57,7 @@ def test_a_file_may_be_called_like_a_glob(tmp_path: Path) -> None:
 def test_the_lines_of_jsonl_are_documents(tmp_path: Path) -> None:
     path = _file(tmp_path, '{"text": "a\\u00e9", "n": 1}\r\n\n{"text": ""}\n{"text": "b\\nc"}', "a.jsonl")
     pieces = [tuple(piece) for piece in read_corpus([path]).pieces()]
-    assert pieces == [("aé", True), ("b\nc", True)]
+    assert pieces == [("aé", True, 0, 1), ("b\nc", True, 0, 4)], "source 0, lines 1 and 4"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,8 @@ def test_a_bad_line_of_jsonl_is_numbered(tmp_path: Path, line: str) -> None:
 
 def test_every_file_is_a_document(tmp_path: Path) -> None:
     texts = [_file(tmp_path, "one"), _file(tmp_path, "", "b.txt"), _file(tmp_path, "two", "c.txt")]
-    assert [tuple(piece) for piece in read_corpus(texts).pieces()] == [("one", True), ("two", True)]
+    assert [tuple(piece) for piece in read_corpus(texts).pieces()] == [("one", True, 0, 1), ("two", True, 2, 1)]
+    assert read_corpus(texts).characters == (3, 0, 3)
 
 
 def test_standard_input_is_a_source_that_can_be_read_again() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.corpus import Corpus, read_corpus
-from simplellm.dataset import Prepared, TextDataset, encode_document, prepare
+from simplellm.dataset import Prepared, TextDataset, encode_document, find_prepared, prepare
 from simplellm.errors import TextError
 from simplellm.segment import Segmenter
 from simplellm.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ def test_ids_decode_to_the_two_parts_of_the_text(make: Prepare, story: str) -> N
     train, held_out = (prepared.tokenizer.decode(ids.tolist()) for ids in (prepared.train_ids, prepared.val_ids))
     assert (train, held_out) == (story[:cut], story[cut:])
     assert (prepared.train_bytes, prepared.val_bytes) == (len(train.encode()), len(held_out.encode()))
-    assert "".join(prepared.train_documents()) == train
+    assert prepared.train_documents() == [train] and prepared.documents.tolist() == [[0, 1]]
     assert prepared.train_ids[0] == prepared.val_ids[0] == prepared.tokenizer.end_of_text
 
 
@@ -177,6 +177,19 @@ def test_a_vocabulary_over_65536_has_four_bytes_per_id(make: Prepare) -> None:
     assert prepared.tokenizer.decode(prepared.train_ids.tolist()) == ("가나다라마바사 " * 50)[:360]
 
 
+def test_documents_are_listed_with_their_source_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\n{"text": "one and"}\n{"text": ""}\n{"text": "two\\nof"}', encoding="utf-8")
+    (tmp_path / "b.txt").write_text("three 한글", encoding="utf-8")
+    corpus = read_corpus([str(tmp_path / "a.jsonl"), str(tmp_path / "b.txt")])
+    prepared = prepare(corpus, None, 0.1, "bpe", 300, tmp_path / "prepared")
+    assert prepared.documents.tolist() == [[0, 2], [0, 4], [1, 1]]
+    assert prepared.train_documents() == ["one and", "two\nof", "three"]
+    found = find_prepared(prepared.folder)
+    assert found is not None and found.train_documents() == prepared.train_documents()
+    (prepared.folder / "documents.bin").write_bytes(b"")
+    assert find_prepared(prepared.folder) is None
+
+
 def test_prepared_files_are_on_the_disk_before_their_folder_has_its_name(
     make: Prepare, story: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +198,7 @@ def test_prepared_files_are_on_the_disk_before_their_folder_has_its_name(
     monkeypatch.setattr(os, "fsync", lambda handle: (durable.add(os.fstat(handle).st_ino), fsync(handle)))
     make(story)
     files = [path for path in (tmp_path / "prepared").rglob("*") if path.is_file()]
-    assert len(files) == 4 and [path.name for path in files if path.stat().st_ino not in durable] == []
+    assert len(files) == 5 and [path.name for path in files if path.stat().st_ino not in durable] == []
 
 
 def test_a_preparation_that_fails_leaves_nothing(
