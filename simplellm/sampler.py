@@ -47,10 +47,10 @@ def penalize(logits: Array, recent: Sequence[int], penalty: float) -> Array:
     """Logits (V,) with those of the `recent` tokens divided by `penalty` where positive, else multiplied (CTRL, 2019)."""
     if penalty == 1 or not recent:
         return logits
-    tokens, limit = sorted(set(recent)), np.finfo(np.float32).max
-    seen = logits[tokens]
+    tokens, limits = sorted(set(recent)), np.finfo(np.float32)
+    seen, factor = logits[tokens], np.float32(max(penalty, limits.tiny))  # less would be 0 in float32
     with np.errstate(over="ignore"):
-        penalized = np.where(seen < 0, seen * np.float32(penalty), seen / np.float32(penalty)).clip(-limit, limit)
+        penalized = np.where(seen < 0, seen * factor, seen / factor).clip(-limits.max, limits.max)
     result = logits.copy()
     result[tokens] = np.where(np.isinf(seen), seen, penalized)
     return result
@@ -284,6 +284,7 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
+@np.errstate(over="ignore")  # the difference of two finite numbers may be minus infinity
 def _thoughts(logits: Array, token: int) -> tuple[float, int, float]:
     """Probability and rank of `token`, and the entropy in nats, of softmax(logits)."""
     shifted = logits - logits.max()
