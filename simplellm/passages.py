@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simplellm.checkpoint import Run
+from simplellm.checkpoint import Notice, Run
 from simplellm.concordance import BREAK, DOCUMENT_MARK, WIDE_FROM, Shard, Words, build, words_of
 from simplellm.corpus import STDIN_NAME, Corpus, Source
 from simplellm.dataset import find_prepared, train_characters
@@ -35,6 +35,7 @@ PASSAGE_CHARACTERS = 20  # visible ones, wide ones counted twice: a shorter pass
 MOST_PASSAGES = 5  # told of one reply
 PROMPT_CHARACTERS = 2000  # of what stands before a reply are looked at
 TOKENS_PER_PIECE = 1 << 18
+TOLD_CHARACTERS = 5_000_000  # a second of sorting
 PREPARED_NAME = re.compile(r"[0-9a-f]{16}")
 INDEX_VERSION = f"1, Unicode {unicodedata.unidata_version}"
 SHARD_ARRAYS = {"vocabulary": "<u8", "words": ">u4", "order": "<u4", "lines": "<i8", "marks": "<i8"}
@@ -215,8 +216,7 @@ class Trained(NamedTuple):
     missing: tuple[str, ...]  # a line for each text that is not among them
 
 
-@functools.lru_cache(maxsize=2)
-def trained_on(run_path: Path) -> Trained:
+def trained_on(run_path: Path, notice: Notice = lambda text: None) -> Trained:
     """The texts of a run, sorted once and kept beside its prepared ids. CheckpointError where nothing of them is left."""
     texts: list[TrainingText] = []
     missing: list[str] = []
@@ -226,7 +226,7 @@ def trained_on(run_path: Path) -> Trained:
         runs.append(path)
         try:
             info = Run(path).read_info()
-            text, gone = _trained_text(path, info)
+            text, gone = _trained_text(path, info, notice)
         except CheckpointError as error:
             if path == run_path:
                 raise
@@ -238,7 +238,7 @@ def trained_on(run_path: Path) -> Trained:
     return Trained(tuple(texts), tuple(missing))
 
 
-def _trained_text(run_path: Path, info: Mapping[str, Any]) -> tuple[TrainingText, list[str]]:
+def _trained_text(run_path: Path, info: Mapping[str, Any], notice: Notice) -> tuple[TrainingText, list[str]]:
     """From what was prepared for the training; where that is gone, from the files that are as they were."""
     folder, name = run_path.parent / PREPARED_FOLDER, str(info.get("prepared"))
     try:
@@ -247,7 +247,10 @@ def _trained_text(run_path: Path, info: Mapping[str, Any]) -> tuple[TrainingText
         encoding = str(info["encoding"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run_path / 'run.json'} does not say what text {run_path.name} was trained on") from error
-    if PREPARED_NAME.fullmatch(name) and (kept := _kept(folder / name, lambda: _prepared_text(folder / name))):
+    n_characters = sum(file.characters for file in files)
+    told = f"sorting the {n_characters / 1e6:,.0f} million characters {run_path.name} was trained on, once"
+    tell = functools.partial(notice, told) if n_characters >= TOLD_CHARACTERS else lambda: None
+    if PREPARED_NAME.fullmatch(name) and (kept := _kept(folder / name, lambda: _prepared_text(folder / name), tell)):
         return TrainingText(*kept, files), []
     lacks = [_lack(file) for file in files]
     missing = [lack for lack in lacks if lack]
@@ -256,8 +259,8 @@ def _trained_text(run_path: Path, info: Mapping[str, Any]) -> tuple[TrainingText
             f"the text {run_path.name} was trained on is not there any more: {', '.join(missing)}", fix="put it back"
         )
     key = json.dumps([files, fraction, encoding, missing])
-    target = folder / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    kept = _kept(target, lambda: _text_of_files(files, [not lack for lack in lacks], fraction, encoding))
+    target = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    kept = _kept(target, lambda: _text_of_files(files, [not lack for lack in lacks], fraction, encoding), tell)
     assert kept is not None, "some files are there"
     return TrainingText(*kept, files), missing
 
@@ -319,13 +322,16 @@ def _text_of_files(files: Sequence[File], is_there: Sequence[bool], fraction: fl
 # ---------------------------------------------------------------- the index on the disk
 
 
-def _kept(target: Path, make: Callable[[], TextAndDocuments | None]) -> tuple[list[Shard], np.ndarray] | None:
+def _kept(
+    target: Path, make: Callable[[], TextAndDocuments | None], tell: Callable[[], None]
+) -> tuple[list[Shard], np.ndarray] | None:
     """The index of a text, found again in `<target>-words`, or made of what `make` gives and kept there if that can be."""
     folder = target.with_name(f"{target.name}-words")
     if found := _load(folder):
         return found
     if (made := make()) is None:
         return None
+    tell()
     shutil.rmtree(folder, ignore_errors=True)
     try:
         _save(folder, *made)

@@ -9,8 +9,9 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -20,8 +21,13 @@ from hypothesis import strategies as st
 
 from simplellm import passages
 from simplellm.app.cli import main
+from simplellm.app.command import Lines
+from simplellm.app.commands import dispatch
+from simplellm.app.conversation import Turn
+from simplellm.app.session import Session
 from simplellm.concordance import DOCUMENT_MARK, build, words_of
-from simplellm.errors import CheckpointError
+from simplellm.config import SamplingParams
+from simplellm.errors import CheckpointError, SettingError
 from simplellm.passages import (
     MOST_PASSAGES,
     PASSAGE_CHARACTERS,
@@ -32,6 +38,7 @@ from simplellm.passages import (
     text_pieces,
     trained_on,
 )
+from simplellm.sampler import Sampler
 from simplellm.tokenizer import Tokenizer
 
 NFD = unicodedata.normalize("NFD", "한글")
@@ -217,13 +224,6 @@ STANDS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_remembered() -> Iterator[None]:
-    trained_on.cache_clear()
-    yield
-    trained_on.cache_clear()
-
-
 def train(folder: Path, name: str, *arguments: str) -> Path:
     """A run trained for a step."""
     flags = ["--block-size", "8", "--batch-size", "1", "--n-layer", "1", "--max-steps", "1"]
@@ -276,7 +276,6 @@ def test_the_held_out_text_is_no_source(zoo: Path, tmp_path: Path) -> None:
     seen = [find_passages(line, trained_on(run).texts).share for line in lines]
     assert seen[:89] == [1.0] * 89 and max(seen[91:]) < 1.0 and places(run, lines[88]) == [("text.txt", 89, "")]
     shutil.rmtree(run.parent / ".prepared")
-    trained_on.cache_clear()
     from_file = [find_passages(line, trained_on(run).texts).share for line in lines]
     assert from_file == seen, "the files are read up to the same character"
 
@@ -291,10 +290,19 @@ def test_a_prompt_before_the_reply_does_not_change_the_line(zoo: Path) -> None:
 def test_the_index_is_made_once(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = zoo / "runs" / "zoo"
     expected = places(run, STANDS[0][2])
-    trained_on.cache_clear()
     monkeypatch.setattr(passages, "build", None)
     monkeypatch.setattr(passages, "find_prepared", None)
     assert places(run, STANDS[0][2]) == expected
+
+
+def test_that_a_large_text_is_sorted_is_told_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    trained_on(copy, told.append)
+    shutil.rmtree(copy.parent / ".prepared")
+    monkeypatch.setattr(passages, "TOLD_CHARACTERS", 100)
+    trained_on(copy, told.append)
+    trained_on(copy, told.append)
+    assert told == ["sorting the 0 million characters zoo was trained on, once"]
 
 
 @pytest.mark.parametrize("name", ["meta.json", "documents.bin", *(f"0-{name}.bin" for name in passages.SHARD_ARRAYS)])
@@ -302,7 +310,6 @@ def test_the_index_is_made_once(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_damaged_index_is_made_again(zoo: Path, name: str, damage: str) -> None:
     run = zoo / "runs" / "zoo"
     expected = [places(run, text) for *_, text in STANDS]
-    trained_on.cache_clear()
     (index,) = (zoo / "runs" / ".prepared").glob("*-words")
     data = (index / name).read_bytes()
     (index / name).unlink()
@@ -315,7 +322,6 @@ def test_a_damaged_index_is_made_again(zoo: Path, name: str, damage: str) -> Non
 def test_an_index_of_other_rules_is_made_again(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = zoo / "runs" / "zoo"
     places(run, "x")
-    trained_on.cache_clear()
     monkeypatch.setattr(passages, "INDEX_VERSION", "other rules")
     assert places(run, STANDS[0][2]) == [("crlf.txt", 1, "")]
     (index,) = (zoo / "runs" / ".prepared").glob("*-words")
@@ -351,7 +357,6 @@ def test_of_files_alone_those_that_are_as_they_were_are_used(tmp_path: Path) -> 
     assert places(run, "This is file two of the two there were") == [("two.txt", 1, "")]
     assert trained_on(run).missing == (f"{tmp_path / 'one.txt'} has changed since",)
     (tmp_path / "two.txt").unlink()
-    trained_on.cache_clear()
     with pytest.raises(CheckpointError, match="one.txt has changed since, .*two.txt is gone"):
         trained_on(run)
 
@@ -362,7 +367,6 @@ def test_standard_input_is_a_source_too(tmp_path: Path, monkeypatch: pytest.Monk
     run = train(tmp_path, "piped", "-")
     assert places(run, "The second line that was read") == [("-", 2, "")]
     shutil.rmtree(run.parent / ".prepared")
-    trained_on.cache_clear()
     with pytest.raises(CheckpointError, match="standard input was not kept"):
         trained_on(run)
 
@@ -378,7 +382,6 @@ def test_what_the_base_of_a_model_was_trained_on_is_a_source_too(tmp_path: Path)
     assert places(run, "What the model was trained on after") == [("new.txt", 1, "")]
     assert places(run, "What the base was trained on before") == [("old.txt", 1, "")]
     shutil.rmtree(base)
-    trained_on.cache_clear()
     assert places(run, "What the base was trained on before") == [] and "base" in trained_on(run).missing[0]
 
 
@@ -397,3 +400,55 @@ def test_a_run_that_does_not_say_its_text_is_refused_in_a_line(copy: Path, chang
     (copy / "run.json").write_text(json.dumps({**info, **change}))
     with pytest.raises(CheckpointError, match=r"run.json does not say|is not there any more"):
         trained_on(copy)
+
+
+# ---------------------------------------------------------------- /source
+
+
+def session_of(run: Path, *turns: Turn) -> Session:
+    return Session(cast(Sampler, None), run, SamplingParams(), turns=list(turns))
+
+
+def test_source_shows_passages_with_file_and_line(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, reply = zoo / "runs" / "zoo", " line of the crlf file. Well, 셋째 줄에 있는 한글\n이야기입니다"
+    shown = dispatch(session_of(run, Turn("", "x"), Turn("He said: The third", reply)), "/source")
+    path = zoo / "texts"
+    assert isinstance(shown, Lines) and shown.text.splitlines() == [
+        "84% of the reply stands word for word in the training text, in passages of 20 characters or more:",
+        f"{path}/이야기\x1b[31m.md:3: 셋째 줄에 있는 한글 이야기입니다",
+        f"{path}/crlf.txt:3: ...line of the crlf file",
+    ]
+    monkeypatch.chdir(path)
+    shown = dispatch(session_of(run, Turn("", "The first line behind a mark")), "/source")
+    assert isinstance(shown, Lines) and shown.text.splitlines()[1:] == ["bom.txt:1: The first line behind a mark"]
+
+
+def test_source_says_when_nothing_is_copied(zoo: Path) -> None:
+    for reply in ("", "Never written before, by nobody at all"):
+        shown = dispatch(session_of(zoo / "runs" / "zoo", Turn("The first line of the crlf file", reply)), "/source")
+        said = "stands word for word in the training text, in passages of 20 characters or more"
+        assert shown == Lines(f"nothing of the reply {said}")
+
+
+def test_source_says_what_changed_and_what_is_gone(copy: Path, tmp_path: Path) -> None:
+    info = json.loads((copy / "run.json").read_text())
+    info["files"][0]["sha256"] = "0" * 64
+    (copy / "run.json").write_text(json.dumps(info))
+    shown = dispatch(session_of(copy, Turn("", "The first line behind a mark")), "/source")
+    assert (
+        isinstance(shown, Lines)
+        and shown.text.splitlines()[-1] == f"not looked at: {info['files'][0]['path']} has changed since"
+    )
+    with pytest.raises(SettingError, match="nothing has been said"):
+        dispatch(session_of(copy), "/source")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        dispatch(session_of(tmp_path / "none", Turn("", "a")), "/source")
+
+
+def test_source_says_that_a_file_changed_behind_its_passage(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("This is the file of which there is one\n" * 5)
+    run = train(tmp_path, "one", str(tmp_path / "one.txt"))
+    (tmp_path / "one.txt").write_text("Something else by now")
+    shown = dispatch(session_of(run, Turn("", "This is the file of which there is one")), "/source")
+    where = f"{tmp_path}/one.txt:1 (has changed since)"
+    assert isinstance(shown, Lines) and shown.text.splitlines()[1] == f"{where}: This is the file of which there is one"
