@@ -371,6 +371,15 @@ def test_standard_input_is_a_source_too(tmp_path: Path, monkeypatch: pytest.Monk
         trained_on(run)
 
 
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    try:
+        (tmp_path / "\udcff한.txt").write_text("The file with a name that nobody can read\n" * 4)
+    except (OSError, UnicodeError):
+        pytest.skip("this system has no such names")
+    run = train(tmp_path, "nameless", str(tmp_path / "\udcff한.txt"))
+    assert places(run, "The file with a name that nobody can read") == [("\udcff한.txt", 1, "")]
+
+
 def test_what_the_base_of_a_model_was_trained_on_is_a_source_too(tmp_path: Path) -> None:
     (tmp_path / "old.txt").write_text("What the base was trained on before\n" * 5)
     (tmp_path / "new.txt").write_text("What the model was trained on after\n" * 5)
