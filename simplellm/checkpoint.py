@@ -7,17 +7,17 @@
     RUN/best.json, RUN/last.json    pointers, swapped whole
     RUN/report.json, RUN/loss.svg   what the run came to, written at its end
 
-A folder counts as a checkpoint only while its manifest verifies. There is no pickle anywhere.
+A folder counts as a checkpoint only while its manifest verifies. A model file is data: there is no pickle
+anywhere, and what a file says of its sizes is checked before it is believed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,24 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from simplellm.config import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.header import check_fit, read_header
 from simplellm.hub import from_hub_config, from_hub_state, to_hub_config, to_hub_state
+from simplellm.lock import LOCK_NAME, holder
+from simplellm.manifest import MANIFEST_NAME, ManifestWriter, is_whole
+from simplellm.manifest import verify as verify
+from simplellm.manifest import write_manifest as write_manifest
+from simplellm.metrics import cut_log as cut_log
+from simplellm.metrics import read_log as read_log
 from simplellm.model import SimpleLLM
-from simplellm.storage import new_folder, replace_file, sha256_of, temporary_beside, to_json, write_file
+from simplellm.storage import TEMPORARY_MARK, discard_folder, make_folder, new_folder, read_json, replace_file, to_json
 from simplellm.tokenizer import END_OF_TEXT, Tokenizer
 
-MANIFEST_VERSION = RUN_VERSION = 1
+RUN_VERSION = 1
+WEIGHT_TYPES, STATE_TYPES = ("F32", "F16", "BF16"), ("F32",)
+MOST_ROPE_BYTES, ROPE_PER_WEIGHTS = 1 << 28, 64  # the table of positions of a model: what a small file may ask for
+NEVER_SAVED = ("run.json", "log.jsonl", LOCK_NAME)  # all that a run has before its first checkpoint
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 STEP_NAME = re.compile(r"step-(\d{6,})")
 KEPT_LAST = 2  # checkpoints kept besides the best: the newest, and one before it should that be damaged
@@ -61,11 +72,16 @@ class Run:
         return self.path / "log.jsonl"
 
     def read_info(self) -> dict[str, Any]:
-        return _read_json(self.path / "run.json")
+        """What run.json says; CheckpointError, with what is left to do, where it is missing or damaged."""
+        try:
+            return read_json(self.path / "run.json")
+        except CheckpointError as error:
+            fix = f"its checkpoints can still be used: simplellm chat --run {self.name}, or train TEXT --from {self.name}"
+            raise CheckpointError(str(error), fix=fix if self.step_folders() else "train it anew") from error
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Create the folder if need be, and say in run.json what this run is."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         replace_file(self.path / "run.json", to_json({"version": RUN_VERSION, **info}))
 
     def step_folders(self) -> list[Path]:
@@ -74,24 +90,53 @@ class Run:
         return sorted(folders, key=step_of, reverse=True)
 
     def pointer(self, which: str) -> dict[str, Any] | None:
-        """The content of best.json or last.json; None when there is none or it points nowhere."""
+        """The content of best.json or last.json, made up from the checkpoints where it is damaged; None where there is none."""
         try:
-            pointer = _read_json(self.path / f"{which}.json")
+            pointer = read_json(self.path / f"{which}.json")
         except CheckpointError:
+            pointer = {}
+        is_sane = STEP_NAME.fullmatch(str(pointer.get("path"))) and pointer.get("step") == step_of(Path(str(pointer["path"])))
+        return pointer if is_sane else self._pointer_to(which, self.step_folders())
+
+    def _pointer_to(self, which: str, folders: list[Path]) -> dict[str, Any] | None:
+        """What best.json or last.json would say if there were only these checkpoints, newest first."""
+        known = [pointer for folder in folders if (pointer := _evaluation_of(folder))]
+        if which == "best":  # of equal ones the first
+            return min(reversed(known), key=lambda pointer: float(pointer["val_loss"]), default=None)
+        return known[0] if known else None
+
+    def mend_pointers(self) -> None:
+        """Let best.json and last.json name whole checkpoints again, where they do not."""
+        whole = [folder for folder in self.step_folders() if is_whole(folder)]
+        for which in ("best", "last"):
+            pointer = self.pointer(which)
+            if pointer is None or self.path / pointer["path"] not in whole:
+                pointer = self._pointer_to(which, whole)
+            if pointer and to_json(pointer) != _bytes_of(self.path / f"{which}.json"):
+                replace_file(self.path / f"{which}.json", to_json(pointer))
+
+    def summary(self) -> dict[str, Any] | None:
+        """Name, best checkpoint and its figures, for a list of runs; None where there is no best checkpoint."""
+        best = self.pointer("best") or {}
+        figures = {name: best.get(name) for name in ("val_loss", "bits_per_byte")}
+        if not all(isinstance(figure, (int, float)) for figure in figures.values()) or not isinstance(best.get("step"), int):
             return None
-        return pointer if STEP_NAME.fullmatch(str(pointer.get("path"))) else None
+        return {"run": self.name, "path": str(self.path / best["path"]), "best_step": best["step"], **figures}
 
     def save(
         self, step: int, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState, figures: dict[str, Any], best: bool
     ) -> Path:
-        """Commit a checkpoint, then swap the pointers, then let go of checkpoints nothing points to."""
+        """Commit a checkpoint, then swap the pointers, then let go of checkpoints nothing points to.
+
+        CheckpointError, and nothing is written, where a number in it is not finite.
+        """
+        refuse_unfinite({**model.state_dict(), **state.tensors})
         folder = self.path / step_name(step)
-        if folder.exists():  # left by a kill after the rename, or by a resume from before it
-            _discard(folder)
-        with new_folder(folder) as temporary:
-            _write_model(temporary, model, tokenizer)
-            _write_state(temporary / "training", state)
-            write_manifest(temporary)
+        if not is_whole(folder):  # whole: committed already, when a pointer could not be swapped
+            if folder.exists():
+                discard_folder(folder)
+            with new_folder(folder) as temporary:
+                _write(temporary, model, tokenizer, replace(state, figures={**state.figures, "evaluation": figures}))
         for which in ("last", "best") if best else ("last",):
             self.point(which, step, figures)
         self._retain()
@@ -108,8 +153,11 @@ class Run:
         return self._first_whole([*pointed, *(path for path in self.step_folders() if path not in pointed)], notice)
 
     def last(self, notice: Notice = lambda text: None) -> Path:
-        """The verified checkpoint of the highest step."""
-        return self._first_whole(self.step_folders(), notice)
+        """The verified checkpoint of the highest step; what is wrong with later ones is told to `notice`."""
+        folders, pointer = self.step_folders(), self.pointer("last")
+        if pointer and folders and pointer["step"] > step_of(folders[0]):
+            notice(f"{self.path / pointer['path']} is missing; using an earlier checkpoint")
+        return self._first_whole(folders, notice)
 
     def _first_whole(self, folders: list[Path], notice: Notice) -> Path:
         for folder in folders:
@@ -122,11 +170,23 @@ class Run:
         raise CheckpointError(f"run {self.name} has no whole checkpoint", fix="train it anew, or name another --run")
 
     def _retain(self) -> None:
-        pointers = [pointer for which in ("best", "last") if (pointer := self.pointer(which))]
-        kept = {str(pointer["path"]) for pointer in pointers}
+        """Called when a checkpoint was committed: the newest is whole."""
+        kept = {pointer["path"] for which in ("best", "last") if (pointer := self.pointer(which))}
         for folder in self.step_folders()[KEPT_LAST:]:
             if folder.name not in kept:
-                _discard(folder)
+                with contextlib.suppress(OSError):  # it can wait
+                    discard_folder(folder)
+
+    def superfluous(self) -> dict[Path, str]:
+        """Checkpoints that retention lets go, each with the reason; none of a run of which no checkpoint is whole."""
+        folders = self.step_folders()
+        whole = [folder for folder in folders if is_whole(folder)]
+        best = self.pointer("best")
+        if best is None or self.path / best["path"] not in whole:
+            best = self._pointer_to("best", whole)
+        kept = {*whole[:KEPT_LAST], *([self.path / best["path"]] if best else [])}
+        reasons = {folder: "older checkpoint" if folder in whole else "damaged checkpoint" for folder in folders}
+        return {folder: reason for folder, reason in reasons.items() if whole and folder not in kept}
 
 
 def step_name(step: int) -> str:
@@ -138,50 +198,10 @@ def step_of(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def write_manifest(folder: Path) -> None:
-    """Say the size and SHA-256 of every file in `folder`; written last, it makes the folder a checkpoint."""
-    files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    write_file(folder / "manifest.json", to_json({"version": MANIFEST_VERSION, "files": files}))
-
-
-def verify(folder: Path) -> None:
-    """Raise CheckpointError that names the first file of `folder` which is missing, extra or changed."""
-    manifest = _read_json(folder / "manifest.json")
-    if (folder / "manifest.json").read_bytes() != to_json(manifest):
-        raise CheckpointError(f"{folder / 'manifest.json'} is damaged")
-    try:
-        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        version = manifest["version"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'manifest.json'} is damaged") from error
-    if version != MANIFEST_VERSION:
-        raise CheckpointError(f"{folder} is of version {version}, this program reads {MANIFEST_VERSION}")
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
-    for name in sorted(there.symmetric_difference(files)):
-        raise CheckpointError(f"{folder / name} is {'not in the manifest' if name in there else 'missing'}")
-    for name, (size, digest) in files.items():
-        try:
-            whole = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
-        except OSError as error:
-            raise CheckpointError(f"cannot read {folder / name}: {error.strerror}") from error
-        if not whole:
-            raise CheckpointError(f"{folder / name} is damaged")
-
-
 def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer]:
     """Verify a checkpoint and build its model (eval mode, float32) and tokenizer."""
     verify(folder)
-    config = from_hub_config(_read_json(folder / "config.json"), str(folder / "config.json"))
-    tokenizer = Tokenizer.from_json(_read_json(folder / "tokenizer.json"), str(folder / "tokenizer.json"))
-    if tokenizer.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, its model expects {config.vocab_size}",
-            fix="use the tokenizer saved with the model",
-        )
+    config, tokenizer = _described(folder)
     hub_state = _read_tensors(folder / "model.safetensors")
     with torch.device("meta"):
         model = SimpleLLM(config)
@@ -191,9 +211,61 @@ def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer
 
 
 def load_training_state(folder: Path) -> TrainingState:
-    """The training/ part of a verified checkpoint."""
-    figures = _read_json(folder / "training" / "state.json")
-    return TrainingState(figures, _read_tensors(folder / "training" / "state.safetensors"))
+    """The training/ part of a verified checkpoint: figures of its own step, tensors of finite numbers."""
+    figures = read_json(folder / "training" / "state.json")
+    if figures.get("step") != step_of(folder):
+        raise CheckpointError(f"{folder / 'training' / 'state.json'} is of another step than {folder.name}")
+    path = folder / "training" / "state.safetensors"
+    _refuse_types(path)
+    tensors = _read_tensors(path)
+    try:
+        refuse_unfinite(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return TrainingState(figures, tensors)
+
+
+def examine(folder: Path) -> None:
+    """CheckpointError unless a checkpoint is whole and its parts fit together; no weights are read but to be hashed."""
+    verify(folder)
+    _described(folder)
+    _refuse_types(folder / "training" / "state.safetensors")
+
+
+def refuse_unfinite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """CheckpointError that names the first tensor with a number in it that is not finite."""
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name!r} holds values that are not finite numbers")
+
+
+def _described(folder: Path) -> tuple[ModelConfig, Tokenizer]:
+    """What a checkpoint's model is, when its files agree on it; no weights are read."""
+    config = from_hub_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    path = folder / "model.safetensors"
+    header = read_header(path)
+    with torch.device("meta"):  # a context of 2: the weights of `modern` do not depend on it, its table of positions does
+        small = SimpleLLM(replace(config, block_size=2) if config.architecture == "modern" else config)
+    expected = to_hub_state(small.state_dict(), config)
+    check_fit(path, header, {name: tuple(tensor.shape) for name, tensor in expected.items()}, WEIGHT_TYPES)
+    rope_bytes = 8 * config.block_size * config.head_size
+    if rope_bytes > max(MOST_ROPE_BYTES, ROPE_PER_WEIGHTS * path.stat().st_size):
+        raise CheckpointError(
+            f"{folder / 'config.json'} asks for a context of {config.block_size} tokens, too long for its model"
+        )
+    tokenizer = Tokenizer.from_json(read_json(folder / "tokenizer.json"), str(folder / "tokenizer.json"))
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, its model expects {config.vocab_size}",
+            fix="use the tokenizer saved with the model",
+        )
+    return config, tokenizer
+
+
+def _refuse_types(path: Path) -> None:
+    """CheckpointError where a file of training state holds what this program never puts there."""
+    header = read_header(path)
+    check_fit(path, header, {name: entry.shape for name, entry in header.items()}, STATE_TYPES)
 
 
 def find_run(wish: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
@@ -207,9 +279,9 @@ def find_run(wish: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     path = checkpoints / wish if PLAIN_NAME.fullmatch(wish) else Path(wish)
     if not PLAIN_NAME.fullmatch(wish) and "/" not in wish and "\\" not in wish and not path.is_dir():
         raise bad_name(wish)
-    if STEP_NAME.fullmatch(path.name) and (path / "manifest.json").exists():
+    if STEP_NAME.fullmatch(path.name) and (path / MANIFEST_NAME).exists():
         return Run(path.resolve().parent), path
-    if not (path / "run.json").is_file():
+    if not (path / "run.json").is_file() and not Run(path).step_folders():
         names = ", ".join(run.name for run in list_runs(checkpoints)) or "none"
         raise CheckpointError(f"there is no run {wish} in {checkpoints}", fix=f"runs there: {names}")
     return Run(path), None
@@ -237,17 +309,22 @@ def list_runs(checkpoints: Path) -> list[Run]:
         except CheckpointError:
             return ""
 
-    runs = [Run(path.parent) for path in checkpoints.glob("*/run.json")]
-    return sorted(runs, key=lambda run: (started(run), run.name), reverse=True)
+    found = {path.parent for path in checkpoints.glob("*/run.json")}
+    found |= {path.parent.parent for path in checkpoints.glob(f"*/step-*/{MANIFEST_NAME}")}  # run.json may be lost
+    return sorted(map(Run, found), key=lambda run: (started(run), run.name), reverse=True)
 
 
 def new_run(name: str, checkpoints: Path) -> Run:
     """A run called `name` that is not there yet; SettingError for a name that is no plain name."""
     if not PLAIN_NAME.fullmatch(name) or STEP_NAME.fullmatch(name):
         raise bad_name(name)
-    if (checkpoints / name).exists():
+    if _is_taken(checkpoints / name):
+        who = holder(checkpoints / name)
         raise CheckpointError(
-            f"run {name} is there already", fix=f"--resume goes on with it; or choose another --name than {name}"
+            f"run {name} is being trained by {who}" if who else f"run {name} is there already",
+            fix=f"choose another --name than {name}"
+            if who
+            else f"--resume goes on with it; or choose another --name than {name}",
         )
     return Run(checkpoints / name)
 
@@ -255,8 +332,19 @@ def new_run(name: str, checkpoints: Path) -> Run:
 def free_name(stem: str, checkpoints: Path) -> str:
     """A plain name made of `stem`, with a number behind it when the name is taken."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60] or "run"
-    taken = (plain if number == 1 else f"{plain}-{number}" for number in range(1, 1_000_000))
-    return next(name for name in taken if not (checkpoints / name).exists())
+    names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, 1_000_000))
+    return next(name for name in names if not _is_taken(checkpoints / name))
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether a run lives here, or anything else: not what a run leaves that ended before its first checkpoint."""
+    try:
+        there = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_MARK)}
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return not there.issubset(NEVER_SAVED) or bool(holder(folder))
 
 
 def bad_name(name: str) -> SettingError:
@@ -265,67 +353,56 @@ def bad_name(name: str) -> SettingError:
     )
 
 
-def _write_model(folder: Path, model: SimpleLLM, tokenizer: Tokenizer) -> None:
+def _write(folder: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState) -> None:
+    """The files of a checkpoint, the manifest last."""
     end = tokenizer.end_of_text
-    files = {
-        "config.json": to_hub_config(model.config, end),
-        "generation_config.json": {"bos_token_id": end, "eos_token_id": end, "do_sample": True},
-        "tokenizer.json": tokenizer.to_json(),
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
-            "model_max_length": model.config.block_size, "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True,  # <|endoftext|> typed in a text is text, here and there
-        },
-    }  # fmt: skip
-    for name, content in files.items():
-        write_file(folder / name, to_json(content))
     hub_state = to_hub_state({name: tensor.cpu() for name, tensor in model.state_dict().items()}, model.config)
-    write_file(folder / "model.safetensors", safetensors.torch.save(hub_state, {"format": "pt"}))
-
-
-def _write_state(folder: Path, state: TrainingState) -> None:
-    folder.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    write_file(folder / "state.safetensors", safetensors.torch.save(tensors))
-    write_file(folder / "state.json", to_json(state.figures))
+    files = ManifestWriter(folder)
+    files.write("config.json", to_json(to_hub_config(model.config, end)))
+    files.write("generation_config.json", to_json({"bos_token_id": end, "eos_token_id": end, "do_sample": True}))
+    files.write("tokenizer.json", _tokenizer_json(tokenizer))
+    files.write("tokenizer_config.json", to_json(_tokenizer_config(model.config)))
+    files.write("model.safetensors", safetensors.torch.save(hub_state, {"format": "pt"}))
+    files.write("training/state.safetensors", safetensors.torch.save(tensors))
+    files.write("training/state.json", to_json(state.figures))
+    files.finish()
+
+
+def _tokenizer_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
+        "model_max_length": config.block_size, "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # <|endoftext|> typed in a text is text, here and there
+    }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer_json(tokenizer: Tokenizer) -> bytes:
+    """The same at each save of a run: made once."""
+    return to_json(tokenizer.to_json())
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    read_header(path)
     try:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _evaluation_of(folder: Path) -> dict[str, Any] | None:
+    """What a pointer to a checkpoint says, from the checkpoint itself; None where that is too damaged to tell."""
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is not JSON") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
-    return content
+        figures = dict(read_json(folder / "training" / "state.json")["evaluation"])
+        float(figures["val_loss"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return None
+    return {"step": step_of(folder), "path": folder.name, **figures}
 
 
-def _discard(folder: Path) -> None:
-    """Delete a checkpoint so that no half of it is ever taken for one."""
-    hidden = temporary_beside(folder)
-    folder.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log.jsonl; a last line cut off by a kill is left out."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
-
-
-def cut_log(path: Path, step: int) -> None:
-    """Drop the records after `step`, which a resumed run will write again."""
-    kept = [record for record in read_log(path) if record.get("step", 0) <= step]
-    replace_file(path, b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept))
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from simplellm.model import SimpleLLM
+from simplellm.storage import replace_file
 
 TOKENS_PER_EVALUATION_BATCH = 8192
 
@@ -107,11 +109,44 @@ class Sinks:
 
 
 class JsonlSink:
-    """A line of JSON for each record, flushed at once."""
+    """A line of JSON for each record, flushed at once.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    What cannot be written is told to `notice` once, and left out: a log is not worth a training.
+    """
+
+    def __init__(self, path: Path, notice: Callable[[str], None] = lambda text: None) -> None:
+        self._path, self._notice = path, notice
+        self._has_failed = False
 
     def write(self, record: dict[str, Any]) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        line_end = "\n" if self._has_failed else ""  # the line before may be there in part
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(line_end + json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            if not self._has_failed:
+                self._notice(f"cannot write {self._path}: {error.strerror}; going on without")
+            self._has_failed = True
+        else:
+            self._has_failed = False
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log.jsonl; a line cut off by a kill or by a full disk is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the records after `step`, which a resumed run will write again."""
+    kept = [record for record in read_log(path) if not _is_after(record, step)]
+    replace_file(path, b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept))
+
+
+def _is_after(record: dict[str, Any], step: int) -> bool:
+    return isinstance(record.get("step"), int) and record["step"] > step

@@ -1,7 +1,8 @@
 """Files that appear whole or not at all: the only room that writes to disk for keeps.
 
 The order is always the same: write into a new temporary name beside the target, flush and fsync
-each file, fsync the folder, rename, fsync the parent. A crash leaves the old state or the new one.
+each file, fsync the folder, rename, fsync the parent. A crash leaves the old state or the new one,
+and perhaps a temporary name, which the next one to write there removes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from simplellm.errors import CheckpointError
+from simplellm.lock import try_lock
+
 TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
+MOST_JSON_BYTES = 1 << 28  # a tokenizer of 2 million tokens stays under it
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -28,15 +33,21 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`: another process sees the old content or the new, never a part."""
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Make `path` hold `data`: another process sees the old content or the new, never a part.
+
+    `mode` is who may read it, such as 0o600; None leaves that to the system.
+    """
     temporary = temporary_beside(path)
     try:
         write_file(temporary, data)
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -44,20 +55,91 @@ def replace_file(path: Path, data: bytes) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, which gets the name `path` when the block ends well and goes when not.
 
-    Raises FileExistsError (or OSError ENOTEMPTY) when `path` is there by then.
+    Raises FileExistsError (or OSError ENOTEMPTY) when `path` is there by then. While this process lives,
+    `remove_leftovers` of another knows the temporary folder for its own.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    temporary.mkdir()
+    make_folder(path.parent)
+    temporary, handle = _held_temporary(path)
     try:
-        yield temporary
-        for folder, _, _ in os.walk(temporary):
-            fsync_folder(Path(folder))
-        os.rename(temporary, path)
+        with _gone_when_failed(temporary):
+            yield temporary
+            for folder, _, _ in os.walk(temporary):
+                fsync_folder(Path(folder))
+            os.rename(temporary, path)
         fsync_folder(path.parent)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that their names last; nothing happens where it is there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+
+def discard_folder(path: Path) -> None:
+    """Delete a folder so that no half of it is ever taken for the whole."""
+    hidden = temporary_beside(path)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary names in `folder` that nobody writes any more.
+
+    Folders tell that themselves. Files do not: only the holder of the folder's lock may ask for them.
+    """
+    return [path for path in sorted(folder.glob(TEMPORARY_MARK + "*")) if not path.is_dir() or not _is_written(path)]
+
+
+def remove_leftovers(folder: Path) -> None:
+    for path in leftovers(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _held_temporary(path: Path) -> tuple[Path, int | None]:
+    """A new temporary folder beside `path`, locked until the handle is closed (None on Windows, which locks no folder)."""
+    while True:
+        temporary = temporary_beside(path)
+        temporary.mkdir()
+        if os.name == "nt":
+            return temporary, None
+        with contextlib.suppress(FileNotFoundError), _gone_when_failed(temporary):
+            handle = os.open(temporary, os.O_RDONLY)
+            if try_lock(handle) and temporary.exists():
+                return temporary, handle
+            os.close(handle)
+            raise FileNotFoundError(temporary)  # another process took it for a leftover before it was locked
+
+
+@contextlib.contextmanager
+def _gone_when_failed(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _is_written(folder: Path) -> bool:
+    """Whether the process that made a temporary folder is still at it; on Windows nobody can tell."""
+    if os.name == "nt":
+        return True
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        return not try_lock(handle)
+    finally:
+        os.close(handle)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -85,4 +167,27 @@ def sha256_of(path: Path) -> str:
 
 def to_json(value: Any) -> bytes:
     """JSON as this project writes it: UTF-8, readable, one newline at the end, no NaN."""
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; CheckpointError where it is missing, of no sensible size, no JSON or no object."""
+    try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise CheckpointError(f"{path} is damaged: it is too long")
+        content = json.loads(path.read_bytes(), object_pairs_hook=without_repeats)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
+    return content
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: readers that take the first and those that take the last are to agree."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return content

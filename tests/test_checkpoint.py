@@ -195,7 +195,7 @@ def test_retention_leaves_other_folders_alone(trained, tmp_path):
     assert all(folder.is_dir() for folder in others)
 
 
-@pytest.mark.parametrize("broken", ["to_hub_state", "_write_state", "write_manifest", "write_file"])
+@pytest.mark.parametrize("broken", ["to_hub_state", "_write", "ManifestWriter", "new_folder"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_save_that_fails_leaves_no_trace(trained, tmp_path, monkeypatch, broken, error):
     model, tokenizer = model_and_tokenizer(trained)
