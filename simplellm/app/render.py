@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -42,6 +43,8 @@ class Screen:
         options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "no_color": None if color else True}
         self.out = Console(file=out or sys.stdout, **options)
         self.notices = Console(file=notices or sys.stderr, **options)
+        # the 16 colours of old terminals are too few to tell probabilities by
+        self.has_shades = self.is_terminal and not self.out.no_color and self.out.color_system in ("256", "truecolor")
         self._foreign = Sanitizer()
         self._shading = shades.Shading()
         self._cells = 0  # written since the last line end
@@ -68,11 +71,6 @@ class Screen:
         else:
             self.out.file.write(text)
             self.out.file.flush()
-
-    @property
-    def has_shades(self) -> bool:
-        """Whether there are colours enough to tell probabilities by; the 16 of old terminals are not."""
-        return self.is_terminal and not self.out.no_color and self.out.color_system in ("256", "truecolor")
 
     def token(self, piece: Piece) -> None:
         """A piece of a reply in the colour of its probability, or with the number behind it where there is no colour."""
@@ -127,11 +125,11 @@ class Screen:
             if span.level is None or not self.has_shades:
                 self.write(span.text, "dim" if span.is_label else "")
             else:
-                self._shade(span.text, shades.background(span.level))
+                self._shade(span.text, _look(round(span.level, 2)))
 
-    def _shade(self, text: str, color: shades.RGB) -> None:
+    def _shade(self, text: str, look: str) -> None:
         before = self._cells
-        self.write(text, f"rgb{shades.foreground(color)} on rgb{color}".replace(", ", ","))
+        self.write(text, look)
         has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
         if has_wrapped and self._cells % self.out.width:  # a terminal that scrolls fills the new line with the colour
             self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))
@@ -164,6 +162,13 @@ class Screen:
         else:  # as it is: rich would turn tabs into spaces
             console.file.write(text + end)
         console.file.flush()
+
+
+@lru_cache(maxsize=101)
+def _look(level: float) -> str:
+    """A shade as rich has it; hundredths are told apart."""
+    color = shades.background(level)
+    return f"rgb{shades.foreground(color)} on rgb{color}".replace(", ", ",")
 
 
 def _one_line(text: str) -> str:
