@@ -323,6 +323,13 @@ class TrainConfig(Settings):
     label_smoothing: float = setting(
         "float", 0.0, "share of each target spread over the whole vocabulary", minimum=0, maximum=1, open_maximum=True
     )
+    consistency: float = setting(
+        "float",
+        0.0,
+        "R-Drop: weight of how much two passes with different dropout disagree; 0 is one pass",
+        minimum=0,
+        maximum=100,
+    )
     val_fraction: float = setting(
         "float", 0.1, "last part of the text that is held out", minimum=0, open_minimum=True, maximum=0.9
     )

@@ -173,6 +173,48 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_logits.mul_(grad.to(grad_logits.dtype)), None, None
 
 
+# ---------------------------------------------------------------- R-Drop
+
+
+def consistent_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float, weight: float) -> Tensor:
+    """Cross entropy of two passes with different dropout, and `weight` times how much they disagree.
+
+    `logits` (2 N, V) are those of the one pass, then of the other; `targets` (N). They disagree by the mean of both
+    Kullback-Leibler divergences, in nats per token (R-Drop, Liang et al. 2021).
+    """
+    if _is_plain(logits):
+        p, q = (half.float().log_softmax(-1) for half in logits.chunk(2))
+        disagreement = ((p.exp() - q.exp()) * (p - q)).sum(-1).mean() / 2
+        return F.cross_entropy(logits.float(), targets.repeat(2), label_smoothing=label_smoothing) + weight * disagreement
+    return _ConsistentCrossEntropy.apply(logits, targets.repeat(2), label_smoothing, weight)
+
+
+class _ConsistentCrossEntropy(torch.autograd.Function):
+    """As `_CrossEntropy`. With r = log p - log q, the gradient of KL(p, q) + KL(q, p) is p (r - KL(p, q)) + p - q for p."""
+
+    @staticmethod
+    def forward(ctx: Context, logits: Tensor, targets: Tensor, smoothing: float, weight: float) -> Tensor:
+        N, V = logits.shape[0] // 2, logits.shape[1]
+        column, share = targets.unsqueeze(1), weight / (2 * N)
+        log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        loss = -(1 - smoothing) * log_p.gather(1, column).mean() - smoothing * log_p.mean()
+        ratio = log_p[:N] - log_p[N:]
+        p, q = (probabilities := log_p.exp_()).chunk(2)
+        forward, backward = (p * ratio).sum(1, keepdim=True), (q * ratio).sum(1, keepdim=True).neg_()  # KL, (N, 1)
+        grad_p = torch.addcmul(q * -share, p, (ratio - forward).mul_(share).add_(share + 0.5 / N))
+        grad_q = torch.addcmul(p * -share, q, ratio.neg_().sub_(backward).mul_(share).add_(share + 0.5 / N))
+        grad = torch.cat([grad_p, grad_q], out=probabilities).sub_(smoothing / V / (2 * N))
+        grad.scatter_add_(1, column, torch.full((2 * N, 1), (smoothing - 1) / (2 * N)))
+        ctx.save_for_backward(grad.to(logits.dtype))
+        return loss + share * (forward + backward).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad_logits,) = ctx.saved_tensors
+        return grad_logits.mul_(grad.to(grad_logits.dtype)), None, None, None
+
+
 # ---------------------------------------------------------------- dropout
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simplellm.config import ModelConfig
-from simplellm.kernels import causal_attention, cross_entropy, dropout, rms_norm, swiglu
+from simplellm.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, rms_norm, swiglu
 
 GPT2_STD = 0.02  # GPT-2 paper
 LARGEST_EMBEDDING_STD = 0.05  # measured: docs/recipe.md
@@ -200,10 +200,18 @@ class SimpleLLM(nn.Module):
             return self.head(hidden)  # (..., C) -> (..., V)
         return F.linear(hidden, self.token_embedding.weight)
 
-    def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross entropy in nats per token; `ids` and `targets` are (B, T)."""
-        hidden = dropout(self.hidden(ids), self.config.dropout, self.training)
-        return cross_entropy(self.logits(hidden).flatten(0, 1), targets.flatten(), label_smoothing)
+    def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0, consistency: float = 0.0) -> Tensor:
+        """Mean cross entropy in nats per token; `ids` and `targets` are (B, T).
+
+        With `consistency` each block is read twice in one batch, with different dropout, and what the two disagree is
+        added with this weight.
+        """
+        if consistency:
+            ids = ids.repeat(2, 1)
+        logits = self.logits(dropout(self.hidden(ids), self.config.dropout, self.training)).flatten(0, 1)
+        if consistency:
+            return consistent_cross_entropy(logits, targets.flatten(), label_smoothing, consistency)
+        return cross_entropy(logits, targets.flatten(), label_smoothing)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> SimpleLLM:

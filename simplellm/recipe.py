@@ -45,6 +45,12 @@ def choose(
     else:
         model = _shape_of(base, chosen.get("dropout", base.dropout), given)
         train = _fine_tuning(train, given)
+    if train.get("consistency") and not model.dropout:
+        if "consistency" in given:
+            raise SettingError(
+                "consistency compares passes with different dropout, got dropout 0", fix="use --dropout 0.1 or more"
+            )
+        train["consistency"] = 0.0
     if train.get("freeze", 0) > model.n_layer:
         raise SettingError(f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}", fix="use a lower --freeze")
     return model, TrainConfig(**train)
@@ -103,7 +109,9 @@ def _small() -> dict[str, Any]:
     return {
         "n_head": 2,
         "vocab_size": 1536,
-        "dropout": 0.4,
+        "batch_size": 16,
+        "dropout": 0.3,
+        "consistency": 1.0,
         "bpe_dropout": 0.35,
         "token_noise": 0.15,
         "composition": 1.0,

@@ -20,7 +20,7 @@ from simplellm.checkpoint import Run, TrainingState, load_model, step_name
 from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
-from simplellm.distributed import World, average_gradients, from_main, mean, wait_for_all
+from simplellm.distributed import World, any_of, average_gradients, mean, wait_for_all
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
@@ -146,7 +146,7 @@ class Trainer:
             devices.seed_dropout(config.seed, self.step, micro_step, self.world.rank)
             with devices.fast_float32(self.device):
                 with devices.autocast(self.device, self.precision):
-                    loss = self.loss_of(ids, targets, config.label_smoothing) / config.gradient_accumulation
+                    loss = self.loss_of(ids, targets, config.label_smoothing, config.consistency) / config.gradient_accumulation
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         average_gradients(self.model, self.world)
@@ -336,7 +336,7 @@ class Trainer:
 
     def _is_told_to_stop(self) -> bool:
         """One answer for all ranks: a signal may have reached only one of them."""
-        return bool(from_main(float(self.should_stop()), self.world, self.device))
+        return any_of(self.should_stop(), self.world, self.device)
 
     def _out_of_memory(self) -> DeviceError:
         batch_size, accumulation = self.config.batch_size, self.config.gradient_accumulation

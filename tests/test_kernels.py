@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simplellm.kernels import causal_attention, cross_entropy, dropout, matmul_dtype, rms_norm, swiglu
+from simplellm.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, matmul_dtype, rms_norm, swiglu
 
 EXACT = {"atol": 2e-6, "rtol": 2e-5}
 BF16 = {"atol": 0.03, "rtol": 0.05}
@@ -89,6 +89,29 @@ def test_cross_entropy_is_torchs(smoothing):
     )
 
 
+def plain_consistent(x: Tensor, targets: Tensor, smoothing: float, weight: float) -> Tensor:
+    p, q = x.log_softmax(-1).chunk(2)
+    divergence = (F.kl_div(q, p, log_target=True, reduction="sum") + F.kl_div(p, q, log_target=True, reduction="sum")) / 2
+    return F.cross_entropy(x, targets.repeat(2), label_smoothing=smoothing) + weight * divergence / len(targets)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_consistent_cross_entropy_is_that_of_both_passes_and_their_divergence(smoothing, weight):
+    targets = torch.tensor([0, 3, 3, 10, 6])
+    assert_same(
+        lambda x: consistent_cross_entropy(x, targets, smoothing, weight),
+        lambda x: plain_consistent(x, targets, smoothing, weight),
+        2 * random(10, 11), atol=1e-5, rtol=1e-4,
+    )  # fmt: skip
+
+
+def test_passes_that_agree_cost_what_one_costs():
+    targets, logits = torch.tensor([0, 3]), random(2, 11)
+    both = consistent_cross_entropy(logits.repeat(2, 1).requires_grad_(), targets, 0.0, 5.0)
+    assert float(both.detach()) == pytest.approx(float(F.cross_entropy(logits, targets)), abs=1e-6)
+
+
 def test_a_hopeless_target_has_a_finite_loss_and_the_true_gradient():
     targets, logits = torch.tensor([1]), torch.tensor([[500.0, -500.0]])
     value, gradient = value_and_gradients(lambda x: cross_entropy(x, targets), logits)
@@ -102,6 +125,7 @@ def test_without_a_gradient_the_values_are_the_same():
         lambda: swiglu(random(3, 8)),
         lambda: causal_attention(*qkv(4, 2, 7)),
         lambda: cross_entropy(random(5, 11), targets, 0.1),
+        lambda: consistent_cross_entropy(random(10, 11), targets, 0.1, 2.0),
     ]
     for call in calls:
         with torch.no_grad():

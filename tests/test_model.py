@@ -177,3 +177,21 @@ def test_matrices_are_all_matrices_of_the_blocks_with_their_rows(tiny_model: Sim
     matrices = tiny_model.matrices()
     assert set(matrices) == {name for name, weight in named.items() if name.startswith("blocks.") and weight.dim() == 2}
     assert all(sum(matrix.rows) == named[name].shape[0] for name, matrix in matrices.items())
+
+
+def test_consistency_adds_what_two_passes_with_different_dropout_disagree():
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=300, dropout=0.5)
+    model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for block in model.blocks:
+            block.feed_forward.down.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+    ids, targets = torch.randint(300, (3, 16)), torch.randint(300, (3, 16))
+
+    def loss(weight: float) -> float:
+        torch.manual_seed(3)
+        return float(model.loss(ids, targets, consistency=weight).detach())
+
+    assert loss(2.0) - loss(1.0) == pytest.approx(loss(3.0) - loss(2.0), rel=1e-3)
+    assert loss(2.0) - loss(1.0) > 1e-3
+    model.eval()
+    assert loss(2.0) == pytest.approx(loss(0.0), abs=1e-5)

@@ -50,3 +50,9 @@ def test_the_tokenizer_of_gpt2_has_no_merges_to_drop():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(SettingError):
         choose(0, {"n_embd": 100, "n_head": 3})
+
+
+def test_consistency_needs_dropout():
+    with pytest.raises(SettingError, match="dropout 0"):
+        choose(10_000, {"dropout": 0.0, "consistency": 1.0})
+    assert choose(10_000, {"dropout": 0.0})[1].consistency == 0
