@@ -9,10 +9,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+MOST_GRADIENTS = 1 << 25  # sent at once: fewer messages are faster, and what is sent is a copy (128 MB)
+PATIENCE = timedelta(hours=6)  # with the others: the main process may prepare a large text, or score a large model, alone
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
@@ -43,11 +47,24 @@ def joined(device: torch.device) -> Iterator[World]:
 
 def average_gradients(model: nn.Module, world: World) -> None:
     """Make every rank's gradients the mean over the ranks."""
-    if world.size > 1:
-        for weight in model.parameters():
-            if weight.grad is not None:
-                dist.all_reduce(weight.grad)
-                weight.grad.div_(world.size)
+    if world.size == 1:
+        return
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    while gradients:
+        n, total = 1, gradients[0].numel()
+        while n < len(gradients) and total + gradients[n].numel() <= MOST_GRADIENTS:
+            total += gradients[n].numel()
+            n += 1
+        _average(gradients[:n], world.size)
+        gradients = gradients[n:]
+
+
+def _average(tensors: list[Tensor], n_ranks: int) -> None:
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat.div_(n_ranks)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def mean(value: Tensor, world: World) -> Tensor:
@@ -65,6 +82,15 @@ def from_main(value: float, world: World, device: torch.device) -> float:
     shared = torch.tensor([value], dtype=torch.float64, device=device)
     dist.broadcast(shared, src=0)
     return float(shared)
+
+
+def any_of(value: bool, world: World, device: torch.device) -> bool:
+    """Whether it is true on any rank: one answer for all of them."""
+    if world.size == 1:
+        return value
+    shared = torch.tensor([float(value)], device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return bool(shared)
 
 
 def wait_for_all(world: World) -> None:

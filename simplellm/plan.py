@@ -41,13 +41,14 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     """
     config, started_at = trainer.config, time.perf_counter()
     way = _fastest_precision(trainer, make)
-    seconds_left = (config.budget or math.inf) * BUDGET_MARGIN - seconds_spent
+    seconds_left = from_main((config.budget or math.inf) * BUDGET_MARGIN - seconds_spent, trainer.world, trainer.device)
     way = _compiled(trainer, make, way, seconds_left, notice) or way
     evaluation_seconds = _median_seconds(lambda: trainer.evaluate(config.eval_tokens), times=1)
     preview_seconds = _median_seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
     seconds_left -= _final_seconds(trainer, evaluation_seconds)
     steps_that_fit = seconds_left * (1 - EVALUATION_TIME_SHARE) / way.seconds
+    steps_that_fit = from_main(steps_that_fit, trainer.world, trainer.device)  # what is refused is refused by all
     if steps_that_fit < 1:
         needed = math.ceil((config.budget or 0) + (2 * way.seconds + evaluation_seconds - seconds_left) / BUDGET_MARGIN) + 1
         raise SettingError(
@@ -92,7 +93,8 @@ def _fastest_precision(trainer: Trainer, make: Make) -> Way:
         candidates.append("bf16")
     ways = [_timed(_scratch(trainer, make, precision), precision) for precision in candidates]
     fastest = min(range(len(ways)), key=lambda i: ways[i].seconds)
-    return ways[int(from_main(fastest, trainer.world, trainer.device))]
+    way = ways[int(from_main(fastest, trainer.world, trainer.device))]
+    return replace(way, seconds=from_main(way.seconds, trainer.world, trainer.device))
 
 
 def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, notice: Callable[[str], None]) -> Way | None:

@@ -19,10 +19,10 @@ from torch import Tensor
 from simplellm import checkpoint as checkpoints
 from simplellm.checkpoint import Run
 from simplellm.config import ModelConfig, TrainConfig
-from simplellm.corpus import Corpus, read_corpus
+from simplellm.corpus import STDIN_NAME, Corpus, read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
 from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
-from simplellm.distributed import World, wait_for_all
+from simplellm.distributed import World, from_main, wait_for_all
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
@@ -85,7 +85,9 @@ def start(
     `base_folder`: a checkpoint to go on from instead of weights drawn anew.
     """
     started_at = time.perf_counter()
+    _refuse_stdin(sources.texts, around.world)
     run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
+    wait_for_all(around.world)  # nothing is written before each has seen that the name is free
     trainer, info = prepare_run(sources, given, run, around, base_folder)
     trainer.seconds_before = time.perf_counter() - started_at
     around.notice(_summary(trainer))
@@ -105,7 +107,8 @@ def prepare_run(
     base_config = base.model.config if base else None
     choose(0, given, base_config)  # what cannot be is said before anything is read or written
     corpus, val_corpus = sources.read(around.stdin)
-    model_config, config = choose(corpus.n_bytes, given, base_config, relative_speed(around.device))
+    speed = from_main(relative_speed(around.device), around.world, around.device)
+    model_config, config = choose(corpus.n_bytes, given, base_config, speed)
     precision = choose_precision(around.device, config.precision)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, base.tokenizer if base else None)
     if base:
@@ -178,7 +181,7 @@ def _maker(
         else None
     )
     sink = Sinks(JsonlSink(run.log_path), around.sink) if around.world.is_main else Sinks()
-    preview = around.make_preview(run, prepared) if around.make_preview else None
+    preview = around.make_preview(run, prepared) if around.make_preview and around.world.is_main else None
 
     def make(config: TrainConfig, precision: str) -> Trainer:
         dataset = _dataset(prepared, segmenter, model_config.block_size, config, around.world)
@@ -214,8 +217,19 @@ def _prepared(
     around: Surroundings,
     tokenizer: Any = None,
 ) -> Prepared:
-    folder = around.checkpoints / PREPARED_FOLDER
-    return prepare(corpus, val_corpus, config.val_fraction, tokenizer or config.tokenizer, vocab_size, folder, around.notice)
+    """Made by the main process first; the others find it, or make it where they do not share its disk."""
+    folder, chosen = around.checkpoints / PREPARED_FOLDER, tokenizer or config.tokenizer
+    if not around.world.is_main:
+        wait_for_all(around.world)
+    prepared = prepare(corpus, val_corpus, config.val_fraction, chosen, vocab_size, folder, around.notice)
+    if around.world.is_main:
+        wait_for_all(around.world)
+    return prepared
+
+
+def _refuse_stdin(texts: tuple[str, ...], world: World) -> None:
+    if STDIN_NAME in texts and world.size > 1:
+        raise SettingError("several processes cannot read one standard input", fix="save the text to a file and name that")
 
 
 def _name_of(sources: Sources, folder: Path) -> str:

@@ -7,12 +7,14 @@ answer without torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import io
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -35,6 +37,7 @@ DESCRIPTION = (
     "Train a small language model on your own text and talk to it. "
     "Without a command: talk to the newest run, or train one first."
 )
+FAILS_ALONE_SECONDS = 2.0  # torchrun ends the others as soon as one has failed
 INTERRUPTED = 130  # 128 + the signal's number, as shells have it
 EXPERIMENTS = ("bench", "sweep", "find_lr")
 SAMPLED = ("chat", "generate", "analyze")
@@ -59,7 +62,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Everything that can go wrong is told in one or two lines."""
+    """Run one command; returns the exit code. Everything that can go wrong is told in one or two lines.
+
+    Of the processes torchrun starts the first speaks for all; another one only where it fails alone.
+    """
+    if not _is_one_of_many():
+        return _main(argv)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        try:
+            return _main(argv)
+        except Exception:
+            time.sleep(FAILS_ALONE_SECONDS)
+            raise
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -97,7 +114,15 @@ def _run(arguments: list[str]) -> int:
 def _tell(error: SimpleLLMError, arguments: list[str]) -> None:
     from simplellm.app.render import Screen
 
-    Screen(color="--no-color" not in arguments).error(error)
+    if _is_one_of_many():
+        time.sleep(FAILS_ALONE_SECONDS)
+    notices = sys.__stderr__ if _is_one_of_many() else sys.stderr
+    Screen(color="--no-color" not in arguments, notices=notices).error(error)
+
+
+def _is_one_of_many() -> bool:
+    """Whether torchrun started this process, and another one first."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
