@@ -100,10 +100,11 @@ class Run:
 
     def _pointer_to(self, which: str, folders: list[Path]) -> dict[str, Any] | None:
         """What best.json or last.json would say if there were only these checkpoints, newest first."""
-        known = [pointer for folder in folders if (pointer := _evaluation_of(folder))]
-        if which == "best":  # of equal ones the first
-            return min(reversed(known), key=lambda pointer: float(pointer["val_loss"]), default=None)
-        return known[0] if known else None
+        known = [{"step": step_of(folder), "path": folder.name, **_evaluation_of(folder)} for folder in folders]
+        if which == "last":
+            return known[0] if known else None
+        scored = [pointer for pointer in reversed(known) if "val_loss" in pointer]  # of equal ones the first
+        return min(scored, key=lambda pointer: float(pointer["val_loss"]), default=None)
 
     def mend_pointers(self) -> None:
         """Let best.json and last.json name whole checkpoints again, where they do not."""
@@ -391,14 +392,14 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
 
 
-def _evaluation_of(folder: Path) -> dict[str, Any] | None:
-    """What a pointer to a checkpoint says, from the checkpoint itself; None where that is too damaged to tell."""
+def _evaluation_of(folder: Path) -> dict[str, Any]:
+    """How a checkpoint was scored, as it says itself; empty where it was not, or is too damaged to tell."""
     try:
         figures = dict(read_json(folder / "training" / "state.json")["evaluation"])
-        float(figures["val_loss"])
+        float(figures.get("val_loss", 0))
     except (CheckpointError, KeyError, TypeError, ValueError):
-        return None
-    return {"step": step_of(folder), "path": folder.name, **figures}
+        return {}
+    return figures
 
 
 def _bytes_of(path: Path) -> bytes:

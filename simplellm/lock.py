@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
-import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
 from simplellm.errors import CheckpointError
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from simplellm.storage import make_folder, try_lock
 
 LOCK_NAME = ".lock"
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that knows none: training goes on without
-WINDOWS_LOCKED_BYTE = 1 << 30  # far behind what the file holds, which others shall read
+TRIES, SECONDS_BETWEEN_TRIES = 5, 0.02
 
 
 class FolderLock:
@@ -39,8 +33,8 @@ class FolderLock:
         folder = self.path.parent
         self._made += [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             while self._handle is None:
+                make_folder(folder)
                 self._handle = _open_locked(self.path)
             _say_who(self._handle)
         except BaseException:
@@ -48,10 +42,9 @@ class FolderLock:
             raise
 
     def keep(self) -> None:
-        """Take the lock anew where its folder has vanished and somebody made another; else nothing happens."""
-        if self._handle is not None and not _is_at(self._handle, self.path):
-            os.close(self._handle)
-            self._handle = None
+        """Take the lock anew where its folder has vanished meanwhile; CheckpointError when another was quicker."""
+        if self._handle is None or not _is_at(self._handle, self.path):
+            self._close()
             self.acquire()
 
     def release(self) -> None:
@@ -60,12 +53,16 @@ class FolderLock:
             with contextlib.suppress(OSError):
                 if _is_at(self._handle, self.path):
                     self.path.unlink()  # before the lock is free: nobody is to hold a lock on a file without a name
-            os.close(self._handle)
-            self._handle = None
+        self._close()
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         self._made = []
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def __enter__(self) -> FolderLock:
         self.acquire()
@@ -87,31 +84,16 @@ def holder(folder: Path) -> str:
         os.close(handle)
 
 
-def try_lock(handle: int) -> bool:
-    """Lock an open file or folder for this process, unless another has it; it is free again when `handle` is closed."""
-    try:
-        if sys.platform == "win32":
-            os.lseek(handle, WINDOWS_LOCKED_BYTE, os.SEEK_SET)
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return True
-        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK):
-            return False
-        raise
-    return True
-
-
 def _open_locked(path: Path) -> int | None:
     """The lock file, opened and locked; None where its last holder took it away meanwhile."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not try_lock(handle):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:
+        return None
+    try:
+        if not _try_a_while(handle):
             raise CheckpointError(
-                f"{path.parent} is being trained by {_who(handle)}",
-                fix="wait until it has ended, or train under another --name",
+                f"{path.parent} is being trained by {_who(handle)}", fix="wait until it ends, or train under another --name"
             )
         if _is_at(handle, path):
             return handle
@@ -120,6 +102,15 @@ def _open_locked(path: Path) -> int | None:
         raise
     os.close(handle)
     return None
+
+
+def _try_a_while(handle: int) -> bool:
+    """As `try_lock`, but not put off by somebody who only asks, as `holder` does."""
+    for _ in range(TRIES):
+        if try_lock(handle):
+            return True
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    return False
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -16,6 +16,7 @@ from simplellm.model import Matrix, SimpleLLM
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
 NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum", "raw")  # AdamW's, Muon's, and the table of a composed one
 WSD_DECAY_SHARE = 0.4  # last share of the steps in which wsd decays (measured; MiniCPM, 2024: 10-20% of far longer runs)
 
 
@@ -144,7 +145,8 @@ class Optimizer:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. ValueError names what is not the state of these weights."""
+        self._check_state(state)
         by_name: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for path, value in state.items():
             name, key = path.rsplit("/", 1)
@@ -158,6 +160,17 @@ class Optimizer:
                     optimizer.state[weight] = {
                         key: value.clone() if key == "step" else value.to(weight.device) for key, value in saved.items()
                     }
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        """All of the weights, or none before the first step that was taken; each tensor of its weight's shape."""
+        shapes = {self._names[id(weight)]: weight.shape for weight in self.weights}
+        for path, value in state.items():
+            name, _, key = path.rpartition("/")
+            if key not in STATE_KEYS or name not in shapes or value.shape != (() if key == "step" else shapes[name]):
+                raise ValueError(f"{path} of shape {list(value.shape)} is not part of the optimizer")
+        with_state = {path.rpartition("/")[0] for path in state if not path.endswith("/raw")}
+        if with_state and (missing := shapes.keys() - with_state):
+            raise ValueError(f"the optimizer's state of {min(missing)} is missing")
 
 
 def _layer_of(name: str) -> str:

@@ -8,21 +8,30 @@ and perhaps a temporary name, which the next one to write there removes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from simplellm.errors import CheckpointError
-from simplellm.lock import try_lock
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
 MOST_JSON_BYTES = 1 << 28  # a tokenizer of 2 million tokens stays under it
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that knows none: going on without
+WINDOWS_LOCKED_BYTE = 1 << 30  # far behind what a locked file holds, which others shall read
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -142,6 +151,23 @@ def _is_written(folder: Path) -> bool:
         os.close(handle)
 
 
+def try_lock(handle: int) -> bool:
+    """Lock an open file or folder for this process, unless another has it; it is free again when `handle` is closed."""
+    try:
+        if sys.platform == "win32":
+            os.lseek(handle, WINDOWS_LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return True
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
 def temporary_beside(path: Path) -> Path:
     return path.parent / f"{TEMPORARY_MARK}{path.name}-{uuid.uuid4().hex[:8]}"
 
@@ -175,7 +201,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_JSON_BYTES:
             raise CheckpointError(f"{path} is damaged: it is too long")
-        content = json.loads(path.read_bytes(), object_pairs_hook=without_repeats)
+        content = json.loads(path.read_bytes(), object_pairs_hook=without_repeats, parse_float=_finite, parse_constant=_finite)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -183,6 +209,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object")
     return content
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file; `to_json` never writes one that is not finite."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return float(text)
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,19 +16,21 @@ import torch
 from torch import Tensor
 
 from simplellm import device as devices
-from simplellm.checkpoint import Run, TrainingState, load_model, step_name
+from simplellm.checkpoint import Run, TrainingState, load_model, step_name, step_of
 from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
-from simplellm.distributed import World, any_of, average_gradients, mean, wait_for_all
+from simplellm.distributed import World, any_of, average_gradients, mean
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
+from simplellm.saver import Saver
 
 WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
 MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
+MOST_STOPPING_TOKENS = 2048  # scored where it is stopped before the first evaluation: who stops it does not want to wait
 Preview = Callable[[SimpleLLM], str]
 
 
@@ -66,12 +68,13 @@ class Trainer:
         preview: Preview | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         initial: Mapping[str, Tensor] | None = None,
+        saver: Saver | None = None,
     ) -> None:
         """`initial`: weights to go on from, by name (default: drawn anew)."""
         self.config, self.prepared, self.dataset, self.run = config, prepared, dataset, run
         self.device, self.precision = device, precision
         self.world, self.sink = world or World(), sink or Sinks()
-        self.preview, self.should_stop = preview, should_stop
+        self.preview, self.should_stop, self.saver = preview, should_stop, saver or Saver(run, self.world, device)
         generator = torch.Generator().manual_seed(config.seed)
         self.model = SimpleLLM(model_config).init_weights(generator).to(device)
         if initial is not None:
@@ -83,10 +86,12 @@ class Trainer:
         self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
-        self.step = 0
-        self.best: dict[str, Any] = {"val_loss": math.inf}
+        self.step = self.saved_step = 0
+        self.best: dict[str, Any] = {"val_loss": math.inf}  # of the evaluations whose checkpoint is on the disk
+        self.last: dict[str, Any] = {}  # evaluation, whether saved or not
+        self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
-        self.skipped_steps = 0
+        self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
         self.seconds_before = 0.0  # trained before this process took over
         self.started_at = time.perf_counter()
@@ -97,6 +102,7 @@ class Trainer:
         """Train until the last step, or until asked to stop; returns when the last checkpoint is on the disk."""
         assert self.config.max_steps is not None, "the caller plans the steps"
         self._interval_started_at, self._interval_step = time.perf_counter(), self.step
+        self.saver.remember_info()
         while self.step < self.config.max_steps and not self.is_out_of_patience and not self._is_told_to_stop():
             self.train_step()
             if self._is_due(self.config.log_interval):
@@ -105,9 +111,10 @@ class Trainer:
                 self.evaluate_and_save()
         if self.is_out_of_patience:
             self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
-        elif self.step and self.run.path / step_name(self.step) not in self.run.step_folders():
-            self.evaluate_and_save()
-        self.score_best()
+        while self.saved_step < self.step:  # stopped between two evaluations, or the last save failed
+            self.save_here()
+        if self.step == self.config.max_steps or self.is_out_of_patience:
+            self.score_best()
         return self.result()
 
     @property
@@ -170,10 +177,11 @@ class Trainer:
             return True
         if self.scaler.is_enabled() and math.isfinite(self.loss) and self.skipped_steps < SKIPPED_STEPS_LIMIT:
             self.skipped_steps += 1
+            self.overflows += 1
             return False
         raise TrainingError(
             f"step {self.step + 1}: loss {self.loss:g}, gradient norm {self.gradient_norm:g}; stopped before the update",
-            fix=f"use a lower --learning-rate; the last good checkpoint is {self._last_good()}",
+            fix=f"use a lower --learning-rate; {self.saver.fix()}",
         )
 
     @property
@@ -196,30 +204,58 @@ class Trainer:
     def evaluate_and_save(self) -> Evaluation:
         """Score the averaged weights on held-out text and commit them as a checkpoint."""
         with self.average.in_place():
-            evaluation = self.evaluate(self.config.eval_tokens)
-            figures = {"val_loss": evaluation.loss, **evaluation.to_mapping()}
-            is_best = evaluation.loss < self.best["val_loss"]
-            if is_best:
-                self.best = {"step": self.step, **figures}
-            self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
-            sample = self.sample()
-            if self.world.is_main:
-                self.run.save(self.step, self.model, self.prepared.tokenizer, self._state(), figures, is_best)
-        wait_for_all(self.world)
+            evaluation, sample = self.evaluate(self.config.eval_tokens), self.sample()
+        if not math.isfinite(evaluation.loss):
+            raise TrainingError(f"step {self.step}: held-out loss {evaluation.loss:g}; not saved", fix=self.saver.fix())
+        self.last, self.last_counts = _figures(self.step, evaluation), True
+        is_best = self._is_better(evaluation.loss)
+        self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
+        is_saved = self._save(is_best)
         self.sink.write(
-            {"kind": "evaluation", "step": self.step, **figures, "best": is_best, "sample": sample, "seconds": self.seconds}
-        )
+            {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "seconds": self.seconds,
+             "saved": is_saved, "save_seconds": self.saver.seconds}
+        )  # fmt: skip
         return evaluation
+
+    def save_here(self) -> None:
+        """Save where no evaluation is due, or the last save failed; it changes nothing for a run that is resumed from here.
+
+        Where there is no best checkpoint yet this one stands in for it.
+        """
+        if self.last.get("step") != self.step:
+            self.last, self.last_counts = {"step": self.step}, False
+            if not math.isfinite(self.best["val_loss"]):
+                with self.average.in_place():
+                    evaluation = self.evaluate(min(self.config.eval_tokens, MOST_STOPPING_TOKENS))
+                self.last = _figures(self.step, evaluation)
+        self._save("val_loss" in self.last and self._is_better(self.last["val_loss"]))
+
+    def _save(self, is_best: bool) -> bool:
+        """Whether the averaged weights are on the disk now; only then are they the best."""
+        best_before = self.best
+        if is_best and self.last_counts:
+            self.best = self.last
+        with self.average.in_place():
+            is_saved = self.saver.save(self.step, self.model, self.prepared.tokenizer, self._state(), self.last, is_best)
+        if is_saved:
+            self.saved_step = self.step
+        else:
+            self.best = best_before
+        return is_saved
+
+    def _is_better(self, loss: float) -> bool:
+        """Whether a loss is below the best one, or that one's checkpoint has vanished."""
+        is_better = loss < self.best["val_loss"] or not (self.run.path / step_name(self.best["step"])).is_dir()
+        return any_of(is_better, self.world, self.device)
 
     def score_best(self) -> None:
         """Score the best checkpoint on more of the held-out text than the evaluations on the way: all of it, up to a limit."""
-        if not math.isfinite(self.best["val_loss"]) or self.best.get("tokens", 0) >= self.final_tokens:
+        if self.best.get("tokens", self.final_tokens) >= self.final_tokens:
             return
-        best_model, _ = load_model(self.run.path / step_name(self.best["step"]), self.device)
-        evaluation = self.evaluate(self.final_tokens, best_model)
-        self.best |= {"val_loss": evaluation.loss, **evaluation.to_mapping()}
-        if self.world.is_main:
-            self.run.point("best", self.best["step"], {name: value for name, value in self.best.items() if name != "step"})
+        folder = self.run.best(self.saver.notice)
+        evaluation = self.evaluate(self.final_tokens, load_model(folder, self.device)[0])
+        self.best = _figures(step_of(folder), evaluation)
+        self.saver.point_best(self.best)
         self.sink.write({"kind": "final", **self.best, "seconds": self.seconds})
 
     @property
@@ -250,46 +286,60 @@ class Trainer:
             "best": self.best if math.isfinite(self.best["val_loss"]) else None,
             "evaluations_without_best": self.evaluations_without_best,
             "skipped_steps": self.skipped_steps,
+            "overflows": self.overflows,
             "scaler": self.scaler.state_dict(),
             "seconds": self.seconds,
         }
         return TrainingState(figures, tensors)
 
     def resume(self, averaged: dict[str, Tensor], state: TrainingState) -> None:
-        """Go on from a checkpoint: `averaged` are the weights it saved, `state` what lies in its training/."""
+        """Go on from a checkpoint: `averaged` are the weights it saved, `state` what lies in its training/.
+
+        CheckpointError where they are not those of such a run.
+        """
+        try:
+            self._restore_weights(averaged, state.tensors)
+            self._restore_figures(state.figures)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            why = (str(error).splitlines() or [""])[0]
+            raise CheckpointError(f"the training state of {self.run.name} does not fit its model: {why}") from error
+
+    def _restore_weights(self, averaged: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(averaged)
+        by_kind: dict[str, dict[str, Tensor]] = {"live": {}, "optimizer": {}}
+        for path, tensor in tensors.items():
+            kind, _, name = path.partition("/")
+            by_kind[kind][name] = tensor
         if self.config.ema_decay:
             self.average.start_from(list(self.model.parameters()))
-            live = {name.removeprefix("live/"): value for name, value in state.tensors.items() if name.startswith("live/")}
-            self.model.load_state_dict(live)
-        prefix = "optimizer/"
-        self.optimizer.load_state(
-            {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)}
-        )
-        figures = state.figures
-        self.step = int(figures["step"])
-        self.best = figures["best"] or self.best
+            self.model.load_state_dict(by_kind["live"])
+        self.optimizer.load_state(by_kind["optimizer"])
+
+    def _restore_figures(self, figures: dict[str, Any]) -> None:
+        self.step = self.saved_step = int(figures["step"])
         pointer = self.run.pointer("best") or {}
-        if pointer.get("step") == self.best.get("step"):  # scored on the whole held-out text meanwhile
+        self.best, self.last = dict(figures["best"] or self.best), pointer
+        is_gone = "step" in self.best and self._is_better(math.inf)
+        if is_gone or pointer.get("step") == self.best.get("step"):  # or scored on the whole held-out text meanwhile
             self.best |= {name: pointer[name] for name in self.best if name in pointer}
         self.evaluations_without_best = int(figures["evaluations_without_best"])
-        self.skipped_steps = int(figures["skipped_steps"])
+        self.skipped_steps, self.overflows = int(figures["skipped_steps"]), int(figures.get("overflows", 0))
         self.scaler.load_state_dict(figures["scaler"])
         self.seconds_before = float(figures["seconds"])
         self.started_at = time.perf_counter()
 
     def result(self) -> Result:
         """The figures of the run as it stands. TrainingError when nothing has been trained yet."""
-        if not math.isfinite(self.best["val_loss"]):
+        best = self.best if math.isfinite(self.best["val_loss"]) else self.last
+        if not best:
             raise StoppedEarly("stopped before the first step was done; nothing was saved", fix="start again")
-        loss = self.best["val_loss"]
-        evaluation = Evaluation(self.best["tokens"], self.best["bytes"], loss, self.best["accuracy"])
+        evaluation = Evaluation(best["tokens"], best["bytes"], best["val_loss"], best["accuracy"])
         return Result(
             run=self.run.name,
-            path=str(self.run.path / step_name(self.best["step"])),
+            path=str(self.run.path / step_name(best["step"])),
             steps=self.step,
-            best_step=self.best["step"],
-            val_loss=loss,
+            best_step=best["step"],
+            val_loss=best["val_loss"],
             perplexity=evaluation.perplexity,
             bits_per_byte=evaluation.bits_per_byte,
             train_seconds=self.seconds,
@@ -343,12 +393,10 @@ class Trainer:
         smaller = f"--batch-size {batch_size // 2} --gradient-accumulation {accumulation * 2} keeps the tokens per step"
         fix = smaller if batch_size > 1 else "use --gradient-checkpointing, a smaller --block-size or a smaller model"
         return DeviceError(
-            f"out of memory with {batch_size} x {self.dataset.block_size} tokens; the last checkpoint is {self._last_good()}",
+            f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}",
             fix=fix,
         )
 
-    def _last_good(self) -> str:
-        try:
-            return str(self.run.last())
-        except CheckpointError:
-            return "none, nothing was saved yet"
+
+def _figures(step: int, evaluation: Evaluation) -> dict[str, Any]:
+    return {"step": step, "val_loss": evaluation.loss, **evaluation.to_mapping()}

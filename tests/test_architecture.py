@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a file imports only from files before it
-    "errors", "config", "curves", "lock", "storage", "tokenizer", "corpus", "segment", "dataset", "kernels", "model",
+    "errors", "config", "curves", "storage", "lock", "tokenizer", "corpus", "segment", "dataset", "kernels", "model",
     "composition", "optim", "device", "distributed", "metrics", "tracking", "hub", "header", "manifest", "checkpoint", "recipe",
     "saver", "trainer", "plan", "training",
     "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench", "concordance", "passages", "chart",
