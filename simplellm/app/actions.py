@@ -12,13 +12,20 @@ from typing import Any
 import torch
 
 from simplellm import checkpoint as checkpoints
-from simplellm.analyze import candidates
+from simplellm.analyze import candidates, thoughts
 from simplellm.app.chat import chat as converse
+from simplellm.app.chat import is_terminal, show
+from simplellm.app.conversation import Journal
+from simplellm.app.conversation import resume as last_conversation
 from simplellm.app.interrupt import Interrupt
+from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.render import Screen
 from simplellm.app.sanitize import safe_json
-from simplellm.app.session import Session
+from simplellm.app.session import Opened, Session
+from simplellm.app.shades import summary_of
+from simplellm.app.talk_commands import runs_table
 from simplellm.app.watch import Watch
+from simplellm.beams import UNHEARD, reply_to
 from simplellm.checkpoint import Run
 from simplellm.config import SamplingParams, read_toml
 from simplellm.corpus import STDIN_NAME, read_corpus
@@ -50,7 +57,7 @@ def talk(options: Options) -> int:
             raise TextError(f"there is no run, and no {DEFAULT_TEXT} to train on", fix="simplellm train YOUR-TEXT") from None
         screen.notice(f"no trained model in {options['checkpoints']}: training one on {DEFAULT_TEXT.name}, about a minute")
         folder = Path(_train(Sources((str(DEFAULT_TEXT),)), None, options, screen)[0].path)
-    return _chat_with(folder, {**options, "history": True}, screen)
+    return _chat_with(folder, {**options, "history": True, "continue": False}, screen)
 
 
 def train(options: Options) -> int:
@@ -79,18 +86,28 @@ def generate(options: Options) -> int:
     params = SamplingParams(**options["sampling"])
     screen = screen_of(options)
     sampler = _sampler(options, screen)
-    reply = sampler.stream(sampler.encode(_prompt(options)), params)
+    if params.num_beams > 1 and (unheard := [name for name in UNHEARD if name in options["sampling"]]):
+        screen.notice(f"beams draw nothing, so these have no effect: {', '.join(unheard)}")
+    reply, pieces = reply_to(sampler, sampler.encode(_prompt(options)), params), []
     for piece in reply:
-        if not options["json"]:
+        pieces.append(piece)
+        if options["json"]:
+            continue
+        if options["probs"]:
+            screen.token(piece)
+        else:
             screen.exact(piece.text)
     if options["json"]:
         print_json({
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
             "seconds": reply.seconds, "tokens_per_second": reply.tokens_per_second, "seed": reply.seed,
             "stop_reason": reply.stop_reason,
+            **({"probs": [one.to_mapping() for one in thoughts(sampler, reply, pieces)]} if options["probs"] else {}),
         })  # fmt: skip
-    else:
-        screen.line()
+        return 0
+    screen.line()
+    if options["probs"]:
+        screen.notice(summary_of(pieces))
     return 0
 
 
@@ -127,16 +144,10 @@ def analyze(options: Options) -> int:
 
 def runs(options: Options) -> int:
     screen = screen_of(options)
-    rows = [row for run in checkpoints.list_runs(folder_of(options)) if (row := _run_row(run))]
     if options["json"]:
-        print_json(rows)
-    elif rows:
-        headers = ("run", "best step", "loss", "bits/byte", "best checkpoint")
-        screen.table(headers, [
-            (row["run"], str(row["best_step"]), f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}",
-             row["path"])
-            for row in rows
-        ])  # fmt: skip
+        print_json([row for run in checkpoints.list_runs(folder_of(options)) if (row := run.summary())])
+    elif table := runs_table(folder_of(options)):
+        show(screen, table)
     else:
         screen.notice(f"no runs in {options['checkpoints']}; train one: simplellm train TEXT")
     return 0
@@ -200,12 +211,26 @@ def surroundings(
 
 
 def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
-    params = SamplingParams(**options["sampling"])
-    sampler = load_sampler(folder, options)
-    run = Run(folder.resolve().parent)
-    facts = _facts(run, folder, sampler.model)
-    converse(Session(sampler, run.path, params, facts, params), screen, options["history"])
+    """Talk to a checkpoint. What people set and say is remembered on a terminal; a pipe is the same every time."""
+    opened, params, state = _open(folder, options), SamplingParams(**options["sampling"]), state_folder()
+    is_live, keeps = is_terminal(screen), options["history"] and (is_terminal(screen) or options["continue"])
+    session = Session(
+        opened.sampler, opened.path, params, opened.facts, params, tuple(options["sampling"]),
+        preferences=Preferences(state / "settings.json", screen.notice) if is_live else None,
+        journal=Journal(state / "conversations", opened.path) if keeps else None,
+        open_run=lambda wish: _open(checkpoints.find_checkpoint(wish, folder_of(options), screen.notice), options),
+        checkpoints=folder_of(options), notice=screen.notice,
+    )  # fmt: skip
+    session.recall_settings()
+    if options["continue"]:
+        session.resume(*last_conversation(state / "conversations", opened.path, screen.notice))
+    converse(session, screen, options["history"])
     return 0
+
+
+def _open(folder: Path, options: Options) -> Opened:
+    sampler, run = load_sampler(folder, options), Run(folder.resolve().parent)
+    return Opened(sampler, run.path, _facts(run, folder, sampler.model))
 
 
 def load_sampler(folder: Path, options: Options) -> Sampler:
@@ -240,21 +265,6 @@ def _checkpoint(options: Options, screen: Screen) -> Path:
 
 def folder_of(options: Options) -> Path:
     return Path(options["checkpoints"])
-
-
-def _run_row(run: Run) -> dict[str, Any] | None:
-    best = run.pointer("best")
-    try:
-        assert best is not None
-        return {
-            "run": run.name,
-            "path": str(run.path / best["path"]),
-            "best_step": best["step"],
-            "val_loss": best["val_loss"],
-            "bits_per_byte": best["bits_per_byte"],
-        }
-    except (AssertionError, KeyError):
-        return None
 
 
 def _prompt(options: Options) -> str:

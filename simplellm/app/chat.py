@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from simplellm.app.command import Lines, Shown
+from simplellm.app.command import Lines, Rows, Shown
 from simplellm.app.commands import COMMANDS, dispatch, find, is_quit
+from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.render import Screen
-from simplellm.app.session import Session
+from simplellm.app.sanitize import stand_ins
+from simplellm.app.session import Answer, Session
+from simplellm.app.shades import Bars, Columns, Tokens, summary_of
+from simplellm.app.talk_commands import settings_told
 from simplellm.errors import SimpleLLMError
+from simplellm.sampler import Piece
+
+ECHO = 2000  # characters of a prompt shown again on a terminal
+LONG_PASTE = 10_000  # characters; a longer paste is shown as one short line, for a terminal takes minutes over megabytes
+COUNTED = 2000  # characters of a line whose tokens are counted while it is typed
+TAIL_TURNS, TAIL_CHARACTERS = 2, 600  # of a resumed conversation that are shown again
+PASTE_END = "\x1b[201~"
 
 ReadLine = Callable[[], str | None]  # None at the end of input; KeyboardInterrupt for Ctrl-C
 
 
+def is_terminal(screen: Screen) -> bool:
+    """Whether a person sits there."""
+    return sys.stdin.isatty() and screen.is_terminal
+
+
 def chat(session: Session, screen: Screen, keep_history: bool = True) -> None:
     """Talk until the input ends or a quit; on a terminal with a prompt, history and completion."""
-    if sys.stdin.isatty() and screen.is_terminal:
+    if is_terminal(screen):
         _welcome(session, screen)
         _converse(session, screen, _prompt_reader(session, keep_history), is_live=True)
     else:
@@ -32,67 +48,129 @@ def chat(session: Session, screen: Screen, keep_history: bool = True) -> None:
 
 def _converse(session: Session, screen: Screen, read_line: ReadLine, is_live: bool) -> None:
     while not session.is_over:
+        line: str | None = ""
         try:
             line = read_line()
-        except KeyboardInterrupt:
-            screen.notice("Ctrl-D leaves, /help lists the commands")
-            continue
-        if line is None or is_quit(line):
-            return
-        if line.strip():
-            answer(session, screen, line, is_live)
+            if line is None or is_quit(line):
+                return
+            if line.strip():
+                answer(session, screen, line, is_live)
+        except KeyboardInterrupt:  # at the prompt, or in a command; a reply has its own way to end
+            if not is_live:
+                raise
+            screen.notice("stopped" if line else "Ctrl-D leaves, /help lists the commands")
 
 
 def answer(session: Session, screen: Screen, line: str, is_live: bool) -> None:
     """Run a command, or let the model go on with what was typed. Mistakes are told, and change nothing."""
     try:
-        if line.lstrip().startswith("/"):
-            show(screen, dispatch(session, line.strip()))
+        is_command = line.lstrip().startswith("/")
+        shown = dispatch(session, line.strip()) if is_command else session.ask(line.rstrip())
+        if isinstance(shown, Answer):
+            _reply(session, screen, shown, is_live)
         else:
-            _reply(session, screen, line.rstrip(), is_live)
+            show(screen, shown)
     except SimpleLLMError as error:
         screen.error(error)
 
 
 def show(screen: Screen, shown: Shown) -> None:
-    if isinstance(shown, Lines):
+    """Show what a command gives, other than a reply to be streamed."""
+    if isinstance(shown, Rows):
+        screen.table(shown.headers, shown.rows)
+    elif isinstance(shown, Lines):
         if shown.text:
             screen.line(shown.text)
-    else:
-        screen.table(shown.headers, shown.rows)
+    elif isinstance(shown, Tokens):
+        screen.tokens(shown)
+    elif isinstance(shown, Bars):
+        screen.bars(shown)
+    elif isinstance(shown, Columns):
+        screen.columns(shown)
 
 
-def _reply(session: Session, screen: Screen, text: str, is_live: bool) -> None:
-    """Stream the continuation. Ctrl-C ends it; what was said stays and is marked."""
-    reply = session.reply(text)
-    screen.write(text, "dim")
-    with _interruptible() as is_interrupted:
-        for piece in reply:
-            screen.write(piece.text)
-            if is_interrupted():
-                reply.stop_reason = "interrupted"
-                break
-    session.keep(text, reply)
-    screen.line()
-    if is_live:
-        screen.line(
-            f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, seed {reply.seed}, {reply.stop_reason}",
-            "dim",
-        )
+# ---------------------------------------------------------------- a reply
 
 
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C only raises a flag, so that it never tears a token or a write apart."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted.is_set
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> None:
+    """Stream a reply. Ctrl-C ends it; what was said stays and is marked."""
+    write = screen.token if session.shows_probabilities else _write_text(screen)
+    for note in answer.notes:
+        screen.notice(note)
+    with CtrlC() as ctrl_c:
+        try:
+            if is_live or answer.kind != "extend":  # in a pipe the text that goes on stands there already
+                screen.write(_echo(answer.before) if is_live else answer.before, "dim")
+            for piece in _pieces(answer, ctrl_c):
+                write(piece)
+        finally:
+            screen.line()
+            if answer.reply.new_ids or ctrl_c.is_pressed:
+                session.keep(answer)
+        _tell_of(session, screen, answer, is_live)
+
+
+def _write_text(screen: Screen) -> Callable[[Piece], None]:
+    return lambda piece: screen.write(piece.text)
+
+
+def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[Piece]:
+    """The pieces until Ctrl-C. Nothing is written before the first, so reading a long prompt is torn off at once."""
+    pieces = iter(answer)
+    ctrl_c.raises = True
     try:
-        yield interrupted.is_set
+        piece = next(pieces, None)
+    except KeyboardInterrupt:
+        return
     finally:
-        signal.signal(signal.SIGINT, before)
+        ctrl_c.raises = False
+    while piece is not None:
+        yield piece
+        if ctrl_c.is_pressed:
+            answer.reply.stop_reason = "interrupted"
+            return
+        piece = next(pieces, None)
+
+
+def _tell_of(session: Session, screen: Screen, answer: Answer, is_live: bool) -> None:
+    reply = answer.reply
+    summary = summary_of(answer.thoughts) if session.shows_probabilities else ""
+    if summary:
+        screen.line(summary, "dim")
+    if is_live:
+        figures = f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, seed {reply.seed}, {reply.stop_reason}"
+        screen.line(figures + ("; /continue goes on" if reply.stop_reason == "interrupted" else ""), "dim")
+
+
+def _echo(text: str) -> str:
+    """A prompt as it is shown again: its end alone where it is very long."""
+    return text if len(text) <= ECHO else f"[{len(text) - ECHO:,} characters before] {text[-ECHO:]}"
+
+
+class CtrlC:
+    """Within the block Ctrl-C only raises a flag, so that it never tears a token or a write apart."""
+
+    def __init__(self) -> None:
+        self.is_pressed = False
+        self.raises = False  # KeyboardInterrupt as well
+        self._is_main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> CtrlC:
+        if self._is_main:
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        self.is_pressed = True
+        if self.raises:
+            raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------- where lines come from
 
 
 def _pipe_reader() -> ReadLine:
@@ -103,75 +181,150 @@ def _pipe_reader() -> ReadLine:
 
 
 def _welcome(session: Session, screen: Screen) -> None:
-    screen.line(
-        f"{session.facts.get('run', '')}: type the beginning of a text and the model goes on. /help, Ctrl-D leaves.", "dim"
-    )
+    run = session.facts.get("run", "")
+    screen.line(f"{run}: type the beginning of a text and the model goes on. /help, Ctrl-D leaves.", "dim")
+    if told := settings_told(session):
+        screen.line(f"kept from the last time{told}", "dim")
+    for turn in session.turns[-TAIL_TURNS:]:
+        screen.line((turn.prompt + turn.reply)[-TAIL_CHARACTERS:], "dim")
 
 
 def _prompt_reader(session: Session, keep_history: bool) -> ReadLine:
     """A prompt with history over sessions, completion of commands and values, and a toolbar."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.layout.screen import Char
 
-    path = _history_path() if keep_history else None
+    Char.display_mappings = stand_ins() | Char.display_mappings  # it has its own for control characters, and none for others
+    pastes = Pastes()
     prompt: Any = PromptSession(
-        history=FileHistory(str(path)) if path else InMemoryHistory(),
+        history=_history(_history_path() if keep_history else None, pastes),
         auto_suggest=AutoSuggestFromHistory(),
-        completer=_completer(),
+        completer=_completer(session),
         complete_while_typing=True,
-        key_bindings=_keys(),
+        key_bindings=_keys(pastes),
         prompt_continuation="  ",
         enable_open_in_editor=True,
-        bottom_toolbar=lambda: _toolbar(session),
+        enable_suspend=True,
+        bottom_toolbar=lambda: _toolbar(session, prompt.default_buffer.text, prompt.output.get_size().columns),
     )
+    _read_pastes_in_linear_time(prompt.input)
 
     def read_line() -> str | None:
         try:
-            return str(prompt.prompt("> "))
+            return pastes.filled(str(prompt.prompt("> ")))
         except EOFError:
             return None
 
     return read_line
 
 
+class Pastes:
+    """Long pastes, of which the prompt shows one short line each; the message holds them whole."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def shown(self, text: str) -> str:
+        if len(text) <= LONG_PASTE:
+            return text
+        name = f"[paste {len(self._texts) + 1}: {len(text):,} characters]"
+        self._texts[name] = text
+        return name
+
+    def filled(self, line: str) -> str:
+        for name, text in self._texts.items():
+            line = line.replace(name, text)
+        return line
+
+    def has(self, line: str) -> bool:
+        return any(name in line for name in self._texts)
+
+
+def _history(path: Path | None, pastes: Pastes) -> Any:
+    """Lines of earlier sessions. One with a long paste in it is not kept: its text would be missing."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    class History(FileHistory):
+        def store_string(self, string: str) -> None:
+            if not pastes.has(string):
+                with contextlib.suppress(OSError):  # a full disk is no reason to stop talking
+                    super().store_string(string)
+
+    return History(str(path)) if path else InMemoryHistory()
+
+
+def _read_pastes_in_linear_time(source: Any) -> None:
+    """Let prompt_toolkit look for the end of a paste in what is new: it searches all that has come, at every read."""
+    from prompt_toolkit.input.vt100_parser import Vt100Parser
+
+    class Parser(Vt100Parser):
+        parts: list[str] = []
+        end = ""  # of what has come
+
+        def feed(self, data: str) -> None:
+            if not self._in_bracketed_paste:
+                super().feed(data)
+                return
+            self.parts.append(data)
+            recent, self.end = self.end + data, (self.end + data)[-len(PASTE_END) :]
+            if PASTE_END in recent:
+                self._paste_buffer, self.parts, self.end = "".join(self.parts), [], ""
+                super().feed("")
+
+    if isinstance(getattr(source, "vt100_parser", None), Vt100Parser):
+        source.vt100_parser = Parser(source.vt100_parser.feed_key_callback)
+
+
 def _history_path() -> Path | None:
     """The history file, readable by its owner alone; None where it cannot be written."""
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "simplellm"
-    path = folder / "history"
+    path = state_folder() / "history"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.chmod(0o600)
+        make_private(path.parent)
+        path.touch(mode=OWNER_ONLY)
+        path.chmod(OWNER_ONLY)
     except OSError:
         return None
     return path
 
 
-def _toolbar(session: Session) -> str:
+def _toolbar(session: Session, typed: str = "", columns: int = 1000) -> str:
+    """What there is room for: the run, its quality, the settings, the context, the device."""
     params, facts = session.params, session.facts
-    return (
-        f" {facts.get('run', '')}  {facts.get('bits per byte', '?')} bits/byte  temp {params.temperature:g}  "
-        f"top-k {params.top_k}  top-p {params.top_p:g}  {facts.get('device', '')}"
-    )
+    used, size = session.n_context_tokens(typed[-COUNTED:]), session.sampler.block_size
+    parts = [
+        facts.get("run", ""), f"{facts.get('bits per byte', '?')} bits/byte",
+        f"temp {params.temperature:g}  top-k {params.top_k}  top-p {params.top_p:g}",
+        f"context {used} used {max(size - used, 0)} left", facts.get("device", ""),
+    ]  # fmt: skip
+    line = ""
+    for part in parts:
+        if line and len(line) + len(part) + 3 > columns:
+            break
+        line += f" {part} "
+    return line
 
 
-def _keys() -> Any:
-    """Enter sends, Alt-Enter and Ctrl-J begin a new line, Ctrl-C clears the line (on an empty one it gives a hint)."""
+def _keys(pastes: Pastes) -> Any:
+    """Alt-Enter and Ctrl-J begin a new line, Ctrl-C clears the line (on an empty one it gives a hint)."""
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import has_focus
     from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.keys import Keys
 
-    keys = KeyBindings()
+    keys, in_line = KeyBindings(), has_focus(DEFAULT_BUFFER)  # and not in a search with Ctrl-R
 
-    @keys.add("escape", "enter")
-    @keys.add("c-j")
+    @keys.add(Keys.BracketedPaste, filter=in_line)
+    def _paste(event: Any) -> None:
+        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        event.current_buffer.insert_text(pastes.shown(text))
+
+    @keys.add("escape", "enter", filter=in_line)
+    @keys.add("c-j", filter=in_line)
     def _new_line(event: Any) -> None:
         event.current_buffer.insert_text("\n")
 
-    @keys.add("enter")
-    def _send(event: Any) -> None:
-        event.current_buffer.validate_and_handle()
-
-    @keys.add("c-c")
+    @keys.add("c-c", filter=in_line)
     def _clear(event: Any) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()
@@ -181,20 +334,20 @@ def _keys() -> Any:
     return keys
 
 
-def _completer() -> Any:
+def _completer(session: Session) -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     class CommandCompleter(Completer):
         def get_completions(self, document: Any, complete_event: Any) -> Iterable[Any]:
             yield from (
                 Completion(word, start_position=-length, display_meta=meta)
-                for word, length, meta in completions(document.text_before_cursor)
+                for word, length, meta in completions(document.text_before_cursor, session)
             )
 
     return CommandCompleter()
 
 
-def completions(text: str) -> Iterator[tuple[str, int, str]]:
+def completions(text: str, session: Session | None = None) -> Iterator[tuple[str, int, str]]:
     """What may stand for the last word of `text`: the word, how many characters it replaces, one line of help."""
     if not text.startswith("/"):
         return
@@ -206,5 +359,9 @@ def completions(text: str) -> Iterator[tuple[str, int, str]]:
         command = find(word)
     except SimpleLLMError:
         return
-    names = [other.name for other in COMMANDS] if command.name == "help" else command.values
-    yield from ((value, len(argument), "") for value in names if value.startswith(argument))
+    values: Iterable[str] = command.values
+    if command.name == "help":
+        values = [other.name for other in COMMANDS]
+    elif command.complete is not None and session is not None:
+        values = command.complete(session, argument)
+    yield from ((value, len(argument), "") for value in values if value.startswith(argument))

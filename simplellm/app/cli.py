@@ -214,6 +214,12 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
         )
     for name in ("generate", "analyze"):
         commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
+    commands["generate"].add_argument(
+        "--probs",
+        action="store_true",
+        default=False,
+        help="shade each token by its probability; with --json, add each with probability, rank and entropy",
+    )
     commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")
     commands["chat"].add_argument(
         "--no-history", dest="history", action="store_false", default=True,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from simplellm.app.session import Session
+from simplellm.app.session import Answer, Session
+from simplellm.app.shades import Bars, Columns, Tokens
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Rows:
     rows: tuple[tuple[str, ...], ...]
 
 
-Shown = Lines | Rows
+Shown = Lines | Rows | Answer | Tokens | Bars | Columns
 Handler = Callable[[Session, str], Shown]
 
 
@@ -35,6 +36,7 @@ class Command:
     handler: Handler
     aliases: tuple[str, ...] = ()
     values: tuple[str, ...] = ()  # what completion offers as argument
+    complete: Callable[[Session, str], Iterable[str]] | None = None  # or what depends on the session and what is typed
 
     @property
     def usage(self) -> str:

@@ -26,7 +26,8 @@ NEVER = BIDI_CONTROLS + CONTROLS + SEPARATORS + HALVES + INVISIBLE
 NEVER_SHOWN, HIDDEN, TAG, JOINER = (re.compile(f"[{which}]") for which in (NEVER, TAGS + SELECTORS, TAGS, JOINERS))
 LOOKED_AT = "\r" + NEVER + TAGS + SELECTORS + JOINERS
 PARTS = re.compile(f"[^{LOOKED_AT}]+|[{LOOKED_AT}]")  # plain text, or one character that needs a look
-UNSAFE_IN_JSON = re.compile(f"[{NEVER}{TAGS}]")
+UNSAFE_ALONE = re.compile(f"[{NEVER}{TAGS}]")
+WHERE_UNSAFE = ((0x00, 0x3000), (0xFE00, 0xFFFF), (0x1BC00, 0x1BCFF), (0x1D100, 0x1D1FF), (0xE0000, 0xE00FF))
 
 BLACK_FLAG, MOST_TAGS = "\U0001f3f4", 7  # with its tags it is the flag of Wales, of Texas, ...
 CONTROL_PICTURES, DELETE_PICTURE = 0x2400, "\u2421"  # U+2400 is the picture of NUL, and so on
@@ -88,4 +89,10 @@ def spelled(character: str) -> str:
 
 def safe_json(document: str) -> str:
     """A JSON document that means the same and can be shown: what is not plain in its strings becomes an escape."""
-    return UNSAFE_IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], document)
+    return UNSAFE_ALONE.sub(lambda found: json.dumps(found[0])[1:-1], document)
+
+
+def stand_ins() -> dict[str, str]:
+    """What stands for each character that is unsafe by itself: for a library that shows text through a door of its own."""
+    characters = "".join(chr(code) for first, last in WHERE_UNSAFE for code in range(first, last + 1))
+    return {character: spelled(character) for character in UNSAFE_ALONE.findall(characters)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
 
 from simplellm.app.command import Command, Lines, Rows, Shown
 from simplellm.app.session import Session
@@ -28,7 +27,7 @@ def _setting_command(
 
 def _stop(session: Session, text: str) -> Shown:
     if text in ("off", "none"):
-        session.params = replace(session.params, stop=())
+        session.remove_stops()
     elif text:
         session.add_stop(text.replace("\\n", "\n"))
     return Lines(f"stop {show(session.params.stop)}")
@@ -66,10 +65,11 @@ SETTINGS_COMMANDS = (
     _setting_command("topp", "top_p", "[number]"),
     _setting_command("minp", "min_p", "[number]"),
     _setting_command("penalty", "repetition_penalty", "[number]"),
+    _setting_command("beams", "num_beams", "[number]"),
     _setting_command("seed", "seed", "[number]", values=("auto",)),
     Command("stop", "[text]", "add a text that ends a reply; off removes all", _stop, values=("off",)),
     Command(
         "set", "[name value]", "all settings, or change one", _set, values=tuple(s.name for s in SamplingParams.settings())
     ),
-    Command("reset", "", "all settings as at the start", _reset),
+    Command("reset", "", "all settings as at the start; what was kept for the run is forgotten", _reset),
 )
