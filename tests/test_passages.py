@@ -189,7 +189,7 @@ def test_a_reply_is_looked_up_in_milliseconds(story: str) -> None:
     text = text_of(" ".join(random.Random(1).choices(vocabulary, k=300_000)) + story)
     started_at = time.perf_counter()
     assert find_passages(story[1000:2000], [text]).share > 0.99
-    assert time.perf_counter() - started_at < 0.25
+    assert time.perf_counter() - started_at < 0.5  # 0.01 measured alone
 
 
 # ---------------------------------------------------------------- where it stands: a zoo of files
