@@ -7,6 +7,7 @@ import io
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from simplellm.sampler import Piece
 ECHO = 2000  # characters of a prompt shown again on a terminal
 LONG_PASTE = 10_000  # characters; a longer paste is shown as one short line, for a terminal takes minutes over megabytes
 COUNTED = 2000  # characters of a line whose tokens are counted while it is typed
+FRAME_SECONDS = 0.02  # pieces that come faster are written together: to write each would slow a small model by a third
 TAIL_TURNS, TAIL_CHARACTERS = 2, 600  # of a resumed conversation that are shown again
 PASTE_END = "\x1b[201~"
 
@@ -40,8 +42,9 @@ def is_terminal(screen: Screen) -> bool:
 def chat(session: Session, screen: Screen, keep_history: bool = True) -> None:
     """Talk until the input ends or a quit; on a terminal with a prompt, history and completion."""
     if is_terminal(screen):
-        _welcome(session, screen)
-        _converse(session, screen, _prompt_reader(session, keep_history), is_live=True)
+        with _typed_ahead_waits():
+            _welcome(session, screen)
+            _converse(session, screen, _prompt_reader(session, keep_history), is_live=True)
     else:
         _converse(session, screen, _pipe_reader(), is_live=False)
 
@@ -94,7 +97,9 @@ def show(screen: Screen, shown: Shown) -> None:
 
 def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> None:
     """Stream a reply. Ctrl-C ends it; what was said stays and is marked."""
-    write = screen.token if session.shows_probabilities else _write_text(screen)
+    show = _show_tokens if session.shows_probabilities else _show_text
+    pending: list[Piece] = []
+    shown_at = 0.0
     for note in answer.notes:
         screen.notice(note)
     with CtrlC() as ctrl_c:
@@ -102,16 +107,25 @@ def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> N
             if is_live or answer.kind != "extend":  # in a pipe the text that goes on stands there already
                 screen.write(_echo(answer.before) if is_live else answer.before, "dim")
             for piece in _pieces(answer, ctrl_c):
-                write(piece)
+                pending.append(piece)
+                if (now := time.perf_counter()) - shown_at >= FRAME_SECONDS:
+                    show(screen, pending)
+                    pending, shown_at = [], now
         finally:
+            show(screen, pending)
             screen.line()
             if answer.reply.new_ids or ctrl_c.is_pressed:
                 session.keep(answer)
         _tell_of(session, screen, answer, is_live)
 
 
-def _write_text(screen: Screen) -> Callable[[Piece], None]:
-    return lambda piece: screen.write(piece.text)
+def _show_text(screen: Screen, pieces: list[Piece]) -> None:
+    screen.write("".join(piece.text for piece in pieces))
+
+
+def _show_tokens(screen: Screen, pieces: list[Piece]) -> None:
+    for piece in pieces:
+        screen.token(piece)
 
 
 def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[Piece]:
@@ -171,6 +185,28 @@ class CtrlC:
 
 
 # ---------------------------------------------------------------- where lines come from
+
+
+@contextlib.contextmanager
+def _typed_ahead_waits() -> Iterator[None]:
+    """Keys pressed while a reply streams wait for the prompt: they are not echoed into the reply, and Enter stays Enter.
+
+    A terminal that is left alone turns it into Ctrl-J, which begins a new line. Ctrl-C and Ctrl-Z work as ever.
+    """
+    try:
+        import termios
+    except ImportError:  # no POSIX terminal, and nothing to do
+        yield
+        return
+    keyboard = sys.stdin.fileno()
+    before, quiet = termios.tcgetattr(keyboard), termios.tcgetattr(keyboard)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
 def _pipe_reader() -> ReadLine:
