@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def test_in_a_pipe_what_is_continued_is_not_said_twice(session, monkeypatch):
     out, notices = piped(session, monkeypatch, "The judge\n/continue\n")
     said = session.turns[0].prompt + session.turns[0].reply
     assert out.replace("\n", "") == said.replace("\n", "") and notices == "" and len(session.turns) == 1
+
+
+def test_fast_pieces_are_written_together_and_none_is_lost(session, monkeypatch):
+    writes: list[str] = []
+    screen = Screen(out=io.StringIO(), notices=io.StringIO())
+    monkeypatch.setattr(screen, "write", lambda text, style="": writes.append(text))
+    session.params = replace(session.params, max_new_tokens=2000, seed=1)
+    started_at = time.perf_counter()
+    room.answer(session, screen, "The judge", is_live=True)
+    frames = (time.perf_counter() - started_at) / room.FRAME_SECONDS
+    assert len(session.turns[-1].ids) > 100 and len(writes) <= frames + 3
+    assert "".join(writes).startswith("The judge" + session.turns[-1].reply)
 
 
 def test_what_should_be_known_first_is_told_apart_from_the_reply(session, monkeypatch):
@@ -396,7 +409,7 @@ def test_a_conversation_goes_on_from_one_session_to_the_next(typed, session, tmp
     typed("The judge\r", "/temp 0\r")
     session.resume(*resume(tmp_path, session.run_path, print))
     out, _ = typed("Jack\r")
-    assert out.splitlines()[1].startswith("kept from the last time; temperature 0") and "The judge" in out.splitlines()[2]
+    assert out.splitlines()[1].startswith("kept from the last time: temperature 0") and "The judge" in out.splitlines()[2]
     assert [turn.prompt for turn in load(session.journal.path)] == ["The judge", "Jack"] and session.turns[1].in_context
 
 
