@@ -96,16 +96,17 @@ def discard_folder(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def leftovers(folder: Path) -> list[Path]:
+def leftovers(folder: Path, with_files: bool = False) -> list[Path]:
     """Temporary names in `folder` that nobody writes any more.
 
     Folders tell that themselves. Files do not: only the holder of the folder's lock may ask for them.
     """
-    return [path for path in sorted(folder.glob(TEMPORARY_MARK + "*")) if not path.is_dir() or not _is_written(path)]
+    found = sorted(folder.glob(TEMPORARY_MARK + "*"))
+    return [path for path in found if (not _is_written(path) if path.is_dir() else with_files)]
 
 
-def remove_leftovers(folder: Path) -> None:
-    for path in leftovers(folder):
+def remove_leftovers(folder: Path, with_files: bool = False) -> None:
+    for path in leftovers(folder, with_files):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

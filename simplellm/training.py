@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -16,19 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simplellm import changes
 from simplellm import checkpoint as checkpoints
 from simplellm.checkpoint import Run
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import STDIN_NAME, Corpus, read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
 from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
-from simplellm.distributed import World, from_main, wait_for_all
-from simplellm.errors import CheckpointError, SettingError
+from simplellm.distributed import World, any_of, from_main, wait_for_all
+from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
+from simplellm.lock import FolderLock
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.plan import plan
 from simplellm.recipe import choose
+from simplellm.saver import Saver
 from simplellm.segment import Segmenter
+from simplellm.storage import remove_leftovers
 from simplellm.tokenizer import Tokenizer
 from simplellm.trainer import Preview, Result, Trainer
 
@@ -36,7 +41,6 @@ PREPARED_FOLDER = ".prepared"
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
-EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")  # a resumed run may change these
 
 
 @dataclass(frozen=True)
@@ -88,19 +92,48 @@ def start(
     _refuse_stdin(sources.texts, around.world)
     run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
     wait_for_all(around.world)  # nothing is written before each has seen that the name is free
-    trainer, info = prepare_run(sources, given, run, around, base_folder)
-    trainer.seconds_before = time.perf_counter() - started_at
-    around.notice(_summary(trainer))
+    with claimed(run, around) as lock:
+        trainer, info = prepare_run(sources, given, run, around, base_folder, lock)
+        trainer.seconds_before = time.perf_counter() - started_at
+        around.notice(_summary(trainer))
+        if around.world.is_main:
+            run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything
+            run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
+        wait_for_all(around.world)
+        return trainer.train()
+
+
+@contextlib.contextmanager
+def claimed(run: Run, around: Surroundings) -> Iterator[FolderLock]:
+    """The run's folder for this training alone, without what others left half-done; CheckpointError names who has it."""
+    lock = FolderLock(run.path)
+    refused: Exception | None = None
     if around.world.is_main:
-        run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
-    wait_for_all(around.world)
-    return trainer.train()
+        try:
+            lock.acquire()
+        except (SimpleLLMError, OSError) as error:
+            refused = error
+    if any_of(refused is not None, around.world, around.device):
+        raise refused or CheckpointError(f"the main process cannot train {run.name}")
+    try:
+        if around.world.is_main:
+            remove_leftovers(run.path, with_files=True)
+            remove_leftovers(around.checkpoints)
+            remove_leftovers(around.checkpoints / PREPARED_FOLDER)
+        yield lock
+    finally:
+        lock.release()
 
 
 def prepare_run(
-    sources: Sources, given: Mapping[str, Any], run: Run, around: Surroundings, base_folder: Path | None = None
+    sources: Sources,
+    given: Mapping[str, Any],
+    run: Run,
+    around: Surroundings,
+    base_folder: Path | None = None,
+    lock: FolderLock | None = None,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """A trainer with its steps planned, and what run.json is to say; nothing is written but prepared ids."""
+    """A trainer with its steps planned, and what run.json is to say; nothing is kept but prepared ids."""
     started_at = time.perf_counter()
     reuse_freed_memory()
     base = _open_base(base_folder) if base_folder else None
@@ -115,7 +148,7 @@ def prepare_run(
         _warn_of_other_text(base, prepared, around)
     model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
     initial = base.model.state_dict() if base else None
-    make = _maker(model_config, config, prepared, run, around, initial)
+    make = _maker(model_config, config, prepared, run, around, lock, initial)
     trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
     return trainer, _info(trainer, sources, given, corpus, val_corpus, around, base_folder)
 
@@ -138,33 +171,60 @@ def _warn_of_other_text(base: Base, prepared: Prepared, around: Surroundings) ->
         )
 
 
-def resume(run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...] = ()) -> Result:
+def resume(
+    run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...] = (), accept_changes: bool = False
+) -> Result:
     """Go on with a run from its newest whole checkpoint, exactly as if it had not stopped.
 
     `texts` and `given` may repeat what the run was started with; SettingError where they say something else.
+    CheckpointError where its text, its tokenizer or its model changed. With `accept_changes` it goes on all the
+    same, and run.json keeps what changed.
     """
-    reuse_freed_memory()
+    run.read_info()  # a run that is none is said before it is claimed
+    with claimed(run, around) as lock:
+        reuse_freed_memory()
+        trainer, info = _prepare_resume(run, given, around, texts, accept_changes, lock)
+        around.notice(f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}")
+        if around.world.is_main:
+            checkpoints.cut_log(run.log_path, trainer.step)
+            run.write_info(info)
+        wait_for_all(around.world)
+        return trainer.train()
+
+
+def _prepare_resume(
+    run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...], accept: bool, lock: FolderLock
+) -> tuple[Trainer, dict[str, Any]]:
+    """A trainer that stands where the run was, and what run.json is to say from now on."""
     info = run.read_info()
     sources, model_config, config = _recorded(run, info)
     if texts and _absolute(texts) != _absolute(sources.texts):
         raise SettingError(f"run {run.name} was started on other texts than {', '.join(texts)}", fix="leave TEXT out")
+    known = {**model_config.to_mapping(), **config.to_mapping()}
+    config, changed = changes.with_settings(known, info["given"], config, given, accept)
+    if around.world.is_main:
+        run.mend_pointers()
+    wait_for_all(around.world)
     folder = run.last(around.notice)
-    config = _with_changes({**model_config.to_mapping(), **config.to_mapping()}, info["given"], config, given)
     corpus, val_corpus = sources.read(around.stdin)
-    _refuse_changed_texts(info, corpus, val_corpus)
     model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
+    kept = [
+        changes.texts(info, corpus, val_corpus),
+        changes.tokenizer(info, tokenizer),
+        changes.model(model_config, model.config),
+    ]
+    changed += [change for found in kept for change in found]
+    changes.refuse(changed, accept)
+    model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
-    make = _maker(model_config, config, prepared, run, around)
-    trainer = make(config, config.precision)
+    trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
     if config.compile == "on":
         trainer.compile()
     trainer.resume(model.state_dict(), checkpoints.load_training_state(folder))
-    around.notice(f"resuming {run.name} after step {trainer.step} of {config.max_steps}")
-    if around.world.is_main:
-        checkpoints.cut_log(run.log_path, trainer.step)
-        run.write_info({**info, "training": config.to_mapping()})
-    wait_for_all(around.world)
-    return trainer.train()
+    if changed:
+        info = {**info, "given": {**info["given"], **given}, **_corpus_info(corpus, val_corpus, prepared)}
+        info |= changes.record(info, changed, trainer.step)
+    return trainer, {**info, "model": model_config.to_mapping(), "training": config.to_mapping()}
 
 
 def _maker(
@@ -173,6 +233,7 @@ def _maker(
     prepared: Prepared,
     run: Run,
     around: Surroundings,
+    lock: FolderLock | None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> Callable[[TrainConfig, str], Trainer]:
     segmenter = (
@@ -180,14 +241,15 @@ def _maker(
         if config.bpe_dropout
         else None
     )
-    sink = Sinks(JsonlSink(run.log_path), around.sink) if around.world.is_main else Sinks()
+    sink = Sinks(JsonlSink(run.log_path, around.notice), around.sink) if around.world.is_main else Sinks()
+    saver = Saver(run, around.world, around.device, around.notice, lock)
     preview = around.make_preview(run, prepared) if around.make_preview and around.world.is_main else None
 
     def make(config: TrainConfig, precision: str) -> Trainer:
         dataset = _dataset(prepared, segmenter, model_config.block_size, config, around.world)
         return Trainer(
             model_config, config, prepared, dataset, run, around.device, precision,
-            around.world, sink, preview, around.should_stop, initial,
+            around.world, sink, preview, around.should_stop, initial, saver,
         )  # fmt: skip
 
     return make
@@ -263,14 +325,7 @@ def _info(
         "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
         "encoding": sources.encoding,
         "from": str(base_folder.resolve()) if base_folder else None,
-        "fingerprint": corpus.fingerprint,
-        "files": [
-            {"path": _absolute((source.name,))[0], "sha256": corpus.fingerprint[source.name], "characters": characters}
-            for source, characters in zip(corpus.sources, corpus.characters, strict=True)
-        ],
-        "prepared": trainer.prepared.folder.name,
-        "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
-        "tokenizer_fingerprint": trainer.prepared.tokenizer.fingerprint,
+        **_corpus_info(corpus, val_corpus, trainer.prepared),
         "given": dict(given),
         "parameters": trainer.model.n_parameters,
         "device": describe(trainer.device, trainer.precision),
@@ -279,6 +334,19 @@ def _info(
             "python": platform.python_version(),
             **{name: _version(name) for name in REPORTED_PACKAGES},
         },
+    }
+
+
+def _corpus_info(corpus: Corpus, val_corpus: Corpus | None, prepared: Prepared) -> dict[str, Any]:
+    return {
+        "fingerprint": corpus.fingerprint,
+        "files": [
+            {"path": _absolute((source.name,))[0], "sha256": corpus.fingerprint[source.name], "characters": characters}
+            for source, characters in zip(corpus.sources, corpus.characters, strict=True)
+        ],
+        "prepared": prepared.folder.name,
+        "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
+        "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
     }
 
 
@@ -300,27 +368,5 @@ def _recorded(run: Run, info: Mapping[str, Any]) -> tuple[Sources, ModelConfig, 
         dict(info["given"]), dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
         return sources, ModelConfig.from_mapping(info["model"]), TrainConfig.from_mapping(info["training"])
     except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
-        raise CheckpointError(f"{run.path / 'run.json'} is damaged: {error}", fix="start a new run") from error
-
-
-def _with_changes(
-    known: Mapping[str, Any], given_then: Mapping[str, Any], config: TrainConfig, given: Mapping[str, Any]
-) -> TrainConfig:
-    """The run's config with what may change; SettingError for a setting that would make it another run."""
-    for name, value in given.items():
-        if name not in EXTENDABLE and value not in (known[name], given_then.get(name)):
-            raise SettingError(
-                f"this run was started with {name} {known[name]}, got {value}", fix="leave it out, or start a new run"
-            )
-    return dataclasses.replace(config, **{name: value for name, value in given.items() if name in EXTENDABLE})
-
-
-def _refuse_changed_texts(info: Mapping[str, Any], corpus: Corpus, val_corpus: Corpus | None) -> None:
-    now = [*corpus.fingerprint.values(), *(val_corpus.fingerprint.values() if val_corpus else ())]
-    then = [*info["fingerprint"].values(), *(info["val_fingerprint"] or {}).values()]
-    if now != then:
-        names = [name for name, digest in corpus.fingerprint.items() if digest not in info["fingerprint"].values()]
-        raise CheckpointError(
-            f"the text changed since the run was started: {', '.join(names) or 'other files'}",
-            fix="restore it, or start a new run",
-        )
+        fix = f"start a new run; train TEXT --from {run.name} goes on from its weights"
+        raise CheckpointError(f"{run.path / 'run.json'} is damaged: {error}", fix=fix) from error
