@@ -141,7 +141,7 @@ def test_spans_hold_the_text_and_shade_no_line_end(text: str, with_label: bool) 
 
 def test_surprise_and_entropy_are_means_in_bits() -> None:
     said = [Piece(1, "a", 0.5, 1, math.log(2)), Piece(2, "", 0.125, 3, math.log(8)), Piece(None, "b")]
-    assert summary_of(said) == "surprise 2.00 bits/token, entropy 2.00, 1 of 2 tokens were the likeliest"
+    assert summary_of(said) == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the likeliest"
     assert summary_of([Piece(None, "b")]) == summary_of([]) == ""
     assert "149.00 bits" in summary_of([Piece(1, "a", 0.0)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -113,9 +114,9 @@ def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> N
                     pending, shown_at = [], now
         finally:
             show(screen, pending)
-            screen.line()
             if answer.reply.new_ids or ctrl_c.is_pressed:
-                session.keep(answer)
+                session.keep(answer)  # first, for the terminal may be gone
+            screen.line()
         _tell_of(session, screen, answer, is_live)
 
 
@@ -202,10 +203,17 @@ def _typed_ahead_waits() -> Iterator[None]:
     before, quiet = termios.tcgetattr(keyboard), termios.tcgetattr(keyboard)
     quiet[0] &= ~termios.ICRNL
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
+
+    def be_quiet(*_: object) -> None:
+        if os.tcgetpgrp(keyboard) == os.getpgrp():  # from the background it would stop us
+            termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
+
+    be_quiet()
+    on_continue = signal.signal(signal.SIGCONT, be_quiet)  # after Ctrl-Z and fg: shells set modes of their own
     try:
         yield
     finally:
+        signal.signal(signal.SIGCONT, on_continue)
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
@@ -220,7 +228,7 @@ def _welcome(session: Session, screen: Screen) -> None:
     run = session.facts.get("run", "")
     screen.line(f"{run}: type the beginning of a text and the model goes on. /help, Ctrl-D leaves.", "dim")
     if told := settings_told(session):
-        screen.line(f"kept from the last time{told}", "dim")
+        screen.line(f"kept from the last time: {told}", "dim")
     for turn in session.turns[-TAIL_TURNS:]:
         screen.line((turn.prompt + turn.reply)[-TAIL_CHARACTERS:], "dim")
 

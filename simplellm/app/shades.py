@@ -162,7 +162,8 @@ def summary_of(pieces: Iterable[Piece]) -> str:
     bits = sum(-math.log2(max(piece.probability, FEWEST_BITS)) for piece in tokens) / len(tokens)
     entropy = sum(piece.entropy for piece in tokens) / len(tokens) / math.log(2)
     likeliest = sum(piece.rank == 1 for piece in tokens)
-    return f"surprise {bits:.2f} bits/token, entropy {entropy:.2f}, {likeliest} of {len(tokens)} tokens were the likeliest"
+    means = f"surprise {bits:.2f} bits/token, perplexity {2**bits:.3g}, entropy {entropy:.2f}"
+    return f"{means}, {likeliest} of {len(tokens)} tokens were the likeliest"
 
 
 # ---------------------------------------------------------------- bars

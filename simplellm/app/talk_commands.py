@@ -39,7 +39,9 @@ def _clear(session: Session, text: str) -> Shown:
 def _context(session: Session, text: str) -> Shown:
     if text:
         session.set_context(text)
-    return Lines("earlier turns are kept as context" if session.keeps_context else "each prompt stands alone")
+    if not session.keeps_context:
+        return Lines("each prompt stands alone")
+    return Lines(f"earlier turns are kept as context: {session.n_context_tokens()} of {session.sampler.block_size} tokens now")
 
 
 def _save(session: Session, text: str) -> Shown:
@@ -89,7 +91,9 @@ def _run(session: Session, text: str) -> Shown:
     if not text:
         return Lines(f"{session.facts.get('run', session.run_path.name)} answers; /runs lists the others")
     session.switch(_run_called(session, text))
-    return Lines(f"{session.facts.get('run')} answers, {session.facts.get('bits per byte')} bits/byte{settings_told(session)}")
+    told = settings_told(session)
+    now = f"{session.facts.get('run')} answers, {session.facts.get('bits per byte')} bits/byte"
+    return Lines(f"{now}; {told}" if told else now)
 
 
 def _run_called(session: Session, text: str) -> str:
@@ -111,7 +115,7 @@ def settings_told(session: Session) -> str:
         if value != getattr(session.defaults, name)
     ]
     changed += ["context on"] * session.keeps_context + ["probs on"] * session.shows_probabilities
-    return f"; {', '.join(changed)} (/reset for the defaults)" if changed else ""
+    return f"{', '.join(changed)} (/reset for the defaults)" if changed else ""
 
 
 def _info(session: Session, text: str) -> Shown:
