@@ -113,9 +113,9 @@ def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> N
                     show(screen, pending)
                     pending, shown_at = [], now
         finally:
-            show(screen, pending)
             if answer.reply.new_ids or ctrl_c.is_pressed:
                 session.keep(answer)  # first, for the terminal may be gone
+            show(screen, pending)
             screen.line()
         _tell_of(session, screen, answer, is_live)
 
