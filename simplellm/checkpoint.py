@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from simplellm import pointers
 from simplellm.config import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.header import check_fit, read_header
@@ -36,7 +38,19 @@ from simplellm.manifest import write_manifest as write_manifest
 from simplellm.metrics import cut_log as cut_log
 from simplellm.metrics import read_log as read_log
 from simplellm.model import SimpleLLM
-from simplellm.storage import TEMPORARY_MARK, discard_folder, make_folder, new_folder, read_json, replace_file, to_json
+from simplellm.pointers import STEP_NAME
+from simplellm.pointers import step_name as step_name
+from simplellm.pointers import step_of as step_of
+from simplellm.storage import (
+    TEMPORARY_MARK,
+    discard_folder,
+    make_folder,
+    new_folder,
+    read_json,
+    replace_file,
+    temporary_beside,
+    to_json,
+)
 from simplellm.tokenizer import END_OF_TEXT, Tokenizer
 
 RUN_VERSION = 1
@@ -44,7 +58,6 @@ WEIGHT_TYPES, STATE_TYPES = ("F32", "F16", "BF16"), ("F32",)
 MOST_ROPE_BYTES, ROPE_PER_WEIGHTS = 1 << 28, 64  # the table of positions of a model: what a small file may ask for
 NEVER_SAVED = ("run.json", "log.jsonl", LOCK_NAME)  # all that a run has before its first checkpoint
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-STEP_NAME = re.compile(r"step-(\d{6,})")
 KEPT_LAST = 2  # checkpoints kept besides the best: the newest, and one before it should that be damaged
 Notice = Callable[[str], None]
 
@@ -86,35 +99,11 @@ class Run:
 
     def step_folders(self) -> list[Path]:
         """Folders named as checkpoints, newest step first; they may be damaged."""
-        folders = [path for path in self.path.glob("step-*") if STEP_NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(folders, key=step_of, reverse=True)
+        return pointers.step_folders(self.path)
 
-    def pointer(self, which: str) -> dict[str, Any] | None:
+    def pointer(self, which: str) -> pointers.Pointer | None:
         """The content of best.json or last.json, made up from the checkpoints where it is damaged; None where there is none."""
-        try:
-            pointer = read_json(self.path / f"{which}.json")
-        except CheckpointError:
-            pointer = {}
-        is_sane = STEP_NAME.fullmatch(str(pointer.get("path"))) and pointer.get("step") == step_of(Path(str(pointer["path"])))
-        return pointer if is_sane else self._pointer_to(which, self.step_folders())
-
-    def _pointer_to(self, which: str, folders: list[Path]) -> dict[str, Any] | None:
-        """What best.json or last.json would say if there were only these checkpoints, newest first."""
-        known = [{"step": step_of(folder), "path": folder.name, **_evaluation_of(folder)} for folder in folders]
-        if which == "last":
-            return known[0] if known else None
-        scored = [pointer for pointer in reversed(known) if "val_loss" in pointer]  # of equal ones the first
-        return min(scored, key=lambda pointer: float(pointer["val_loss"]), default=None)
-
-    def mend_pointers(self) -> None:
-        """Let best.json and last.json name whole checkpoints again, where they do not."""
-        whole = [folder for folder in self.step_folders() if is_whole(folder)]
-        for which in ("best", "last"):
-            pointer = self.pointer(which)
-            if pointer is None or self.path / pointer["path"] not in whole:
-                pointer = self._pointer_to(which, whole)
-            if pointer and to_json(pointer) != _bytes_of(self.path / f"{which}.json"):
-                replace_file(self.path / f"{which}.json", to_json(pointer))
+        return pointers.read_pointer(self.path, which)
 
     def summary(self) -> dict[str, Any] | None:
         """Name, best checkpoint and its figures, for a list of runs; None where there is no best checkpoint."""
@@ -140,12 +129,12 @@ class Run:
                 _write(temporary, model, tokenizer, replace(state, figures={**state.figures, "evaluation": figures}))
         for which in ("last", "best") if best else ("last",):
             self.point(which, step, figures)
-        self._retain()
+        self._retain(step)
         return folder
 
     def point(self, which: str, step: int, figures: dict[str, Any]) -> None:
         """Let best.json or last.json name the checkpoint of `step`, with its figures."""
-        replace_file(self.path / f"{which}.json", to_json({"step": step, "path": step_name(step), **figures}))
+        pointers.write_pointer(self.path, which, step, figures)
 
     def best(self, notice: Notice = lambda text: None) -> Path:
         """The verified best checkpoint; the newest whole one where the best is damaged, which is told to `notice`."""
@@ -170,10 +159,10 @@ class Run:
                 return folder
         raise CheckpointError(f"run {self.name} has no whole checkpoint", fix="train it anew, or name another --run")
 
-    def _retain(self) -> None:
-        """Called when a checkpoint was committed: the newest is whole."""
+    def _retain(self, step: int) -> None:
+        """Called when the checkpoint of `step` was committed, so that it is whole."""
         kept = {pointer["path"] for which in ("best", "last") if (pointer := self.pointer(which))}
-        for folder in self.step_folders()[KEPT_LAST:]:
+        for folder in [folder for folder in self.step_folders() if step_of(folder) <= step][KEPT_LAST:]:
             if folder.name not in kept:
                 with contextlib.suppress(OSError):  # it can wait
                     discard_folder(folder)
@@ -182,21 +171,10 @@ class Run:
         """Checkpoints that retention lets go, each with the reason; none of a run of which no checkpoint is whole."""
         folders = self.step_folders()
         whole = [folder for folder in folders if is_whole(folder)]
-        best = self.pointer("best")
-        if best is None or self.path / best["path"] not in whole:
-            best = self._pointer_to("best", whole)
+        best = pointers.pointer_to_whole(self.path, "best", whole)
         kept = {*whole[:KEPT_LAST], *([self.path / best["path"]] if best else [])}
         reasons = {folder: "older checkpoint" if folder in whole else "damaged checkpoint" for folder in folders}
         return {folder: reason for folder, reason in reasons.items() if whole and folder not in kept}
-
-
-def step_name(step: int) -> str:
-    return f"step-{step:06d}"
-
-
-def step_of(folder: Path) -> int:
-    match = STEP_NAME.fullmatch(folder.name)
-    return int(match[1]) if match else -1
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer]:
@@ -231,6 +209,17 @@ def examine(folder: Path) -> None:
     verify(folder)
     _described(folder)
     _refuse_types(folder / "training" / "state.safetensors")
+
+
+def seconds_to_save(checkpoints: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState) -> float:
+    """What it takes to write such a checkpoint here: one is, and is thrown away. 0 where that fails."""
+    started_at, folder = time.perf_counter(), temporary_beside(checkpoints / "rehearsal")
+    with contextlib.suppress(OSError):
+        with new_folder(folder) as temporary:
+            _write(temporary, model, tokenizer, state)
+        discard_folder(folder)
+        return time.perf_counter() - started_at
+    return 0.0
 
 
 def refuse_unfinite(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -390,20 +379,3 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
-
-
-def _evaluation_of(folder: Path) -> dict[str, Any]:
-    """How a checkpoint was scored, as it says itself; empty where it was not, or is too damaged to tell."""
-    try:
-        figures = dict(read_json(folder / "training" / "state.json")["evaluation"])
-        float(figures.get("val_loss", 0))
-    except (CheckpointError, KeyError, TypeError, ValueError):
-        return {}
-    return figures
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

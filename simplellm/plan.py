@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from simplellm import device as devices
+from simplellm.checkpoint import seconds_to_save
 from simplellm.config import TrainConfig
 from simplellm.distributed import from_main
 from simplellm.errors import SettingError
@@ -18,7 +19,8 @@ from simplellm.trainer import Trainer
 
 BUDGET_MARGIN = 0.96  # steps are planned for this share of a budget: speed drifts
 EVALUATIONS_PER_RUN = 20
-EVALUATION_TIME_SHARE = 0.05  # evaluating and saving may take this share of the steps' time
+EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
+SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
 TIMED_STEPS, WARM_UP_STEPS = 5, 2
 COMPILE_FROM_SECONDS = {"cuda": 120.0}  # of training, where compiling is tried: it takes up to a minute. On a CPU it is
 # tried only when asked for: compiled steps took 1.5 times as long as those of kernels.py (4x256, 2 cores)
@@ -32,6 +34,7 @@ class Way:
     precision: str
     is_compiled: bool
     seconds: float
+    save_seconds: float = 0.0  # of a checkpoint, where it decides how often one is saved
 
 
 def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[str], None]) -> Trainer:
@@ -56,7 +59,7 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
             fix=f"--budget {needed}s or more",
         )
     max_steps = max(int(min(config.max_steps or math.inf, _steps_of_epochs(trainer), steps_that_fit)), 1)
-    eval_interval = config.eval_interval or _eval_interval(max_steps, way.seconds, evaluation_seconds + preview_seconds)
+    eval_interval = config.eval_interval or _eval_interval(max_steps, way, evaluation_seconds + preview_seconds)
     shared = [int(from_main(value, trainer.world, trainer.device)) for value in (max_steps, eval_interval, way.is_compiled)]
     fixed = replace(
         config, max_steps=shared[0], eval_interval=shared[1], precision=way.precision, compile="on" if shared[2] else "off"
@@ -80,9 +83,10 @@ def _final_seconds(trainer: Trainer, evaluation_seconds: float) -> float:
     return evaluation_seconds * tokens / eval_tokens if tokens > eval_tokens else 0.0
 
 
-def _eval_interval(max_steps: int, step_seconds: float, evaluation_seconds: float) -> int:
-    """Steps between evaluations: about 20 in a run, fewer where they would take more than their share of the time."""
-    most = EVALUATION_TIME_SHARE * max_steps * step_seconds / max(evaluation_seconds, 1e-3)
+def _eval_interval(max_steps: int, way: Way, evaluation_seconds: float) -> int:
+    """Steps between evaluations: about 20 in a run, fewer where they, or their saves, would take more than their share."""
+    shares = ((EVALUATION_TIME_SHARE, evaluation_seconds), (SAVE_TIME_SHARE, way.save_seconds))
+    most = min(share * max_steps * way.seconds / max(seconds, 1e-3) for share, seconds in shares)
     return max(math.ceil(max_steps / max(min(EVALUATIONS_PER_RUN, most), 1)), 1)
 
 
@@ -129,7 +133,14 @@ def _timed(trainer: Trainer, precision: str) -> Way:
         trainer.train_step()
         devices.synchronize(trainer.device)
 
-    return Way(precision, False, _median_seconds(step, TIMED_STEPS, WARM_UP_STEPS))
+    seconds = _median_seconds(step, TIMED_STEPS, WARM_UP_STEPS)
+    is_wanted = trainer.config.eval_interval is None and trainer.world.is_main
+    return Way(precision, False, seconds, _seconds_to_save(trainer) if is_wanted else 0.0)
+
+
+def _seconds_to_save(trainer: Trainer) -> float:
+    with trainer.average.in_place():
+        return seconds_to_save(trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state())
 
 
 def _median_seconds(function: Callable[[], object], times: int, warm_up: int = 0) -> float:

@@ -210,11 +210,9 @@ class Trainer:
         self.last, self.last_counts = _figures(self.step, evaluation), True
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
-        is_saved = self._save(is_best)
-        self.sink.write(
-            {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "seconds": self.seconds,
-             "saved": is_saved, "save_seconds": self.saver.seconds}
-        )  # fmt: skip
+        saved = {"saved": self._save(is_best), "save_seconds": self.saver.seconds}
+        record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "seconds": self.seconds}
+        self.sink.write(record | saved)
         return evaluation
 
     def save_here(self) -> None:
@@ -236,11 +234,9 @@ class Trainer:
         if is_best and self.last_counts:
             self.best = self.last
         with self.average.in_place():
-            is_saved = self.saver.save(self.step, self.model, self.prepared.tokenizer, self._state(), self.last, is_best)
-        if is_saved:
-            self.saved_step = self.step
-        else:
-            self.best = best_before
+            is_saved = self.saver.save(self.step, self.model, self.prepared.tokenizer, self.state(), self.last, is_best)
+        self.best = self.best if is_saved else best_before
+        self.saved_step = self.step if is_saved else self.saved_step
         return is_saved
 
     def _is_better(self, loss: float) -> bool:
@@ -276,7 +272,7 @@ class Trainer:
         """What the model writes with the weights it holds; nothing where no preview is wanted."""
         return self.preview(self.model) if self.preview and self.world.is_main else ""
 
-    def _state(self) -> TrainingState:
+    def state(self) -> TrainingState:
         """Called while the averaged weights are in place, so that the live ones are those kept aside."""
         tensors = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
         names = [name for name, _ in self.model.named_parameters()]

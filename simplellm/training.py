@@ -30,6 +30,7 @@ from simplellm.lock import FolderLock
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.plan import plan
+from simplellm.pointers import mend_pointers
 from simplellm.recipe import choose
 from simplellm.saver import Saver
 from simplellm.segment import Segmenter
@@ -203,7 +204,7 @@ def _prepare_resume(
     known = {**model_config.to_mapping(), **config.to_mapping()}
     config, changed = changes.with_settings(known, info["given"], config, given, accept)
     if around.world.is_main:
-        run.mend_pointers()
+        mend_pointers(run.path)
     wait_for_all(around.world)
     folder = run.last(around.notice)
     corpus, val_corpus = sources.read(around.stdin)
@@ -215,7 +216,8 @@ def _prepare_resume(
     ]
     changed += [change for found in kept for change in found]
     changes.refuse(changed, accept)
-    model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
+    if kept[-1]:
+        model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
     trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
     if config.compile == "on":

@@ -83,7 +83,16 @@ class Clock:
         return self.read() + self.skipped
 
 
+def test_slow_saves_are_fewer(folder, monkeypatch):
+    monkeypatch.setattr("simplellm.plan.seconds_to_save", lambda *_: 0.0)
+    fast = planned(folder, max_steps=1000).config.eval_interval
+    monkeypatch.setattr("simplellm.plan.seconds_to_save", lambda *_: 10.0)
+    assert 1000 / fast == pytest.approx(20, abs=1) and planned(folder, max_steps=1000).config.eval_interval == 1000
+    assert planned(folder, max_steps=1000, eval_interval=7).config.eval_interval == 7
+
+
 def test_slow_evaluations_are_fewer(folder, monkeypatch):
+    monkeypatch.setattr("simplellm.plan.seconds_to_save", lambda *_: 0.0)
     fast = planned(folder, max_steps=1000).config.eval_interval
     evaluate, clock, skipped = Trainer.evaluate, Clock(), iter(range(1, 10**6))
 
