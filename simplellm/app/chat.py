@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -338,8 +339,8 @@ def _toolbar(session: Session, typed: str = "", columns: int = 1000) -> str:
     used, size = session.n_context_tokens(typed[-COUNTED:]), session.sampler.block_size
     parts = [
         facts.get("run", ""), f"{facts.get('bits per byte', '?')} bits/byte",
-        f"temp {params.temperature:g}  top-k {params.top_k}  top-p {params.top_p:g}",
-        f"context {used} used {max(size - used, 0)} left", facts.get("device", ""),
+        f"temp {params.temperature:g} top-k {params.top_k} top-p {params.top_p:g}",
+        f"context {used} used {max(size - used, 0)} left", re.split("[(,]", facts.get("device", ""))[0].strip(),
     ]  # fmt: skip
     line = ""
     for part in parts:

@@ -165,8 +165,8 @@ TALK_COMMANDS = (
     Command("clear", "", "forget what was said", _clear),
     Command("save", "[file]", "write the conversation to a file", _save, complete=_files),
     Command("load", "[file]", "go on with a saved conversation; without a file: those there are", _load, complete=_files),
-    Command("runs", "", "the trained runs", _runs),
     Command("run", "[name]", "let another run answer", _run, complete=_run_names),
+    Command("runs", "", "the trained runs", _runs),
     Command("info", "", "the model that answers", _info),
     Command("quit", "", "leave", _quit, ("exit", "bye")),
 )
