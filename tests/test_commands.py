@@ -12,9 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.app.chat import completions
 from simplellm.app.command import Lines, Rows, Shown
-from simplellm.app.commands import COMMANDS, dispatch, find, is_quit
+from simplellm.app.commands import COMMANDS, completions, dispatch, find, is_quit
 from simplellm.app.conversation import Journal, Turn
 from simplellm.app.session import Answer, Opened, Session
 from simplellm.checkpoint import Run, load_model

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from simplellm.app.command import Lines, Rows, Shown
-from simplellm.app.commands import COMMANDS, dispatch, find, is_quit
+from simplellm.app.commands import completions, dispatch, is_quit
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.render import Screen
 from simplellm.app.sanitize import stand_ins
@@ -390,23 +390,3 @@ def _completer(session: Session) -> Any:
             )
 
     return CommandCompleter()
-
-
-def completions(text: str, session: Session | None = None) -> Iterator[tuple[str, int, str]]:
-    """What may stand for the last word of `text`: the word, how many characters it replaces, one line of help."""
-    if not text.startswith("/"):
-        return
-    word, space, argument = text[1:].partition(" ")
-    if not space:
-        yield from ((f"/{command.name}", len(text), command.help) for command in COMMANDS if command.name.startswith(word))
-        return
-    try:
-        command = find(word)
-    except SimpleLLMError:
-        return
-    values: Iterable[str] = command.values
-    if command.name == "help":
-        values = [other.name for other in COMMANDS]
-    elif command.complete is not None and session is not None:
-        values = command.complete(session, argument)
-    yield from ((value, len(argument), "") for value in values if value.startswith(argument))

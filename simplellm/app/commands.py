@@ -6,13 +6,14 @@ A handler takes the session and the argument, and returns something to show: tes
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Iterator
 
 from simplellm.app.command import Command, Lines, Rows, Shown
 from simplellm.app.insight_commands import INSIGHT_COMMANDS
 from simplellm.app.session import Session
 from simplellm.app.settings_commands import SETTINGS_COMMANDS
 from simplellm.app.talk_commands import TALK_COMMANDS
-from simplellm.errors import SettingError
+from simplellm.errors import SettingError, SimpleLLMError
 
 BARE_QUITS = ("quit", "exit")  # leave without a slash
 
@@ -39,6 +40,26 @@ def find(word: str) -> Command:
 
 def is_quit(line: str) -> bool:
     return line.strip().lower() in BARE_QUITS
+
+
+def completions(text: str, session: Session | None = None) -> Iterator[tuple[str, int, str]]:
+    """What may stand for the last word of `text`: the word, how many characters it replaces, one line of help."""
+    if not text.startswith("/"):
+        return
+    word, space, argument = text[1:].partition(" ")
+    if not space:
+        yield from ((f"/{command.name}", len(text), command.help) for command in COMMANDS if command.name.startswith(word))
+        return
+    try:
+        command = find(word)
+    except SimpleLLMError:
+        return
+    values: Iterable[str] = command.values
+    if command.name == "help":
+        values = [other.name for other in COMMANDS]
+    elif command.complete is not None and session is not None:
+        values = command.complete(session, argument)
+    yield from ((value, len(argument), "") for value in values if value.startswith(argument))
 
 
 def _help(session: Session, text: str) -> Shown:
