@@ -269,7 +269,7 @@ def find_run(wish: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     path = checkpoints / wish if PLAIN_NAME.fullmatch(wish) else Path(wish)
     if not PLAIN_NAME.fullmatch(wish) and "/" not in wish and "\\" not in wish and not path.is_dir():
         raise bad_name(wish)
-    if STEP_NAME.fullmatch(path.name) and (path / MANIFEST_NAME).exists():
+    if STEP_NAME.fullmatch(path.name) and path.is_dir():
         return Run(path.resolve().parent), path
     if not (path / "run.json").is_file() and not Run(path).step_folders():
         names = ", ".join(run.name for run in list_runs(checkpoints)) or "none"
@@ -330,10 +330,8 @@ def _is_taken(folder: Path) -> bool:
     """Whether a run lives here, or anything else: not what a run leaves that ended before its first checkpoint."""
     try:
         there = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_MARK)}
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError:  # not there, or no folder
+        return folder.exists()
     return not there.issubset(NEVER_SAVED) or bool(holder(folder))
 
 

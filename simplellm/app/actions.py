@@ -51,7 +51,7 @@ def talk(options: Options) -> int:
     try:
         folder = _checkpoint(options, screen)
     except CheckpointError:
-        if options["run"] or checkpoints.list_runs(folder_of(options)):
+        if options["run"] or any(run.step_folders() for run in checkpoints.list_runs(folder_of(options))):
             raise
         if not DEFAULT_TEXT.is_file():
             raise TextError(f"there is no run, and no {DEFAULT_TEXT} to train on", fix="simplellm train YOUR-TEXT") from None
@@ -180,7 +180,8 @@ def _train(sources: Sources, name: str | None, options: Options, screen: Screen)
 
 def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
     run, _ = checkpoints.find_run(options["name"] or options["run"], folder_of(options))
-    return watched(lambda around: resume(run, options["given"], around, tuple(options["texts"])), options, screen)
+    accepts, texts = options["accept_changes"], tuple(options["texts"])
+    return watched(lambda around: resume(run, options["given"], around, texts, accepts), options, screen)
 
 
 def watched(job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> tuple[Result, Interrupt]:

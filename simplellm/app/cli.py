@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "score a text: loss, perplexity, accuracy, bits per byte",
     "analyze": "the most likely next tokens, before and after the sampling settings",
     "runs": "the trained runs",
+    "verify": "which checkpoints of a run are whole",
     "sweep": "train with every combination of some settings, and compare",
     "bench": "tokens per second of training and of replies here",
 }
@@ -40,6 +41,7 @@ DESCRIPTION = (
 FAILS_ALONE_SECONDS = 2.0  # torchrun ends the others as soon as one has failed
 INTERRUPTED = 130  # 128 + the signal's number, as shells have it
 EXPERIMENTS = ("bench", "sweep", "find_lr")
+UPKEEP = ("verify", "prune")
 SAMPLED = ("chat", "generate", "analyze")
 
 
@@ -96,6 +98,9 @@ def _main(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as with `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except MemoryError:
+        _tell(SimpleLLMError("out of memory", fix="use a smaller model, a shorter context or a smaller text"), arguments)
+        return 1
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         _tell(SimpleLLMError(f"the system refused{where}: {error.strerror or error}"), arguments)
@@ -105,10 +110,12 @@ def _main(argv: Sequence[str] | None) -> int:
 def _run(arguments: list[str]) -> int:
     options = parse(arguments)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, while decoding: one core reads memory as fast as it comes
-    from simplellm.app import actions, experiments
+    from simplellm.app import actions, experiments, upkeep
 
-    command = "find_lr" if options.get("find_lr") else options["command"] or "talk"
-    return int(getattr(experiments if command in EXPERIMENTS else actions, command)(options))
+    special = [name for name in ("find_lr", "prune") if options.get(name)]
+    command = special[0] if special else options["command"] or "talk"
+    room = experiments if command in EXPERIMENTS else upkeep if command in UPKEEP else actions
+    return int(getattr(room, command)(options))
 
 
 def _tell(error: SimpleLLMError, arguments: list[str]) -> None:
@@ -183,6 +190,12 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
     train.add_argument("--name", metavar="RUN", default=None, help="what to call the run (default: after the text)")
     train.add_argument("--resume", action="store_true", default=False, help="go on with --name (or --run) where it stopped")
     train.add_argument(
+        "--accept-changes",
+        action="store_true",
+        default=False,
+        help="resume though the text or a setting changed; kept in run.json",
+    )
+    train.add_argument(
         "--from", metavar="RUN", default=None, help="go on from this trained model, with its tokenizer, at a lower rate"
     )
     train.add_argument("--val-data", metavar="FILE", default=None, help="hold out this text instead of the last part")
@@ -227,6 +240,13 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
     )  # fmt: skip
     commands["chat"].add_argument(
         "--continue", action="store_true", default=False, help="go on with the last conversation with this run"
+    )
+    commands["runs"].add_argument(
+        "--prune", action="store_true", default=False, help="delete all but each run's best and last two checkpoints"
+    )
+    commands["runs"].add_argument("--yes", action="store_true", default=False, help="delete without asking")
+    commands["verify"].add_argument(
+        "checkpoint", nargs="?", metavar="RUN", default=None, help="a run or one of its checkpoints (default: the newest run)"
     )
     commands["evaluate"].add_argument("--data", metavar="FILE", required=True, help="the text to score")
     commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")

@@ -1,4 +1,7 @@
-"""Signals while training: the first asks to stop at the next step, a second Ctrl-C stops at once."""
+"""Signals while training: the first asks to stop at the next step, a second Ctrl-C stops at once.
+
+Nobody asks before the first step: until then each signal ends the program at once, as everywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class Interrupt:
-    """Within the block signals are remembered instead of ending the process."""
+    """Within the block signals are remembered, from when it is first asked for them, instead of ending the process."""
 
     def __init__(self) -> None:
         self._first: int | None = None
+        self._is_asked = False
         self._before: dict[int, Any] = {}
 
     def is_set(self) -> bool:
+        self._is_asked = True
         return self._first is not None
 
     @property
@@ -33,6 +38,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.is_set() and number == signal.SIGINT:
+        if number == signal.SIGINT and (self._first is not None or not self._is_asked):
             raise KeyboardInterrupt
+        if not self._is_asked:
+            raise SystemExit(128 + number)
         self._first = self._first or number

@@ -1,0 +1,148 @@
+"""The commands that look after what is kept: verify, and runs --prune."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simplellm import checkpoint as checkpoints
+from simplellm.app.actions import Options, folder_of, print_json, screen_of
+from simplellm.app.render import Screen
+from simplellm.checkpoint import Run
+from simplellm.errors import CheckpointError, SettingError
+from simplellm.lock import FolderLock
+from simplellm.storage import discard_folder, leftovers
+from simplellm.training import PREPARED_FOLDER
+
+PREPARED_NAME = re.compile(r"[0-9a-f]{16}")
+INDEX_SUFFIX = "-words"  # of the index that stands beside prepared ids
+YES = ("y", "yes")
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that is kept for nothing."""
+
+    path: Path
+    reason: str
+
+    @property
+    def n_bytes(self) -> int:
+        paths = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
+        return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"path": str(self.path), "reason": self.reason, "bytes": self.n_bytes}
+
+
+def verify(options: Options) -> int:
+    """Which checkpoints of a run are whole; 1 when one is not."""
+    screen = screen_of(options)
+    run, named = checkpoints.find_run(options["checkpoint"] or options["run"], folder_of(options))
+    rows = [_examined(run, folder) for folder in ([named] if named else run.step_folders())]
+    rows = [row for row in rows if row["whole"] or Path(row["path"]).exists()]  # a training lets go of old ones meanwhile
+    if not rows:
+        raise CheckpointError(f"run {run.name} has no checkpoint", fix=f"train it: simplellm train TEXT --name {run.name}")
+    if options["json"]:
+        print_json(rows)
+    else:
+        screen.table(("checkpoint", "state"), [(row["path"], row["problem"] or "whole") for row in rows])
+    return 0 if all(row["whole"] for row in rows) else 1
+
+
+def _examined(run: Run, folder: Path) -> dict[str, Any]:
+    problem = None
+    try:
+        checkpoints.examine(folder)
+    except CheckpointError as error:
+        problem = str(error)
+    row = {"run": run.name, "path": str(folder), "step": checkpoints.step_of(folder)}
+    return {**row, "whole": problem is None, "problem": problem}
+
+
+def prune(options: Options) -> int:
+    """Delete what retention lets go, after showing it and asking."""
+    screen, folder = screen_of(options), folder_of(options)
+    runs = [checkpoints.find_run(options["run"], folder)[0]] if options["run"] else checkpoints.list_runs(folder)
+    with contextlib.ExitStack() as locks:
+        free = [run for run in runs if _claim(run, locks, screen)]
+        items = [item for run in free for item in _of_run(run)]
+        if not options["run"] and free == runs:  # a run in training may need what no run.json names yet
+            items += _shared(folder, runs)
+        deletes = _shown_and_agreed(items, options, screen)
+        for item in items if deletes else ():
+            _delete(item.path)
+    if deletes:
+        screen.notice(f"deleted {len(items)}, {_megabytes(items)}")
+    return 0
+
+
+def _claim(run: Run, locks: contextlib.ExitStack, screen: Screen) -> bool:
+    """Whether nobody trains this run; nobody can until the locks are given back."""
+    try:
+        locks.enter_context(FolderLock(run.path))
+    except CheckpointError as error:
+        screen.notice(f"{error}: left alone")
+        return False
+    return True
+
+
+def _of_run(run: Run) -> Iterator[Item]:
+    yield from (Item(path, reason) for path, reason in run.superfluous().items())
+    yield from (Item(path, "left half-done") for path in leftovers(run.path, with_files=True))
+
+
+def _shared(folder: Path, runs: list[Run]) -> Iterator[Item]:
+    """What lies beside the runs: left half-done, or prepared for a text that no run was trained on."""
+    prepared = folder / PREPARED_FOLDER
+    yield from (Item(path, "left half-done") for place in (folder, prepared) for path in leftovers(place))
+    needed = {_prepared_for(run) for run in runs}
+    if "" in needed:  # a run that does not say: any may be its own
+        return
+    for path in sorted(prepared.glob("*")):
+        if PREPARED_NAME.fullmatch(path.name) and path.name not in needed:
+            index = path.with_name(path.name + INDEX_SUFFIX)
+            yield from (Item(one, "prepared for no run that is there") for one in (path, index) if one.is_dir())
+
+
+def _prepared_for(run: Run) -> str:
+    try:
+        return str(run.read_info().get("prepared") or "")
+    except CheckpointError:
+        return ""
+
+
+def _shown_and_agreed(items: list[Item], options: Options, screen: Screen) -> bool:
+    """Show what would go; whether it shall."""
+    if options["json"]:
+        print_json([item.to_mapping() for item in items])
+    elif items:
+        screen.table(("goes", "MB", "because"), [(str(i.path), f"{i.n_bytes / 1e6:.1f}", i.reason) for i in items])
+    if not items:
+        screen.notice("nothing to delete: each run has its best checkpoint and its last two")
+        return False
+    if options["yes"]:
+        return True
+    if options["json"] or not (sys.stdin.isatty() and screen.is_terminal):
+        raise SettingError(f"nothing was deleted ({_megabytes(items)} would be)", fix="--yes deletes what is listed")
+    screen.notice(f"delete these, {_megabytes(items)}? [y/N]")
+    return sys.stdin.readline().strip().lower() in YES
+
+
+def _megabytes(items: list[Item]) -> str:
+    return f"{sum(item.n_bytes for item in items) / 1e6:,.1f} MB"
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    elif path.name.startswith("."):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        discard_folder(path)
