@@ -1,0 +1,139 @@
+"""A real pseudo-terminal with a program in it, and the screen a person would see on it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from unicodedata import combining
+
+import pexpect
+import pyte
+from conftest import ROOT
+from wcwidth import wcwidth
+
+SECONDS_TO_START = 120  # torch is imported; a busy machine takes long
+SECONDS_TO_ANSWER = 60
+SIMPLELLM = (sys.executable, "-m", "simplellm")
+PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
+
+
+class Key:
+    ENTER, TAB, UP = "\r", "\t", "\x1b[A"
+    CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_U, CTRL_Z = "\x03", "\x04", "\x0c", "\x12", "\x15", "\x1a"
+
+
+def environment(**given: str) -> dict[str, str]:
+    """That of a person at a terminal, the same wherever the tests run; an empty value removes a name."""
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
+    env |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)} | given
+    return {name: value for name, value in env.items() if value}
+
+
+def drawable(text: str) -> str:
+    """Without joiners and their like, at which pyte drops the rest of what it was given."""
+    if text.isascii():
+        return text
+    return "".join(character for character in text if character < " " or wcwidth(character) > 0 or combining(character))
+
+
+class Terminal:
+    """Runs `command`; what it writes is in `raw` as bytes, and on `screen` as a terminal would show it."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], columns: int = 100, rows: int = 40) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
+        self.stream = pyte.Stream(self.screen)
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.raw = b""
+        self.child = pexpect.spawn(command[0], list(command[1:]), cwd=str(ROOT), dimensions=(rows, columns), env=dict(env))
+        self.child.delaybeforesend = None
+        self.screen.write_process_input = self.press  # where is the cursor? a terminal answers
+
+    def press(self, keys: str | bytes) -> None:
+        self.child.send(keys)
+
+    def paste(self, text: str) -> None:
+        """As terminals do, in a bracket. A terminal reads while it writes, or a long paste would stand still."""
+        writer = threading.Thread(target=self.press, args=(PASTE_BEGINS + text + PASTE_ENDS,))
+        writer.start()
+        while writer.is_alive():
+            self.read(0.05)
+
+    def read(self, seconds: float) -> bool:
+        """Take what comes, waiting at most `seconds` for it; False when nothing came."""
+        try:
+            data = self.child.read_nonblocking(65536, timeout=seconds)
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            return False
+        self.raw += data
+        self.stream.feed(drawable(self.decoder.decode(data)))
+        return True
+
+    def wait(self, is_seen: Callable[[], object], seconds: float = SECONDS_TO_ANSWER) -> float:
+        """Read until `is_seen`, and say how long that took; fails, with the screen, when it is too long or the program ends."""
+        started_at = time.perf_counter()
+        while not is_seen():
+            is_open = self.child.isalive() or self.read(0)
+            in_time = time.perf_counter() - started_at < seconds
+            assert is_open and in_time, f"never seen:\n{self.text}\n{self.raw[-2000:]!r}"
+            self.read(0.01)
+        return time.perf_counter() - started_at
+
+    def see(self, text: str, seconds: float = SECONDS_TO_ANSWER) -> float:
+        return self.wait(lambda: text in self.text, seconds)
+
+    def ready(self, prompt: str = "> ", seconds: float = SECONDS_TO_START) -> float:
+        """Wait for an empty prompt in the cursor's line."""
+        return self.wait(lambda: self.cursor_line == prompt.rstrip(), seconds)
+
+    def settle(self, seconds: float = 0.2) -> None:
+        """Read until nothing more comes."""
+        while self.read(seconds):
+            pass
+
+    def clear(self) -> None:
+        """Begin with an empty screen at the prompt, and forget what was written."""
+        self.press(Key.CTRL_L)
+        self.settle(0.03)
+        self.screen.history.top.clear()
+        self.raw = b""
+
+    def resize(self, columns: int, rows: int = 40) -> None:
+        self.screen.resize(rows, columns)
+        self.child.setwinsize(rows, columns)
+
+    @property
+    def cursor_line(self) -> str:
+        return self.screen.display[self.screen.cursor.y].rstrip()
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    @property
+    def everything(self) -> str:
+        """The screen and what has scrolled off its top."""
+        above = ("".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top)
+        return "\n".join(line.rstrip() for line in (*above, *self.screen.display))
+
+    @property
+    def modes(self) -> list:
+        """What `stty -a` would say."""
+        return termios.tcgetattr(self.child.child_fd)
+
+    def exit_code(self) -> int:
+        self.wait_for_end()
+        self.child.close()
+        return self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus
+
+    def wait_for_end(self) -> None:
+        started_at = time.perf_counter()
+        while time.perf_counter() - started_at < SECONDS_TO_ANSWER and (self.read(0.05) or self.child.isalive()):
+            pass
+
+    def close(self) -> None:
+        self.child.close(force=True)
