@@ -1,0 +1,371 @@
+"""Promises 2, 4 and 5: files are durable in the right order, and a disk that fails costs nothing that was there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from faults.layer import ERRORS, Disk, Durability, Event, Fail
+from faults.tiny import INTERVAL, STEPS, around, digest, go_on, text_in, train
+from simplellm.checkpoint import Run, TrainingState, load_model, read_log, step_of, verify
+from simplellm.errors import CheckpointError, TrainingError
+from simplellm.lock import FolderLock
+from simplellm.manifest import is_whole
+from simplellm.model import SimpleLLM
+from simplellm.tokenizer import Tokenizer
+
+Parts = tuple[SimpleLLM, Tokenizer]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """A small model and its tokenizer."""
+    folder = tmp_path_factory.mktemp("parts")
+    text_in(folder)
+    return load_model(Path(train(folder / "checkpoints", max_steps=1).path), torch.device("cpu"))
+
+
+def save(run: Run, step: int, parts: Parts, best: bool = True) -> Path:
+    state = TrainingState({"step": step}, {"optimizer/x": torch.ones(3)})
+    return run.save(step, *parts, state, {"val_loss": 9.0 - step}, best)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".tmp-*")]
+
+
+def assert_old_state_is_whole(run: Run, old: Path) -> None:
+    verify(old)
+    for folder in run.step_folders():
+        verify(folder)
+    for which in ("best", "last"):
+        pointer = run.pointer(which)
+        assert pointer is not None
+        verify(run.path / pointer["path"])
+    assert temporaries(run.path) == []
+
+
+# ---------------------------------------------------------------- the order
+
+
+def test_a_save_is_durable_in_order(checkpoints, parts):
+    run, durability = Run(checkpoints / "run"), Durability()
+    with Disk(checkpoints, durability.take) as disk:
+        run.write_info({})
+        for step in range(1, 6):
+            save(run, step, parts, best=step == 2)
+    assert durability.finish() == []
+    assert len([event for event in disk.events if event.kind == "fsync"]) > 50
+    committed = [event.name for event in disk.events if event.kind in ("rename", "replace") and "step-000005" in event.target]
+    assert committed == ["rename run/step"]
+
+
+def test_the_manifest_is_written_last(checkpoints, parts):
+    with Disk(checkpoints) as disk:
+        save(Run(checkpoints / "run"), 1, parts)
+    names = [event.name for event in disk.events]
+    rename = names.index("rename run/step")
+    assert [name for name in names[:rename] if name.startswith("write ")][-1] == "write run/step/manifest.json"
+
+
+def test_a_whole_training_is_durable_in_order(checkpoints):
+    durability = Durability()
+    with Disk(checkpoints, durability.take):
+        train(checkpoints)
+    assert durability.finish() == []
+
+
+@pytest.mark.parametrize(
+    "missing", ["run/step/model.safetensors", "run/step/manifest.json", "run/step", "run", "run/best.json"]
+)
+def test_a_missing_fsync_is_seen(checkpoints, parts, missing):
+    durability = Durability()
+
+    def take(event: Event) -> None:
+        if event.name != f"fsync {missing}":
+            durability.take(event)
+
+    with Disk(checkpoints, take):
+        save(Run(checkpoints / "run"), 1, parts)
+    assert durability.finish() != []
+
+
+# ---------------------------------------------------------------- one failure in one save
+
+
+def events_of_a_save(folder: Path, parts: Parts) -> int:
+    run = Run(folder / "count")
+    for step in (1, 2, 3):
+        save(run, step, parts)
+    with Disk(folder) as disk:
+        save(run, 4, parts)
+    return len(disk.events)
+
+
+def test_whatever_fails_in_a_save_the_old_state_is_whole(checkpoints, parts, tell):
+    n_events, refused = events_of_a_save(checkpoints, parts), 0
+    for number in ERRORS:
+        for at in range(n_events):
+            run = Run(checkpoints / f"run-{number}-{at}")
+            for step in (1, 2, 3):
+                old = save(run, step, parts)
+            try:
+                with Disk(checkpoints, Fail(at, number)):
+                    save(run, 4, parts)
+            except OSError as error:
+                refused += error.errno == number
+            assert_old_state_is_whole(run, old)
+            assert save(run, 4, parts) == run.last() == run.best()
+            shutil.rmtree(run.path)
+    assert refused > 0.8 * n_events * len(ERRORS)  # only letting go of an old checkpoint may wait
+    tell(f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: 0 lost, 0 files left behind")
+
+
+@pytest.mark.parametrize("at", [0, 5, 11, 17, 23])
+def test_a_disk_that_stays_full_leaves_the_old_state_whole(checkpoints, parts, at):
+    run = Run(checkpoints / "run")
+    old = save(run, 1, parts)
+    with Disk(checkpoints, Fail(at, errno.ENOSPC, times=10**9)), pytest.raises(OSError, match="No space"):
+        save(run, 2, parts)
+    assert_old_state_is_whole(run, old)
+
+
+def test_a_disk_on_which_nothing_can_be_deleted_leaves_only_what_the_next_training_removes(checkpoints, monkeypatch):
+    train(checkpoints, max_steps=3)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError):
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, refuse)
+        with Disk(checkpoints, lambda event: refuse() if event.kind == "fsync" and "step" in event.path else None):
+            go_on(checkpoints, max_steps=STEPS, eval_interval=INTERVAL)
+    assert temporaries(checkpoints) and Run(checkpoints / "run").last().name == "step-000003"
+    go_on(checkpoints, max_steps=STEPS, eval_interval=INTERVAL)
+    assert temporaries(checkpoints) == []
+
+
+# ---------------------------------------------------------------- failures while training
+
+
+class WhileTraining:
+    """Counts events from when run.json is there, and calls `then` for them."""
+
+    def __init__(self, then: Callable[[Event], None]) -> None:
+        self.then, self.has_begun = then, False
+
+    def __call__(self, event: Event) -> None:
+        if self.has_begun:
+            self.then(event)
+        self.has_begun = self.has_begun or event.name == "fsync run"
+
+
+def n_events_of_training(checkpoints: Path) -> int:
+    seen: list[Event] = []
+    with Disk(checkpoints, WhileTraining(seen.append)):
+        train(checkpoints, "run")
+    shutil.rmtree(checkpoints)
+    return len(seen)
+
+
+def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
+    said: list[str] = []
+    fail = Fail(at, number)
+    with Disk(checkpoints, WhileTraining(fail)):
+        result = train(checkpoints, "run", around(checkpoints, said.append))
+    run = Run(checkpoints / "run")
+    assert result.steps == STEPS and digest(run.last()) == undisturbed and Path(result.path).is_dir()
+    assert all("\n" not in line for line in said[1:])
+    assert temporaries(checkpoints) == [] and not (run.path / ".lock").exists()
+    assert result.path == str(run.best())
+    shutil.rmtree(checkpoints)
+
+
+def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, tell):
+    n_events = n_events_of_training(checkpoints)
+    places = range(0, n_events, 8)
+    for at in places:
+        fail_one(checkpoints, at, ERRORS[at % len(ERRORS)], undisturbed)
+    tell(f"{len(places)} failures of the disk while training: {len(places)} trainings came to the same weights")
+
+
+@pytest.mark.slow
+def test_a_failure_anywhere_does_not_end_a_training_at_any_place(checkpoints, undisturbed, tell):
+    n_events = n_events_of_training(checkpoints)
+    for number in ERRORS:
+        for at in range(n_events):
+            fail_one(checkpoints, at, number, undisturbed)
+    count = n_events * len(ERRORS)
+    tell(f"{count} failures of the disk while training: {count} trainings came to the same weights")
+
+
+def failing_saves(n_failures: float) -> Callable[[Event], None]:
+    """Lets the first so many saves fail, after the first one."""
+    seen = 0
+
+    def before(event: Event) -> None:
+        nonlocal seen
+        if event.name == "rename run/step":
+            seen += 1
+            if 1 < seen <= 1 + n_failures:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    return before
+
+
+@pytest.mark.parametrize("n_failures", [1, 2])
+def test_saves_that_fail_are_told_and_tried_again(checkpoints, undisturbed, n_failures):
+    said: list[str] = []
+    with Disk(checkpoints, failing_saves(n_failures)):
+        result = train(checkpoints, "run", around(checkpoints, said.append))
+    told = [line for line in said if "could not be saved" in line]
+    assert told == [
+        f"step {INTERVAL * (2 + i)} could not be saved: No space left on device; training goes on, "
+        "the next evaluation tries again"
+        for i in range(n_failures)
+    ]
+    assert digest(Run(checkpoints / "run").last()) == undisturbed and result.path == str(Run(checkpoints / "run").best())
+
+
+def test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint(checkpoints, undisturbed):
+    with Disk(checkpoints, failing_saves(10**9)), pytest.raises(TrainingError, match="No space left") as found:
+        train(checkpoints, "run")
+    run = Run(checkpoints / "run")
+    assert f"the last good checkpoint is {run.path / 'step-000003'}" in found.value.fix and "--resume" in found.value.fix
+    assert [folder.name for folder in run.step_folders()] == ["step-000003"] and temporaries(checkpoints) == []
+    go_on(checkpoints)
+    assert digest(run.last()) == undisturbed
+
+
+def test_the_last_save_is_tried_again_until_it_is_there(checkpoints, undisturbed):
+    def last_two_fail(event: Event) -> None:
+        nonlocal seen
+        if event.name == "rename run/step":
+            seen += 1
+            if seen in (4, 5):
+                raise OSError(errno.EIO, "Input/output error")
+
+    seen = 0
+    with Disk(checkpoints, last_two_fail):
+        assert train(checkpoints).steps == STEPS
+    assert seen == 6 and digest(Run(checkpoints / "run").last()) == undisturbed
+
+
+def test_nothing_is_called_saved_that_is_not(checkpoints):
+    with Disk(checkpoints, failing_saves(10**9)), pytest.raises(TrainingError):
+        train(checkpoints)
+    run = Run(checkpoints / "run")
+    evaluations = [record for record in read_log(run.log_path) if record["kind"] == "evaluation"]
+    assert [(record["step"], record["saved"]) for record in evaluations] == [(3, True), (6, False), (9, False)]
+    assert run.pointer("best")["step"] == run.pointer("last")["step"] == 3
+
+
+def test_a_log_that_cannot_be_written_ends_nothing_and_is_told_once(checkpoints, undisturbed):
+    def fail(event: Event) -> None:
+        if event.name == "write run/log.jsonl" and len(disk.events) > 3:
+            counted.append(event)
+            if 2 <= len(counted) <= 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    said: list[str] = []
+    counted: list[Event] = []
+    with Disk(checkpoints, fail) as disk:
+        train(checkpoints, "run", around(checkpoints, said.append))
+    run = Run(checkpoints / "run")
+    assert len([line for line in said if "log.jsonl" in line]) == 1 and digest(run.last()) == undisturbed
+    steps = [record["step"] for record in read_log(run.log_path) if record["kind"] == "step"]
+    assert steps[0] == 1 and steps[-1] == STEPS and len(steps) >= STEPS - 5
+
+
+# ---------------------------------------------------------------- a folder that vanishes
+
+
+def vanishing(checkpoints: Path, at_step: int) -> Callable[[], bool]:
+    """Asked before each step; deletes the run's folder before one of them."""
+    asked = iter(range(10**9))
+
+    def should_stop() -> bool:
+        if next(asked) == at_step:
+            shutil.rmtree(checkpoints / "run")
+        return False
+
+    return should_stop
+
+
+@pytest.mark.parametrize("at_step", [1, 3, 7, 11])
+def test_a_run_folder_that_vanishes_is_made_anew(checkpoints, undisturbed, at_step):
+    said: list[str] = []
+    result = train(checkpoints, "run", around(checkpoints, said.append, vanishing(checkpoints, at_step)))
+    run = Run(checkpoints / "run")
+    assert any("had vanished" in line for line in said) and digest(run.last()) == undisturbed
+    assert run.read_info()["training"]["max_steps"] == STEPS and result.path == str(run.best())
+    assert go_on(checkpoints).steps == STEPS
+
+
+def test_a_run_folder_made_anew_is_locked_anew(checkpoints):
+    refusals: list[str] = []
+    vanish = vanishing(checkpoints, 4)
+
+    def should_stop() -> bool:
+        if (checkpoints / "run" / "step-000006").is_dir():
+            with pytest.raises(CheckpointError) as found:
+                FolderLock(checkpoints / "run").acquire()
+            refusals.append(str(found.value))
+        return vanish()
+
+    train(checkpoints, "run", around(checkpoints, should_stop=should_stop))
+    assert refusals and all(f"process {os.getpid()}" in refusal for refusal in refusals)
+
+
+def test_a_run_folder_that_another_training_took_meanwhile_is_left_to_it(checkpoints):
+    vanish, locks = vanishing(checkpoints, 4), []
+
+    def should_stop() -> bool:
+        vanish()
+        if not (checkpoints / "run").exists():
+            locks.append(FolderLock(checkpoints / "run"))
+            locks[0].acquire()
+        return False
+
+    with pytest.raises(TrainingError, match="is being trained by process"):
+        train(checkpoints, "run", around(checkpoints, should_stop=should_stop))
+    assert [path.name for path in (checkpoints / "run").iterdir()] in (
+        [".lock"],
+        [".lock", "log.jsonl"],
+        ["log.jsonl", ".lock"],
+    )
+    locks[0].release()
+
+
+# ---------------------------------------------------------------- retention
+
+
+def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(checkpoints, parts, tell):
+    """Bits flip in a fifth of the checkpoints; what retention lets go, after a save or when asked, is never needed."""
+    generator = torch.Generator().manual_seed(0)
+    run, other = Run(checkpoints / "run"), Run(checkpoints / "other")
+    kept, losses = save(other, 1, parts), {}
+    for step in range(1, 41):
+        losses[step] = float(torch.rand((), generator=generator))
+        state = TrainingState({"step": step}, {"optimizer/x": torch.ones(3)})
+        saved = run.save(step, *parts, state, {"val_loss": losses[step]}, losses[step] == min(losses.values()))
+        assert is_whole(saved) and is_whole(kept)
+        best = run.path / run.pointer("best")["path"]
+        assert best.is_dir() and step_of(best) == min(losses, key=losses.__getitem__)
+        if torch.rand((), generator=generator) < 0.2:
+            (saved / "config.json").write_text("{}")
+        whole = [folder for folder in run.step_folders() if is_whole(folder)]
+        goes = run.superfluous()
+        assert not goes.keys() & {*whole[:2]} and (best not in goes or not is_whole(best))
+        assert all(folder.parent == run.path for folder in goes)
+    for folder in run.step_folders():
+        (folder / "config.json").write_text("{}")
+    assert run.superfluous() == {}, "nothing goes where nothing is whole"
+    tell("40 saves, a fifth of them damaged: retention kept the best and the last whole ones, and all of another run")

@@ -1,0 +1,53 @@
+"""A training of a tenth of a second, and what it comes to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplellm.checkpoint import Run
+from simplellm.distributed import World
+from simplellm.metrics import Sinks
+from simplellm.trainer import Result
+from simplellm.training import Sources, Surroundings, resume, start
+
+TINY = {
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,
+    "log_interval": 1, "precision": "float32", "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "bpe_dropout": 0.0,
+    "gradient_accumulation": 2, "compile": "off", "patience": 0, "max_epochs": None, "consistency": 0.0, "composition": 0.0,
+}  # fmt: skip
+TEXT = "The judge looked at the baker, and the baker looked at the lamp. " * 40
+STEPS, INTERVAL = 12, 3
+Notice = Callable[[str], None]
+
+
+def around(folder: Path, notice: Notice = lambda text: None, should_stop: Callable[[], bool] = lambda: False) -> Surroundings:
+    return Surroundings(
+        checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=notice, should_stop=should_stop
+    )
+
+
+def text_in(folder: Path) -> Path:
+    path = folder / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def train(folder: Path, name: str = "run", surroundings: Surroundings | None = None, **given: Any) -> Result:
+    """A new run on `text.txt`, which is beside the checkpoints folder."""
+    settings = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL, **given}
+    return start(Sources((str(folder.parent / "text.txt"),)), settings, name, surroundings or around(folder))
+
+
+def go_on(folder: Path, name: str = "run", surroundings: Surroundings | None = None, **given: Any) -> Result:
+    return resume(Run(folder / name), given, surroundings or around(folder))
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of all that training comes to: averaged and live weights, and the optimizer."""
+    names = ("model.safetensors", "training/state.safetensors")
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
