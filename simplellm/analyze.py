@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simplellm.config import SamplingParams
 from simplellm.model import MultiHeadAttention, SimpleLLM, TransformerBlock
-from simplellm.sampler import PENALTY_WINDOW, Piece, Reply, Sampler, _thoughts, distribution
+from simplellm.sampler import PENALTY_WINDOW, Piece, Reply, Sampler, distribution, judgement
 from simplellm.tokenizer import END_OF_TEXT, TextStream, Tokenizer
 
 
@@ -99,7 +99,7 @@ def thoughts(sampler: Sampler, reply: Reply, pieces: Iterable[Piece]) -> list[Th
     for number in range(len(found), len(reply.new_ids)):
         token = reply.new_ids[number]
         logits = sampler.next_logits([*reply.prompt_ids, *reply.new_ids[:number]])
-        found.append(Thought(token_text(tokenizer, token), token, *_thoughts(logits, token)))
+        found.append(Thought(token_text(tokenizer, token), token, *judgement(logits, token)))
     return found
 
 

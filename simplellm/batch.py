@@ -53,7 +53,7 @@ class Texts:
 
 def in_context(sampler: Sampler, text: Sequence[int]) -> list[int]:
     """What the sampler looks at of a text: all, or where it is too long its newest tokens."""
-    return list(text) if len(text) <= sampler.block_size else sampler._newest(list(text))
+    return list(text) if len(text) <= sampler.block_size else sampler.newest(list(text))
 
 
 def _chosen(cache: KVCache, rows: Sequence[int] | None) -> KVCache:

@@ -17,7 +17,7 @@ import numpy as np
 from simplellm.batch import Texts
 from simplellm.config import SamplingParams
 from simplellm.errors import SamplingError
-from simplellm.sampler import Piece, Reply, Sampler, StopGate, _thoughts
+from simplellm.sampler import Piece, Reply, Sampler, StopGate, judgement
 from simplellm.tokenizer import TextStream
 
 UNHEARD = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")  # settings of drawing: nothing is drawn
@@ -110,7 +110,7 @@ class BeamReply(Reply):
             self.seconds = time.perf_counter() - started_at
             if token == tokenizer.end_of_text:
                 break
-            yield Piece(token, gate.push(stream.push(token)), *_thoughts(logits, token))
+            yield Piece(token, gate.push(stream.push(token)), *judgement(logits, token))
             if gate.is_shut:
                 self.stop_reason = "stop"
                 return

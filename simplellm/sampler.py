@@ -158,7 +158,7 @@ class Sampler:
             new = [ids[-1]]
             self._cached_ids.append(ids[-1])
         else:
-            context = list(ids) if len(ids) <= self.block_size else self._newest(list(ids))
+            context = list(ids) if len(ids) <= self.block_size else self.newest(list(ids))
             self._cache.length = self._known(context)
             new = context[self._cache.length :]
             self._cached_ids = context
@@ -179,7 +179,7 @@ class Sampler:
         hidden = self.model.hidden(torch.tensor([new], device=self._cache.keys.device), self._cache)
         return self.model.logits(hidden[0, -1]).float().cpu().numpy()
 
-    def _newest(self, context: list[int]) -> list[int]:
+    def newest(self, context: list[int]) -> list[int]:
         """The newest tokens of a context that is too long, aligned so that the next tokens find it in the cache."""
         half = max(self.block_size // 2, 1)
         dropped = -(-(len(context) - self.block_size) // (self.block_size - half)) * (self.block_size - half)
@@ -231,7 +231,7 @@ class Reply:
                 self.stop_reason = "end_of_text"
                 break
             text = gate.push(stream.push(token))
-            yield Piece(token, text, *_thoughts(logits, token))
+            yield Piece(token, text, *judgement(logits, token))
             if gate.is_shut:
                 self.stop_reason = "stop"
                 return
@@ -285,7 +285,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 @np.errstate(over="ignore")  # the difference of two finite numbers may be minus infinity
-def _thoughts(logits: Array, token: int) -> tuple[float, int, float]:
+def judgement(logits: Array, token: int) -> tuple[float, int, float]:
     """Probability and rank of `token`, and the entropy in nats, of softmax(logits)."""
     shifted = logits - logits.max()
     weights = np.exp(shifted)
