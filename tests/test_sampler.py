@@ -266,3 +266,37 @@ def test_greedy_text_is_that_of_transformers(architecture):
     reply = Sampler(model, BYTES).stream(prompt, replace(GREEDY, max_new_tokens=32))
     list(reply)
     assert reply.new_ids == expected
+
+
+def lengths_read(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each pass through the model takes in, from now on."""
+    lengths, read = [], sampler._read
+    monkeypatch.setattr(sampler, "_read", lambda new: (lengths.append(len(new)), read(new))[1])
+    return lengths
+
+
+def test_a_long_prompt_is_read_in_one_pass_and_each_token_after_it_alone(monkeypatch):
+    sampler = Sampler(byte_model(block_size=600), BYTES)
+    lengths = lengths_read(sampler, monkeypatch)
+    list(sampler.stream([65] * 512, replace(PLAIN, max_new_tokens=4, seed=1)))
+    assert lengths == [512, 1, 1, 1]
+
+
+def test_of_a_second_prompt_only_what_is_new_is_read(monkeypatch):
+    sampler = Sampler(byte_model(block_size=600), BYTES)
+    reply = sampler.stream([65] * 100, replace(PLAIN, max_new_tokens=4, seed=1))
+    list(reply)
+    lengths = lengths_read(sampler, monkeypatch)
+    sampler.next_logits([*reply.prompt_ids, *reply.new_ids, 66, 67])
+    assert lengths == [3]  # the last token drawn was not read yet
+
+
+def test_two_replies_that_take_turns_do_not_disturb_each_other(sampler):
+    params = replace(PLAIN, temperature=2, max_new_tokens=12, seed=4)
+    alone = [sampler.stream([first], params) for first in (65, 66)]
+    for reply in alone:
+        list(reply)
+    together = [sampler.stream([first], params) for first in (65, 66)]
+    for _ in zip(*together, strict=False):
+        pass
+    assert [reply.new_ids for reply in together] == [reply.new_ids for reply in alone]
