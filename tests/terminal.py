@@ -130,9 +130,9 @@ class Terminal:
         self.child.close()
         return self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus
 
-    def wait_for_end(self) -> None:
+    def wait_for_end(self, seconds: float = SECONDS_TO_ANSWER) -> None:
         started_at = time.perf_counter()
-        while time.perf_counter() - started_at < SECONDS_TO_ANSWER and (self.read(0.05) or self.child.isalive()):
+        while time.perf_counter() - started_at < seconds and (self.read(0.05) or self.child.isalive()):
             pass
 
     def close(self) -> None:

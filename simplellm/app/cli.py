@@ -124,7 +124,8 @@ def _tell(error: SimpleLLMError, arguments: list[str]) -> None:
     if _is_one_of_many():
         time.sleep(FAILS_ALONE_SECONDS)
     notices = sys.__stderr__ if _is_one_of_many() else sys.stderr
-    Screen(color="--no-color" not in arguments, notices=notices).error(error)
+    with contextlib.suppress(OSError):  # nobody listens: the exit code says it
+        Screen(color="--no-color" not in arguments, notices=notices).error(error)
 
 
 def _is_one_of_many() -> bool:
