@@ -33,7 +33,7 @@ def commands_table() -> str:
 def tree() -> str:
     paths = [path for pattern in LISTED for path in sorted(ROOT.glob(pattern))]
     lines = [(path.relative_to(ROOT).as_posix(), first_line(path)) for path in paths]
-    return "\n".join(["```", *(f"{name:<30}{text}" for name, text in lines), "```"])
+    return "\n".join(["```", *(f"{name:<34}{text}" for name, text in lines), "```"])
 
 
 def first_line(path: Path) -> str:
