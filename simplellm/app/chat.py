@@ -206,8 +206,9 @@ def _typed_ahead_waits() -> Iterator[None]:
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
 
     def be_quiet(*_: object) -> None:
-        if os.tcgetpgrp(keyboard) == os.getpgrp():  # from the background it would stop us
-            termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
+        with contextlib.suppress(OSError, termios.error):  # the terminal may be gone, or not be ours
+            if os.tcgetpgrp(keyboard) == os.getpgrp():  # from the background it would stop us
+                termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
 
     be_quiet()
     on_continue = signal.signal(signal.SIGCONT, be_quiet)  # after Ctrl-Z and fg: shells set modes of their own
@@ -215,7 +216,8 @@ def _typed_ahead_waits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCONT, on_continue)
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
 def _pipe_reader() -> ReadLine:
