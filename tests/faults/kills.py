@@ -1,0 +1,264 @@
+"""Kills trainings and looks at what is left: `python -m faults.kills --random 200 --each 10` in tests/.
+
+torch is imported once; each training is a fork of this process. A killed run has to hold nothing but whole checkpoints, lose
+no more than one save interval, and come, resumed, to the very weights of a run that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from faults.layer import Disk, Event
+from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train
+from simplellm import training
+from simplellm.app.cli import main as command
+from simplellm.checkpoint import Run, read_log
+from simplellm.errors import CheckpointError, StoppedEarly
+from simplellm.lock import holder
+from simplellm.manifest import is_whole
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+MOST_SECONDS = 10.0  # from a signal to the end
+KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
+
+
+@dataclass
+class Harness:
+    """A folder to train in, and what went wrong there."""
+
+    folder: Path
+    generator: random.Random
+    seconds: float = 0.0  # that a whole training takes
+    reference: str = ""
+    kills: int = 0
+    losses: list[str] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Train once without harm: how long it takes, and what it comes to."""
+        assert wait(fork(lambda: train(self.folder / "reference"))) == 0
+        self.prepare(self.folder / "warm-up")
+        train(self.folder / "warm-up")  # here, so that each fork finds everything imported
+        started_at = time.perf_counter()
+        self.prepare(self.folder / "timed")
+        assert wait(fork(lambda: train(self.folder / "timed"))) == 0
+        self.seconds = time.perf_counter() - started_at
+        self.reference = digest(Run(self.folder / "reference" / "run").last())
+
+    def prepare(self, checkpoints: Path) -> None:
+        """The ids of the reference: a tokenizer is trained by threads, which no fork of this process would have."""
+        shutil.copytree(self.folder / "reference" / training.PREPARED_FOLDER, checkpoints / training.PREPARED_FOLDER)
+
+    @contextlib.contextmanager
+    def trial(self, name: str, is_prepared: bool = True) -> Iterator[Path]:
+        """A folder without runs; what is not as promised is kept under `name`."""
+        checkpoints = self.folder / "trial"
+        if is_prepared:
+            self.prepare(checkpoints)
+        try:
+            yield checkpoints
+        except AssertionError as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self.losses.append(f"{name}: {error or where.line}")
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def kill_at_random(self, number: int) -> None:
+        with self.trial(f"random kill {number}", is_prepared=number % 5 != 0) as checkpoints:
+            child = fork(lambda: train(checkpoints))
+            self.kill_within(child, 1.1 * self.seconds)
+            self.look(checkpoints)
+            while self.generator.random() < KILLED_AGAIN:
+                self.kill_within(fork(lambda: continue_or_start(checkpoints)), self.seconds)
+                self.look(checkpoints)
+            self.finish(checkpoints)
+
+    def kill_at(self, point: str, occurrence: int) -> None:
+        with self.trial(f"{point}, time {occurrence}") as checkpoints:
+            assert wait(fork(lambda: train_until(checkpoints, point, occurrence))) == -signal.SIGKILL
+            self.kills += 1
+            self.look(checkpoints)
+            self.finish(checkpoints)
+
+    def signal_at_random(self, number: int) -> None:
+        which = self.generator.choice(list(SIGNALS))
+        with self.trial(f"{which.name} {number}") as checkpoints:
+            child = fork(lambda: train_by_command(checkpoints))
+            time.sleep(self.generator.random() * 1.1 * self.seconds)
+            sent_at = time.perf_counter()
+            os.kill(child, which)
+            code, seconds = wait(child), time.perf_counter() - sent_at
+            assert seconds < MOST_SECONDS, f"took {seconds:.1f} s"
+            said = (checkpoints.parent / "said").read_text()
+            assert "Traceback" not in said, said
+            is_done = Run(checkpoints / "run").path.joinpath(f"step-{STEPS:06d}").is_dir()
+            assert code == SIGNALS[which] or (code == 0 and is_done), f"exit code {code}: {said}"
+            self.kills += 1
+            if f"--resume --name {'run'}" in said:
+                self.look_at_stop(checkpoints, said)
+            self.look(checkpoints)
+            self.finish(checkpoints)
+
+    def kill_within(self, child: int, seconds: float) -> None:
+        time.sleep(self.generator.random() * seconds)
+        os.kill(child, signal.SIGKILL)
+        assert wait(child) in (0, -signal.SIGKILL)
+        self.kills += 1
+
+    def look(self, checkpoints: Path) -> None:
+        """What a kill has left: whole checkpoints, none of them old, and a free lock."""
+        run = Run(checkpoints / "run")
+        for folder in run.step_folders():
+            assert is_whole(folder), f"{folder.name} is damaged"
+        for which in ("best", "last"):
+            pointer = run.pointer(which)
+            assert (pointer is None) == (not run.step_folders()), f"{which}.json"
+            assert pointer is None or (run.path / pointer["path"]).is_dir(), f"{which}.json points nowhere"
+        reached = max((record["step"] for record in read_log(run.log_path)), default=0)
+        saved = max((int(folder.name[5:]) for folder in run.step_folders()), default=0)
+        assert reached - saved <= INTERVAL, f"{reached - saved} steps lost"
+        assert not holder(run.path), "the lock is held by nobody"
+
+    def look_at_stop(self, checkpoints: Path, said: str) -> None:
+        run = Run(checkpoints / "run")
+        last = run.last()
+        stopped_after = int(said.split("stopped after step ")[1].split()[0])
+        assert int(last.name[5:]) == stopped_after, f"stopped after {stopped_after}, saved {last.name}"
+        assert max(record["step"] for record in read_log(run.log_path)) == stopped_after
+        assert not list(checkpoints.rglob(".tmp-*")) and not (run.path / ".lock").exists()
+
+    def finish(self, checkpoints: Path) -> None:
+        """Resumed, the run comes to what it would have come to, and nothing is left behind."""
+        assert wait(fork(lambda: continue_or_start(checkpoints))) == 0, "it cannot be resumed"
+        run = Run(checkpoints / "run")
+        assert run.last().name == f"step-{STEPS:06d}" and digest(run.last()) == self.reference, "other weights"
+        steps = [record["step"] for record in read_log(run.log_path) if record["kind"] == "step"]
+        assert steps == list(range(1, STEPS + 1)), f"logged {steps}"
+        assert not list(checkpoints.rglob(".tmp-*")), "temporary files are left"
+
+
+def fork(job: Callable[[], object]) -> int:
+    """Do a job in a process of its own; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        result = job()
+        code = result if isinstance(result, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(child: int) -> int:
+    """Exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def continue_or_start(checkpoints: Path) -> None:
+    """What a person does: resume, or begin again where nothing was saved."""
+    try:
+        go_on(checkpoints)
+    except (CheckpointError, StoppedEarly):
+        assert not Run(checkpoints / "run").step_folders()
+        train(checkpoints)
+
+
+def train_until(checkpoints: Path, point: str, occurrence: int) -> None:
+    left = occurrence
+
+    def before(event: Event) -> None:
+        nonlocal left
+        if event.name == point:
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with Disk(checkpoints, before):
+        train(checkpoints)
+
+
+def train_by_command(checkpoints: Path) -> int:
+    """`simplellm train`, with what it says in a file."""
+    from faults.tiny import TINY
+
+    sys.stderr = sys.stdout = open(checkpoints.parent / "said", "w", buffering=1)  # noqa: SIM115 (until the process ends)
+    flags = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    text = str(checkpoints.parent / "text.txt")
+    return command(["train", text, "--name", "run", "--checkpoints", str(checkpoints), "--device", "cpu", *words])
+
+
+def points(folder: Path) -> dict[str, int]:
+    """Every point of a training at which the disk changes, and how often it comes."""
+    log = folder / "points"
+
+    def count() -> None:
+        with Disk(folder / "counted") as disk:
+            train(folder / "counted")
+        log.write_text("\n".join(event.name for event in disk.events if event.path.startswith("run")))
+
+    assert wait(fork(count)) == 0
+    names = log.read_text().splitlines()
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random", type=int, default=0, help="kills at random times")
+    parser.add_argument("--each", type=int, default=0, help="kills at each point of a save")
+    parser.add_argument("--signals", type=int, default=0, help="SIGINT, SIGTERM and SIGHUP at random times")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    training.relative_speed = lambda device: 1.0
+    with tempfile.TemporaryDirectory() as folder:
+        text_in(Path(folder))
+        return run_all(Harness(Path(folder), random.Random(options.seed)), options)
+
+
+def run_all(harness: Harness, options: argparse.Namespace) -> int:
+    harness.measure()
+    for number in range(options.random):
+        harness.kill_at_random(number)
+    if options.random:
+        tell(harness, f"{harness.kills} kills at random times")
+    if options.each:
+        found = points(harness.folder)
+        harness.kills = 0
+        for point, times in found.items():
+            for number in range(options.each):
+                harness.kill_at(point, 1 + number % times)
+        tell(harness, f"{harness.kills} kills at {len(found)} points of a save")
+    harness.kills = 0
+    for number in range(options.signals):
+        harness.signal_at_random(number)
+    if options.signals:
+        tell(harness, f"{harness.kills} signals at random times")
+    return 1 if harness.losses else 0
+
+
+def tell(harness: Harness, what: str) -> None:
+    print(f"{what}: {len(harness.losses)} lost", flush=True)  # noqa: T201
+    for loss in harness.losses:
+        print(f"  {loss}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Promises 1, 9 and 10: kills and signals at any time, and two at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY_FLAGS
+
+from faults.tiny import around, digest, go_on, text_in, train
+from simplellm.app.cli import main
+from simplellm.app.interrupt import Interrupt
+from simplellm.checkpoint import Run
+from simplellm.errors import CheckpointError
+from simplellm.lock import FolderLock
+from simplellm.trainer import Trainer
+
+TESTS = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def kill(tell: Callable[[str], None], *options: str) -> None:
+    """Runs the harness in a process of its own: one that has imported torch and done nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-m", "faults.kills", *options], cwd=TESTS, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        tell(line)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_few_kills_cost_nothing(tell):
+    kill(tell, "--random", "4", "--signals", "3", "--seed", "1")
+
+
+@pytest.mark.slow
+def test_200_kills_at_random_times_cost_nothing(tell):
+    kill(tell, "--random", "200")
+
+
+@pytest.mark.slow
+def test_10_kills_at_each_point_of_a_save_cost_nothing(tell):
+    kill(tell, "--each", "10")
+
+
+@pytest.mark.slow
+def test_signals_at_random_times_end_a_training_cleanly(tell):
+    kill(tell, "--signals", "60")
+
+
+# ---------------------------------------------------------------- signals
+
+
+def soon(*numbers: int, seconds: float = 0.05) -> None:
+    """Send signals to this process, one after the other."""
+
+    def send() -> None:
+        for number in numbers:
+            time.sleep(seconds)
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def test_a_second_ctrl_c_ends_a_long_step_at_once(checkpoints, monkeypatch):
+    def long_step(trainer: Trainer) -> None:
+        soon(signal.SIGINT, signal.SIGINT)
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    def should_stop() -> bool:
+        monkeypatch.setattr(Trainer, "train_step", long_step)
+        return interrupt.is_set()
+
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
+        train(checkpoints, surroundings=around(checkpoints, should_stop=should_stop))
+    assert not (checkpoints / "run" / ".lock").exists() and not list(checkpoints.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_one_signal_is_remembered_and_the_first_one_decides(number, code):
+    with Interrupt() as interrupt:
+        assert not interrupt.is_set() and interrupt.exit_code == 0
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.is_set() and interrupt.exit_code == code
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_before_anybody_asks_a_signal_ends_the_program(number, error):
+    with Interrupt(), pytest.raises(error):
+        os.kill(os.getpid(), number)
+
+
+def test_a_clock_that_jumps_does_no_harm(checkpoints, undisturbed, monkeypatch):
+    jumps, clock = iter(range(10**9)), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + (-1) ** next(jumps) * 1e8)
+    asked = iter(range(10**9))
+    train(checkpoints, surroundings=around(checkpoints, should_stop=lambda: next(asked) == 5))
+    go_on(checkpoints)
+    assert digest(Run(checkpoints / "run").last()) == undisturbed
+
+
+# ---------------------------------------------------------------- two at once
+
+
+@pytest.fixture
+def other(checkpoints: Path):
+    """A process that trains `run`, as far as its lock tells; the run has one checkpoint."""
+    train(checkpoints, max_steps=1)
+    with FolderLock(checkpoints / "run"):
+        yield f"process {os.getpid()}"
+
+
+def test_the_second_of_two_trainings_names_the_first_and_changes_nothing(checkpoints, other):
+    before = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
+    for attempt in (lambda: go_on(checkpoints), lambda: train(checkpoints, "run")):
+        started_at = time.perf_counter()
+        with pytest.raises(CheckpointError, match=other):
+            attempt()
+        assert time.perf_counter() - started_at < 5
+    assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == before
+
+
+def test_the_second_of_two_commands_is_one_line_and_1(checkpoints, other, capsys):
+    capsys.readouterr()
+    assert main(["train", "--resume", "--name", "run", "--checkpoints", str(checkpoints), "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 2) and err.startswith("error: ") and other in err
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "The"], ["verify"], ["runs"], ["evaluate", "--data", "TEXT"]])
+def test_readers_need_no_lock(checkpoints, other, command, capsys):
+    words = [str(checkpoints.parent / "text.txt") if word == "TEXT" else word for word in command]
+    assert main([*words, "--checkpoints", str(checkpoints), "--device", "cpu"]) == 0
+    assert other not in capsys.readouterr().err
+
+
+def test_a_run_that_is_just_being_prepared_keeps_its_name(checkpoints):
+    with FolderLock(checkpoints / "text"):
+        result = main(["train", str(checkpoints.parent / "text.txt"), "--checkpoints", str(checkpoints), "--max-steps", "1",
+                       *TINY_FLAGS])  # fmt: skip
+        assert result == 0 and (checkpoints / "text-2" / "run.json").is_file()
+        assert [path.name for path in (checkpoints / "text").iterdir()] == [".lock"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_may_be_started_again(checkpoints, undisturbed):
+    folder = checkpoints / "run"
+    (folder / ".tmp-step-000003-01234567").mkdir(parents=True)
+    for name in ("run.json", ".lock", "log.jsonl"):
+        (folder / name).write_text('{"step": 2, "kind": "step"}\n' if name == "log.jsonl" else "{")
+    with pytest.raises(CheckpointError):
+        go_on(checkpoints)
+    assert digest(Path(train(checkpoints).path)) and digest(Run(folder).last()) == undisturbed
+    assert not list(checkpoints.rglob(".tmp-*"))
+
+
+def test_what_a_live_process_writes_is_not_taken_for_a_leftover(checkpoints):
+    from simplellm.storage import new_folder, remove_leftovers
+
+    text_in(checkpoints.parent)
+    dead = checkpoints / ".tmp-dead-01234567"
+    dead.mkdir(parents=True)
+    with new_folder(checkpoints / "step") as temporary:
+        (temporary / "a").write_text("whole")
+        remove_leftovers(checkpoints)
+        assert temporary.is_dir() and not dead.exists()
+    assert (checkpoints / "step" / "a").read_text() == "whole"
