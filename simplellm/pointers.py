@@ -44,7 +44,7 @@ def pointer_among(folders: list[Path], which: str) -> Pointer | None:
     if which == "last":
         return known[0] if known else None
     scored = [pointer for pointer in reversed(known) if "val_loss" in pointer]  # of equal ones the first
-    return min(scored, key=lambda pointer: float(pointer["val_loss"]), default=None)
+    return min(scored, key=lambda pointer: pointer["val_loss"], default=None)
 
 
 def pointer_to_whole(run: Path, which: str, whole: list[Path]) -> Pointer | None:
@@ -65,17 +65,23 @@ def mend_pointers(run: Path) -> None:
 def _written(run: Path, which: str) -> Pointer | None:
     try:
         pointer = read_json(run / f"{which}.json")
-    except CheckpointError:
+        name, figures = pointer.pop("path"), numbers(pointer)
+        is_sane = type(figures["step"]) is int and step_name(figures["step"]) == name
+    except (CheckpointError, KeyError, ValueError):
         return None
-    name, step = str(pointer.get("path")), pointer.get("step")
-    return pointer if STEP_NAME.fullmatch(name) and type(step) is int and step_name(step) == name else None
+    return {**figures, "path": name} if is_sane else None
 
 
 def _evaluation_of(folder: Path) -> dict[str, Any]:
     """How a checkpoint was scored, as it says itself; empty where it was not, or is too damaged to tell."""
     try:
-        figures = dict(read_json(folder / "training" / "state.json")["evaluation"])
-        float(figures.get("val_loss", 0))
-    except (CheckpointError, KeyError, TypeError, ValueError):
+        return numbers(read_json(folder / "training" / "state.json")["evaluation"])
+    except (CheckpointError, KeyError, ValueError):
         return {}
+
+
+def numbers(figures: Any) -> dict[str, Any]:
+    """Figures that were read from a file; ValueError where they are not numbers by name."""
+    if not isinstance(figures, dict) or any(type(figure) not in (int, float) for figure in figures.values()):
+        raise ValueError("figures that are no numbers")
     return figures

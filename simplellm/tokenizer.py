@@ -147,6 +147,8 @@ class Tokenizer:
             specials = {item["content"]: item["id"] for item in data["added_tokens"]}
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             end_of_text = specials[END_OF_TEXT]
+            if pattern not in (SPLIT_PATTERN, GPT2_SPLIT_PATTERN):  # a pattern is a small program
+                raise KeyError("a pattern that cuts words as this project does")
             _check_vocabulary(ranks, end_of_text)
             return cls(ranks, pattern, end_of_text)
         except (KeyError, IndexError, TypeError, AttributeError) as error:

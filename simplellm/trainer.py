@@ -25,6 +25,7 @@ from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, Trainin
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
+from simplellm.pointers import numbers
 from simplellm.saver import Saver
 
 WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
@@ -210,9 +211,8 @@ class Trainer:
         self.last, self.last_counts = _figures(self.step, evaluation), True
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
-        saved = {"saved": self._save(is_best), "save_seconds": self.saver.seconds}
-        record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "seconds": self.seconds}
-        self.sink.write(record | saved)
+        record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "saved": self._save(is_best)}
+        self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.seconds})
         return evaluation
 
     def save_here(self) -> None:
@@ -235,8 +235,7 @@ class Trainer:
             self.best = self.last
         with self.average.in_place():
             is_saved = self.saver.save(self.step, self.model, self.prepared.tokenizer, self.state(), self.last, is_best)
-        self.best = self.best if is_saved else best_before
-        self.saved_step = self.step if is_saved else self.saved_step
+        self.best, self.saved_step = (self.best, self.step) if is_saved else (best_before, self.saved_step)
         return is_saved
 
     def _is_better(self, loss: float) -> bool:
@@ -296,7 +295,7 @@ class Trainer:
         try:
             self._restore_weights(averaged, state.tensors)
             self._restore_figures(state.figures)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             why = (str(error).splitlines() or [""])[0]
             raise CheckpointError(f"the training state of {self.run.name} does not fit its model: {why}") from error
 
@@ -314,7 +313,9 @@ class Trainer:
     def _restore_figures(self, figures: dict[str, Any]) -> None:
         self.step = self.saved_step = int(figures["step"])
         pointer = self.run.pointer("best") or {}
-        self.best, self.last = dict(figures["best"] or self.best), pointer
+        self.best, self.last = numbers(figures["best"] or self.best), pointer
+        if figures["best"]:
+            Evaluation(*(self.best[name] for name in ("tokens", "bytes", "val_loss", "accuracy"))).to_mapping()
         is_gone = "step" in self.best and self._is_better(math.inf)
         if is_gone or pointer.get("step") == self.best.get("step"):  # or scored on the whole held-out text meanwhile
             self.best |= {name: pointer[name] for name in self.best if name in pointer}
