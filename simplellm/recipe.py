@@ -22,7 +22,7 @@ RESEGMENTED_TEXT_BYTES = 4_000_000  # larger texts are hardly seen twice, and wo
 SECONDS_PER_MEGABYTE = 65.0  # from here on a text is seen often enough that dropout pays
 DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.1, 0.2
 RESEGMENTED_FROM_DOUBLINGS = 1.0  # from here on BPE-dropout pays
-CONSISTENT_FROM_DOUBLINGS = 3.5  # from here on there is time to read every block twice (R-Drop)
+CONSISTENT_FROM_DOUBLINGS = 3.0  # from here on there is time to read every block twice (R-Drop), and a larger vocabulary pays
 LONG_RUN_DOUBLINGS = 2.0  # four times that and more: a deeper model and longer blocks
 
 
@@ -141,7 +141,9 @@ def _large(train_bytes: int, seconds: float) -> dict[str, Any]:
         settings["bpe_dropout"] = 0.1
     if doublings < LONG_RUN_DOUBLINGS:
         return settings | {"n_embd": 256, "n_head": 4, "learning_rate": 1e-2}
-    if doublings >= CONSISTENT_FROM_DOUBLINGS:
-        settings |= {"consistency": 1.0, "dropout": 0.25}
     long_run = {"n_layer": 6, "n_embd": 256, "n_head": 4, "block_size": 128, "batch_size": 16, "learning_rate": 6e-3}
-    return settings | long_run | {"muon_learning_rate": 0.03}
+    settings |= long_run | {"muon_learning_rate": 0.03}
+    if doublings < CONSISTENT_FROM_DOUBLINGS:
+        return settings
+    consistent = {"consistency": 1.0, "batch_size": 8, "vocab_size": 2048, "weight_decay": 0.05}
+    return settings | consistent
