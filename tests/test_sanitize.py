@@ -106,8 +106,11 @@ def test_only_a_carriage_return_waits() -> None:
     assert sanitizer.finish() == "\u240d" and sanitizer.finish() == ""
 
 
-@settings(max_examples=300)
-@given(st.recursive(some_text, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(some_text, inner, max_size=3)))
+in_json = some_text.filter(lambda text: not re.search("[\ud800-\udbff][\udc00-\udfff]", text))  # two halves are one there
+
+
+@settings(max_examples=200)
+@given(in_json | st.lists(in_json, max_size=3) | st.dictionaries(in_json, in_json, max_size=3))
 def test_json_means_the_same_and_can_be_shown(value: object) -> None:
     document = safe_json(json.dumps(value, ensure_ascii=False))
     assert json.loads(document) == value
