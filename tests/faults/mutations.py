@@ -1,0 +1,146 @@
+"""Takes one safeguard at a time out of a copy of the project and shows that a test turns red for each.
+
+`python tests/faults/mutations.py` prints a line for each; a safeguard nobody misses is reported, and ends it with 1.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("simplellm", "tests", "main.py", "the-verdict.txt", "pyproject.toml", "README.md")
+TESTS_FAILED = 1  # what pytest ends with when tests ran and some were red
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A safeguard: where it stands, the text it is taken out of (which is there once), and the tests that should miss it."""
+
+    safeguard: str
+    file: str
+    text: str
+    without: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "fsync of a file", "simplellm/storage.py",
+        "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n", ("tests/test_storage.py",),
+    ),
+    Mutation(
+        "fsync of a new folder before it is renamed", "simplellm/storage.py",
+        "                fsync_folder(Path(folder))\n", "                pass\n", ("tests/test_storage.py",),
+    ),
+    Mutation(
+        "fsync of the folder a new one is renamed into", "simplellm/storage.py",
+        "            os.rename(temporary, path)\n        fsync_folder(path.parent)\n",
+        "            os.rename(temporary, path)\n",
+        ("tests/test_storage.py",),
+    ),
+    Mutation(
+        "fsync of the folder of a pointer", "simplellm/storage.py",
+        "        os.replace(temporary, path)\n        fsync_folder(path.parent)\n", "        os.replace(temporary, path)\n",
+        ("tests/test_storage.py",),
+    ),
+    Mutation(
+        "SHA-256 of a checkpoint's files", "simplellm/manifest.py",
+        " == size and sha256_of(folder / name) == digest", " == size", ("tests/test_checkpoint.py",),
+    ),
+    Mutation(
+        "size of a checkpoint's files and their SHA-256", "simplellm/manifest.py",
+        "whole = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest",
+        "whole = (folder / name).exists()", ("tests/test_checkpoint.py",),
+    ),
+    Mutation(
+        "the manifest's own bytes", "simplellm/manifest.py",
+        "    if not is_as_written:\n", "    if False:\n", ("tests/test_checkpoint.py",),
+    ),
+    Mutation(
+        "the lock of a run", "simplellm/lock.py",
+        "        if try_lock(handle):\n            return True\n", "        return True\n", ("tests/test_lock.py",),
+    ),
+    Mutation(
+        "the look at a loss", "simplellm/trainer.py",
+        "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):", "if math.isfinite(self.gradient_norm):",
+        ("tests/test_trainer.py",),
+    ),
+    Mutation(
+        "the look at a gradient", "simplellm/trainer.py",
+        "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):", "if math.isfinite(self.loss):",
+        ("tests/test_trainer.py",),
+    ),
+    Mutation(
+        "the sanitizer before a write", "simplellm/app/render.py",
+        "shown = self._foreign.push(text)\n", "shown = text\n", ("tests/test_render.py", "tests/test_hostile_text.py"),
+    ),
+    Mutation(
+        "the sanitizer before a notice", "simplellm/app/render.py",
+        "self._print(self.notices, visible(text), style)", "self._print(self.notices, text, style)",
+        ("tests/test_render.py", "tests/test_hostile_text.py"),
+    ),
+    Mutation(
+        "the sanitizer in a table", "simplellm/app/render.py",
+        "table.add_row(*(Text(visible(cell)) for cell in row))", "table.add_row(*(Text(cell) for cell in row))",
+        ("tests/test_render.py", "tests/test_hostile_text.py"),
+    ),
+)  # fmt: skip
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def is_missed(mutation: Mutation, project: Path) -> bool:
+    """Whether a test turns red without the safeguard. ValueError where the safeguard does not stand where it is said to."""
+    path = project / mutation.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutation.text) != 1:
+        raise ValueError(f"{mutation.safeguard}: its text is in {mutation.file} {source.count(mutation.text)} times")
+    path.write_text(source.replace(mutation.text, mutation.without), encoding="utf-8")
+    try:
+        return run_tests(mutation.tests, project) == TESTS_FAILED
+    finally:
+        path.write_text(source, encoding="utf-8")
+
+
+def run_tests(tests: tuple[str, ...], project: Path) -> int:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+    there = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=project, env=there, capture_output=True, timeout=300).returncode
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        project = copy_of_the_project(Path(folder))
+        whole = tuple(sorted({test for mutation in MUTATIONS for test in mutation.tests}))
+        if run_tests(whole, project) != 0:
+            say("the tests are red with nothing taken out")
+            return 1
+        missed = 0
+        for mutation in MUTATIONS:
+            found = is_missed(mutation, project)
+            missed += found
+            say(f"{'red' if found else 'GREEN, so nobody misses it'}\twithout {mutation.safeguard}")
+    say(f"{len(MUTATIONS)} safeguards taken out: {len(MUTATIONS) - missed} unnoticed")
+    return 0 if missed == len(MUTATIONS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

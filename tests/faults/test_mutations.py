@@ -1,0 +1,26 @@
+"""A safeguard that could be taken out without a test turning red would be no safeguard for long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults.mutations import MUTATIONS, copy_of_the_project, is_missed, run_tests
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.safeguard)
+def test_each_safeguard_stands_where_it_is_said_to(mutation):
+    root = Path(__file__).resolve().parents[2]
+    assert (root / mutation.file).read_text(encoding="utf-8").count(mutation.text) == 1
+    assert all((root / test).is_file() for test in mutation.tests)
+
+
+@pytest.mark.slow
+def test_without_any_one_safeguard_a_test_turns_red(tmp_path: Path, tell: Callable[[str], None]):
+    project = copy_of_the_project(tmp_path)
+    assert run_tests(tuple(sorted({test for mutation in MUTATIONS for test in mutation.tests})), project) == 0
+    unnoticed = [mutation.safeguard for mutation in MUTATIONS if not is_missed(mutation, project)]
+    tell(f"{len(MUTATIONS)} safeguards taken out: {len(unnoticed)} unnoticed")
+    assert unnoticed == []
