@@ -31,6 +31,7 @@ KIND_NAMES = {
     "texts": "a list of texts",
     "seconds": "a time such as 60s, 10m or 2h",
 }
+LONGEST_QUOTE = 100  # characters of a wrong value that are told
 SECONDS_PER_UNIT = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -86,7 +87,7 @@ class Setting:
         converted = _convert(self.kind, value)
         if converted is None or not self._allows(converted):
             raise SettingError(
-                f"{self.name} is {self._expected()}, got {value!r}",
+                f"{self.name} is {self._expected()}, got {_quoted(value)}",
                 fix=f"the default is {self.default_text}",
             )
         return converted
@@ -151,6 +152,12 @@ def _seconds(text: str) -> float | None:
     """Seconds of `90`, `60s`, `1.5m`, `2h`; None for anything else."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)([smh]?)", text.strip())
     return float(match[1]) * SECONDS_PER_UNIT[match[2]] if match else None
+
+
+def _quoted(value: Any) -> str:
+    """A value of any length, as part of one line."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
 
 
 def _plain(number: float) -> str:

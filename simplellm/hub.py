@@ -77,7 +77,7 @@ def from_hub_config(data: dict[str, Any], source: str) -> ModelConfig:
             )  # fmt: skip
     except (KeyError, TypeError, SettingError) as error:
         raise CheckpointError(f"{source} does not describe a model of this project: {error}") from error
-    raise CheckpointError(f"{source} is of type {data['model_type']!r}, not qwen3 or gpt2")
+    raise CheckpointError(f"{source} is of type {str(data['model_type'])[:50]!r}, not qwen3 or gpt2")
 
 
 def to_hub_state(state: State, config: ModelConfig) -> State:

@@ -16,7 +16,7 @@ from simplellm.model import Matrix, SimpleLLM
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
 NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum", "raw")  # AdamW's, Muon's, and the table of a composed one
+ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum",)
 WSD_DECAY_SHARE = 0.4  # last share of the steps in which wsd decays (measured; MiniCPM, 2024: 10-20% of far longer runs)
 
 
@@ -162,15 +162,17 @@ class Optimizer:
                     }
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
-        """All of the weights, or none before the first step that was taken; each tensor of its weight's shape."""
-        shapes = {self._names[id(weight)]: weight.shape for weight in self.weights}
-        for path, value in state.items():
-            name, _, key = path.rpartition("/")
-            if key not in STATE_KEYS or name not in shapes or value.shape != (() if key == "step" else shapes[name]):
-                raise ValueError(f"{path} of shape {list(value.shape)} is not part of the optimizer")
-        with_state = {path.rpartition("/")[0] for path in state if not path.endswith("/raw")}
-        if with_state and (missing := shapes.keys() - with_state):
-            raise ValueError(f"the optimizer's state of {min(missing)} is missing")
+        """All that `state` gives after a step, or before the first one; each tensor of its weight's shape."""
+        shapes = {f"{table.name}/raw": table.raw.shape for table in self._composed}
+        if state.keys() != shapes.keys():
+            for optimizer in self._optimizers:
+                keys = MUON_STATE if isinstance(optimizer, Muon) else ADAMW_STATE
+                for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+                    name = self._names[id(weight)]
+                    shapes |= {f"{name}/{key}": torch.Size() if key == "step" else weight.shape for key in keys}
+        for path in sorted(shapes.keys() | state.keys()):
+            if path not in state or path not in shapes or state[path].shape != shapes[path]:
+                raise ValueError(f"{path[:100]} of the optimizer is missing, not its own or of another shape")
 
 
 def _layer_of(name: str) -> str:

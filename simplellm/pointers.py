@@ -85,3 +85,12 @@ def numbers(figures: Any) -> dict[str, Any]:
     if not isinstance(figures, dict) or any(type(figure) not in (int, float) for figure in figures.values()):
         raise ValueError("figures that are no numbers")
     return figures
+
+
+def best_by(step: int, figures: Any) -> dict[str, Any]:
+    """The best evaluation up to `step`, as a file says it; ValueError or KeyError where there can be no such one."""
+    best = numbers(figures)
+    least = {"step": 1, "tokens": 1, "bytes": 1, "val_loss": 0, "accuracy": 0}
+    if type(best["step"]) is not int or best["step"] > step or any(best[name] < least[name] for name in least):
+        raise ValueError("a best evaluation that cannot be")
+    return best

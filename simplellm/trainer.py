@@ -25,7 +25,7 @@ from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, Trainin
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
-from simplellm.pointers import numbers
+from simplellm.pointers import best_by
 from simplellm.saver import Saver
 
 WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
@@ -296,7 +296,7 @@ class Trainer:
             self._restore_weights(averaged, state.tensors)
             self._restore_figures(state.figures)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            why = (str(error).splitlines() or [""])[0]
+            why = (str(error).splitlines() or [""])[0][:200]
             raise CheckpointError(f"the training state of {self.run.name} does not fit its model: {why}") from error
 
     def _restore_weights(self, averaged: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
@@ -313,9 +313,7 @@ class Trainer:
     def _restore_figures(self, figures: dict[str, Any]) -> None:
         self.step = self.saved_step = int(figures["step"])
         pointer = self.run.pointer("best") or {}
-        self.best, self.last = numbers(figures["best"] or self.best), pointer
-        if figures["best"]:
-            Evaluation(*(self.best[name] for name in ("tokens", "bytes", "val_loss", "accuracy"))).to_mapping()
+        self.best, self.last = best_by(self.step, figures["best"]) if figures["best"] else self.best, pointer
         is_gone = "step" in self.best and self._is_better(math.inf)
         if is_gone or pointer.get("step") == self.best.get("step"):  # or scored on the whole held-out text meanwhile
             self.best |= {name: pointer[name] for name in self.best if name in pointer}

@@ -1,0 +1,252 @@
+"""Checkpoints that lie, made from a fixed seed: `python -m faults.hostile --count 300` in tests/.
+
+Each is one file of a checkpoint changed, with a manifest that vouches for it. It has to be refused with one typed error, or be
+of no harm: in seconds, and without the memory it claims to need, which this process is not given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faults.tiny import go_on, text_in, train
+from simplellm import training
+from simplellm.checkpoint import Run, load_model, write_manifest
+from simplellm.errors import SimpleLLMError
+from simplellm.sampler import Sampler
+
+MOST_EXTRA_BYTES = 600 << 20  # of address space, beyond what this process has when it begins
+MOST_SECONDS = 10
+NUMBERS = [
+    -1, 0, 1, 2, 7, 1.5, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64, 10**300, 10**4000, 1e308, True, False, None, "4", "",
+    [], {}, [4], "x" * 100_000,
+]  # fmt: skip
+Lie = tuple[str, str, bytes]  # what it is, the file, its content
+
+
+def tensors_file(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    """A file in the safetensors format, whatever its header says."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(dtype: Any = "F32", shape: Any = (2, 2), offsets: Any = (0, 16)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def headers() -> Iterator[tuple[str, bytes]]:
+    """Files of tensors that no reader may believe."""
+    four = bytes(16)
+    yield "10^12 elements in 16 bytes", tensors_file({"a": entry(shape=[10**12])}, four)
+    yield "10^12 elements and their place", tensors_file({"a": entry(shape=[10**12], offsets=[0, 4 * 10**12])}, four)
+    yield "a product over 2^64", tensors_file({"a": entry(shape=[2**40, 2**40], offsets=[0, 16])}, four)
+    yield "a product that wraps to 16 bytes", tensors_file({"a": entry(shape=[2**62 + 1, 4], offsets=[0, 16])}, four)
+    for length in (0, 1, 10**9, 2**31, 2**63 - 1, 2**64 - 1):
+        yield f"a header of {length} bytes", tensors_file({"a": entry()}, four, length)
+    yield "no header", b""
+    yield "half a length", b"\x10\x00"
+    yield "a pickle", b"PK\x03\x04" + bytes(1000)
+    yield "an old pickle", b"\x80\x02cos\nsystem\n(S'true'\ntR."
+    for text in (b"", b"[]", b"null", b"{", b'{"a":' * 100_000, b"\xff\xfe", b'{"a": 1}', b'{"a": {}}', b'{"__metadata__": 5}'):
+        yield f"a header {text[:12]!r}", tensors_file(text, four)
+    yield "a tensor twice", tensors_file(b'{"a":%b,"a":%b}' % ((json.dumps(entry()).encode(),) * 2), four)
+    places = (
+        [0, 8],
+        [8, 16],
+        [16, 0],
+        [-16, 0],
+        [0, 17],
+        [1, 17],
+        [0.0, 16.0],
+        ["0", "16"],
+        [0],
+        [],
+        None,
+        [0, True],
+        [0, 2**64],
+    )
+    for place in places:
+        yield f"a place {place}", tensors_file({"a": entry(offsets=place)}, four)
+    overlap = {"a": entry(), "b": entry(offsets=[8, 24])}
+    yield "two at one place", tensors_file({"a": entry(), "b": entry()}, four)
+    yield "an overlap", tensors_file(overlap, bytes(24))
+    yield "a gap", tensors_file({"a": entry(), "b": entry(offsets=[24, 40])}, bytes(40))
+    yield "something behind the end", tensors_file({"a": entry()}, four + b"x")
+    for shape in ([4.0], ["4"], [-2, -2], [True, 4], None, "22", [[4]], [1] * 9 + [4], [4, 10**4000], {}):
+        yield f"a shape {str(shape)[:20]}", tensors_file({"a": entry(shape=shape)}, four)
+    for dtype in ("F128", "f32", "", None, 4, [], "OBJECT", "F64", "I32"):
+        yield f"a type {dtype!r}", tensors_file({"a": entry(dtype=dtype)}, four)
+
+
+def changed_tensors(path: Path, generator: random.Random) -> Iterator[tuple[str, bytes]]:
+    """The tensors of a real file with one thing wrong."""
+    import safetensors.torch as st
+
+    for _ in range(4):
+        for kind in ("NaN", "inf", "-inf"):
+            state = st.load(path.read_bytes())
+            tensor = state[generator.choice([name for name, tensor in state.items() if tensor.numel()])]
+            tensor.view(-1)[generator.randrange(tensor.numel())] = float(kind)
+            yield f"one {kind}", st.save(state)
+    changes: dict[str, Callable[[dict, str], Any]] = {
+        "lacks one": lambda state, name: state.pop(name),
+        "has another": lambda state, name: state.update(extra=torch.ones(1)),
+        "has one renamed": lambda state, name: state.update({name + "x": state.pop(name)}),
+        "has another shape": lambda state, name: state.update({name: torch.ones(3, 5)}),
+        "has integers": lambda state, name: state.update({name: state[name].long()}),
+        "has doubles": lambda state, name: state.update({name: state[name].double()}),
+        "has one without elements": lambda state, name: state.update({name: torch.ones(0)}),
+    }
+    for what, change in changes.items():
+        for _ in range(3):
+            state = st.load(path.read_bytes())
+            change(state, generator.choice(list(state)))
+            yield what, st.save(state)
+
+
+def changed_json(path: Path, generator: random.Random) -> Iterator[tuple[str, bytes]]:
+    """A JSON file with one value, somewhere in it, replaced, removed or repeated; and no JSON at all."""
+    for text in (
+        b"",
+        b"[]",
+        b"null",
+        b"5",
+        b'"x"',
+        b"{}",
+        b"\xff{",
+        b'{"a":' * 100_000,
+        b"[" * 100_000,
+        b"{" + b" " * 10_000_000,
+    ):
+        yield f"{text[:10]!r}", text
+    whole = json.loads(path.read_bytes())
+    for _ in range(400):
+        content = json.loads(path.read_bytes())
+        place, key = generator.choice(list(_places(content)))
+        value = generator.choice([*NUMBERS, float("nan"), float("inf")])
+        place[key] = value
+        yield f"{key} is {str(value)[:20]}", _dumped(content)
+    for key in whole:
+        yield f"no {key}", json.dumps({name: value for name, value in whole.items() if name != key}).encode()
+        repeated = json.dumps({key: whole[key]})[1:-1]
+        yield f"{key} twice", (json.dumps(whole)[:-1] + "," + repeated + "}").encode()
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every value in a JSON document: what it is in, and its key or index there; of long lists the first few."""
+    pairs = list(content.items())[:300] if isinstance(content, dict) else list(enumerate(content))[:20]
+    for key, value in pairs:
+        yield content, key
+        if isinstance(value, (dict, list)):
+            yield from _places(value)
+
+
+def _dumped(content: Any) -> bytes:
+    sys.set_int_max_str_digits(0)
+    try:
+        return json.dumps(content).encode()
+    finally:
+        sys.set_int_max_str_digits(4300)
+
+
+def patterns(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Tokenizers that cut words in ways that take forever, or none at all."""
+    for pattern in ("", "(", "(a+)+$", "(?=a)" * 1000, "a{1,99999999}", "(" * 5000, "x" * 1_000_000, "(?R)", r"\p{L}" * 50_000):
+        content = json.loads(path.read_bytes())
+        content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+        yield f"pattern {pattern[:12]!r}", json.dumps(content).encode()
+
+
+def lies(folder: Path, seed: int) -> list[Lie]:
+    """All lies about one checkpoint, in a random order that `seed` decides."""
+    generator, told = random.Random(seed), []
+    for name in ("model.safetensors", "training/state.safetensors"):
+        told += [(what, name, content) for what, content in headers()]
+        told += [(what, name, content) for what, content in changed_tensors(folder / name, generator)]
+    for name in ("config.json", "tokenizer.json", "training/state.json"):
+        told += [(what, name, content) for what, content in changed_json(folder / name, generator)]
+    told += [(what, "tokenizer.json", content) for what, content in patterns(folder / "tokenizer.json")]
+    generator.shuffle(told)
+    return told
+
+
+MUST_BE_REFUSED = ("model.safetensors", "training/state.safetensors")  # a change of a JSON file may mean the same
+
+
+def try_one(checkpoints: Path, folder: Path, lie: Lie) -> str:
+    """Empty when a lie did no harm, else what happened."""
+    what, name, content = lie
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(content)
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)  # of the processor: how busy the machine is does not matter
+    try:
+        use(checkpoints, folder, name)
+    except SimpleLLMError as error:
+        said = f"{error} {error.fix}"
+        return "" if len(said) < 2000 and "\n" not in str(error).strip() else f"{name}, {what}: said {said[:300]!r}..."
+    except BaseException as error:
+        return f"{name}, {what}: {type(error).__name__}: {str(error)[:300]}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        (folder / name).write_bytes(whole)
+    return f"{name}, {what}: was believed" if name in MUST_BE_REFUSED else ""
+
+
+def _too_slow(*_: object) -> None:
+    raise TimeoutError(f"took more than {MOST_SECONDS} s")
+
+
+def use(checkpoints: Path, folder: Path, name: str) -> None:
+    """Load what the lie is in as a chat does, or as a resumed training does."""
+    if name.startswith("training/"):
+        shutil.copytree(checkpoints, checkpoints.with_name("copy"))
+        try:
+            go_on(checkpoints.with_name("copy"))
+        finally:
+            shutil.rmtree(checkpoints.with_name("copy"))
+    else:
+        model, tokenizer = load_model(folder, torch.device("cpu"))
+        Sampler(model, tokenizer).next_logits(tokenizer.encode("The judge"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10**9)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGPROF, _too_slow)
+    training.relative_speed = lambda device: 1.0
+    with tempfile.TemporaryDirectory() as temporary:
+        checkpoints = text_in(Path(temporary)).parent / "checkpoints"
+        train(checkpoints, max_steps=2, eval_interval=2)
+        run = Run(checkpoints / "run")
+        run.write_info({**(info := run.read_info()), "training": {**info["training"], "max_steps": 3}})
+        folder = run.last()
+        told = lies(folder, options.seed)[: options.count]
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + MOST_EXTRA_BYTES, resource.RLIM_INFINITY))
+        harms = [harm for lie in told if (harm := try_one(checkpoints, folder, lie))]
+    print(f"{len(told)} hostile files: {len(told) - len(harms)} refused or harmless, {len(harms)} believed or fatal")  # noqa: T201
+    for harm in harms:
+        print(f"  {harm}")  # noqa: T201
+    return 1 if harms else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

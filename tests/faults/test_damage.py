@@ -1,0 +1,446 @@
+"""Promises 3, 7 and 11: a flipped bit is found, a lie is not believed, a change is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from faults.tiny import STEPS, TEXT, around, digest, go_on, text_in, train
+from simplellm.app.cli import main
+from simplellm.checkpoint import Run, examine, load_model, read_log, verify, write_manifest
+from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
+from simplellm.manifest import MANIFEST_NAME
+from simplellm.pointers import mend_pointers
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one that came to its end, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    text_in(folder)
+    train(folder / "checkpoints")
+    return folder / "checkpoints"
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    text_in(tmp_path)
+    return Path(shutil.copytree(finished, tmp_path / "checkpoints"))
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def stopped(checkpoints: Path, after: int, **given: object) -> Run:
+    """A run that was stopped after some steps."""
+    asked = iter(range(10**9))
+    train(checkpoints, surroundings=around(checkpoints, should_stop=lambda: next(asked) == after), **given)
+    return Run(checkpoints / "run")
+
+
+# ---------------------------------------------------------------- bits and pieces
+
+
+def damages(size: int, generator: random.Random, count: int) -> list[Callable[[bytes], bytes]]:
+    """Flips of one bit at the ends, in the middle and anywhere, and truncations; `size` is over 0."""
+
+    def flip(place: int, bit: int) -> Callable[[bytes], bytes]:
+        return lambda data: data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+
+    places = [0, size // 2, size - 1, *(generator.randrange(size) for _ in range(count))]
+    lengths = [0, size // 2, size - 1, *(generator.randrange(size) for _ in range(count // 4))]
+    flips = [flip(place, generator.randrange(8)) for place in places]
+    return [*flips, *(lambda data, length=length: data[:length] for length in lengths), lambda data: data + b"\0"]
+
+
+def damage_all(checkpoints: Path, count: int) -> int:
+    """Damage every file of the newest checkpoint in many ways: each is named, and the one before it used instead."""
+    run, generator, tried = Run(checkpoints / "run"), random.Random(0), 0
+    newest, previous = run.step_folders()[:2]
+    for name in files_of(newest):
+        whole = (newest / name).read_bytes()
+        for damage in damages(len(whole), generator, count):
+            (newest / name).write_bytes(damage(whole))
+            told: list[str] = []
+            assert run.last(told.append) == previous
+            is_named = newest.name in told[0] and (name == MANIFEST_NAME or name in told[0])
+            assert is_named and told[0].endswith("using an earlier checkpoint") and len(told) == 1
+            tried += 1
+        (newest / name).write_bytes(whole)
+    assert run.last() == newest
+    return tried
+
+
+def test_a_damaged_bit_or_length_is_found(copy, tell):
+    tried = damage_all(copy, 8)
+    tell(f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used")
+
+
+@pytest.mark.slow
+def test_any_damaged_bit_or_length_is_found(copy, tell):
+    tried = damage_all(copy, 400)
+    tell(f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used")
+
+
+@pytest.mark.parametrize("change", ["link to a file", "link to a folder", "pipe", "extra", "folder", "link to itself"])
+def test_a_checkpoint_holds_its_own_plain_files_and_nothing_else(copy, change):
+    folder = Run(copy / "run").last()
+    path = folder / "config.json"
+    if change != "extra":
+        path.rename(copy / "elsewhere")
+    if change == "pipe":
+        os.mkfifo(path)
+    elif change == "folder":
+        path.mkdir()
+    elif change == "extra":
+        (folder / "training" / "more.bin").write_bytes(b"x")
+    else:
+        target = {"link to a file": copy / "elsewhere", "link to a folder": copy, "link to itself": path}[change]
+        path.symlink_to(target)
+    with pytest.raises(CheckpointError, match=r"more\.bin" if change == "extra" else r"config\.json"):
+        verify(folder)
+
+
+def test_a_manifest_that_points_outside_is_refused(copy):
+    folder = Run(copy / "run").last()
+    manifest = json.loads((folder / MANIFEST_NAME).read_text())
+    manifest["files"]["../../run.json"] = manifest["files"].pop("config.json")
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
+    with pytest.raises(CheckpointError):
+        verify(folder)
+
+
+# ---------------------------------------------------------------- resume after damage
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training/state.safetensors", MANIFEST_NAME])
+def test_resume_says_why_it_begins_earlier_and_comes_to_the_same(checkpoints, undisturbed, name):
+    run, said = stopped(checkpoints, 10), []
+    newest = run.step_folders()[0]
+    (newest / name).write_bytes(b"damaged")
+    go_on(checkpoints, surroundings=around(checkpoints, said.append))
+    assert newest.name in said[0] and "using an earlier checkpoint" in said[0]
+    assert said[1] == f"resuming run after step 9 of {STEPS}"
+    assert digest(run.last()) == undisturbed
+    assert [record["step"] for record in read_log(run.log_path) if record["kind"] == "step"] == list(range(1, STEPS + 1))
+
+
+def test_resume_says_that_a_later_checkpoint_is_missing(checkpoints, undisturbed):
+    run, said = stopped(checkpoints, 10), []
+    shutil.rmtree(run.last())
+    go_on(checkpoints, surroundings=around(checkpoints, said.append))
+    assert digest(run.last()) == undisturbed and said[-1].startswith("resuming run after step 9")
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "null", "\x00", '{"path": "../x", "step": 3}', '{"path": "step-000003", "step": 4}',
+                '{"path": "step-000099", "step": 99}', '{"step": 12, "path": "step-000012", "val_loss": "x"}', None],
+)  # fmt: skip
+def test_a_damaged_pointer_is_made_again_from_the_checkpoints(copy, which, content):
+    run = Run(copy / "run")
+    path = run.path / f"{which}.json"
+    before = json.loads(path.read_text())
+    path.unlink() if content is None else path.write_text(content)
+    assert main(["generate", "--prompt", "The", "--max-new-tokens", "2", "--checkpoints", str(copy), "--device", "cpu"]) == 0
+    go_on(copy)
+    after = json.loads(path.read_text())
+    assert (after["step"], after["path"]) == (before["step"], before["path"])
+    assert which == "last" or after["val_loss"] == pytest.approx(before["val_loss"], rel=0.2)
+
+
+def test_when_the_best_is_damaged_the_best_of_the_others_is(copy):
+    run = Run(copy / "run")
+    best = run.best()
+    (best / "config.json").write_text("{}")
+    others = [folder for folder in run.step_folders() if folder != best]
+    mend_pointers(run.path)
+    assert run.best() in others and json.loads((run.path / "best.json").read_text())["path"] == run.best().name
+    assert go_on(copy).path == str(run.best())
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"texts": 5}', "\x00"])
+def test_a_damaged_run_json_is_named_with_what_is_left_to_do(copy, content, capsys):
+    path = copy / "run" / "run.json"
+    path.unlink() if content is None else path.write_text(content)
+    for words in (["train", "--resume", "--name", "run"], ["train", "--resume"]):
+        capsys.readouterr()
+        assert main([*words, "--checkpoints", str(copy), "--device", "cpu"]) == 1
+        err = capsys.readouterr().err
+        assert "run.json" in err and "--from run" in err and len(err.splitlines()) == 2
+    assert main(["generate", "--prompt", "The", "--max-new-tokens", "2", "--checkpoints", str(copy), "--device", "cpu"]) == 0
+
+
+# ---------------------------------------------------------------- a stop is no event
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 7, 11])
+def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undisturbed, after):
+    train(checkpoints, "whole")
+    run = stopped(checkpoints, after)
+    assert run.best().is_dir() and run.last().name == f"step-{after:06d}"
+    go_on(checkpoints)
+    keys = ("step", "val_loss", "best", "accuracy")
+    series = [
+        [tuple(record[key] for key in keys) for record in read_log(log) if record["kind"] == "evaluation"]
+        for log in (Run(checkpoints / "whole").log_path, run.log_path)
+    ]
+    assert series[0] == series[1] and len(series[0]) == 4 and digest(run.last()) == undisturbed
+    assert run.pointer("best") == Run(checkpoints / "whole").pointer("best")
+
+
+def test_patience_is_not_used_up_by_stops(checkpoints):
+    whole = train(checkpoints, "whole", patience=2, max_steps=200, learning_rate=1.0)
+    asked = 0
+
+    def often() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 5 == 0
+
+    result = train(checkpoints, "run", around(checkpoints, should_stop=often), patience=2, max_steps=200, learning_rate=1.0)
+    while result.stopped:
+        result = go_on(checkpoints, surroundings=around(checkpoints, should_stop=often))
+    assert (result.steps, result.best_step) == (whole.steps, whole.best_step) and whole.steps < 200
+
+
+# ---------------------------------------------------------------- changes
+
+
+def change_text(checkpoints: Path) -> None:
+    (checkpoints.parent / "text.txt").write_text(TEXT + "More.")
+
+
+def change_tokenizer(checkpoints: Path) -> None:
+    folder = Run(checkpoints / "run").last()
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    first, second = list(vocab)[-2:]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / MANIFEST_NAME).unlink()
+    write_manifest(folder)
+
+
+def change_model(checkpoints: Path) -> None:
+    run = Run(checkpoints / "run")
+    info = run.read_info()
+    run.write_info({**info, "model": {**info["model"], "n_head": 4}})
+
+
+CHANGES = {"text": change_text, "tokenizer": change_tokenizer, "model": change_model}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to(checkpoints, what):
+    run = stopped(checkpoints, 4)
+    CHANGES[what](checkpoints)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=f"the {what} ") as found:
+            go_on(checkpoints)
+        assert "--accept-changes" in found.value.fix
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    words = ["train", "--resume", "--name", "run", "--accept-changes", "--checkpoints", str(checkpoints), "--device", "cpu"]
+    assert main(words) == 0
+    (accepted,) = run.read_info()["accepted_changes"]
+    assert what in accepted["what"] and accepted["step"] == 4 and accepted["when"].startswith("20")
+    assert go_on(checkpoints, max_steps=STEPS + 2).steps == STEPS + 2, "what was accepted is not asked again"
+
+
+def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
+    run = stopped(checkpoints, 4)
+    with pytest.raises(SettingError, match="learning_rate"):
+        go_on(checkpoints, learning_rate=1e-4)
+    from simplellm.training import resume
+
+    resume(run, {"learning_rate": 1e-4, "batch_size": 4}, around(checkpoints), accept_changes=True)
+    info = run.read_info()
+    assert (info["training"]["learning_rate"], info["training"]["batch_size"]) == (1e-4, 4)
+    assert [entry["what"] for entry in info["accepted_changes"]] == [
+        "learning_rate 0.003 became 0.0001", "batch_size 2 became 4",
+    ]  # fmt: skip
+    assert go_on(checkpoints, learning_rate=1e-4).steps == STEPS
+
+
+@pytest.mark.parametrize("given", [{"n_layer": 2}, {"optimizer": "adamw"}, {"ema_decay": 0.5}, {"vocab_size": 400}])
+def test_what_is_saved_cannot_go_on_with_every_change(checkpoints, given):
+    from simplellm.training import resume
+
+    run = stopped(checkpoints, 4)
+    with pytest.raises(SettingError, match=next(iter(given))) as found:
+        resume(run, given, around(checkpoints), accept_changes=True)
+    assert "--accept-changes" not in found.value.fix
+
+
+# ---------------------------------------------------------------- files that lie
+
+
+def be_hostile(tell: Callable[[str], None], *options: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "faults.hostile", *options], cwd=TESTS, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        tell(line)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hostile_files_are_refused_or_harmless(tell):
+    be_hostile(tell, "--count", "120")
+
+
+@pytest.mark.slow
+def test_many_hostile_files_are_refused_or_harmless(tell):
+    be_hostile(tell)
+    be_hostile(tell, "--seed", "1", "--count", "1000")
+
+
+def test_a_small_file_cannot_ask_for_a_large_table_of_positions(copy):
+    folder = Run(copy / "run").last()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1 << 20}))
+    (folder / MANIFEST_NAME).unlink()
+    write_manifest(folder)
+    load_model(folder, torch.device("cpu"))  # 64 MB: heads are small here
+    examine(folder)
+
+
+# ---------------------------------------------------------------- verify and prune
+
+
+@pytest.fixture
+def call(copy: Path, capsys: pytest.CaptureFixture[str]):
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([*words, "--checkpoints", str(copy)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_verify_says_which_checkpoints_are_whole(copy, call):
+    run = Run(copy / "run")
+    newest, *others = run.step_folders()
+    code, out, err = call("verify")
+    assert (code, err) == (0, "") and out.splitlines() == [f"{folder}\twhole" for folder in run.step_folders()]
+    (newest / "config.json").write_text("{}")
+    code, out, _ = call("verify", "run", "--json")
+    rows = json.loads(out)
+    assert code == 1 and [sorted(row) for row in rows] == [["path", "problem", "run", "step", "whole"]] * len(rows)
+    assert [(row["path"], row["whole"]) for row in rows] == [(str(newest), False), *((str(other), True) for other in others)]
+    assert "config.json is damaged" in rows[0]["problem"] and rows[1]["problem"] is None
+    assert call("verify", str(others[0]))[0] == 0 and call("verify", str(newest))[0] == call("verify", "--run", "run")[0] == 1
+
+
+def test_verify_of_what_is_not_there_is_one_error(call, copy):
+    assert call("verify", "nothing")[0] == 1 and call("verify", "a b")[0] == 2
+    for folder in Run(copy / "run").step_folders():
+        shutil.rmtree(folder)
+    code, out, err = call("verify", "run")
+    assert (code, out) == (1, "") and "no checkpoint" in err
+
+
+def test_verify_sees_parts_that_do_not_fit_together(call, copy):
+    folder = Run(copy / "run").last()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    (folder / MANIFEST_NAME).unlink()
+    write_manifest(folder)
+    code, out, _ = call("verify", "run")
+    assert code == 1 and "lacks" in out
+
+
+def spoil(copy: Path) -> list[Path]:
+    """Things that are kept for nothing: an older checkpoint, what killed processes left, ids no run refers to."""
+    run = Run(copy / "run")
+    kept = run.step_folders()
+    older = run.path / "step-000001"
+    shutil.copytree(kept[-1], older)
+    needed = run.read_info()["prepared"]
+    places = [older, run.path / ".tmp-step-000013-01234567", copy / ".prepared" / ".tmp-x-01234567",
+              copy / ".prepared" / "0123456789abcdef", copy / ".prepared" / "0123456789abcdef-words"]  # fmt: skip
+    for place in places[1:]:
+        shutil.copytree(copy / ".prepared" / needed, place)
+    (run.path / ".tmp-last.json-01234567").write_text("{")
+    return [*places, run.path / ".tmp-last.json-01234567"]
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*")}
+
+
+def test_prune_shows_what_goes_and_deletes_nothing_unasked(copy, call):
+    goes = spoil(copy)
+    before = tree(copy)
+    code, out, err = call("runs", "--prune")
+    shown = {line.split("\t")[0] for line in out.splitlines()}
+    assert code == 2 and shown == {str(path) for path in goes} and "--yes" in err and "MB" in err
+    assert tree(copy) == before
+
+
+def test_prune_deletes_what_it_shows_and_nothing_else(copy, call):
+    before = tree(copy)
+    goes = spoil(copy)
+    code, out, _ = call("runs", "--prune", "--yes", "--json")
+    assert code == 0 and {row["path"] for row in json.loads(out)} == {str(path) for path in goes}
+    assert tree(copy) == before and all(row["bytes"] > 0 for row in json.loads(out))
+    code, out, err = call("runs", "--prune", "--yes")
+    assert (code, out) == (0, "") and "nothing to delete" in err
+
+
+def test_prune_never_costs_the_last_whole_checkpoint(copy, call):
+    run = Run(copy / "run")
+    newest, *others = run.step_folders()
+    for folder in (newest, *others[:-1]):
+        (folder / "config.json").write_text("{}")
+    assert call("runs", "--prune", "--yes")[0] == 0
+    assert run.step_folders() == [others[-1]] and run.last() == others[-1]
+    (others[-1] / "config.json").write_text("{}")
+    assert call("runs", "--prune", "--yes")[0] == 0 and run.step_folders() == [others[-1]]
+
+
+def test_prune_leaves_a_run_in_training_alone(copy, call):
+    from simplellm.lock import FolderLock
+
+    goes = spoil(copy)
+    with FolderLock(copy / "run"):
+        code, out, err = call("runs", "--prune", "--yes")
+        assert (code, out) == (0, "") and "is being trained" in err and all(path.exists() for path in goes)
+
+
+def test_prune_of_one_run_leaves_the_rest_alone(copy, call):
+    goes = spoil(copy)
+    shutil.copytree(copy / "run", copy / "other")
+    assert call("runs", "--prune", "--yes", "--run", "run")[0] == 0
+    assert (copy / "other" / "step-000001").is_dir() and all(path.exists() for path in goes if ".prepared" in path.parts)
+
+
+def test_ids_stay_while_a_run_does_not_say_which_are_its_own(copy, call):
+    goes = [path for path in spoil(copy) if "0123456789abcdef" in path.name]
+    run = Run(copy / "run")
+    run.write_info({name: value for name, value in run.read_info().items() if name != "prepared"})
+    assert call("runs", "--prune", "--yes")[0] == 0 and all(path.exists() for path in goes)
+
+
+@pytest.mark.parametrize("words", [["runs", "--prun"], ["verify", "a", "b"], ["verify", "--yes"]])
+def test_mistakes_are_mistakes(call, words):
+    assert call(*words)[0] == 2
+
+
+def test_no_error_of_this_kind_is_a_traceback(copy):
+    assert issubclass(CheckpointError, SimpleLLMError)
