@@ -27,7 +27,11 @@ def settings_table() -> str:
 
 def commands_table() -> str:
     rows = ["| command | does |", "|---|---|"]
-    return "\n".join([*rows, *(f"| `{command.usage}` | {command.help} |" for command in COMMANDS)])
+    return "\n".join([*rows, *(f"| `{_cell(command.usage)}` | {_cell(command.help)} |" for command in COMMANDS)])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def tree() -> str:
