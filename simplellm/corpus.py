@@ -154,7 +154,8 @@ class Source:
         except UnicodeDecodeError as error:
             if not block:
                 raise TextError(
-                    f"{self.name} ends in the middle of a character ({encoding})", fix="check that it is whole"
+                    f"{self.name} ends in the middle of a character, at byte {offset - pending} ({encoding})",
+                    fix="check that it is whole, or pass --encoding with its own, such as cp949, euc-kr or latin-1",
                 ) from error
             where = f"byte {offset - pending + error.start} (0x{error.object[error.start]:02x})"
         except UnicodeError:
@@ -222,13 +223,15 @@ def _sources(texts: Iterable[str], encoding: str, stdin: BinaryIO | None) -> Ite
                 raise TextError(f"no file matches {text}", fix="check the pattern, and quote it")
             yield from (Source(name, encoding) for name in matches)
         else:
-            raise TextError(f"there is no file {text[:200]}", fix="check the path; a folder, a glob or - (stdin) will do too")
+            raise TextError(
+                f"there is no file {text[:200] or repr(text)}", fix="check the path; a folder, a glob or - (stdin) will do too"
+            )
 
 
 def _is_path(text: str) -> bool:
-    """Whether there is such a file or folder; a name no file can have is none."""
+    """Whether there is such a file or folder; a name no file can have, or none at all, is none."""
     try:
-        return Path(text).exists()
+        return bool(text) and Path(text).exists()
     except (OSError, ValueError):
         return False
 
@@ -237,6 +240,8 @@ def _regular(name: str, encoding: str) -> Source:
     """A file can be read twice; a named pipe cannot, so it is kept in a temporary file first."""
     if Path(name).is_file():
         return Source(name, encoding)
+    if not Path(name).is_fifo():  # the zeros of /dev/zero never end
+        raise TextError(f"{name} is a device, not a text", fix="name a text file, or - for standard input")
     with Source(name, encoding).open() as stream:
         return Source(name, encoding, _spool(stream))
 

@@ -192,6 +192,8 @@ def _write_prepared(
         train_bytes = _write_ids(temporary / "train.bin", told, trained)
         write_file(temporary / "documents.bin", np.array(documents, DOCUMENT_TYPE).tobytes())
         val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
+        if train_bytes + val_bytes != corpus.n_bytes + (held_out.n_bytes if held_out is not corpus else 0):
+            raise TextError("the text changed while it was read", fix="train on it when it is written to no more")
         digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
         write_file(temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests}))
 

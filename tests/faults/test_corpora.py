@@ -1,0 +1,215 @@
+"""Promise 17: any corpus gives training or one clear line."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults.tiny import TEXT
+from simplellm.app.cli import main
+from simplellm.checkpoint import Run, verify
+
+HANGUL = "판사는 등불을 보았다. 빵집 주인도 등불을 보았다. " * 60
+FLAGS = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--vocab-size", "300", "--batch-size", "2",
+         "--max-steps", "2", "--device", "cpu", "--precision", "float32"]  # fmt: skip
+TRAINS, REFUSED = 0, 1
+
+
+def scattered(count: int, low: int = 0, high: int = 255) -> bytes:
+    generator = random.Random(0)
+    return bytes(generator.randint(low, high) for _ in range(count))
+
+
+FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, what is said
+    "empty": (b"", REFUSED, "no text"),
+    "white space": (b" \n\t\r\n " * 500, REFUSED, "no text"),
+    "a byte order mark alone": (codecs.BOM_UTF8, REFUSED, "no text"),
+    "one byte": (b"a", REFUSED, "more text"),
+    "one word": (b"word", REFUSED, "more text"),
+    "shorter than a block": (b"a b c d e f g", REFUSED, "more text"),
+    "plain": (TEXT.encode(), TRAINS, ""),
+    "no line end": (TEXT.encode().rstrip(), TRAINS, ""),
+    "one character again and again": (b"a" * 100_000, TRAINS, ""),
+    "line ends alone but for one word": (b"\n" * 5000 + b"word", TRAINS, ""),
+    "CR LF": (TEXT.replace(". ", ".\r\n").encode(), TRAINS, ""),
+    "CR": (TEXT.replace(". ", ".\r").encode(), TRAINS, ""),
+    "one huge line": (TEXT.encode() * 150, TRAINS, ""),
+    "Hangul": (HANGUL.encode(), TRAINS, ""),
+    "emoji": ("👩‍👩‍👧 🇰🇷 👍🏽 ".encode() * 300, TRAINS, ""),
+    "a NUL": (TEXT.encode() + b"\0", REFUSED, f"byte {len(TEXT)} is NUL"),
+    "a program": (b"\x7fELF\x02\x01\x01" + bytes(1000), REFUSED, "byte 7 is NUL"),
+    "random bytes": (scattered(5000, 1), REFUSED, "--encoding"),
+    "control characters": (scattered(5000, 1, 31), TRAINS, ""),
+    "terminal sequences": (b"\x1b]0;x\x07\x1b[31mred " * 200, TRAINS, ""),
+    "latin-1": (TEXT.encode() + "café".encode("latin-1"), REFUSED, f"byte {len(TEXT) + 3} (utf-8)"),
+    "latin-1 further in front": ("café ".encode("latin-1") + TEXT.encode(), REFUSED, "byte 3 (0xe9) is not utf-8"),
+    "cp949": (HANGUL.encode("cp949"), REFUSED, "byte 0 (0xc6) is not utf-8"),
+    "half a character at the end": (HANGUL.encode()[:-1] + "가".encode()[:1], REFUSED, "middle of a character"),
+    "surrogates": (TEXT.encode() + b"\xed\xa0\x80", REFUSED, f"byte {len(TEXT)} (0xed)"),
+    "UTF-8 with a mark": (codecs.BOM_UTF8 + HANGUL.encode(), TRAINS, ""),
+    "UTF-16 with a mark": (HANGUL.encode("utf-16"), TRAINS, ""),
+    "UTF-16 BE with a mark": (codecs.BOM_UTF16_BE + HANGUL.encode("utf-16-be"), TRAINS, ""),
+    "UTF-32 with a mark": (HANGUL.encode("utf-32"), TRAINS, ""),
+    "UTF-16 without a mark": (TEXT.encode("utf-16-le"), REFUSED, "byte 1 is NUL"),
+    "half of UTF-16": (HANGUL.encode("utf-16")[:-1], REFUSED, "middle of a character"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Trains on a text by command; exit code and what was said. An error is one line, or two with what to do."""
+
+    def attempt(*texts: str, **options: str) -> tuple[int, str]:
+        capsys.readouterr()
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        code = main(["train", *texts, "--name", "run", "--checkpoints", str(tmp_path / "checkpoints"), *FLAGS, *words])
+        out, err = capsys.readouterr()
+        run = tmp_path / "checkpoints" / "run"
+        if code == TRAINS:
+            verify(Run(run).best())
+        else:
+            assert not run.exists() and out == "" and not list((tmp_path).rglob(".tmp-*"))
+            assert 1 <= len(err.splitlines()) <= 2 and err.startswith("error: "), err
+        return code, err
+
+    return attempt
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
+    content, expected, said = FILES[name]
+    (tmp_path / "text.txt").write_bytes(content)
+    code, err = attempt(str(tmp_path / "text.txt"))
+    assert code == expected and said in err, err
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "utf-16", "latin-1"])
+def test_the_encoding_that_is_to_be_passed_works(attempt, tmp_path, encoding):
+    (tmp_path / "text.txt").write_bytes((HANGUL if encoding != "latin-1" else TEXT + "café").encode(encoding))
+    assert attempt(str(tmp_path / "text.txt"), encoding=encoding)[0] == TRAINS
+
+
+def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, tell):
+    """Exactly one block, one token less and one more among them."""
+    codes = []
+    lengths = [*range(1, 120, 7), 150, 200, 300]
+    for length in lengths:
+        (tmp_path / "text.txt").write_text("".join(f"{number % 10} " for number in range(length)))
+        code, err = attempt(str(tmp_path / "text.txt"))
+        assert code == TRAINS or "more text" in err or "--block-size" in err
+        codes.append(code)
+        if code == TRAINS:
+            shutil.rmtree(tmp_path / "checkpoints")
+    assert codes == sorted(codes, reverse=True) and {*codes} == {TRAINS, REFUSED}
+    tell(f"{len(FILES) + len(lengths) + len(PLACES)} corpora: each trained on or refused in one line")
+
+
+def folder_of_texts(folder: Path) -> str:
+    (folder / "texts" / "more").mkdir(parents=True)
+    (folder / "texts" / "a.txt").write_text(TEXT)
+    (folder / "texts" / "more" / "b.md").write_text(HANGUL)
+    (folder / "texts" / "c.png").write_bytes(b"\0")
+    return str(folder / "texts")
+
+
+def folder_without_texts(folder: Path) -> str:
+    (folder / "texts").mkdir()
+    (folder / "texts" / "c.png").write_bytes(b"\0")
+    return str(folder / "texts")
+
+
+def folder_in_a_loop(folder: Path) -> str:
+    place = Path(folder_of_texts(folder))
+    (place / "loop").symlink_to(place)
+    (place / "loop.txt").symlink_to(place / "loop.txt")
+    return str(place)
+
+
+def link_to_itself(folder: Path) -> str:
+    (folder / "loop.txt").symlink_to(folder / "loop.txt")
+    return str(folder / "loop.txt")
+
+
+def link_to_a_text(folder: Path) -> str:
+    (folder / "real.txt").write_text(TEXT)
+    (folder / "link.txt").symlink_to(folder / "real.txt")
+    return str(folder / "link.txt")
+
+
+def pipe(folder: Path) -> str:
+    os.mkfifo(folder / "pipe")
+    threading.Thread(target=(folder / "pipe").write_text, args=(TEXT,), daemon=True).start()
+    return str(folder / "pipe")
+
+
+def pipe_in_a_folder(folder: Path) -> str:
+    place = folder_of_texts(folder)
+    os.mkfifo(Path(place) / "pipe.txt")
+    return place
+
+
+def unreadable(folder: Path) -> str:
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "text.txt").chmod(0)
+    return str(folder / "text.txt") if os.geteuid() else "/proc/self/mem"  # nothing is unreadable for root but this
+
+
+def a_name_that_drives_a_terminal(folder: Path) -> str:
+    (folder / "\x1b[31m\n.txt").write_bytes(b"")
+    return str(folder / "\x1b[31m\n.txt")
+
+
+def a_run_folder(folder: Path) -> str:
+    (folder / "step-000001").mkdir()
+    (folder / "step-000001" / "config.json").write_text("{}")
+    return str(folder / "step-000001")
+
+
+PLACES: dict[str, tuple[Callable[[Path], str], int, str]] = {
+    "a folder": (folder_of_texts, TRAINS, ""),
+    "a folder without texts": (folder_without_texts, REFUSED, "*.txt"),
+    "a folder in a loop": (folder_in_a_loop, TRAINS, ""),
+    "a link to itself": (link_to_itself, REFUSED, "loop.txt"),
+    "a link to a text": (link_to_a_text, TRAINS, ""),
+    "a pipe": (pipe, TRAINS, ""),
+    "a pipe in a folder": (pipe_in_a_folder, TRAINS, ""),
+    "unreadable": (unreadable, REFUSED, "cannot read"),
+    "not there": (lambda folder: str(folder / "nowhere.txt"), REFUSED, "nowhere.txt"),
+    "no name": (lambda folder: "", REFUSED, "no file ''"),
+    "a name that is too long": (lambda folder: "x" * 5000, REFUSED, "no file"),
+    "a pattern that matches nothing": (lambda folder: str(folder / "*.txt"), REFUSED, "no file matches"),
+    "a name that drives a terminal": (a_name_that_drives_a_terminal, REFUSED, "no text"),
+    "a checkpoint": (a_run_folder, REFUSED, "*.txt"),
+    "the end of all": (lambda folder: "/dev/null", REFUSED, "device"),
+    "a device without end": (lambda folder: "/dev/zero", REFUSED, "device"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
+    make, expected, said = PLACES[name]
+    code, err = attempt(make(tmp_path))
+    assert code == expected and said in err and "\x1b" not in err, err
+
+
+@pytest.mark.parametrize("change", [lambda text: text[: len(text) // 3], lambda text: text[:-1], lambda text: ""])
+def test_a_text_that_changes_while_it_is_read_is_refused(attempt, tmp_path, monkeypatch, change):
+    from simplellm import training
+
+    path, prepare = tmp_path / "text.txt", training.prepare
+    path.write_text(TEXT)
+
+    def changing(*arguments: object) -> object:
+        path.write_text(change(TEXT))
+        return prepare(*arguments)
+
+    monkeypatch.setattr(training, "prepare", changing)
+    code, err = attempt(str(path))
+    assert code == REFUSED and "changed while it was read" in err
