@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -305,3 +306,29 @@ def test_columns_stand_under_each_other_in_a_pipe() -> None:
 
 def plain(terminal: FakeTerminal) -> str:
     return ESCAPES.sub("", terminal.getvalue())
+
+
+@settings(deadline=None, max_examples=50)
+@given(pieces, st.booleans())
+def test_tokens_drawn_together_look_as_one_by_one(found: list[Piece], color: bool) -> None:
+    def drawn(is_together: bool) -> str:
+        out = FakeTerminal()
+        screen = Screen(color=color, out=out)
+        with screen.together() if is_together else contextlib.nullcontext():
+            for piece in found:
+                screen.token(piece)
+        screen.line()
+        return out.getvalue()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "40")
+        patch.setenv("TERM", "xterm-256color")
+        patch.delenv("NO_COLOR", raising=False)
+        assert page_of(drawn(True)) == page_of(drawn(False))
+
+
+def page_of(output: str) -> list[tuple[str, str, str]]:
+    """Each cell of a terminal after `output`: character and colours."""
+    page = pyte.Screen(40, 60)
+    pyte.Stream(page).feed(output.replace("\n", "\r\n"))
+    return [(cell.data, cell.fg, cell.bg) for y in range(60) for x in range(40) for cell in [page.buffer[y][x]]]

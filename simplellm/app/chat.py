@@ -126,8 +126,9 @@ def _show_text(screen: Screen, pieces: list[Piece]) -> None:
 
 
 def _show_tokens(screen: Screen, pieces: list[Piece]) -> None:
-    for piece in pieces:
-        screen.token(piece)
+    with screen.together():
+        for piece in pieces:
+            screen.token(piece)
 
 
 def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[Piece]:

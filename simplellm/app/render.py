@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ class Screen:
         self._foreign = Sanitizer()
         self._shading = shades.Shading()
         self._cells = 0  # written since the last line end
+        self._gathered: Text | None = None  # not drawn yet
 
     @property
     def is_terminal(self) -> bool:
@@ -56,11 +58,31 @@ class Screen:
     def write(self, text: str, style: str = "") -> None:
         """Foreign text as it comes, without a line end; the terminal wraps it, so wide characters keep their places."""
         shown = self._foreign.push(text)
-        self._print(self.out, shown, style, end="")
+        if self._gathered is None:
+            self._print(self.out, shown, style, end="")
+        else:
+            self._gathered.append(shown, style or None)
         if self.has_shades:
             self._cells = self._cells_after(shown)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Within the block, what is written to a terminal is gathered and drawn at its end: drawing each token is slow."""
+        self._gathered = Text() if self.is_terminal else None
+        try:
+            yield
+        finally:
+            self._draw_gathered()
+            self._gathered = None
+
+    def _draw_gathered(self) -> None:
+        if self._gathered:
+            self.out.print(self._gathered, end="", soft_wrap=True)
+            self.out.file.flush()
+            self._gathered = Text()
+
     def line(self, text: str = "", style: str = "") -> None:
+        self._draw_gathered()
         self._print(self.out, self._foreign.push(text) + self._foreign.finish(), style)
         self._cells, self._shading = 0, shades.Shading()
 
@@ -79,8 +101,9 @@ class Screen:
             self._mark(mark)
 
     def tokens(self, tokens: Tokens) -> None:
-        for mark in tokens.marks:
-            self._mark(mark, tokens.always_labels)
+        with self.together():
+            for mark in tokens.marks:
+                self._mark(mark, tokens.always_labels)
         self.line()
         if tokens.summary:
             self.line(tokens.summary, "dim")
@@ -132,6 +155,7 @@ class Screen:
         self.write(text, look)
         has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
         if has_wrapped and self._cells % self.out.width:  # a terminal that scrolls fills the new line with the colour
+            self._draw_gathered()
             self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
