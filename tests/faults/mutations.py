@@ -77,6 +77,104 @@ MUTATIONS = (
         ("tests/test_trainer.py",),
     ),
     Mutation(
+        "fsync of the folder in which a new one is made", "simplellm/storage.py",
+        "        folder.mkdir(exist_ok=True)\n        fsync_folder(folder.parent)\n", "        folder.mkdir(exist_ok=True)\n",
+        ("tests/faults/test_disk.py",),
+    ),
+    Mutation(
+        "fsync of the prepared ids", "simplellm/dataset.py",
+        "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n", ("tests/faults/test_disk.py",),
+    ),
+    Mutation(
+        "the new name of a folder", "simplellm/storage.py",
+        "    temporary, handle = _held_temporary(path)\n", "    (temporary := path).mkdir()\n    handle = None\n",
+        ("tests/test_storage.py", "tests/faults/test_disk.py"),
+    ),
+    Mutation(
+        "deleting what a failed write left", "simplellm/storage.py",
+        "        with contextlib.suppress(OSError):\n            temporary.unlink()\n        raise\n", "        raise\n",
+        ("tests/test_storage.py",),
+    ),
+    Mutation(
+        "the hold on what a live process writes", "simplellm/storage.py",
+        "        return not try_lock(handle)\n", "        return False\n", ("tests/faults/test_kills.py",),
+    ),
+    Mutation(
+        "links that are no part of a checkpoint", "simplellm/manifest.py",
+        "            elif not stat.S_ISDIR(kind):\n", "            elif False:\n", ("tests/faults/test_damage.py",),
+    ),
+    Mutation(
+        "SHA-256 of prepared ids", "simplellm/dataset.py",
+        "return all(sha256_of(folder / name) == digests[name] for name in PREPARED_FILES)",
+        "return all((folder / name).exists() and name in digests for name in PREPARED_FILES)", ("tests/test_dataset.py",),
+    ),
+    Mutation(
+        "SHA-256 of the text of a resumed run", "simplellm/changes.py",
+        "    if now == then:\n", "    if True:\n", ("tests/test_training.py",),
+    ),
+    Mutation(
+        "the tokenizer of a resumed run", "simplellm/changes.py",
+        'is_same = info.get("tokenizer_fingerprint") in (None, saved.fingerprint)', "is_same = True",
+        ("tests/faults/test_damage.py",),
+    ),
+    Mutation(
+        "the model of a resumed run", "simplellm/changes.py",
+        "if then.get(key) != now.get(key)]", "if False]", ("tests/faults/test_damage.py",),
+    ),
+    Mutation(
+        "the lock of a training", "simplellm/training.py",
+        "            lock.acquire()\n", "            pass\n", ("tests/faults/test_kills.py",),
+    ),
+    Mutation(
+        "that a lock is on the file of that name", "simplellm/lock.py",
+        "        if _is_at(handle, path):\n            return handle\n", "        return handle\n", ("tests/test_lock.py",),
+    ),
+    Mutation(
+        "the lock of a folder made anew", "simplellm/saver.py",
+        "            self.lock.keep()\n", "            pass\n", ("tests/faults/test_disk.py",),
+    ),
+    Mutation(
+        "the look at what is saved", "simplellm/checkpoint.py",
+        "        refuse_unfinite({**model.state_dict(), **state.tensors})\n", "", ("tests/faults/test_finite.py",),
+    ),
+    Mutation(
+        "the look at weights that are loaded", "simplellm/hub.py",
+        "    if not bool(torch.isfinite(hub[name]).all()):\n", "    if False:\n", ("tests/test_checkpoint.py",),
+    ),
+    Mutation(
+        "the look at training state that is loaded", "simplellm/checkpoint.py",
+        "        refuse_unfinite(tensors)\n", "        pass\n", ("tests/faults/test_hostile.py",),
+    ),
+    Mutation(
+        "the places in a header", "simplellm/header.py",
+        "        _check_places(entries, size - LENGTH_BYTES - length)\n", "", ("tests/faults/test_hostile.py",),
+    ),
+    Mutation(
+        "the length of a header", "simplellm/header.py",
+        "            if not 2 <= length <= min(size - LENGTH_BYTES, MOST_HEADER_BYTES):\n", "            if False:\n",
+        ("tests/faults/test_hostile.py",),
+    ),
+    Mutation(
+        "the table of positions a file may ask for", "simplellm/checkpoint.py",
+        "    if rope_bytes > max(", "    if 0 > max(", ("tests/faults/test_hostile.py",),
+    ),
+    Mutation(
+        "the pattern of a tokenizer", "simplellm/tokenizer.py",
+        "            if pattern not in (", "            if 0 and pattern not in (", ("tests/faults/test_hostile.py",),
+    ),
+    Mutation(
+        "the optimizer's state against its weights", "simplellm/optim.py",
+        "        self._check_state(state)\n", "", ("tests/faults/test_hostile.py",),
+    ),
+    Mutation(
+        "the end after three failed saves", "simplellm/saver.py",
+        "self._failures >= MOST_FAILURES", "False", ("tests/faults/test_disk.py",),
+    ),
+    Mutation(
+        "that a stop is no evaluation", "simplellm/trainer.py",
+        "if is_best and self.last_counts:", "if is_best:", ("tests/faults/test_damage.py",),
+    ),
+    Mutation(
         "the sanitizer before a write", "simplellm/app/render.py",
         "shown = self._foreign.push(text)\n", "shown = text\n", ("tests/test_render.py", "tests/test_hostile_text.py"),
     ),

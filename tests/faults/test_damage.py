@@ -1,4 +1,4 @@
-"""Promises 3, 7 and 11: a flipped bit is found, a lie is not believed, a change is refused."""
+"""Promises 3, 5 and 7: a flipped bit is found, a change is refused, and what is kept for nothing goes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import ROOT
 
 from faults.tiny import STEPS, TEXT, around, digest, go_on, text_in, train
 from simplellm.app.cli import main
-from simplellm.checkpoint import Run, examine, load_model, read_log, verify, write_manifest
-from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
+from simplellm.checkpoint import Run, read_log, verify, write_manifest
+from simplellm.errors import CheckpointError, SettingError
 from simplellm.manifest import MANIFEST_NAME
 from simplellm.pointers import mend_pointers
 
@@ -287,39 +283,6 @@ def test_what_is_saved_cannot_go_on_with_every_change(checkpoints, given):
     assert "--accept-changes" not in found.value.fix
 
 
-# ---------------------------------------------------------------- files that lie
-
-
-def be_hostile(tell: Callable[[str], None], *options: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "faults.hostile", *options], cwd=TESTS, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    for line in done.stdout.splitlines():
-        tell(line)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_hostile_files_are_refused_or_harmless(tell):
-    be_hostile(tell, "--count", "120")
-
-
-@pytest.mark.slow
-def test_many_hostile_files_are_refused_or_harmless(tell):
-    be_hostile(tell)
-    be_hostile(tell, "--seed", "1", "--count", "1000")
-
-
-def test_a_small_file_cannot_ask_for_a_large_table_of_positions(copy):
-    folder = Run(copy / "run").last()
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1 << 20}))
-    (folder / MANIFEST_NAME).unlink()
-    write_manifest(folder)
-    load_model(folder, torch.device("cpu"))  # 64 MB: heads are small here
-    examine(folder)
-
-
 # ---------------------------------------------------------------- verify and prune
 
 
@@ -440,7 +403,3 @@ def test_ids_stay_while_a_run_does_not_say_which_are_its_own(copy, call):
 @pytest.mark.parametrize("words", [["runs", "--prun"], ["verify", "a", "b"], ["verify", "--yes"]])
 def test_mistakes_are_mistakes(call, words):
     assert call(*words)[0] == 2
-
-
-def test_no_error_of_this_kind_is_a_traceback(copy):
-    assert issubclass(CheckpointError, SimpleLLMError)

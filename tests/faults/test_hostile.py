@@ -1,0 +1,164 @@
+"""Promise 11: a model file is data, and it may lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT
+
+from faults.hostile import entry, headers, patterns, tensors_file
+from faults.tiny import go_on, train
+from simplellm import checkpoint
+from simplellm.checkpoint import Run, examine, load_model, load_training_state, write_manifest
+from simplellm.errors import CheckpointError, TokenizerError
+from simplellm.header import read_header
+from simplellm.manifest import MANIFEST_NAME
+
+TESTS = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+HEADERS = dict(headers())
+
+
+def be_hostile(tell: Callable[[str], None], *options: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "faults.hostile", *options], cwd=TESTS, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        tell(line)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hostile_files_are_refused_or_harmless(tell):
+    be_hostile(tell, "--count", "120")
+
+
+@pytest.mark.slow
+def test_many_hostile_files_are_refused_or_harmless(tell):
+    be_hostile(tell)
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header(tmp_path, what):
+    (tmp_path / "x").write_bytes(HEADERS[what])
+    with pytest.raises(CheckpointError, match="holds no weights that can be read"):
+        read_header(tmp_path / "x")
+
+
+def test_a_sound_header_says_what_is_there(tmp_path):
+    content = tensors_file({"b": entry("BF16", [3], [16, 22]), "a": entry(), "__metadata__": {"format": "pt"}}, bytes(22))
+    (tmp_path / "x").write_bytes(content)
+    assert {name: tuple(tensor) for name, tensor in read_header(tmp_path / "x").items()} == {
+        "b": ("BF16", (3,), 16, 22), "a": ("F32", (2, 2), 0, 16),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(checkpoints: Path) -> Path:
+    """A checkpoint after 3 of 4 steps."""
+    train(checkpoints, max_steps=3)
+    run = Run(checkpoints / "run")
+    info = run.read_info()
+    run.write_info({**info, "training": {**info["training"], "max_steps": 4}})
+    return run.last()
+
+
+def vouch(folder: Path) -> None:
+    (folder / MANIFEST_NAME).unlink()
+    write_manifest(folder)
+
+
+def change_json(folder: Path, name: str, **changes: Any) -> None:
+    (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **changes}))
+    vouch(folder)
+
+
+def change_state(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    path = folder / "training" / "state.safetensors"
+    state = safetensors.torch.load(path.read_bytes())
+    change(state)
+    path.write_bytes(safetensors.torch.save(state))
+    vouch(folder)
+
+
+MATRIX = "optimizer/blocks.0.attention.qkv.weight/momentum"
+STATE_CHANGES: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
+    "of another shape": lambda state: state.update({MATRIX: torch.ones(1)}),
+    "missing": lambda state: state.pop(MATRIX),
+    "of another optimizer": lambda state: state.update({MATRIX.replace("momentum", "exp_avg"): state[MATRIX].clone()}),
+    "of no weight": lambda state: state.update({"optimizer/x/momentum": torch.ones(1)}),
+    "of no kind": lambda state: state.update({"x": torch.ones(1)}),
+    "not finite": lambda state: state[MATRIX].view(-1).__setitem__(5, float("nan")),
+    "integers": lambda state: state.update({MATRIX: state[MATRIX].int()}),
+    "live weights missing": lambda state: state.pop("live/final_norm.weight"),
+    "live weights of another shape": lambda state: state.update({"live/final_norm.weight": torch.ones(3)}),
+}
+
+
+@pytest.mark.parametrize("what", STATE_CHANGES)
+def test_training_state_that_does_not_fit_is_refused(checkpoints, folder, what):
+    assert {MATRIX, "live/final_norm.weight"} <= load_training_state(folder).tensors.keys()
+    change_state(folder, STATE_CHANGES[what])
+    with pytest.raises(CheckpointError):
+        go_on(checkpoints)
+
+
+FIGURES = [
+    {"step": 2}, {"step": "3"}, {"step": None}, {"best": 5}, {"best": {"step": 10**4000}}, {"best": {"val_loss": "x"}},
+    {"best": {"step": 9, "val_loss": 1.0, "tokens": 1, "bytes": 1, "accuracy": 0.5}},
+    {"best": {"step": 3, "val_loss": 1.0, "tokens": 1, "bytes": 0, "accuracy": 0.5}},
+    {"scaler": []}, {"scaler": None}, {"seconds": "x"}, {"seconds": []},
+    {"evaluations_without_best": {}}, {"skipped_steps": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FIGURES, ids=str)
+def test_figures_that_cannot_be_are_refused_or_do_no_harm(checkpoints, folder, change):
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    change_json(folder, "training/state.json", **change)
+    sys.set_int_max_str_digits(limit)
+    try:
+        assert go_on(checkpoints).steps == 4
+    except CheckpointError as error:
+        assert len(str(error)) < 500
+    else:
+        assert change.keys() & {"scaler"}, "it does nothing without fp16"
+
+
+def test_figures_that_are_not_finite_are_no_json(folder):
+    text = (folder / "training" / "state.json").read_text()
+    for number in ("NaN", "Infinity", "-Infinity", "1e999"):
+        (folder / "training" / "state.json").write_text(text.replace('"skipped_steps": 0', f'"skipped_steps": {number}'))
+        with pytest.raises(CheckpointError, match="not JSON"):
+            load_training_state(folder)
+
+
+def test_a_pattern_of_another_kind_is_refused(folder):
+    whole = (folder / "tokenizer.json").read_bytes()
+    told = list(patterns(folder / "tokenizer.json"))
+    for _, content in told:
+        (folder / "tokenizer.json").write_bytes(content)
+        vouch(folder)
+        with pytest.raises(TokenizerError, match="pattern"):
+            load_model(folder, CPU)
+    (folder / "tokenizer.json").write_bytes(whole)
+    vouch(folder)
+    assert len(told) > 5 and load_model(folder, CPU)
+
+
+def test_a_small_file_cannot_ask_for_a_large_table_of_positions(folder, monkeypatch):
+    change_json(folder, "config.json", max_position_embeddings=1 << 20)
+    examine(folder)  # 64 MB, as the heads are small here
+    monkeypatch.setattr(checkpoint, "MOST_ROPE_BYTES", 1 << 25)
+    with pytest.raises(CheckpointError, match="context"):
+        examine(folder)
