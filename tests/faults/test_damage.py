@@ -199,19 +199,21 @@ def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undis
     assert run.pointer("best") == Run(checkpoints / "whole").pointer("best")
 
 
-def test_patience_is_not_used_up_by_stops(checkpoints):
-    whole = train(checkpoints, "whole", patience=2, max_steps=200, learning_rate=1.0)
+def test_a_stop_uses_up_no_patience_and_is_never_the_best(checkpoints):
+    """Rates so high that it only gets worse: the first stop sees a better loss than any evaluation."""
+    wild = {"learning_rate": 3.0, "muon_learning_rate": 1.0, "warmup_steps": 0, "schedule": "constant", "patience": 2}
+    whole = train(checkpoints, "whole", max_steps=200, **wild)
     asked = 0
 
     def often() -> bool:
         nonlocal asked
         asked += 1
-        return asked % 5 == 0
+        return asked == 2 or asked % 6 == 0  # once before the first evaluation
 
-    result = train(checkpoints, "run", around(checkpoints, should_stop=often), patience=2, max_steps=200, learning_rate=1.0)
+    result = train(checkpoints, "run", around(checkpoints, should_stop=often), max_steps=200, **wild)
     while result.stopped:
         result = go_on(checkpoints, surroundings=around(checkpoints, should_stop=often))
-    assert (result.steps, result.best_step) == (whole.steps, whole.best_step) and whole.steps < 200
+    assert (result.steps, result.best_step) == (whole.steps, whole.best_step) == (9, 3)
 
 
 # ---------------------------------------------------------------- changes
