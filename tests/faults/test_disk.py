@@ -238,6 +238,7 @@ def test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_ch
     with Disk(checkpoints, failing_saves(10**9)), pytest.raises(TrainingError, match="No space left") as found:
         train(checkpoints, "run")
     run = Run(checkpoints / "run")
+    assert "as 2 before it" in str(found.value)
     assert f"the last good checkpoint is {run.path / 'step-000003'}" in found.value.fix and "--resume" in found.value.fix
     assert [folder.name for folder in run.step_folders()] == ["step-000003"] and temporaries(checkpoints) == []
     go_on(checkpoints)
