@@ -86,12 +86,13 @@ MUTATIONS = (
     ),
     Mutation(
         "fsync of the prepared ids", "simplellm/dataset.py",
-        "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n", ("tests/faults/test_disk.py::test_a_whole_training_is_durable_in_order",),
+        "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n",
+        ("tests/faults/test_disk.py::test_a_whole_training_is_durable_in_order",),
     ),
     Mutation(
         "the new name of a folder", "simplellm/storage.py",
         "    temporary, handle = _held_temporary(path)\n", "    (temporary := path).mkdir()\n    handle = None\n",
-        ("tests/faults/test_disk.py::test_a_save_is_durable_in_order",),
+        ("tests/test_storage.py",),
     ),
     Mutation(
         "deleting what a failed write left", "simplellm/storage.py",
@@ -100,11 +101,13 @@ MUTATIONS = (
     ),
     Mutation(
         "the hold on what a live process writes", "simplellm/storage.py",
-        "        return not try_lock(handle)\n", "        return False\n", ("tests/faults/test_kills.py::test_what_a_live_process_writes_is_not_taken_for_a_leftover",),
+        "        return not try_lock(handle)\n", "        return False\n",
+        ("tests/faults/test_kills.py::test_what_a_live_process_writes_is_not_taken_for_a_leftover",),
     ),
     Mutation(
         "links that are no part of a checkpoint", "simplellm/manifest.py",
-        "path.lstat().st_mode", "path.stat().st_mode", ("tests/faults/test_damage.py::test_a_checkpoint_holds_its_own_plain_files_and_nothing_else",),
+        "path.lstat().st_mode", "path.stat().st_mode",
+        ("tests/faults/test_damage.py::test_a_checkpoint_holds_its_own_plain_files_and_nothing_else",),
     ),
     Mutation(
         "SHA-256 of prepared ids", "simplellm/dataset.py",
@@ -122,11 +125,13 @@ MUTATIONS = (
     ),
     Mutation(
         "the model of a resumed run", "simplellm/changes.py",
-        "if then.get(key) != now.get(key)]", "if False]", ("tests/faults/test_damage.py::test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to",),
+        "if then.get(key) != now.get(key)]", "if False]",
+        ("tests/faults/test_damage.py::test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to",),
     ),
     Mutation(
         "the lock of a training", "simplellm/training.py",
-        "            lock.acquire()\n", "            pass\n", ("tests/faults/test_kills.py::test_the_second_of_two_trainings_names_the_first_and_changes_nothing",),
+        "            lock.acquire()\n", "            pass\n",
+        ("tests/faults/test_kills.py::test_the_second_of_two_trainings_names_the_first_and_changes_nothing",),
     ),
     Mutation(
         "that a lock is on the file of that name", "simplellm/lock.py",
@@ -134,11 +139,13 @@ MUTATIONS = (
     ),
     Mutation(
         "the lock of a folder made anew", "simplellm/saver.py",
-        "            self.lock.keep()\n", "            pass\n", ("tests/faults/test_disk.py::test_a_run_folder_made_anew_is_locked_anew",),
+        "            self.lock.keep()\n", "            pass\n",
+        ("tests/faults/test_disk.py::test_a_run_folder_made_anew_is_locked_anew",),
     ),
     Mutation(
         "the look at what is saved", "simplellm/checkpoint.py",
-        "        refuse_unfinite({**model.state_dict(), **state.tensors})\n", "", ("tests/faults/test_finite.py::test_a_save_writes_nothing_that_is_not_finite",),
+        "        refuse_unfinite({**model.state_dict(), **state.tensors})\n", "",
+        ("tests/faults/test_finite.py::test_a_save_writes_nothing_that_is_not_finite",),
     ),
     Mutation(
         "the look at weights that are loaded", "simplellm/hub.py",
@@ -146,11 +153,13 @@ MUTATIONS = (
     ),
     Mutation(
         "the look at training state that is loaded", "simplellm/checkpoint.py",
-        "        refuse_unfinite(tensors)\n", "        pass\n", ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
+        "        refuse_unfinite(tensors)\n", "        pass\n",
+        ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
     ),
     Mutation(
         "the places in a header", "simplellm/header.py",
-        "        _check_places(entries, size - LENGTH_BYTES - length)\n", "", ("tests/faults/test_hostile.py::test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header",),
+        "        _check_places(entries, size - LENGTH_BYTES - length)\n", "",
+        ("tests/faults/test_hostile.py::test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header",),
     ),
     Mutation(
         "the length of a header", "simplellm/header.py",
@@ -159,23 +168,28 @@ MUTATIONS = (
     ),
     Mutation(
         "the table of positions a file may ask for", "simplellm/checkpoint.py",
-        "    if rope_bytes > max(", "    if 0 > max(", ("tests/faults/test_hostile.py::test_a_small_file_cannot_ask_for_a_large_table_of_positions",),
+        "    if rope_bytes > max(", "    if 0 > max(",
+        ("tests/faults/test_hostile.py::test_a_small_file_cannot_ask_for_a_large_table_of_positions",),
     ),
     Mutation(
         "the pattern of a tokenizer", "simplellm/tokenizer.py",
-        "            if pattern not in (", "            if 0 and pattern not in (", ("tests/faults/test_hostile.py::test_a_pattern_of_another_kind_is_refused",),
+        "            if pattern not in (", "            if 0 and pattern not in (",
+        ("tests/faults/test_hostile.py::test_a_pattern_of_another_kind_is_refused",),
     ),
     Mutation(
         "the optimizer's state against its weights", "simplellm/optim.py",
-        "        self._check_state(state)\n", "", ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
+        "        self._check_state(state)\n", "",
+        ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
     ),
     Mutation(
         "the end after three failed saves", "simplellm/saver.py",
-        "MOST_FAILURES = 3 ", "MOST_FAILURES = 9 ", ("tests/faults/test_disk.py::test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint",),
+        "MOST_FAILURES = 3 ", "MOST_FAILURES = 9 ",
+        ("tests/faults/test_disk.py::test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint",),
     ),
     Mutation(
         "that a stop is no evaluation", "simplellm/trainer.py",
-        "if is_best and self.last_counts:", "if is_best:", ("tests/faults/test_damage.py::test_a_stop_uses_up_no_patience_and_is_never_the_best",),
+        "if is_best and self.last_counts:", "if is_best:",
+        ("tests/faults/test_damage.py::test_a_stop_uses_up_no_patience_and_is_never_the_best",),
     ),
     Mutation(
         "the sanitizer before a write", "simplellm/app/render.py",
