@@ -321,9 +321,13 @@ class TrainConfig(Settings):
         maximum=1,
         open_maximum=True,
     )
+    renaming: float = setting(
+        "float", 0.0, "share of the names in a passage exchanged for others, afresh each epoch", minimum=0, maximum=1
+    )
     token_noise: float = setting(
         "float", 0.0, "share of input tokens replaced by others of the text", minimum=0, maximum=1, open_maximum=True
     )
+    induction: bool = setting("bool", False, "begin with a pair of heads that know how to copy from the context")
     composition: float = setting(
         "float", 0.0, "how much a token's embedding is made of those of its parts", minimum=0, maximum=10
     )

@@ -286,11 +286,15 @@ def rope_table(n_positions: int, head_size: int) -> Tensor:
 
     By numpy, so that a model built on the meta device, to be filled from a file, has its table at once.
     """
-    frequencies = ROPE_BASE ** -(np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size))  # (D / 2)
-    angles = np.outer(np.arange(n_positions, dtype=np.float32), frequencies.astype(np.float32))  # (n_positions, D / 2)
+    angles = np.outer(np.arange(n_positions, dtype=np.float32), rope_frequencies(head_size))  # (n_positions, D / 2)
     cos, sin = np.cos(angles), np.sin(angles)
     table = np.stack([np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)])
     return torch.from_numpy(table[:, :, None])
+
+
+def rope_frequencies(head_size: int) -> np.ndarray:
+    """How far each pair of dimensions turns from one position to the next, in radians: (D / 2) float32, fastest first."""
+    return (ROPE_BASE ** -(np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size))).astype(np.float32)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
 from simplellm.distributed import World, any_of, average_gradients, mean
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
+from simplellm.induction import plant_induction_heads
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer, rate_factor
@@ -77,7 +78,10 @@ class Trainer:
         self.world, self.sink = world or World(), sink or Sinks()
         self.preview, self.should_stop, self.saver = preview, should_stop, saver or Saver(run, self.world, device)
         generator = torch.Generator().manual_seed(config.seed)
-        self.model = SimpleLLM(model_config).init_weights(generator).to(device)
+        self.model = SimpleLLM(model_config).init_weights(generator)
+        if config.induction:
+            plant_induction_heads(self.model, generator)
+        self.model.to(device)
         if initial is not None:
             self.model.load_state_dict(initial)
         self.model.freeze(config.freeze)

@@ -41,6 +41,7 @@ from simplellm.trainer import Preview, Result, Trainer
 PREPARED_FOLDER = ".prepared"
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
+PASSAGE_BLOCKS = 2  # words of a passage, in tokens of a block: few blocks lie across two passages
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
 
 
@@ -239,8 +240,15 @@ def _maker(
     initial: Mapping[str, Tensor] | None = None,
 ) -> Callable[[TrainConfig, str], Trainer]:
     segmenter = (
-        Segmenter(prepared.train_documents(), prepared.tokenizer, config.bpe_dropout, config.seed)
-        if config.bpe_dropout
+        Segmenter(
+            prepared.train_documents(),
+            prepared.tokenizer,
+            config.bpe_dropout,
+            config.seed,
+            config.renaming,
+            PASSAGE_BLOCKS * model_config.block_size,
+        )
+        if config.bpe_dropout or config.renaming
         else None
     )
     sink = Sinks(JsonlSink(run.log_path, around.notice), around.sink) if around.world.is_main else Sinks()
