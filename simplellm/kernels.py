@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LONGEST_DENSE_ATTENTION = 256  # tokens; beyond, the T x T probabilities cost more than flash attention's recomputation
+QUERY_BLOCK = 128  # tokens
+LONGEST_DENSE_ATTENTION = 1024  # tokens; beyond, keeping the T x T / 2 weights takes too much memory
 SMALLEST_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact all the same
 Context = Any
 
@@ -113,29 +114,43 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _CausalAttention(torch.autograd.Function):
-    """The scores are kept: at these lengths that is cheaper than making them again, and bf16 runs at full speed."""
+    """The weights are kept: at these lengths that is cheaper than making them again, and bf16 runs at full speed.
+
+    A block of queries at a time, against the keys up to its end: what lies beyond is never computed.
+    """
 
     @staticmethod
     def forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, H, T, D = q.shape
         q, k, v = (x.view(B * H, T, D) for x in (q, k, v))
         mask = torch.full((T, T), float("-inf"), dtype=q.dtype).triu_(1)
-        scores = torch.baddbmm(mask.expand(B * H, T, T), q, k.mT, alpha=D**-0.5)
-        weights = torch.softmax(scores, dim=-1)
-        ctx.save_for_backward(q, k, v, weights)
-        return torch.bmm(weights, v).view(B, H, T, D)
+        result, blocks = torch.empty_like(q), []
+        for start, end in _query_blocks(T):
+            hidden = mask[start:end, :end].expand(B * H, end - start, end)
+            scores = torch.baddbmm(hidden, q[:, start:end], k[:, :end].mT, alpha=D**-0.5)
+            blocks.append(torch.softmax(scores, dim=-1))
+            torch.bmm(blocks[-1], v[:, :end], out=result[:, start:end])
+        ctx.save_for_backward(q, k, v, *blocks)
+        return result.view(B, H, T, D)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, weights = ctx.saved_tensors
+        q, k, v, *blocks = ctx.saved_tensors
         shape, scale = grad.shape, q.shape[-1] ** -0.5
         grad = grad.contiguous().view(q.shape)
-        grad_weights = torch.bmm(grad, v.mT)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype)
-        grad_q = torch.baddbmm(q, grad_scores, k, beta=0, alpha=scale)
-        grad_k = torch.baddbmm(k, grad_scores.mT, q, beta=0, alpha=scale)
-        return grad_q.view(shape), grad_k.view(shape), torch.bmm(weights.mT, grad).view(shape)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for weights, (start, end) in zip(blocks, _query_blocks(q.shape[1]), strict=True):
+            grad_weights = torch.bmm(grad[:, start:end], v[:, :end].mT)
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype).mul_(scale)
+            torch.bmm(grad_scores, k[:, :end], out=grad_q[:, start:end])
+            grad_k[:, :end] += torch.bmm(grad_scores.mT, q[:, start:end])
+            grad_v[:, :end] += torch.bmm(weights.mT, grad[:, start:end])
+        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape)
+
+
+def _query_blocks(T: int) -> list[tuple[int, int]]:
+    return [(start, min(start + QUERY_BLOCK, T)) for start in range(0, T, QUERY_BLOCK)]
 
 
 # ---------------------------------------------------------------- cross entropy

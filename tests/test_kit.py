@@ -194,6 +194,24 @@ def test_token_noise_replaces_its_share_of_the_inputs_and_no_target(folder):
     assert float((inputs != noisy).float().mean()) == pytest.approx(0.3, abs=0.03)  # a few are replaced by themselves
 
 
+def test_renaming_gives_the_names_of_a_passage_other_ones_to_the_end(folder, tmp_path, story):
+    (tmp_path / "text.txt").write_text("Quillon spoke. Quillon sat.\n" * 9 + story * 9)
+    trainer = trainer_of(folder, tmp_path / "text.txt", renaming=1.0, max_steps=1000)
+    epochs = [trainer.prepared.tokenizer.decode(trainer.dataset._epoch_ids(epoch).tolist()) for epoch in (0, 500)]
+    plain = trainer.prepared.tokenizer.decode(trainer.prepared.train_ids.tolist())
+    assert plain.count("Quillon ") == 18 and all(text.count("Quillon ") < 6 for text in epochs) and epochs[0] != epochs[1]
+    assert all(text.count(".") == plain.count(".") for text in epochs), "which is no name"
+
+
+def test_induction_begins_with_heads_that_copy(folder):
+    shape = {"n_layer": 2, "n_embd": 64, "block_size": 32}
+    again = torch.randint(300, (8, 8), generator=torch.Generator().manual_seed(0)).repeat(1, 4)
+    models = [trainer_of(folder, induction=on, **shape).model for on in (False, True)]
+    with torch.no_grad():
+        losses = [float(F.cross_entropy(model(again[:, :-1])[:, 8:].mT, again[:, 9:])) for model in models]
+    assert losses[1] < losses[0] - 0.5
+
+
 def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(folder, tmp_path, story, monkeypatch):
     epochs: dict[int, tuple[float, list[int]]] = {}
     call = Segmenter.__call__
