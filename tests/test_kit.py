@@ -199,7 +199,7 @@ def test_renaming_gives_the_names_of_a_passage_other_ones_to_the_end(folder, tmp
     trainer = trainer_of(folder, tmp_path / "text.txt", renaming=1.0, max_steps=1000)
     epochs = [trainer.prepared.tokenizer.decode(trainer.dataset._epoch_ids(epoch).tolist()) for epoch in (0, 500)]
     plain = trainer.prepared.tokenizer.decode(trainer.prepared.train_ids.tolist())
-    assert plain.count("Quillon ") == 18 and all(text.count("Quillon ") < 6 for text in epochs) and epochs[0] != epochs[1]
+    assert plain.count("Quillon ") == 18 and all(text.count("Quillon ") < 12 for text in epochs) and epochs[0] != epochs[1]
     assert all(text.count(".") == plain.count(".") for text in epochs), "which is no name"
 
 
