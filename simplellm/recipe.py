@@ -19,11 +19,16 @@ SMALL_TEXT_BYTES = 200_000  # up to here a text is seen many times over, and reg
 SMALLEST_TUNED_BYTES = 18_000
 MOST_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, held-out loss rises (300 steps on 18 kB)
 RESEGMENTED_TEXT_BYTES = 4_000_000  # larger texts are hardly seen twice, and would not fit the cache of words
-SECONDS_PER_MEGABYTE = 65.0  # from here on a text is seen often enough that dropout pays
-DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.1, 0.2
+HEAD_SIZE = 64  # dimensions of an attention head: enough for sharp attention
+SECONDS_PER_MEGABYTE = 65.0  # the trials' time for a text; the rows below count its doublings
+SHAPES = (  # from this many doublings on: blocks, width
+    (-math.inf, 4, 128),
+    (-0.5, 4, 192),
+    (1.5, 6, 192),
+    (2.5, 6, 256),
+)
+DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.05, 0.2
 RESEGMENTED_FROM_DOUBLINGS = 1.0  # from here on BPE-dropout pays
-CONSISTENT_FROM_DOUBLINGS = 3.0  # from here on there is time to read every block twice (R-Drop), and a larger vocabulary pays
-LONG_RUN_DOUBLINGS = 2.0  # four times that and more: a deeper model and longer blocks
 
 
 def choose(
@@ -88,12 +93,12 @@ def _fine_tuning(train: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> dict[str, Any]:
     """What pays for a text of this size in this time. `speed` is the machine's, in that of the trials' (2 CPU cores)."""
-    settings: dict[str, Any] = {"beta2": 0.95, "weight_decay": 0.0, "muon_learning_rate": 0.04, "schedule": "wsd"}
+    settings: dict[str, Any] = {"beta2": 0.95, "weight_decay": 0.0, "schedule": "wsd", "tie_embeddings": False}
     if all(given.get(limit) is None for limit in ("budget", "max_steps", "max_epochs")):
         settings["budget"] = DEFAULT_BUDGET_SECONDS
     seconds = float(given.get("budget") or settings.get("budget") or DEFAULT_BUDGET_SECONDS) * speed
     if train_bytes < SMALL_TEXT_BYTES:
-        settings |= _small()
+        settings |= _small(train_bytes)
         if given.get("max_steps") is None:
             settings["max_epochs"] = _most_epochs(train_bytes)
     else:
@@ -102,21 +107,27 @@ def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> di
         settings |= {"bpe_dropout": 0.0, "composition": 0.0}
     if given.get("optimizer") == "adamw" or given.get("architecture") == "gpt2":
         settings |= {"weight_decay": 0.1, "learning_rate": 1e-3}
+    settings["n_head"] = max(int(given.get("n_embd", settings["n_embd"])) // HEAD_SIZE, given.get("n_kv_head") or 1)
+    settings["batch_size"] = max(settings.pop("tokens") // int(given.get("block_size", settings["block_size"])), 1)
     return settings
 
 
-def _small() -> dict[str, Any]:
+def _small(train_bytes: int) -> dict[str, Any]:
     """Seen many times over: what keeps the model from learning it by heart decides. More steps only hurt."""
     return {
-        "n_head": 2,
+        "n_embd": 128,
+        "block_size": 128 if train_bytes >= SMALLEST_TUNED_BYTES else 64,
         "vocab_size": 1536,
-        "batch_size": 16,
+        "tokens": 1024,
         "dropout": 0.3,
         "consistency": 2.0,
         "bpe_dropout": 0.35,
+        "renaming": 0.3,
+        "induction": True,
         "token_noise": 0.15,
         "composition": 1.0,
         "learning_rate": 3e-3,
+        "muon_learning_rate": 0.04,
         "ema_decay": 0.9,
         "patience": 10,
     }
@@ -130,20 +141,21 @@ def _most_epochs(train_bytes: int) -> float:
 def _large(train_bytes: int, seconds: float) -> dict[str, Any]:
     """Seen a few times: time decides. The more of it there is for each byte, the larger the model and the more is dropped."""
     seconds_per_megabyte = seconds / (train_bytes / 1e6)
-    doublings = max(math.log2(max(seconds_per_megabyte / SECONDS_PER_MEGABYTE, 1e-9)), 0.0)
+    doublings = math.log2(max(seconds_per_megabyte / SECONDS_PER_MEGABYTE, 1e-9))
+    n_layer, n_embd = next(shape for least, *shape in reversed(SHAPES) if doublings >= least)
     settings: dict[str, Any] = {
-        "tie_embeddings": False,
-        "vocab_size": 1024 if train_bytes < RESEGMENTED_TEXT_BYTES else 2048,
+        "n_layer": n_layer,
+        "n_embd": n_embd,
+        "block_size": 512,
+        "vocab_size": 1024,
+        "tokens": 2048,
+        "dropout": round(min(max(DROPOUT_PER_DOUBLING * doublings, 0.0), MOST_DROPOUT), 2),
+        "induction": True,
+        "learning_rate": 1e-2 if n_layer == 4 else 6e-3,
+        "muon_learning_rate": 0.02,
         "ema_decay": 0.98,
-        "dropout": round(min(DROPOUT_PER_DOUBLING * doublings, MOST_DROPOUT), 2),
     }
-    if doublings >= RESEGMENTED_FROM_DOUBLINGS and train_bytes < RESEGMENTED_TEXT_BYTES:
-        settings["bpe_dropout"] = 0.1
-    if doublings < LONG_RUN_DOUBLINGS:
-        return settings | {"n_embd": 256, "n_head": 4, "learning_rate": 1e-2}
-    long_run = {"n_layer": 6, "n_embd": 256, "n_head": 4, "block_size": 128, "batch_size": 16, "learning_rate": 6e-3}
-    settings |= long_run | {"muon_learning_rate": 0.03}
-    if doublings < CONSISTENT_FROM_DOUBLINGS:
-        return settings
-    consistent = {"consistency": 1.0, "batch_size": 8, "vocab_size": 2048, "weight_decay": 0.05}
-    return settings | consistent
+    if train_bytes >= RESEGMENTED_TEXT_BYTES:
+        return settings | {"vocab_size": 2048}
+    settings["renaming"] = 0.5
+    return settings | ({"bpe_dropout": 0.05} if doublings >= RESEGMENTED_FROM_DOUBLINGS else {})

@@ -28,8 +28,8 @@ from simplellm.training import Sources, Surroundings, prepare_run, start
 PLAIN = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "eval_tokens": 64,
     "log_interval": 1, "precision": "float32", "compile": "off", "dropout": 0.0, "bpe_dropout": 0.0, "token_noise": 0.0,
-    "composition": 0.0, "ema_decay": 0.0, "patience": 0, "max_steps": 6, "max_epochs": None,
-    "eval_interval": 100,
+    "renaming": 0.0, "induction": False, "composition": 0.0, "ema_decay": 0.0, "patience": 0, "max_steps": 6,
+    "max_epochs": None, "eval_interval": 100,
 }  # fmt: skip
 
 
