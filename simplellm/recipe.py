@@ -20,13 +20,13 @@ SMALLEST_TUNED_BYTES = 18_000
 MOST_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, held-out loss rises (300 steps on 18 kB)
 RESEGMENTED_TEXT_BYTES = 4_000_000  # larger texts are hardly seen twice, and would not fit the cache of words
 HEAD_SIZE = 64  # dimensions of an attention head: enough for sharp attention
-SECONDS_PER_MEGABYTE = 65.0  # the trials' time for a text; the rows below count its doublings
-SHAPES = (  # from this many doublings on: blocks, width
-    (-math.inf, 4, 128),
-    (-0.5, 4, 192),
-    (1.5, 6, 192),
-    (2.5, 6, 256),
+SHAPES = (  # from this many seconds on: blocks, width
+    (0, 4, 128),
+    (45, 4, 192),
+    (200, 6, 192),
+    (400, 6, 256),
 )
+SECONDS_PER_MEGABYTE = 65.0  # with more time for each byte something is dropped, with every doubling more
 DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.05, 0.2
 RESEGMENTED_FROM_DOUBLINGS = 1.0  # from here on BPE-dropout pays
 
@@ -139,10 +139,9 @@ def _most_epochs(train_bytes: int) -> float:
 
 
 def _large(train_bytes: int, seconds: float) -> dict[str, Any]:
-    """Seen a few times: time decides. The more of it there is for each byte, the larger the model and the more is dropped."""
-    seconds_per_megabyte = seconds / (train_bytes / 1e6)
-    doublings = math.log2(max(seconds_per_megabyte / SECONDS_PER_MEGABYTE, 1e-9))
-    n_layer, n_embd = next(shape for least, *shape in reversed(SHAPES) if doublings >= least)
+    """Seen a few times: time decides. The more there is, the larger the model; the more for each byte, the more is dropped."""
+    n_layer, n_embd = next(shape for least, *shape in reversed(SHAPES) if seconds >= least)
+    doublings = math.log2(max(seconds / (train_bytes / 1e6) / SECONDS_PER_MEGABYTE, 1e-9))
     settings: dict[str, Any] = {
         "n_layer": n_layer,
         "n_embd": n_embd,
