@@ -139,13 +139,14 @@ class _CausalAttention(torch.autograd.Function):
         q, k, v, *blocks = ctx.saved_tensors
         shape, scale = grad.shape, q.shape[-1] ** -0.5
         grad = grad.contiguous().view(q.shape)
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for weights, (start, end) in zip(blocks, _query_blocks(q.shape[1]), strict=True):
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for weights, (start, end) in zip(reversed(blocks), reversed(_query_blocks(q.shape[1])), strict=True):
             grad_weights = torch.bmm(grad[:, start:end], v[:, :end].mT)
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype).mul_(scale)
             torch.bmm(grad_scores, k[:, :end], out=grad_q[:, start:end])
-            grad_k[:, :end] += torch.bmm(grad_scores.mT, q[:, start:end])
-            grad_v[:, :end] += torch.bmm(weights.mT, grad[:, start:end])
+            beta = 0 if end == q.shape[1] else 1  # the last queries see all keys: to their share the others add
+            grad_k[:, :end].baddbmm_(grad_scores.mT, q[:, start:end], beta=beta)
+            grad_v[:, :end].baddbmm_(weights.mT, grad[:, start:end], beta=beta)
         return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape)
 
 

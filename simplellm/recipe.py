@@ -42,7 +42,8 @@ def choose(
     model_names = {item.name for item in ModelConfig.settings()}
     train_names = {item.name for item in TrainConfig.settings()}
     given = {name: _setting(name).check(value) for name, value in given.items()}
-    chosen = {**recipe(train_bytes, given, speed), **given}
+    known = {**(base.to_mapping() if base else {}), **given}
+    chosen = {**recipe(train_bytes, known, speed), **given}
     if "n_head" in chosen and "n_head" not in given:
         chosen["n_head"] = _fitting_heads(chosen.get("n_embd", ModelConfig.setting("n_embd").default), chosen["n_head"])
     train = {name: value for name, value in chosen.items() if name in train_names}
@@ -88,7 +89,8 @@ def _fine_tuning(train: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         for name in ("learning_rate", "muon_learning_rate")
         if name not in given
     }
-    return {**train, **lower, **({} if "composition" in given else {"composition": 0.0})}
+    off = {name: value for name, value in (("composition", 0.0), ("induction", False)) if name not in given}
+    return {**train, **lower, **off}
 
 
 def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> dict[str, Any]:

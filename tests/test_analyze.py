@@ -74,7 +74,7 @@ REPLIES = {
     "greedy": SamplingParams(temperature=0, max_new_tokens=12),
     "sampled": SamplingParams(temperature=1.5, top_k=0, top_p=1, seed=4, max_new_tokens=12),
     "filtered": SamplingParams(temperature=0.7, top_k=9, min_p=0.05, repetition_penalty=2, seed=4, max_new_tokens=12),
-    "stopped": SamplingParams(temperature=0, max_new_tokens=30, stop=("zzz", "e", "a")),
+    "stopped": SamplingParams(temperature=0, max_new_tokens=30, stop=("zzz", "e", "a", "o", "t", "n")),
     "one": SamplingParams(max_new_tokens=1, seed=1),
 }
 

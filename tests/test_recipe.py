@@ -56,3 +56,23 @@ def test_consistency_needs_dropout():
     with pytest.raises(SettingError, match="dropout 0"):
         choose(10_000, {"dropout": 0.0, "consistency": 1.0})
     assert choose(10_000, {"dropout": 0.0})[1].consistency == 0
+
+
+def test_a_longer_run_gets_a_larger_model_and_more_time_for_each_byte_more_dropout():
+    sizes = [choose(1_000_000, {"budget": seconds})[0] for seconds in (20, 60, 300, 900)]
+    assert [(size.n_layer, size.n_embd) for size in sizes] == [(4, 128), (4, 192), (6, 192), (6, 256)]
+    assert sizes[0].dropout == sizes[1].dropout == 0 < sizes[2].dropout < sizes[3].dropout
+    assert choose(10_000_000, {"budget": 900})[0].dropout == 0, "gone through once or twice"
+
+
+def test_a_step_has_as_many_tokens_whatever_the_block():
+    for block in (16, 64, 512):
+        model, train = choose(1_000_000, {"block_size": block})
+        assert train.batch_size * model.block_size == 2048
+
+
+def test_going_on_from_a_model_keeps_its_shape_and_plants_nothing():
+    base = ModelConfig(n_embd=96, n_head=3, block_size=64)
+    model, train = choose(1_000_000, {}, base)
+    assert (model.n_embd, model.n_head, model.block_size) == (96, 3, 64) and train.batch_size == 32
+    assert not train.induction and train.composition == 0 and choose(1_000_000, {})[1].induction

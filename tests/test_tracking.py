@@ -137,7 +137,7 @@ def test_a_tracked_run_logs_the_gradient_norm_of_every_layer(tmp_path, tensorboa
     steps = [record for record in read_log(Run(tmp_path / "x").log_path) if record["kind"] == "step"]
     assert [record["step"] for record in steps] == [2, 4, 5]
     for record in steps:
-        assert {"blocks.00", "blocks.01", "token_embedding", "final_norm"} == set(record["gradient_norms"])
+        assert {"blocks.00", "blocks.01", "token_embedding", "final_norm", "head"} == set(record["gradient_norms"])
         whole = math.sqrt(sum(norm**2 for norm in record["gradient_norms"].values()))
         assert whole == pytest.approx(record["gradient_norm"], rel=1e-4) and whole > 0.01, "before clipping"
     assert any(call[0] == "step/gradient_norms/blocks.01" for call in tensorboard)

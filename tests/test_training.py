@@ -24,7 +24,8 @@ TINY = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,
     "log_interval": 1, "precision": "float32",
 }  # fmt: skip
-HARD = {**TINY, "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "gradient_accumulation": 2, "bpe_dropout": 0.1}
+HARD = {**TINY, "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "gradient_accumulation": 2, "bpe_dropout": 0.1,
+        "renaming": 0.5, "induction": True}  # fmt: skip
 STORY_ONLY = Sources((str(STORY),))
 
 
