@@ -26,7 +26,7 @@ SHAPES = (  # from this many seconds on: blocks, width
     (200, 6, 192),
     (400, 6, 256),
 )
-SECONDS_PER_MEGABYTE = 65.0  # with more time for each byte something is dropped, with every doubling more
+SECONDS_PER_MEGABYTE = 40.0  # with more time for each byte something is dropped, with every doubling more
 DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.05, 0.2
 RESEGMENTED_FROM_DOUBLINGS = 1.0  # from here on BPE-dropout pays
 

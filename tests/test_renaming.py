@@ -66,7 +66,7 @@ def test_some_new_names_are_in_no_text() -> None:
 
 
 @given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=3), share=st.floats(0, 1), passage=st.integers(1, 50))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 def test_any_text_can_be_renamed(texts: list[str], share: float, passage: int) -> None:
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)})
     ids = Segmenter(texts, tokenizer, 0.1, 1, share, passage)(0)
