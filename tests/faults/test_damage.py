@@ -213,7 +213,8 @@ def test_a_stop_uses_up_no_patience_and_is_never_the_best(checkpoints):
     result = train(checkpoints, "run", around(checkpoints, should_stop=often), max_steps=200, **wild)
     while result.stopped:
         result = go_on(checkpoints, surroundings=around(checkpoints, should_stop=often))
-    assert (result.steps, result.best_step) == (whole.steps, whole.best_step) == (9, 3)
+    assert (result.steps, result.best_step) == (whole.steps, whole.best_step)
+    assert whole.best_step < whole.steps < 200, "it ran out of patience"
 
 
 # ---------------------------------------------------------------- changes
