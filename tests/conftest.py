@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from simplellm.config import ModelConfig
 from simplellm.model import SimpleLLM
 from simplellm.tokenizer import Tokenizer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "the-verdict.txt"
 SHARED_DATA = Path(os.environ.get("SIMPLELLM_TEST_DATA", ROOT.parent / "shared" / "data"))
