@@ -168,4 +168,5 @@ def test_without_locks_of_the_system_it_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with FolderLock(tmp_path):
-        pass
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists(), "and leaves nothing behind"
