@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from simplellm.config import ModelConfig, TrainConfig, show
+from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import Corpus
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.hub import to_hub_config
+from simplellm.setting import show
 from simplellm.tokenizer import Tokenizer
 
 EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")  # a resumed run may change these

@@ -1,226 +1,24 @@
 """Every setting of the project, declared once: name, type, default, range and help.
 
 Flags, slash commands, TOML and JSON files and the tables of the README are read from here.
-A config is frozen: a change makes a new object, so a refused change leaves the old one whole.
 This file does not know torch, so that `--help` and a bad value answer at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from simplellm.errors import SettingError
+from simplellm.setting import Settings, reject_unknown_keys, setting
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-KIND_NAMES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a text",
-    "texts": "a list of texts",
-    "seconds": "a time such as 60s, 10m or 2h",
-}
-LONGEST_QUOTE = 100  # characters of a wrong value that are told
-SECONDS_PER_UNIT = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting: what it is called, what it may be, and what it is for.
-
-    kind: a key of KIND_NAMES. `minimum` and `maximum` are allowed themselves unless `open_minimum`
-    or `open_maximum`. `auto` says what None means where None is allowed ("" where it is not).
-    """
-
-    name: str
-    kind: str
-    default: Any
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-    open_minimum: bool = False
-    open_maximum: bool = False
-    choices: tuple[str, ...] = ()
-    auto: str = ""
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def range(self) -> str:
-        """The allowed values in words: `0 to 5`, `over 0 to 1`, `a or b`."""
-        if self.choices:
-            return ", ".join(self.choices[:-1]) + f" or {self.choices[-1]}"
-        if self.kind == "bool":
-            return "on or off"
-        if self.minimum is None and self.maximum is None:
-            return KIND_NAMES[self.kind]
-        if self.kind == "texts":
-            return f"up to {self.maximum:g}"
-        low = "" if self.minimum is None else f"{'over ' if self.open_minimum else ''}{self.minimum:g}"
-        if self.maximum is None:
-            return f"{low} or more" if not self.open_minimum else low
-        high = f"{'under ' if self.open_maximum else ''}{_plain(self.maximum)}"
-        return f"{low} to {high}"
-
-    @property
-    def default_text(self) -> str:
-        return self.auto if self.default is None else show(self.default)
-
-    def check(self, value: Any) -> Any:
-        """The value as this setting's own type; SettingError when it is not allowed."""
-        if value is None and self.auto:
-            return None
-        converted = _convert(self.kind, value)
-        if converted is None or not self._allows(converted):
-            raise SettingError(
-                f"{self.name} is {self._expected()}, got {_quoted(value)}",
-                fix=f"the default is {self.default_text}",
-            )
-        return converted
-
-    def parse(self, text: str) -> Any:
-        """The value written as `text` on a command line; `auto` stands for None where that is allowed."""
-        text = text.strip() if self.kind not in ("str", "texts") else text
-        if self.auto and text == "auto":
-            return None
-        if self.kind == "bool":
-            words = {**dict.fromkeys(TRUE_WORDS, True), **dict.fromkeys(FALSE_WORDS, False)}
-            return self.check(words.get(text.lower(), text))
-        if self.kind in ("int", "float"):
-            return self.check(_number(self.kind, text))
-        return self.check((text,) if self.kind == "texts" else text)
-
-    def _expected(self) -> str:
-        if self.choices or self.kind in ("bool", "texts", "seconds"):
-            return self.range if self.choices else KIND_NAMES[self.kind]
-        plain = KIND_NAMES[self.kind]
-        return plain if self.range == plain else f"{plain}, {self.range}"
-
-    def _allows(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
-        if self.kind == "texts":
-            return all(value) and (self.maximum is None or len(value) <= self.maximum)
-        if isinstance(value, (str, bool)):
-            return True
-        above = self.minimum is None or (value > self.minimum if self.open_minimum else value >= self.minimum)
-        below = self.maximum is None or (value < self.maximum if self.open_maximum else value <= self.maximum)
-        return value == value and above and below
-
-
-def _number(kind: str, text: str) -> Any:
-    """The number written in ASCII digits as `text`, or the text itself when it is none."""
-    try:
-        return (int(text) if kind == "int" else float(text)) if text.isascii() else text
-    except ValueError:
-        return text
-
-
-def _convert(kind: str, value: Any) -> Any:
-    """`value` as the type of `kind`, or None when it is of another type."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == "int":
-        return int(value) if is_number and (isinstance(value, int) or value.is_integer()) else None
-    if is_number and abs(value) > sys.float_info.max:
-        return None
-    if kind == "float":
-        return float(value) if is_number else None
-    if kind == "seconds":
-        return float(value) if is_number else _seconds(value) if isinstance(value, str) else None
-    if kind == "texts":
-        values = (value,) if isinstance(value, str) else value
-        is_list = isinstance(values, (list, tuple)) and all(isinstance(item, str) for item in values)
-        return tuple(values) if is_list else None
-    return value if isinstance(value, bool if kind == "bool" else str) else None
-
-
-def _seconds(text: str) -> float | None:
-    """Seconds of `90`, `60s`, `1.5m`, `2h`; None for anything else."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)([smh]?)", text.strip())
-    return float(match[1]) * SECONDS_PER_UNIT[match[2]] if match else None
-
-
-def _quoted(value: Any) -> str:
-    """A value of any length, as part of one line."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) else f"{number:g}"
-
-
-def show(value: Any) -> str:
-    """A value of any setting as a person writes it."""
-    if value is None:
-        return "auto"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, tuple):
-        return ", ".join(repr(item) for item in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def setting(kind: str, default: Any, help: str, **limits: Any) -> Any:
-    """Declare a field of a config: its Setting travels in the field's metadata."""
-    return field(default=default, metadata={"setting": {"kind": kind, "help": help, **limits}})
-
-
-SelfSettings = TypeVar("SelfSettings", bound="Settings")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Base of the configs: checks every field when it is built."""
-
-    title: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for item in self.settings():
-            object.__setattr__(self, item.name, item.check(getattr(self, item.name)))
-        self.check_fit()
-
-    def check_fit(self) -> None:
-        """Raise SettingError when fields that are fine alone do not fit together."""
-
-    @classmethod
-    def settings(cls) -> tuple[Setting, ...]:
-        return tuple(
-            Setting(name=item.name, default=None if item.default is MISSING else item.default, **item.metadata["setting"])
-            for item in dataclasses.fields(cls)
-            if "setting" in item.metadata
-        )
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(item.name for item in cls.settings())
-
-    @classmethod
-    def setting(cls, name: str) -> Setting:
-        return next(item for item in cls.settings() if item.name == name)
-
-    @classmethod
-    def from_mapping(cls: type[SelfSettings], values: Mapping[str, Any]) -> SelfSettings:
-        """The config of `values`; unknown keys and wrong values raise SettingError."""
-        reject_unknown_keys(values, [item.name for item in cls.settings()])
-        return cls(**values)
-
-    def to_mapping(self) -> dict[str, Any]:
-        return {item.name: getattr(self, item.name) for item in self.settings()}
 
 
 @dataclass(frozen=True)
@@ -406,20 +204,6 @@ class SamplingParams(Settings):
         "int", 1, "over 1: search for the most likely text with so many beams; nothing is drawn then", minimum=1, maximum=64
     )
     seed: int | None = setting("int", None, "makes a reply repeatable", minimum=0, maximum=2**63 - 1, auto="random, and shown")
-
-
-def reject_unknown_keys(values: Mapping[str, Any], known: list[str], source: str = "") -> None:
-    """Raise SettingError that names the first key of `values` that is no setting, with the nearest that is."""
-    import difflib
-
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            where = f" in {source}" if source else ""
-            raise SettingError(
-                f"no setting is called {key!r}{where}",
-                fix=f"did you mean {near[0]}?" if near else f"settings: {', '.join(known)}",
-            )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

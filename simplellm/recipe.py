@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from simplellm.config import ModelConfig, Setting, TrainConfig
+from simplellm.config import ModelConfig, TrainConfig
 from simplellm.errors import SettingError
+from simplellm.setting import Setting
 
 DEFAULT_BUDGET_SECONDS = 60.0
 FINE_TUNING_RATE = 0.3  # share of the usual rates (guess)

@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a file imports only from files before it
-    "errors", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming", "segment", "dataset", "kernels",
-    "model", "induction", "composition", "optim", "device", "distributed", "metrics", "tracking", "hub", "header",
-    "manifest", "pointers", "checkpoint", "recipe", "saver", "trainer", "plan", "changes", "training", "find_rate",
-    "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench", "concordance", "passages", "chart",
-    "report", "app.sanitize", "app.panel", "app.shades", "app.render", "app.watch", "app.preferences",
+    "errors", "setting", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming", "segment", "dataset",
+    "kernels", "model", "induction", "composition", "optim", "device", "distributed", "metrics", "tracking", "hub",
+    "header", "manifest", "pointers", "checkpoint", "recipe", "saver", "trainer", "plan", "changes", "training",
+    "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench", "concordance", "passages",
+    "chart", "report", "app.sanitize", "app.panel", "app.shades", "app.render", "app.watch", "app.preferences",
     "app.conversation", "app.session", "app.command", "app.settings_commands", "app.talk_commands",
     "app.insight_commands", "app.commands", "app.chat", "app.interrupt", "app.actions", "app.upkeep", "app.experiments",
     "app.cli", "__main__",

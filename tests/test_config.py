@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.config import ModelConfig, SamplingParams, Setting, Settings, TrainConfig, read_toml, show
+from simplellm.config import ModelConfig, SamplingParams, TrainConfig, read_toml
 from simplellm.errors import SettingError
+from simplellm.setting import Setting, Settings, show
 
 CONFIGS = [ModelConfig, TrainConfig, SamplingParams]
 ALL = [pytest.param(config, item, id=f"{config.title}-{item.name}") for config in CONFIGS for item in config.settings()]

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import simplellm
-from simplellm.config import ModelConfig, SamplingParams, Setting, TrainConfig
+from simplellm.config import ModelConfig, SamplingParams, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
+from simplellm.setting import Setting
 from simplellm.tracking import TRACKERS
 
 COMMANDS = {
@@ -186,16 +187,39 @@ def _add_common_flags(parser: Parser) -> None:
 
 
 def _add_own_flags(commands: dict[str, Parser]) -> None:
-    train = commands["train"]
+    _add_train_flags(commands["train"])
+    _add_sweep_flags(commands["sweep"])
+    _add_bench_flags(commands["bench"])
+    _add_runs_flags(commands["runs"])
+    _add_chat_flags(commands["chat"])
+    for name in SAMPLED:
+        _add_settings(commands[name], SamplingParams)
+    for name in (*SAMPLED, "evaluate", "bench"):
+        commands[name].add_argument(
+            "--quantize", choices=("off", "int8"), default="off", help="int8: weights in 8 bits, faster for large models"
+        )
+    for name in ("generate", "analyze"):
+        commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
+    commands["generate"].add_argument(
+        "--probs", action="store_true", default=False,
+        help="shade each token by its probability; with --json, add each with probability, rank and entropy",
+    )  # fmt: skip
+    commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")
+    commands["verify"].add_argument(
+        "checkpoint", nargs="?", metavar="RUN", default=None, help="a run or one of its checkpoints (default: the newest run)"
+    )
+    commands["evaluate"].add_argument("--data", metavar="FILE", required=True, help="the text to score")
+    commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")
+
+
+def _add_train_flags(train: Parser) -> None:
     train.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="files, folders, globs, - for stdin")
     train.add_argument("--name", metavar="RUN", default=None, help="what to call the run (default: after the text)")
     train.add_argument("--resume", action="store_true", default=False, help="go on with --name (or --run) where it stopped")
     train.add_argument(
-        "--accept-changes",
-        action="store_true",
-        default=False,
+        "--accept-changes", action="store_true", default=False,
         help="resume though the text or a setting changed; kept in run.json",
-    )
+    )  # fmt: skip
     train.add_argument(
         "--from", metavar="RUN", default=None, help="go on from this trained model, with its tokenizer, at a lower rate"
     )
@@ -208,49 +232,34 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
     for config in (ModelConfig, TrainConfig):
         _add_settings(train, config)
     train.add_argument("--find-lr", action="store_true", default=False, help="only find a good learning rate: a range test")
-    sweep = commands["sweep"]
+
+
+def _add_sweep_flags(sweep: Parser) -> None:
     sweep.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="as of train (default: the-verdict.txt)")
     for config in (ModelConfig, TrainConfig):
         _add_settings(sweep, config, many=True)
-    bench = commands["bench"]
+
+
+def _add_bench_flags(bench: Parser) -> None:
     bench.add_argument("what", choices=("train", "generate"), help="training steps, or replies of one text at a time")
     bench.add_argument("--versus", choices=("transformers",), default=None, help="take turns with this, and print the ratio")
     for kind in (ModelConfig, TrainConfig, SamplingParams):
         _add_settings(bench, kind)
-    for name in SAMPLED:
-        _add_settings(commands[name], SamplingParams)
-    for name in (*SAMPLED, "evaluate", "bench"):
-        commands[name].add_argument(
-            "--quantize",
-            choices=("off", "int8"),
-            default="off",
-            help="int8: weights in 8 bits, faster for large models",
-        )
-    for name in ("generate", "analyze"):
-        commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
-    commands["generate"].add_argument(
-        "--probs",
-        action="store_true",
-        default=False,
-        help="shade each token by its probability; with --json, add each with probability, rank and entropy",
+
+
+def _add_runs_flags(runs: Parser) -> None:
+    runs.add_argument(
+        "--prune", action="store_true", default=False, help="delete all but each run's best and last two checkpoints"
     )
-    commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")
-    commands["chat"].add_argument(
+    runs.add_argument("--yes", action="store_true", default=False, help="delete without asking")
+
+
+def _add_chat_flags(chat: Parser) -> None:
+    chat.add_argument(
         "--no-history", dest="history", action="store_false", default=True,
         help="keep neither a history of what is typed nor the conversation",
     )  # fmt: skip
-    commands["chat"].add_argument(
-        "--continue", action="store_true", default=False, help="go on with the last conversation with this run"
-    )
-    commands["runs"].add_argument(
-        "--prune", action="store_true", default=False, help="delete all but each run's best and last two checkpoints"
-    )
-    commands["runs"].add_argument("--yes", action="store_true", default=False, help="delete without asking")
-    commands["verify"].add_argument(
-        "checkpoint", nargs="?", metavar="RUN", default=None, help="a run or one of its checkpoints (default: the newest run)"
-    )
-    commands["evaluate"].add_argument("--data", metavar="FILE", required=True, help="the text to score")
-    commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")
+    chat.add_argument("--continue", action="store_true", default=False, help="go on with the last conversation with this run")
 
 
 def _add_settings(parser: Parser, config: Any, many: bool = False) -> None:

@@ -26,12 +26,13 @@ from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
 from simplellm.bench import Benchmark, bench_generate, bench_train
-from simplellm.config import ModelConfig, SamplingParams, TrainConfig, show
+from simplellm.config import ModelConfig, SamplingParams, TrainConfig
 from simplellm.device import choose_device, choose_precision, has_fast_bf16
 from simplellm.distributed import World
 from simplellm.errors import SettingError
 from simplellm.find_rate import STEPS, find_rate
 from simplellm.recipe import choose
+from simplellm.setting import show
 from simplellm.trainer import Result
 from simplellm.training import Sources, Surroundings, prepare_run, start
 

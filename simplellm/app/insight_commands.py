@@ -12,11 +12,12 @@ from simplellm.app.command import Command, Lines, Shown
 from simplellm.app.session import Session
 from simplellm.app.shades import Bar, Bars, Columns, Mark, Tokens, marks_of, percent, summary_of
 from simplellm.batch import ReplyBatch, in_context
-from simplellm.config import SamplingParams, show
+from simplellm.config import SamplingParams
 from simplellm.corpus import STDIN_NAME
 from simplellm.errors import SettingError
 from simplellm.passages import PASSAGE_CHARACTERS, Place, find_passages, trained_on
 from simplellm.sampler import random_seed
+from simplellm.setting import show
 
 TOP = 10  # candidates
 MOST_PASSAGE_CHARACTERS = 400  # shown of one

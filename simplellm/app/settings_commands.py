@@ -6,8 +6,9 @@ import difflib
 
 from simplellm.app.command import Command, Lines, Rows, Shown
 from simplellm.app.session import Session
-from simplellm.config import SamplingParams, show
+from simplellm.config import SamplingParams
 from simplellm.errors import SettingError
+from simplellm.setting import show
 
 
 def _setting_command(

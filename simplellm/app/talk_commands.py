@@ -10,8 +10,8 @@ from simplellm.app.command import Command, Lines, Rows, Shown
 from simplellm.app.conversation import conversations, load
 from simplellm.app.session import Session
 from simplellm.checkpoint import list_runs
-from simplellm.config import show
 from simplellm.errors import SettingError, TextError
+from simplellm.setting import show
 
 RUN_HEADERS = ("run", "best step", "loss", "bits/byte", "best checkpoint")
 LISTED = 10  # conversations
