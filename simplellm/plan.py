@@ -22,6 +22,7 @@ EVALUATIONS_PER_RUN = 20
 EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
 SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
 TIMED_STEPS, WARM_UP_STEPS = 5, 2
+TIMING_SHARE = 0.05  # of the budget: a slow or busy machine times fewer steps of each way (guess)
 COMPILE_FROM_SECONDS = {"cuda": 120.0}  # of training, where compiling is tried: it takes up to a minute. On a CPU it is
 # tried only when asked for: compiled steps took 1.5 times as long as those of kernels.py (4x256, 2 cores)
 Make = Callable[[TrainConfig, str], Trainer]
@@ -133,7 +134,8 @@ def _timed(trainer: Trainer, precision: str) -> Way:
         trainer.train_step()
         devices.synchronize(trainer.device)
 
-    seconds = _median_seconds(step, TIMED_STEPS, WARM_UP_STEPS)
+    most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
+    seconds = _median_seconds(step, TIMED_STEPS, WARM_UP_STEPS, most_seconds)
     is_wanted = trainer.config.eval_interval is None and trainer.world.is_main
     return Way(precision, False, seconds, _seconds_to_save(trainer) if is_wanted else 0.0)
 
@@ -143,10 +145,12 @@ def _seconds_to_save(trainer: Trainer) -> float:
         return seconds_to_save(trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state())
 
 
-def _median_seconds(function: Callable[[], object], times: int, warm_up: int = 0) -> float:
-    seconds = []
-    for _ in range(warm_up + times):
+def _median_seconds(function: Callable[[], object], times: int, warm_up: int = 0, most_seconds: float = math.inf) -> float:
+    """Of `times` calls, after `warm_up` others; of fewer where all take over `most_seconds`, but of one at least."""
+    seconds: list[float] = []
+    while len(seconds) < warm_up + times and (len(seconds) < 2 or sum(seconds) < most_seconds):
         started_at = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - started_at)
-    return sorted(seconds[warm_up:])[times // 2]
+    timed = sorted(seconds[min(warm_up, len(seconds) - 1) :])
+    return timed[len(timed) // 2]

@@ -143,6 +143,19 @@ def test_the_budget_that_is_suggested_is_enough(folder):
     assert planned(folder, budget=seconds).config.max_steps >= 1
 
 
+def test_where_steps_are_slow_fewer_are_timed(folder, monkeypatch):
+    """A busy machine: what is spent on timing is missing from the training."""
+    taken, train_step = [], Trainer.train_step
+
+    def slow(self: Trainer, *arguments: Any) -> None:
+        taken.append(time.sleep(0.5))
+        train_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+    assert planned(folder, budget=6.0).config.max_steps >= 4
+    assert len(taken) == 2  # one to warm up
+
+
 def test_a_resumed_run_with_a_budget_keeps_the_steps_it_recorded(folder, monkeypatch):
     stopped = train(folder, "budget", stop_after=3, budget=2.0)
     recorded = Run(folder / "budget").read_info()["training"]["max_steps"]
