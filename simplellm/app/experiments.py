@@ -134,10 +134,10 @@ def find_lr(options: Options) -> int:
 
 
 def _show_curve(screen: Screen, rates: tuple[float, ...], losses: tuple[float, ...], bars: int = 40) -> None:
-    """A bar for every fourth rate, as long as the loss is high."""
-    highest = max(losses)
+    """A bar for every fourth rate: the shortest is the lowest loss, the longest the highest."""
+    lowest, highest = min(losses), max(losses)
     rows = [
-        (f"{rate:.2g}", f"{loss:.3f}", "#" * round(bars * loss / highest))
+        (f"{rate:.2g}", f"{loss:.3f}", "#" * (1 + round((bars - 1) * (loss - lowest) / (highest - lowest or 1))))
         for rate, loss in list(zip(rates, losses, strict=True))[::4]
     ]
     screen.table(("rate", "loss", ""), rows)
