@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from simplellm.kernels import GELU_CUBIC, GELU_SCALE
 from simplellm.model import NORM_EPSILON, FeedForward, KVCache, MultiHeadAttention, RMSNorm, SimpleLLM, TransformerBlock
 from simplellm.quantize import Int8Linear
 
@@ -29,6 +28,7 @@ Into = Callable[[Array, Array], object]  # reads the first, overwrites the secon
 Turn = Callable[[Array | None], None]  # what is done to queries and keys, with the table (2, D) of this position
 LARGE_MATRIX_BYTES = 4 << 20  # more than a core's own cache
 LARGEST_SAFE_SCORE = 70.0  # exp of it, summed over a million tokens, is still a float32
+GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715  # Hendrycks and Gimpel 2016
 
 
 class Decoder:

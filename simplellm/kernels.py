@@ -9,7 +9,6 @@ Shapes: B batch, T tokens, H heads, D head size, C width, I inner size, V vocabu
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch.autograd.function import once_differentiable
 QUERY_BLOCK = 128  # tokens
 LONGEST_DENSE_ATTENTION = 1024  # tokens; beyond, keeping the T x T / 2 weights takes too much memory
 SMALLEST_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact all the same
-GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715  # Hendrycks and Gimpel 2016
 Context = Any
 
 
@@ -98,35 +96,6 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(grad, activated, out=grad_up)
         grad_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
         return result
-
-
-# ---------------------------------------------------------------- GELU
-
-
-def gelu(x: Tensor) -> Tensor:
-    """x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), as GPT-2 has it."""
-    return F.gelu(x, approximate="tanh") if _is_plain(x) else _GELU.apply(x)
-
-
-class _GELU(torch.autograd.Function):
-    """(1 + tanh(u)) / 2 is sigmoid(2 u): torch takes a quarter of the time for a sigmoid that it takes for a tanh."""
-
-    FIRST, THIRD = 2 * GELU_SCALE, 2 * GELU_SCALE * GELU_CUBIC  # 2 u = FIRST x + THIRD x^3
-
-    @staticmethod
-    def forward(ctx: Context, x: Tensor) -> Tensor:
-        x32 = x.float()
-        share = x32.square().mul_(_GELU.THIRD).add_(_GELU.FIRST).mul_(x32).sigmoid_()
-        ctx.save_for_backward(x, share)
-        return (x32 * share).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, grad: Tensor) -> Tensor:
-        x, share = ctx.saved_tensors
-        x, grad32 = x.float(), grad.float()
-        slope = x.square().mul_(3 * _GELU.THIRD).add_(_GELU.FIRST).mul_(x)  # x times the derivative of 2 u
-        return slope.mul_(torch.ops.aten.sigmoid_backward(grad32, share)).addcmul_(grad32, share).to(grad.dtype)
 
 
 # ---------------------------------------------------------------- attention

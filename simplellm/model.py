@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simplellm.config import ModelConfig
-from simplellm.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, gelu, rms_norm, swiglu
+from simplellm.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, rms_norm, swiglu
 
 GPT2_STD = 0.02  # GPT-2 paper
 LARGEST_EMBEDDING_STD = 0.05  # measured: docs/recipe.md
@@ -118,7 +118,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
             return self.down(swiglu(self.up(x)))  # (B, T, 2 I) -> (B, T, I) -> (B, T, C)
-        return self.down(gelu(self.up(x)))
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class TransformerBlock(nn.Module):
