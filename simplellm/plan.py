@@ -15,9 +15,11 @@ from simplellm.checkpoint import seconds_to_save
 from simplellm.config import TrainConfig
 from simplellm.distributed import from_main
 from simplellm.errors import SettingError
-from simplellm.trainer import Trainer
+from simplellm.trainer import Trainer, warmup_steps
 
 BUDGET_MARGIN = 0.96  # steps are planned for this share of a budget: speed drifts
+LATE_RATIO = 1.05  # a run that would take so many times its share of the budget is shortened
+UNFORESEEING = ("wsd", "constant", "noam")  # schedules whose first half is the same however many steps follow
 EVALUATIONS_PER_RUN = 20
 EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
 SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
@@ -65,10 +67,28 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     fixed = replace(
         config, max_steps=shared[0], eval_interval=shared[1], precision=way.precision, compile="on" if shared[2] else "off"
     )
-    planned = make(fixed, way.precision)
+    planned = make(replace(fixed, warmup_steps=warmup_steps(fixed)), way.precision)
     if way.is_compiled:
         planned.compile()
     return planned
+
+
+def shortened(trainer: Trainer) -> TrainConfig | None:
+    """The config with fewer steps, where those that are left take longer than the budget has; None where they do not.
+
+    Asked after an evaluation, it answers while a third to a half of the steps are done: enough to go by, and in the
+    first half nothing depends on how many steps follow (where the schedule does not: elsewhere the answer is None).
+    So at least twice the steps done are kept, and the run is the one that would have been, had it been planned so.
+    """
+    config, step = trainer.config, trainer.step
+    planned = config.max_steps or 0
+    if config.budget is None or config.schedule not in UNFORESEEING or not planned / 3 <= step <= planned / 2:
+        return None
+    seconds_left = config.budget * BUDGET_MARGIN - trainer.seconds - _final_seconds(trainer, trainer.evaluation_seconds)
+    steps_left = from_main(seconds_left / trainer.seconds_per_step, trainer.world, trainer.device)
+    if (planned - step) < LATE_RATIO * steps_left:
+        return None
+    return replace(config, max_steps=max(step + int(steps_left), 2 * step))
 
 
 def _steps_of_epochs(trainer: Trainer) -> float:

@@ -42,6 +42,19 @@ class Saver:
         with contextlib.suppress(CheckpointError):
             self._info = self.run.read_info()
 
+    def amend_info(self, **changes: Any) -> bool:
+        """Whether run.json says `changes` from now on; where it cannot be written it stays as it is, everywhere."""
+        info, is_written = {**self._info, **changes}, bool(self._info)
+        try:
+            if self.world.is_main and is_written:
+                self.run.write_info(info)
+        except OSError:
+            is_written = False
+        if any_of(self.world.is_main and not is_written, self.world, self.device):
+            return False
+        self._info = info
+        return True
+
     def save(
         self, step: int, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState, figures: dict[str, Any], best: bool
     ) -> bool:

@@ -61,7 +61,7 @@ class Trainer:
         model_config: ModelConfig,
         config: TrainConfig,
         prepared: Prepared,
-        dataset: TextDataset,
+        dataset_of: Callable[[TrainConfig], TextDataset],
         run: Run,
         device: torch.device,
         precision: str,
@@ -73,7 +73,8 @@ class Trainer:
         saver: Saver | None = None,
     ) -> None:
         """`initial`: weights to go on from, by name (default: drawn anew)."""
-        self.config, self.prepared, self.dataset, self.run = config, prepared, dataset, run
+        self.prepared, self.run, self.dataset_of = prepared, run, dataset_of
+        self.go_on_with(config)
         self.device, self.precision = device, precision
         self.world, self.sink = world or World(), sink or Sinks()
         self.preview, self.should_stop, self.saver = preview, should_stop, saver or Saver(run, self.world, device)
@@ -96,10 +97,16 @@ class Trainer:
         self.last: dict[str, Any] = {}  # evaluation, whether saved or not
         self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
+        self.evaluation_seconds = 0.0  # that the last one took
         self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
         self.seconds_before = 0.0  # trained before this process took over
         self.started_at = time.perf_counter()
+        self.review: Callable[[Trainer], None] = lambda trainer: None  # called after each evaluation
+
+    def go_on_with(self, config: TrainConfig) -> None:
+        """Take `config` from the next step on; the steps taken stay as they are."""
+        self.config, self.dataset = config, self.dataset_of(config)
 
     # ------------------------------------------------------------------ the recipe
 
@@ -107,13 +114,16 @@ class Trainer:
         """Train until the last step, or until asked to stop; returns when the last checkpoint is on the disk."""
         assert self.config.max_steps is not None, "the caller plans the steps"
         self._interval_started_at, self._interval_step = time.perf_counter(), self.step
+        self._first_step, self._first_step_at = self.step + 1, math.inf
         self.saver.remember_info()
         while self.step < self.config.max_steps and not self.is_out_of_patience and not self._is_told_to_stop():
             self.train_step()
+            self._first_step_at = min(self._first_step_at, time.perf_counter())
             if self._is_due(self.config.log_interval):
                 self._report_step()
             if self._is_due(self.config.eval_interval or self.config.max_steps):
                 self.evaluate_and_save()
+                self.review(self)
         if self.is_out_of_patience:
             self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
         while self.saved_step < self.step:  # stopped between two evaluations, or the last save failed
@@ -191,10 +201,8 @@ class Trainer:
 
     @property
     def rate_factor(self) -> float:
-        config = self.config
-        max_steps = config.max_steps or 1
-        warmup = config.warmup_steps if config.warmup_steps is not None else round(WARMUP_SHARE * max_steps)
-        return rate_factor(self.step, max_steps, warmup, config.schedule, config.min_learning_rate)
+        config, max_steps = self.config, self.config.max_steps or 1
+        return rate_factor(self.step, max_steps, warmup_steps(config), config.schedule, config.min_learning_rate)
 
     def compile(self) -> None:
         """Let torch.compile fuse the forward and backward pass; what fails does so at the first step."""
@@ -208,8 +216,11 @@ class Trainer:
 
     def evaluate_and_save(self) -> Evaluation:
         """Score the averaged weights on held-out text and commit them as a checkpoint."""
+        started_at = time.perf_counter()
         with self.average.in_place():
-            evaluation, sample = self.evaluate(self.config.eval_tokens), self.sample()
+            evaluation = self.evaluate(self.config.eval_tokens)
+            self.evaluation_seconds = time.perf_counter() - started_at
+            sample = self.sample()
         if not math.isfinite(evaluation.loss):
             raise TrainingError(f"step {self.step}: held-out loss {evaluation.loss:g}; not saved", fix=self.saver.fix())
         self.last, self.last_counts = _figures(self.step, evaluation), True
@@ -354,6 +365,11 @@ class Trainer:
         return self.seconds_before + time.perf_counter() - self.started_at
 
     @property
+    def seconds_per_step(self) -> float:
+        """Of this process, evaluations and saves included, but not its first step, which may have to compile."""
+        return (time.perf_counter() - self._first_step_at) / max(self.step - self._first_step, 1)
+
+    @property
     def tokens_per_step(self) -> int:
         config = self.config
         return config.batch_size * config.gradient_accumulation * self.world.size * self.dataset.block_size
@@ -395,6 +411,10 @@ class Trainer:
             f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}",
             fix=fix,
         )
+
+
+def warmup_steps(config: TrainConfig) -> int:
+    return round(WARMUP_SHARE * (config.max_steps or 1)) if config.warmup_steps is None else config.warmup_steps
 
 
 def _figures(step: int, evaluation: Evaluation) -> dict[str, Any]:

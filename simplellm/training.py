@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
 from simplellm.lock import FolderLock
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
-from simplellm.plan import plan
+from simplellm.plan import plan, shortened
 from simplellm.pointers import mend_pointers
 from simplellm.recipe import choose
 from simplellm.saver import Saver
@@ -102,7 +103,21 @@ def start(
             run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything
             run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
         wait_for_all(around.world)
+        trainer.review = functools.partial(_keep_to_budget, around)
         return trainer.train()
+
+
+def _keep_to_budget(around: Surroundings, trainer: Trainer) -> None:
+    """Cut steps off the end, once, where those planned would take longer than the budget has; run.json says so.
+
+    A run that is resumed has the steps recorded there, whatever time it takes.
+    """
+    planned, shorter = trainer.config, shortened(trainer)
+    if shorter is None or not trainer.saver.amend_info(training=shorter.to_mapping(), planned_steps=planned.max_steps):
+        return
+    around.notice(f"slower than when it was planned: {shorter.max_steps} steps instead of {planned.max_steps}")
+    trainer.go_on_with(shorter)
+    trainer.review = lambda trainer: None
 
 
 @contextlib.contextmanager
@@ -255,10 +270,11 @@ def _maker(
     saver = Saver(run, around.world, around.device, around.notice, lock)
     preview = around.make_preview(run, prepared) if around.make_preview and around.world.is_main else None
 
+    dataset_of = functools.partial(_dataset, prepared, segmenter, model_config.block_size, around.world)
+
     def make(config: TrainConfig, precision: str) -> Trainer:
-        dataset = _dataset(prepared, segmenter, model_config.block_size, config, around.world)
         return Trainer(
-            model_config, config, prepared, dataset, run, around.device, precision,
+            model_config, config, prepared, dataset_of, run, around.device, precision,
             around.world, sink, preview, around.should_stop, initial, saver,
         )  # fmt: skip
 
@@ -266,7 +282,7 @@ def _maker(
 
 
 def _dataset(
-    prepared: Prepared, segmenter: Segmenter | None, block_size: int, config: TrainConfig, world: World
+    prepared: Prepared, segmenter: Segmenter | None, block_size: int, world: World, config: TrainConfig
 ) -> TextDataset:
     """Windows over the ids, or over fresh segmentations that turn into the plain one in the second half of the run."""
     if segmenter is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm import device as devices
 from simplellm.app.cli import main
-from simplellm.checkpoint import Run
+from simplellm.checkpoint import Run, load_training_state
 from simplellm.device import fast_float32
 from simplellm.distributed import World
 from simplellm.errors import SettingError
 from simplellm.metrics import Sinks
+from simplellm.plan import Way
+from simplellm.saver import Saver
 from simplellm.trainer import Result, Trainer
 from simplellm.training import Sources, Surroundings, prepare_run, resume, start
 
@@ -154,6 +157,80 @@ def test_where_steps_are_slow_fewer_are_timed(folder, monkeypatch):
     monkeypatch.setattr(Trainer, "train_step", slow)
     assert planned(folder, budget=6.0).config.max_steps >= 4
     assert len(taken) == 2  # one to warm up
+
+
+def slowed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let each step after the planning take so much longer, as on a machine that grows hot or busy."""
+    train = Trainer.train
+
+    def slow_train(self: Trainer) -> Result:
+        train_step = self.train_step
+        self.train_step = lambda: (time.sleep(seconds), train_step())  # type: ignore[method-assign,assignment]
+        return train(self)
+
+    monkeypatch.setattr(Trainer, "train", slow_train)
+
+
+def info_of(folder: Path, name: str) -> dict[str, Any]:
+    return Run(folder / name).read_info()
+
+
+FADING = {"bpe_dropout": 0.3, "renaming": 0.5, "schedule": "wsd", "ema_decay": 0.9, "eval_tokens": 64}
+
+
+def test_a_run_that_is_slower_than_planned_is_shortened_and_is_the_run_that_was_planned_so(folder, monkeypatch):
+    notices: list[str] = []
+    with monkeypatch.context() as slow:
+        slowed(slow, 0.06)
+        slow.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.03))
+        listening = replace(around(folder), notice=notices.append)
+        result = start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 3.0}, "late", listening)
+    info = info_of(folder, "late")
+    planned, steps = info["planned_steps"], info["training"]["max_steps"]
+    assert 2 / 3 * planned - 1 <= steps < planned and result.steps == steps
+    assert f"slower than when it was planned: {steps} steps instead of {planned}" in notices
+    recorded = {name: info["training"][name] for name in ("max_steps", "eval_interval", "warmup_steps")}
+    train(folder, "foreseen", **FADING, **recorded)
+    late, foreseen = (load_training_state(Run(folder / name).last()).tensors for name in ("late", "foreseen"))
+    assert late.keys() == foreseen.keys() and all(bool((late[name] == foreseen[name]).all()) for name in late)
+
+
+def test_a_shortened_run_that_is_resumed_is_not_shortened_again(folder, monkeypatch):
+    slowed(monkeypatch, 0.06)
+    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.03))
+    with monkeypatch.context() as stopping:
+        amend_info = Saver.amend_info
+        stopped: list[bool] = []
+        stopping.setattr(Saver, "amend_info", lambda self, **changes: amend_info(self, **changes) and not stopped.append(True))
+        around_stop = replace(around(folder), should_stop=lambda: bool(stopped))
+        start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 3.0}, "stopped", around_stop)
+    steps = info_of(folder, "stopped")["training"]["max_steps"]
+    monkeypatch.setattr("simplellm.training.shortened", None)  # is not asked
+    assert (
+        resume(Run(folder / "stopped"), {}, around(folder)).steps
+        == steps
+        == info_of(folder, "stopped")["training"]["max_steps"]
+    )
+
+
+@pytest.mark.parametrize("why", ["the rate has fallen all along", "in time", "run.json cannot be written"])
+def test_a_run_keeps_its_steps(folder, monkeypatch, why):
+    slowed(monkeypatch, 0.0 if why == "in time" else 0.06)
+    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.03))
+    if why == "run.json cannot be written":
+        write_info = Run.write_info
+        refusal = OSError(28, "No space left on device")
+        monkeypatch.setattr(
+            Run, "write_info", lambda self, info: raise_(refusal) if "planned_steps" in info else write_info(self, info)
+        )
+    given = {**FADING, "schedule": "linear" if why == "the rate has fallen all along" else "wsd"}
+    result = train(folder, "kept-" + why.split()[-1], **given, budget=2.0)
+    assert "planned_steps" not in info_of(folder, "kept-" + why.split()[-1])
+    assert result.steps == info_of(folder, "kept-" + why.split()[-1])["training"]["max_steps"] >= 20
+
+
+def raise_(error: Exception) -> None:
+    raise error
 
 
 def test_a_resumed_run_with_a_budget_keeps_the_steps_it_recorded(folder, monkeypatch):
