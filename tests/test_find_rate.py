@@ -110,7 +110,9 @@ def test_the_curve_falls_and_the_suggestion_lies_inside_it_and_no_run_is_written
 
 def test_a_person_sees_the_curve_and_flags_to_copy(call):
     code, out, _ = call("--optimizer", "adamw")
-    assert code == 0 and out.count("#") > 100 and "suggestion: --learning-rate" in out and "--muon" not in out
+    assert code == 0 and "suggestion: --learning-rate" in out and "--muon" not in out
+    losses, bars = zip(*((float(row[1]), len(row[2])) for row in map(str.split, out.splitlines()[:-1])), strict=True)
+    assert bars[losses.index(max(losses))] == max(bars) >= 38 and bars[losses.index(min(losses))] == min(bars) <= 3
     assert "--muon-learning-rate" in call("--optimizer", "muon")[1]
 
 
@@ -136,10 +138,3 @@ def test_a_range_test_takes_its_settings_from_a_file_too(call, tmp_path):
 def test_a_range_test_of_fine_tuning_begins_with_the_trained_model(call, trained):
     losses = json.loads(call("--json", "--from", str(trained / "tiny"))[1])["losses"]
     assert losses[0] < json.loads(call("--json")[1])["losses"][0] - 0.5
-
-
-def test_the_curve_goes_from_the_shortest_to_the_longest_bar(call):
-    """Losses differ little beside their size: bars from zero would look all alike."""
-    _, out, _ = call()
-    losses, bars = zip(*((float(row[1]), len(row[2])) for row in map(str.split, out.splitlines()[:-1])), strict=True)
-    assert bars[losses.index(max(losses))] == max(bars) >= 38 and bars[losses.index(min(losses))] == min(bars) <= 3

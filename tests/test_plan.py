@@ -181,10 +181,10 @@ FADING = {"bpe_dropout": 0.3, "renaming": 0.5, "schedule": "wsd", "ema_decay": 0
 def test_a_run_that_is_slower_than_planned_is_shortened_and_is_the_run_that_was_planned_so(folder, monkeypatch):
     notices: list[str] = []
     with monkeypatch.context() as slow:
-        slowed(slow, 0.06)
-        slow.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.03))
+        slowed(slow, 0.04)
+        slow.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.02))
         listening = replace(around(folder), notice=notices.append)
-        result = start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 3.0}, "late", listening)
+        result = start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 2.0}, "late", listening)
     info = info_of(folder, "late")
     planned, steps = info["planned_steps"], info["training"]["max_steps"]
     assert 2 / 3 * planned - 1 <= steps < planned and result.steps == steps
@@ -196,14 +196,14 @@ def test_a_run_that_is_slower_than_planned_is_shortened_and_is_the_run_that_was_
 
 
 def test_a_shortened_run_that_is_resumed_is_not_shortened_again(folder, monkeypatch):
-    slowed(monkeypatch, 0.06)
-    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.03))
+    slowed(monkeypatch, 0.04)
+    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.02))
     with monkeypatch.context() as stopping:
         amend_info = Saver.amend_info
         stopped: list[bool] = []
         stopping.setattr(Saver, "amend_info", lambda self, **changes: amend_info(self, **changes) and not stopped.append(True))
         around_stop = replace(around(folder), should_stop=lambda: bool(stopped))
-        start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 3.0}, "stopped", around_stop)
+        start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 2.0}, "stopped", around_stop)
     steps = info_of(folder, "stopped")["training"]["max_steps"]
     monkeypatch.setattr("simplellm.training.shortened", None)  # is not asked
     assert (
@@ -215,8 +215,8 @@ def test_a_shortened_run_that_is_resumed_is_not_shortened_again(folder, monkeypa
 
 @pytest.mark.parametrize("why", ["the rate has fallen all along", "in time", "run.json cannot be written"])
 def test_a_run_keeps_its_steps(folder, monkeypatch, why):
-    slowed(monkeypatch, 0.0 if why == "in time" else 0.06)
-    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.03))
+    slowed(monkeypatch, 0.0 if why == "in time" else 0.04)
+    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.02))
     if why == "run.json cannot be written":
         write_info = Run.write_info
         refusal = OSError(28, "No space left on device")
@@ -224,7 +224,7 @@ def test_a_run_keeps_its_steps(folder, monkeypatch, why):
             Run, "write_info", lambda self, info: raise_(refusal) if "planned_steps" in info else write_info(self, info)
         )
     given = {**FADING, "schedule": "linear" if why == "the rate has fallen all along" else "wsd"}
-    result = train(folder, "kept-" + why.split()[-1], **given, budget=2.0)
+    result = train(folder, "kept-" + why.split()[-1], **given, budget=1.0)
     assert "planned_steps" not in info_of(folder, "kept-" + why.split()[-1])
     assert result.steps == info_of(folder, "kept-" + why.split()[-1])["training"]["max_steps"] >= 20
 

@@ -39,7 +39,7 @@ def be_hostile(tell: Callable[[str], None], *options: str) -> None:
 
 
 def test_hostile_files_are_refused_or_harmless(tell):
-    be_hostile(tell, "--count", "120")
+    be_hostile(tell, "--count", "80")
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def kill(tell: Callable[[str], None], *options: str) -> None:
 
 
 def test_a_few_kills_cost_nothing(tell):
-    kill(tell, "--random", "4", "--signals", "3", "--seed", "1")
+    kill(tell, "--random", "3", "--signals", "2", "--seed", "1")
 
 
 @pytest.mark.slow
