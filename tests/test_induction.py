@@ -67,7 +67,11 @@ def learned(of: SimpleLLM, steps: int = 40) -> float:
 
 def test_training_goes_on_from_there() -> None:
     assert learned(model()) < 1.5
-    assert learned(model(planted=False)) > 4.5, "which is not found in as many steps"
+
+
+@pytest.mark.slow
+def test_training_alone_does_not_find_it_in_as_many_steps() -> None:
+    assert learned(model(planted=False)) > 4.5
 
 
 @pytest.mark.parametrize(

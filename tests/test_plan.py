@@ -20,7 +20,6 @@ from simplellm.distributed import World
 from simplellm.errors import SettingError
 from simplellm.metrics import Sinks
 from simplellm.plan import Way
-from simplellm.saver import Saver
 from simplellm.trainer import Result, Trainer
 from simplellm.training import Sources, Surroundings, prepare_run, resume, start
 
@@ -195,42 +194,13 @@ def test_a_run_that_is_slower_than_planned_is_shortened_and_is_the_run_that_was_
     assert late.keys() == foreseen.keys() and all(bool((late[name] == foreseen[name]).all()) for name in late)
 
 
-def test_a_shortened_run_that_is_resumed_is_not_shortened_again(folder, monkeypatch):
-    slowed(monkeypatch, 0.04)
+@pytest.mark.parametrize(("name", "schedule", "slower"), [("falling", "linear", 0.04), ("in-time", "wsd", 0.0)])
+def test_a_run_keeps_its_steps_where_its_rate_falls_all_along_or_it_is_in_time(folder, monkeypatch, name, schedule, slower):
+    slowed(monkeypatch, slower)
     monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.02))
-    with monkeypatch.context() as stopping:
-        amend_info = Saver.amend_info
-        stopped: list[bool] = []
-        stopping.setattr(Saver, "amend_info", lambda self, **changes: amend_info(self, **changes) and not stopped.append(True))
-        around_stop = replace(around(folder), should_stop=lambda: bool(stopped))
-        start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 2.0}, "stopped", around_stop)
-    steps = info_of(folder, "stopped")["training"]["max_steps"]
-    monkeypatch.setattr("simplellm.training.shortened", None)  # is not asked
-    assert (
-        resume(Run(folder / "stopped"), {}, around(folder)).steps
-        == steps
-        == info_of(folder, "stopped")["training"]["max_steps"]
-    )
-
-
-@pytest.mark.parametrize("why", ["the rate has fallen all along", "in time", "run.json cannot be written"])
-def test_a_run_keeps_its_steps(folder, monkeypatch, why):
-    slowed(monkeypatch, 0.0 if why == "in time" else 0.04)
-    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.02))
-    if why == "run.json cannot be written":
-        write_info = Run.write_info
-        refusal = OSError(28, "No space left on device")
-        monkeypatch.setattr(
-            Run, "write_info", lambda self, info: raise_(refusal) if "planned_steps" in info else write_info(self, info)
-        )
-    given = {**FADING, "schedule": "linear" if why == "the rate has fallen all along" else "wsd"}
-    result = train(folder, "kept-" + why.split()[-1], **given, budget=1.0)
-    assert "planned_steps" not in info_of(folder, "kept-" + why.split()[-1])
-    assert result.steps == info_of(folder, "kept-" + why.split()[-1])["training"]["max_steps"] >= 20
-
-
-def raise_(error: Exception) -> None:
-    raise error
+    result = train(folder, name, **{**FADING, "schedule": schedule}, budget=1.0)
+    info = info_of(folder, name)
+    assert "planned_steps" not in info and result.steps == info["training"]["max_steps"] >= 20
 
 
 def test_a_resumed_run_with_a_budget_keeps_the_steps_it_recorded(folder, monkeypatch):
@@ -238,6 +208,7 @@ def test_a_resumed_run_with_a_budget_keeps_the_steps_it_recorded(folder, monkeyp
     recorded = Run(folder / "budget").read_info()["training"]["max_steps"]
     assert stopped.stopped and stopped.steps == 3 < recorded
     monkeypatch.setattr("simplellm.training.plan", None)  # a second plan would come to other steps
+    monkeypatch.setattr("simplellm.training.shortened", None)  # and so might a second look at the clock
     assert resume(Run(folder / "budget"), {}, around(folder)).steps == recorded
 
 
