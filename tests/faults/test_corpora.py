@@ -96,10 +96,11 @@ def test_the_encoding_that_is_to_be_passed_works(attempt, tmp_path, encoding):
     assert attempt(str(tmp_path / "text.txt"), encoding=encoding)[0] == TRAINS
 
 
+@pytest.mark.slow
 def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, tell):
     """Exactly one block, one token less and one more among them."""
     codes = []
-    lengths = [*range(1, 120, 14), 150, 300]
+    lengths = [*range(1, 120, 7), 150, 200, 300]
     for length in lengths:
         (tmp_path / "text.txt").write_text("".join(f"{number % 10} " for number in range(length)))
         code, err = attempt(str(tmp_path / "text.txt"))

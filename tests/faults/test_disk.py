@@ -190,7 +190,7 @@ def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
 
 def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, tell):
     n_events = n_events_of_training(checkpoints)
-    places = range(0, n_events, 8)
+    places = range(0, n_events, 24)
     for at in places:
         fail_one(checkpoints, at, ERRORS[at % len(ERRORS)], undisturbed)
     tell(f"{len(places)} failures of the disk while training: {len(places)} trainings came to the same weights")

@@ -38,10 +38,6 @@ def be_hostile(tell: Callable[[str], None], *options: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hostile_files_are_refused_or_harmless(tell):
-    be_hostile(tell, "--count", "80")
-
-
 @pytest.mark.slow
 def test_many_hostile_files_are_refused_or_harmless(tell):
     be_hostile(tell)

@@ -37,10 +37,6 @@ def kill(tell: Callable[[str], None], *options: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_few_kills_cost_nothing(tell):
-    kill(tell, "--random", "3", "--signals", "2", "--seed", "1")
-
-
 @pytest.mark.slow
 def test_200_kills_at_random_times_cost_nothing(tell):
     kill(tell, "--random", "200")
