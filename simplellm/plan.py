@@ -15,7 +15,8 @@ from simplellm.checkpoint import seconds_to_save
 from simplellm.config import TrainConfig
 from simplellm.distributed import from_main
 from simplellm.errors import SettingError
-from simplellm.trainer import Trainer, warmup_steps
+from simplellm.optim import warmup_steps
+from simplellm.trainer import Trainer
 
 BUDGET_MARGIN = 0.96  # steps are planned for this share of a budget: speed drifts
 LATE_RATIO = 1.05  # a run that would take so many times its share of the budget is shortened

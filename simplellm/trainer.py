@@ -25,11 +25,10 @@ from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, Trainin
 from simplellm.induction import plant_induction_heads
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
-from simplellm.optim import AveragedWeights, Optimizer, rate_factor
+from simplellm.optim import AveragedWeights, Optimizer, rate_factor, warmup_steps
 from simplellm.pointers import best_by
 from simplellm.saver import Saver
 
-WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
 MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
 MOST_STOPPING_TOKENS = 2048  # scored where it is stopped before the first evaluation: who stops it does not want to wait
@@ -411,10 +410,6 @@ class Trainer:
             f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}",
             fix=fix,
         )
-
-
-def warmup_steps(config: TrainConfig) -> int:
-    return round(WARMUP_SHARE * (config.max_steps or 1)) if config.warmup_steps is None else config.warmup_steps
 
 
 def _figures(step: int, evaluation: Evaluation) -> dict[str, Any]:
