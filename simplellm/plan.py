@@ -85,8 +85,8 @@ def shortened(trainer: Trainer) -> TrainConfig | None:
     planned = config.max_steps or 0
     if config.budget is None or config.schedule not in UNFORESEEING or not planned / 3 <= step <= planned / 2:
         return None
-    seconds_left = config.budget * BUDGET_MARGIN - trainer.seconds - _final_seconds(trainer, trainer.evaluation_seconds)
-    steps_left = from_main(seconds_left / trainer.seconds_per_step, trainer.world, trainer.device)
+    seconds_left = config.budget * BUDGET_MARGIN - trainer.clock.seconds - _final_seconds(trainer, trainer.evaluation_seconds)
+    steps_left = from_main(seconds_left / trainer.clock.seconds_per_step(step), trainer.world, trainer.device)
     if (planned - step) < LATE_RATIO * steps_left:
         return None
     return replace(config, max_steps=max(step + int(steps_left), 2 * step))

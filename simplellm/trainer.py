@@ -17,6 +17,7 @@ from torch import Tensor
 
 from simplellm import device as devices
 from simplellm.checkpoint import Run, TrainingState, load_model, step_name, step_of
+from simplellm.clock import Clock
 from simplellm.composition import composition_matrices
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.dataset import Prepared, TextDataset
@@ -99,8 +100,7 @@ class Trainer:
         self.evaluation_seconds = 0.0  # that the last one took
         self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
-        self.seconds_before = 0.0  # trained before this process took over
-        self.started_at = time.perf_counter()
+        self.clock = Clock()
         self.review: Callable[[Trainer], None] = lambda trainer: None  # called after each evaluation
 
     def go_on_with(self, config: TrainConfig) -> None:
@@ -112,12 +112,11 @@ class Trainer:
     def train(self) -> Result:
         """Train until the last step, or until asked to stop; returns when the last checkpoint is on the disk."""
         assert self.config.max_steps is not None, "the caller plans the steps"
-        self._interval_started_at, self._interval_step = time.perf_counter(), self.step
-        self._first_step, self._first_step_at = self.step + 1, math.inf
+        self.clock.begin(self.step)
         self.saver.remember_info()
         while self.step < self.config.max_steps and not self.is_out_of_patience and not self._is_told_to_stop():
             self.train_step()
-            self._first_step_at = min(self._first_step_at, time.perf_counter())
+            self.clock.tick()
             if self._is_due(self.config.log_interval):
                 self._report_step()
             if self._is_due(self.config.eval_interval or self.config.max_steps):
@@ -226,7 +225,7 @@ class Trainer:
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
         record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "saved": self._save(is_best)}
-        self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.seconds})
+        self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.clock.seconds})
         return evaluation
 
     def save_here(self) -> None:
@@ -265,7 +264,7 @@ class Trainer:
         evaluation = self.evaluate(self.final_tokens, load_model(folder, self.device)[0])
         self.best = _figures(step_of(folder), evaluation)
         self.saver.point_best(self.best)
-        self.sink.write({"kind": "final", **self.best, "seconds": self.seconds})
+        self.sink.write({"kind": "final", **self.best, "seconds": self.clock.seconds})
 
     @property
     def final_tokens(self) -> int:
@@ -297,7 +296,7 @@ class Trainer:
             "skipped_steps": self.skipped_steps,
             "overflows": self.overflows,
             "scaler": self.scaler.state_dict(),
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
         }
         return TrainingState(figures, tensors)
 
@@ -334,8 +333,7 @@ class Trainer:
         self.evaluations_without_best = int(figures["evaluations_without_best"])
         self.skipped_steps, self.overflows = int(figures["skipped_steps"]), int(figures.get("overflows", 0))
         self.scaler.load_state_dict(figures["scaler"])
-        self.seconds_before = float(figures["seconds"])
-        self.started_at = time.perf_counter()
+        self.clock = Clock(float(figures["seconds"]))
 
     def result(self) -> Result:
         """The figures of the run as it stands. TrainingError when nothing has been trained yet."""
@@ -351,8 +349,8 @@ class Trainer:
             val_loss=best["val_loss"],
             perplexity=evaluation.perplexity,
             bits_per_byte=evaluation.bits_per_byte,
-            train_seconds=self.seconds,
-            tokens_per_second=self.step * self.tokens_per_step / max(self.seconds, 1e-9),
+            train_seconds=self.clock.seconds,
+            tokens_per_second=self.step * self.tokens_per_step / max(self.clock.seconds, 1e-9),
             parameters=self.model.n_parameters,
             stopped=self.step < (self.config.max_steps or 0) and not self.is_out_of_patience,
         )
@@ -360,23 +358,11 @@ class Trainer:
     # ------------------------------------------------------------------ figures
 
     @property
-    def seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.started_at
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Of this process, evaluations and saves included, but not its first step, which may have to compile."""
-        return (time.perf_counter() - self._first_step_at) / max(self.step - self._first_step, 1)
-
-    @property
     def tokens_per_step(self) -> int:
         config = self.config
         return config.batch_size * config.gradient_accumulation * self.world.size * self.dataset.block_size
 
     def _report_step(self) -> None:
-        now, steps = time.perf_counter(), self.step - self._interval_step
-        tokens_per_second = steps * self.tokens_per_step / max(now - self._interval_started_at, 1e-9)
-        self._interval_started_at, self._interval_step = now, self.step
         self.sink.write(
             {
                 "kind": "step",
@@ -387,10 +373,10 @@ class Trainer:
                 "gradient_norm": self.gradient_norm,
                 **({"gradient_norms": self.gradient_norms} if self.config.log_gradients else {}),
                 "learning_rate": self.optimizer.groups[0]["lr"],
-                "tokens_per_second": tokens_per_second,
+                "tokens_per_second": self.clock.lap(self.step) * self.tokens_per_step,
                 "tokens_per_step": self.tokens_per_step,
                 "memory_bytes": devices.peak_memory_bytes(self.device),
-                "seconds": self.seconds,
+                "seconds": self.clock.seconds,
             }
         )
 
@@ -406,10 +392,7 @@ class Trainer:
         batch_size, accumulation = self.config.batch_size, self.config.gradient_accumulation
         smaller = f"--batch-size {batch_size // 2} --gradient-accumulation {accumulation * 2} keeps the tokens per step"
         fix = smaller if batch_size > 1 else "use --gradient-checkpointing, a smaller --block-size or a smaller model"
-        return DeviceError(
-            f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}",
-            fix=fix,
-        )
+        return DeviceError(f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}", fix=fix)
 
 
 def _figures(step: int, evaluation: Evaluation) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def start(
     wait_for_all(around.world)  # nothing is written before each has seen that the name is free
     with claimed(run, around) as lock:
         trainer, info = prepare_run(sources, given, run, around, base_folder, lock)
-        trainer.seconds_before = time.perf_counter() - started_at
+        trainer.clock.before = time.perf_counter() - started_at
         around.notice(_summary(trainer))
         if around.world.is_main:
             run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything

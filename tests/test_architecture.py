@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a file imports only from files before it
-    "errors", "setting", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming", "segment", "dataset",
-    "kernels", "model", "induction", "composition", "optim", "device", "distributed", "metrics", "tracking", "hub",
+    "errors", "clock", "setting", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming", "segment",
+    "dataset", "kernels", "model", "induction", "composition", "optim", "device", "distributed", "metrics", "tracking", "hub",
     "header", "manifest", "pointers", "checkpoint", "recipe", "saver", "trainer", "plan", "changes", "training",
     "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench", "concordance", "passages",
     "chart", "report", "app.sanitize", "app.panel", "app.shades", "app.render", "app.watch", "app.preferences",
