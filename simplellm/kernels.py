@@ -106,11 +106,28 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     k and v may have fewer heads than q, each shared by a group of them.
     """
-    if _is_plain(q) or q.shape[2] > LONGEST_DENSE_ATTENTION:
+    if q.device.type != "cpu" or q.shape[2] > LONGEST_DENSE_ATTENTION:
         return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=k.shape[1] != q.shape[1])
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    if torch.compiler.is_compiling():
+        return _attention_to_compile(q, k, v)
     return _CausalAttention.apply(q.contiguous(), k.contiguous(), v.contiguous())
+
+
+def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The formula as it stands: a compiler fuses what lies between the products.
+
+    torch's own operator would multiply in many small oneDNN products here, see `device.fast_float32`: 9 times as slow.
+    """
+    queries, keys, values = (x.split(QUERY_BLOCK, dim=2) for x in (q, k, v))
+    results = []
+    for i, (start, end) in enumerate(_query_blocks(q.shape[2])):
+        k, v = torch.cat(keys[: i + 1], dim=2), torch.cat(values[: i + 1], dim=2)
+        seen = torch.arange(start, end, device=q.device)[:, None] >= torch.arange(end, device=q.device)
+        scores = torch.where(seen, (queries[i] @ k.mT).float() * q.shape[-1] ** -0.5, float("-inf"))
+        results.append(torch.softmax(scores, dim=-1).to(v.dtype) @ v)
+    return torch.cat(results, dim=2)
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -238,9 +255,10 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """x with a random share `probability` set to zero and the rest scaled up; randomness is torch's default generator."""
     if not training or probability == 0:
         return x
-    if _is_plain(x):
+    if x.device.type != "cpu":
         return F.dropout(x, probability)
-    return x * _mask(x, probability)
+    draw = _opaque_mask if torch.compiler.is_compiling() else _mask
+    return x * draw(x.detach(), probability)
 
 
 def _mask(x: Tensor, probability: float) -> Tensor:
@@ -249,3 +267,9 @@ def _mask(x: Tensor, probability: float) -> Tensor:
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     threshold = min(round(probability * 2**16) - 2**15, 2**15 - 1)  # the highest 16-bit number is always kept
     return bits.ge_(threshold).to(x.dtype).mul_(1 / (1 - probability))  # in place: by way of bool it takes six times as long
+
+
+# What a compiler is not to look into: it would draw the numbers by a slower generator of its own. So steps compiled
+# and not drop the same.
+_opaque_mask = torch.library.custom_op("simplellm::dropout_mask", _mask, mutates_args=())
+_opaque_mask.register_fake(lambda x, probability: torch.empty_like(x))

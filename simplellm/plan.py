@@ -26,8 +26,8 @@ EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' tim
 SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
 TIMED_STEPS, WARM_UP_STEPS = 5, 2
 TIMING_SHARE = 0.05  # of the budget: a slow or busy machine times fewer steps of each way (guess)
-COMPILE_FROM_SECONDS = {"cuda": 120.0}  # of training, where compiling is tried: it takes up to a minute. On a CPU it is
-# tried only when asked for: compiled steps took 1.5 times as long as those of kernels.py (4x256, 2 cores)
+COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}  # of training, where compiling is tried: it takes up to a minute
+LEAST_COMPILE_GAIN = 1.02  # the time to compile is spent either way, but a run that is resumed spends it again (guess)
 Make = Callable[[TrainConfig, str], Trainer]
 
 
@@ -70,7 +70,7 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     )
     planned = make(replace(fixed, warmup_steps=warmup_steps(fixed)), way.precision)
     if way.is_compiled:
-        planned.compile()
+        compile_or_say(planned, notice)
     return planned
 
 
@@ -130,19 +130,31 @@ def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, not
     planned_seconds = min(seconds_left, steps * eager.seconds)
     if wish == "off" or (wish == "auto" and (worth_it_from is None or planned_seconds < worth_it_from)):
         return None
+    notice("compiling the training step: up to a minute, where it was not compiled before")
     started_at = time.perf_counter()
     scratch = _scratch(trainer, make, eager.precision)
-    scratch.compile()
-    try:
-        compiled = replace(_timed(scratch, eager.precision), is_compiled=True)
-    except Exception as error:  # whatever a compiler, or the lack of one, may raise
-        notice(f"torch.compile does not work here ({type(error).__name__}); going on without")
+    if not compile_or_say(scratch, notice):
         return None
     seconds = time.perf_counter() - started_at
+    compiled = replace(_timed(scratch, eager.precision), is_compiled=True)
     gain = eager.seconds / compiled.seconds
-    repays = wish == "on" or (planned_seconds - seconds) * gain > planned_seconds
-    notice(f"compiled in {seconds:.0f} s, {gain:.2f} times as fast: {'used' if repays else 'not used'}")
-    return compiled if repays else None
+    is_used = wish == "on" or gain > LEAST_COMPILE_GAIN
+    notice(f"compiled in {seconds:.0f} s, {gain:.2f} times as fast: {'used' if is_used else 'not used'}")
+    return compiled if is_used else None
+
+
+def compile_or_say(trainer: Trainer, notice: Callable[[str], None]) -> bool:
+    """Compile the trainer's steps, and try it on one whose gradients are thrown away; False where it fails, and why is said."""
+    try:
+        trainer.model.compile_training()
+        trainer.own_gradients()
+    except Exception as error:  # whatever a compiler, or the lack of one, may raise
+        trainer.model.compile_training(False)
+        notice(f"torch.compile does not work here ({type(error).__name__}); going on without")
+        return False
+    finally:
+        trainer.optimizer.zero_grad()
+    return True
 
 
 def _scratch(trainer: Trainer, make: Make, precision: str) -> Trainer:

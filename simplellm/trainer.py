@@ -88,7 +88,6 @@ class Trainer:
         self.model.freeze(config.freeze)
         compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
         self.model.gradient_checkpointing = config.gradient_checkpointing
-        self._compiled_loss: Callable[..., Tensor] | None = None
         self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
@@ -156,6 +155,12 @@ class Trainer:
 
     def accumulate_gradients(self) -> float:
         """Gradients of the mean loss over all micro steps and ranks; returns that loss, in nats per token."""
+        loss = self.own_gradients()
+        average_gradients(self.model, self.world)
+        return float(mean(loss, self.world))
+
+    def own_gradients(self) -> Tensor:
+        """Gradients of this rank's share of the step; returns its share of the loss."""
         config, total = self.config, torch.zeros((), device=self.device)
         self.model.train()
         for micro_step in range(config.gradient_accumulation):
@@ -166,11 +171,11 @@ class Trainer:
             devices.seed_dropout(config.seed, self.step, micro_step, self.world.rank)
             with devices.fast_float32(self.device):
                 with devices.autocast(self.device, self.precision):
-                    loss = self.loss_of(ids, targets, config.label_smoothing, config.consistency) / config.gradient_accumulation
+                    loss = self.model.loss(ids, targets, config.label_smoothing, config.consistency)
+                    loss = loss / config.gradient_accumulation
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        average_gradients(self.model, self.world)
-        return float(mean(total, self.world))
+        return total
 
     def clip_gradients(self) -> float:
         """Scale the gradients down to norm `grad_clip`; returns the norm they had."""
@@ -201,14 +206,6 @@ class Trainer:
     def rate_factor(self) -> float:
         config, max_steps = self.config, self.config.max_steps or 1
         return rate_factor(self.step, max_steps, warmup_steps(config), config.schedule, config.min_learning_rate)
-
-    def compile(self) -> None:
-        """Let torch.compile fuse the forward and backward pass; what fails does so at the first step."""
-        self._compiled_loss = torch.compile(self.model.loss)
-
-    @property
-    def loss_of(self) -> Callable[..., Tensor]:
-        return self._compiled_loss or self.model.loss
 
     # ------------------------------------------------------------------ measure and keep
 

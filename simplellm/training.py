@@ -30,7 +30,7 @@ from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
 from simplellm.lock import FolderLock
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
-from simplellm.plan import plan, shortened
+from simplellm.plan import compile_or_say, plan, shortened
 from simplellm.pointers import mend_pointers
 from simplellm.recipe import choose
 from simplellm.saver import Saver
@@ -236,9 +236,9 @@ def _prepare_resume(
         model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
     trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
-    if config.compile == "on":
-        trainer.compile()
     trainer.resume(model.state_dict(), checkpoints.load_training_state(folder))
+    if config.compile == "on":
+        compile_or_say(trainer, around.notice)
     if changed:
         info = {**info, "given": {**info["given"], **given}, **_corpus_info(corpus, val_corpus, prepared)}
         info |= changes.record(info, changed, trainer.step)

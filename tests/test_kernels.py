@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simplellm.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, matmul_dtype, rms_norm, swiglu
+from simplellm.kernels import (
+    _attention_to_compile,
+    causal_attention,
+    consistent_cross_entropy,
+    cross_entropy,
+    dropout,
+    matmul_dtype,
+    rms_norm,
+    swiglu,
+)
 
 EXACT = {"atol": 2e-6, "rtol": 2e-5}
 BF16 = {"atol": 0.03, "rtol": 0.05}
@@ -71,6 +80,11 @@ def test_swiglu_is_torchs(shape):
 @pytest.mark.parametrize("T", [1, 2, 7, 300])
 def test_causal_attention_is_torchs(H, G, T):
     assert_same(causal_attention, plain_attention, *qkv(H, G, T), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("T", [1, 7, 300])
+def test_the_attention_a_compiler_is_given_is_torchs(T):
+    assert_same(_attention_to_compile, plain_attention, *qkv(4, 4, T), atol=1e-5, rtol=1e-4)
 
 
 def test_no_gradient_of_attention_reaches_a_later_token():
@@ -176,6 +190,12 @@ def test_dropout_of_nearly_all_drops_nearly_all():
 
 def test_dropout_is_a_function_of_the_seed():
     assert torch.equal(dropped(0.3, 1), dropped(0.3, 1)) and not torch.equal(dropped(0.3, 1), dropped(0.3, 2))
+
+
+def test_a_compiler_drops_the_same(monkeypatch):
+    expected = dropped(0.3)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(dropped(0.3), expected)
 
 
 def test_the_gradient_of_what_was_dropped_is_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from simplellm.optim import rate_factor
 from simplellm.recipe import choose
 from simplellm.segment import Segmenter
 from simplellm.trainer import Result, Trainer
-from simplellm.training import Sources, Surroundings, prepare_run, start
+from simplellm.training import Sources, Surroundings, prepare_run, resume, start
 
 PLAIN = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "eval_tokens": 64,
@@ -114,15 +115,17 @@ def test_bf16_on_a_cpu_trains(folder):
 def test_compile_on_takes_every_step_with_what_the_compiler_made(folder, monkeypatch):
     calls: list[int] = []
 
-    def compiler(loss: Any) -> Any:
-        return lambda *arguments: (calls.append(1), loss(*arguments))[1]
+    def compiler(block: Any) -> Any:
+        return lambda *arguments: (calls.append(1), block(*arguments))[1]
 
     monkeypatch.setattr(torch, "compile", compiler)
     trainer = trainer_of(folder, compile="on", gradient_accumulation=2)
     calls.clear()
     for _ in range(3):
         trainer.train_step()
-    assert len(calls) == 6 and trainer.config.compile == "on"
+    assert len(calls) == 6 and trainer.config.compile == "on"  # one block, two micro steps
+    trainer.evaluate()
+    assert len(calls) == 6  # only training steps are compiled
 
 
 def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monkeypatch):
@@ -136,9 +139,39 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monk
     monkeypatch.setattr(torch, "compile", broken)
     result = train(folder, compile="on", notice=said.append)
     assert result.steps == 6 and Run(folder / result.run).read_info()["training"]["compile"] == "off"
-    assert [line for line in said if "torch.compile" in line] == [
-        "torch.compile does not work here (RuntimeError); going on without"
-    ]
+    unable = "torch.compile does not work here (RuntimeError); going on without"
+    assert [line for line in said if "torch.compile" in line] == [unable]
+
+
+def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatch):
+    """A run moved to a machine without a compiler."""
+    said: list[str] = []
+    with monkeypatch.context() as able:
+        able.setattr(torch, "compile", lambda block: block)
+        result = train(folder, compile="on", max_steps=3)
+    monkeypatch.setattr(torch, "compile", lambda block: {}[block])
+    resumed = resume(Run(folder / result.run), {"max_steps": 5}, around(folder, said.append))
+    assert resumed.steps == 5 and "torch.compile does not work here (KeyError); going on without" in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"architecture": "modern", "n_kv_head": 1, "consistency": 1.0, "block_size": 160},
+        {"architecture": "gpt2", "gradient_checkpointing": True, "freeze": 1},
+    ],
+)
+def test_compiled_steps_are_the_steps(folder, monkeypatch, given):
+    """With the same dropout; what a compiler is given, without the C++ it would make of it."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    ends = []
+    for wish in ("off", "on"):
+        trainer = trainer_of(folder, **{"n_layer": 2, "dropout": 0.3, "compile": wish, **given})
+        assert bool(trainer.model.compiled_block) == (wish == "on")
+        for _ in range(3):
+            trainer.train_step()
+        ends.append(torch.cat([weight.flatten() for weight in weights(trainer)]))
+    torch.testing.assert_close(*ends, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.slow

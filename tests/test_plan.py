@@ -116,18 +116,24 @@ def test_a_plan_records_what_was_chosen(folder):
     assert config.compile == "off" and config.precision in ("float32", "bf16") and config.eval_interval <= 5
 
 
-@pytest.mark.parametrize(
-    "limit",
-    [
-        {"max_steps": 10**6},
-        {"budget": 3600.0},
-        {"max_epochs": 1.0},
-    ],
-)
-def test_on_a_cpu_nothing_is_compiled_unless_asked_for(folder, monkeypatch, limit):
+@pytest.mark.parametrize("limit", [{"max_steps": 100}, {"budget": 60.0}, {"max_epochs": 1.0}])
+def test_a_short_run_is_not_compiled_unless_asked_for(folder, monkeypatch, limit):
     asked: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
     assert planned(folder, **limit, compile="auto").config.compile == "off" and asked == []
+
+
+@pytest.mark.parametrize(("compiled_seconds", "choice"), [(0.015, "on"), (0.0199, "off"), (0.03, "off")])
+def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compiled_seconds, choice):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+    def timed(trainer: Trainer, precision: str) -> Way:
+        return Way(precision, False, compiled_seconds if trainer.model.compiled_block else 0.02)
+
+    monkeypatch.setattr("simplellm.plan._timed", timed)
+    trainer = planned(folder, budget=3600.0, compile="auto")
+    assert trainer.config.compile == choice and bool(trainer.model.compiled_block) == (choice == "on")
+    assert trainer.config.max_steps == pytest.approx(3600 / (compiled_seconds if choice == "on" else 0.02), rel=0.15)
 
 
 @pytest.mark.parametrize("budget", ["0.001s", "0.05s"])

@@ -56,12 +56,13 @@ def losses(run: Run) -> list[tuple[int, float, float, float]]:
     ]
 
 
-def assert_resume_is_exact(folder: Path, n_steps: int, places: Iterator[int] | range | list[int]) -> None:
-    start(STORY_ONLY, {**HARD, "max_steps": n_steps, "eval_interval": 5}, "whole", around(folder))
+def assert_resume_is_exact(folder: Path, n_steps: int, places: Iterator[int] | range | list[int], **given: Any) -> None:
+    settings = {**HARD, "max_steps": n_steps, "eval_interval": 5, **given}
+    start(STORY_ONLY, settings, "whole", around(folder))
     whole = Run(folder / "whole")
     for k in places:
         run = Run(folder / f"cut-{k}")
-        start(STORY_ONLY, {**HARD, "max_steps": n_steps, "eval_interval": 5}, run.name, around(folder, stop_after=k))
+        start(STORY_ONLY, settings, run.name, around(folder, stop_after=k))
         assert run.last().name == f"step-{k:06d}"
         assert resume(run, {}, around(folder)).steps == n_steps
         assert (digests(run), losses(run)) == (digests(whole), losses(whole)), f"resumed at {k}"
@@ -74,6 +75,11 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
 @pytest.mark.slow
 def test_a_run_may_be_resumed_at_any_of_its_steps(tmp_path):
     assert_resume_is_exact(tmp_path, 60, range(1, 60))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_is_resumed_is_bit_for_bit_the_uninterrupted_one(tmp_path):
+    assert_resume_is_exact(tmp_path, 8, [1, 5], compile="on", precision="bf16")
 
 
 def test_a_run_may_be_resumed_again_and_again(tmp_path):
