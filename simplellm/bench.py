@@ -81,7 +81,8 @@ def bench_train(
         return block[:, 1:].numel()
 
     other = _transformers_train_step(model, block, config, device) if versus else None
-    return _measured(model, device, precision, step, other, versus, turns, _training_flops_per_token(model))
+    flops_per_token, is_compiled = _training_flops_per_token(model), config.compile == "on"
+    return _measured(model, device, precision, step, other, versus, turns, flops_per_token, is_compiled)
 
 
 def bench_generate(
@@ -116,6 +117,7 @@ def _measured(
     versus: str | None,
     turns: int,
     flops_per_token: float | None,
+    is_compiled: bool = False,
 ) -> Benchmark:
     speeds, other_speeds = _take_turns(step, other, turns)
     speed = statistics.median(speeds)
@@ -123,7 +125,7 @@ def _measured(
     return Benchmark(
         tokens_per_second=speed,
         parameters=model.n_parameters,
-        device=devices.describe(device, precision),
+        device=devices.describe(device, precision) + (", compiled" if is_compiled else ""),
         dtype=precision,
         peak_memory_bytes=devices.peak_memory_bytes(device),
         model_flops_utilization=speed * flops_per_token / peak if peak and flops_per_token else None,

@@ -19,7 +19,7 @@ TINY = ModelConfig(architecture="gpt2", n_layer=1, n_head=2, n_embd=16, block_si
 KEYS = {"tokens_per_second", "parameters", "device", "dtype", "peak_memory_bytes"}
 VERSUS = {"versus", "versus_tokens_per_second", "ratio"}
 KINDS = {
-    "train": ["train", *SHAPE, "--batch-size", "2", "--precision", "float32"],
+    "train": ["train", *SHAPE, "--batch-size", "2", "--precision", "float32", "--compile", "off"],
     "generate": ["generate", *SHAPE, "--max-new-tokens", "4"],
 }
 
@@ -68,6 +68,26 @@ def test_a_mistake_is_told_in_one_or_two_lines(capsys, arguments):
     code = main(["bench", *arguments, "--device", "cpu"])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) <= 2
+
+
+def test_steps_are_compiled_as_in_a_long_run_and_the_device_says_so(measured, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda block: block)
+    assert measured(*KINDS["train"], "--compile", "on")["device"].endswith("float32, compiled")
+
+
+@pytest.mark.parametrize(("gain", "is_compiled"), [(1.2, True), (0.8, False)])
+def test_whether_compiled_steps_are_faster_is_measured(measured, monkeypatch, gain, is_compiled):
+    def bench_train(model: Any, config: TrainConfig, *_: Any, **__: Any) -> bench.Benchmark:
+        way = ", compiled" if config.compile == "on" else ""
+        return bench.Benchmark(100 * gain if way else 100.0, 1, "cpu" + way, config.precision, 1)
+
+    monkeypatch.setattr("simplellm.app.experiments.bench_train", bench_train)
+    assert measured("train", *SHAPE)["device"].endswith(", compiled") == is_compiled
+
+
+def test_where_nothing_can_be_compiled_the_rest_is_measured(measured, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda block: {}[block])
+    assert measured(*KINDS["train"], "--compile", "auto")["device"].endswith("float32")
 
 
 def test_a_speed_is_tokens_over_the_seconds_they_took(monkeypatch):
