@@ -113,9 +113,13 @@ def describe(device: torch.device, precision: str) -> str:
     return f"{device.type} ({name}), {precision}"
 
 
-def seed_dropout(*place: int) -> None:
-    """Make what the model drops next a pure function of `place`: seed, step, micro step, rank."""
-    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+def seed_dropout(device: torch.device, *place: int) -> None:
+    """Make what the model drops next on `device` a pure function of `place`: seed, step, micro step, rank."""
+    seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` formats the stack for each kind of GPU there is not
+    else:
+        torch.manual_seed(seed)
 
 
 def relative_speed(device: torch.device) -> float:

@@ -168,7 +168,7 @@ class Trainer:
                 self.step, micro_step, config.batch_size, config.gradient_accumulation, self.world.rank, self.world.size
             )
             ids, targets = ids.to(self.device), targets.to(self.device)
-            devices.seed_dropout(config.seed, self.step, micro_step, self.world.rank)
+            devices.seed_dropout(self.device, config.seed, self.step, micro_step, self.world.rank)
             with devices.fast_float32(self.device):
                 with devices.autocast(self.device, self.precision):
                     loss = self.model.loss(ids, targets, config.label_smoothing, config.consistency)

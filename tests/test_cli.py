@@ -249,7 +249,7 @@ def test_bytes_that_are_no_text_are_no_traceback(trained):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_training_saves_and_ends_with_its_code(tmp_path, number, code):
-    endless = ["--max-steps", "100000", "--eval-interval", "100000", "--log-interval", "1"]
+    endless = ["--max-steps", "100000", "--eval-interval", "100000", "--log-interval", "1", "--compile", "off"]
     child = spawn("train", str(STORY), "--name", "x", *endless, "--checkpoints", str(tmp_path), *TINY_FLAGS)
     log, started_at = tmp_path / "x" / "log.jsonl", time.perf_counter()
     while not (log.exists() and log.stat().st_size) and time.perf_counter() - started_at < 60:

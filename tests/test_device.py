@@ -66,7 +66,7 @@ def test_losses_are_not_scaled_without_fp16(precision: str) -> None:
 
 
 def _dropped(*place: int) -> Tensor:
-    seed_dropout(*place)
+    seed_dropout(CPU, *place)
     return F.dropout(torch.ones(200), 0.5, training=True)
 
 

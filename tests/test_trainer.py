@@ -216,7 +216,7 @@ def test_dropout_is_drawn_from_the_step_alone(make):
     torch.manual_seed(1)
     a.train_step()
     torch.manual_seed(2)
-    devices.seed_dropout(9)
+    devices.seed_dropout(torch.device("cpu"), 9)
     b.train_step()
     assert same(weights(a), weights(b))
 
