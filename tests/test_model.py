@@ -195,3 +195,16 @@ def test_consistency_adds_what_two_passes_with_different_dropout_disagree():
     assert loss(2.0) - loss(1.0) > 1e-3
     model.eval()
     assert loss(2.0) == pytest.approx(loss(0.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_training_can_be_compiled_and_no_more(tiny_model, monkeypatch, device):
+    """On a GPU the whole loss is, on a CPU each block; the meta device stands for a GPU."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function.__qualname__) or (lambda *_: compiled))
+    model = tiny_model.to(device)
+    model.compile_training()
+    assert compiled == ["TransformerBlock.forward" if device == "cpu" else "SimpleLLM.loss"]
+    assert (model.compiled_block or model.loss)() is compiled
+    model.compile_training(False)
+    assert model.compiled_block is None and model.loss.__func__ is SimpleLLM.loss
