@@ -172,6 +172,7 @@ def n_events_of_training(checkpoints: Path) -> int:
     with Disk(checkpoints, WhileTraining(seen.append)):
         train(checkpoints, "run")
     shutil.rmtree(checkpoints)
+    assert len(seen) > 100, "a test of each of no places would find nothing"
     return len(seen)
 
 
