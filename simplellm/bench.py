@@ -81,8 +81,8 @@ def bench_train(
         return block[:, 1:].numel()
 
     other = _transformers_train_step(model, block, config, device) if versus else None
-    flops_per_token, is_compiled = _training_flops_per_token(model), config.compile == "on"
-    return _measured(model, device, precision, step, other, versus, turns, flops_per_token, is_compiled)
+    measured = _measured(model, device, precision, step, other, versus, turns, _training_flops_per_token(model))
+    return replace(measured, device=f"{measured.device}, compiled") if config.compile == "on" else measured
 
 
 def bench_generate(
@@ -117,7 +117,6 @@ def _measured(
     versus: str | None,
     turns: int,
     flops_per_token: float | None,
-    is_compiled: bool = False,
 ) -> Benchmark:
     speeds, other_speeds = _take_turns(step, other, turns)
     speed = statistics.median(speeds)
@@ -125,7 +124,7 @@ def _measured(
     return Benchmark(
         tokens_per_second=speed,
         parameters=model.n_parameters,
-        device=devices.describe(device, precision) + (", compiled" if is_compiled else ""),
+        device=devices.describe(device, precision),
         dtype=precision,
         peak_memory_bytes=devices.peak_memory_bytes(device),
         model_flops_utilization=speed * flops_per_token / peak if peak and flops_per_token else None,

@@ -145,8 +145,10 @@ class _CausalAttention(torch.autograd.Function):
         for start, end in _query_blocks(T):
             hidden = mask[start:end, :end].expand(B * H, end - start, end)
             scores = torch.baddbmm(hidden, q[:, start:end], k[:, :end].mT, alpha=D**-0.5)
-            blocks.append(torch.softmax(scores, dim=-1))
-            torch.bmm(blocks[-1], v[:, :end], out=result[:, start:end])
+            weights = torch.softmax(scores, dim=-1)
+            torch.bmm(weights, v[:, :end], out=result[:, start:end])
+            if any(ctx.needs_input_grad):
+                blocks.append(weights)
         ctx.save_for_backward(q, k, v, *blocks)
         return result.view(B, H, T, D)
 

@@ -70,7 +70,7 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     )
     planned = make(replace(fixed, warmup_steps=warmup_steps(fixed)), way.precision)
     if way.is_compiled:
-        compile_or_say(planned, notice)
+        planned.model.compile_training()  # it worked on the trainer that was timed
     return planned
 
 
@@ -130,7 +130,6 @@ def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, not
     planned_seconds = min(seconds_left, steps * eager.seconds)
     if wish == "off" or (wish == "auto" and (worth_it_from is None or planned_seconds < worth_it_from)):
         return None
-    notice("compiling the training step: up to a minute, where it was not compiled before")
     started_at = time.perf_counter()
     scratch = _scratch(trainer, make, eager.precision)
     if not compile_or_say(scratch, notice):
@@ -145,16 +144,21 @@ def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, not
 
 def compile_or_say(trainer: Trainer, notice: Callable[[str], None]) -> bool:
     """Compile the trainer's steps, and try it on one whose gradients are thrown away; False where it fails, and why is said."""
+    notice("compiling the training step: up to a minute, where it was not compiled before")
     try:
         trainer.model.compile_training()
         trainer.own_gradients()
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         trainer.model.compile_training(False)
-        notice(f"torch.compile does not work here ({type(error).__name__}); going on without")
+        notice(why_not_compiled(error))
         return False
     finally:
         trainer.optimizer.zero_grad()
     return True
+
+
+def why_not_compiled(error: Exception) -> str:
+    return f"torch.compile does not work here ({type(error).__name__}); going on without"
 
 
 def _scratch(trainer: Trainer, make: Make, precision: str) -> Trainer:

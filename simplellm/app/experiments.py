@@ -32,6 +32,7 @@ from simplellm.device import choose_device, choose_precision, has_fast_bf16
 from simplellm.distributed import World
 from simplellm.errors import SettingError
 from simplellm.find_rate import STEPS, find_rate
+from simplellm.plan import why_not_compiled
 from simplellm.recipe import choose
 from simplellm.setting import show
 from simplellm.trainer import Result
@@ -73,16 +74,16 @@ def _bench_train(
     def speed(way: TrainConfig) -> float:
         return bench_train(model_config, way, device, way.precision, None, turns=3).tokens_per_second
 
-    formats = {choose_precision(device, config.precision)}
+    formats = [choose_precision(device, config.precision)]
     if config.precision == "auto" and has_fast_bf16(device):
-        formats.add("bf16")
+        formats.append("bf16")
     fastest = max((replace(config, precision=precision, compile="off") for precision in formats), key=speed)
     if config.compile != "off":
         compiled = replace(fastest, compile="on")
         try:
             is_faster = speed(compiled) > speed(fastest)
         except Exception as error:  # whatever a compiler, or the lack of one, may raise
-            screen.notice(f"torch.compile does not work here ({type(error).__name__}); going on without")
+            screen.notice(why_not_compiled(error))
         else:
             fastest = compiled if is_faster or config.compile == "on" else fastest
     return bench_train(model_config, fastest, device, fastest.precision, versus)
