@@ -237,7 +237,7 @@ def _prepare_resume(
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
     trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
     trainer.resume(model.state_dict(), checkpoints.load_training_state(folder))
-    if config.compile == "on":
+    if config.compile == "on" and trainer.step < (config.max_steps or 0):
         compile_or_say(trainer, around.notice)
     if changed:
         info = {**info, "given": {**info["given"], **given}, **_corpus_info(corpus, val_corpus, prepared)}

@@ -152,6 +152,9 @@ def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatc
     monkeypatch.setattr(torch, "compile", lambda block: {}[block])
     resumed = resume(Run(folder / result.run), {"max_steps": 5}, around(folder, said.append))
     assert resumed.steps == 5 and "torch.compile does not work here (KeyError); going on without" in said
+    said.clear()
+    resume(Run(folder / result.run), {}, around(folder, said.append))
+    assert not any("compil" in line for line in said), "a run that is done has no step to compile"
 
 
 @pytest.mark.parametrize(
