@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from simplellm.app.cli import main
-from simplellm.checkpoint import find_checkpoint, load_model
-from simplellm.config import ModelConfig
-from simplellm.model import SimpleLLM
-from simplellm.tokenizer import Tokenizer
+from simplellm.app.threads import limit_spinning
+
+limit_spinning(os.environ)  # before torch is imported, as the command line does
+
+import torch  # noqa: E402
+
+from simplellm.app.cli import main  # noqa: E402
+from simplellm.checkpoint import find_checkpoint, load_model  # noqa: E402
+from simplellm.config import ModelConfig  # noqa: E402
+from simplellm.model import SimpleLLM  # noqa: E402
+from simplellm.tokenizer import Tokenizer  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
 ROOT = Path(__file__).resolve().parents[1]

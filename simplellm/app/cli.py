@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import simplellm
+from simplellm.app.threads import limit_spinning
 from simplellm.config import ModelConfig, SamplingParams, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
 from simplellm.setting import Setting
@@ -110,7 +111,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options = parse(arguments)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, while decoding: one core reads memory as fast as it comes
+    limit_spinning(os.environ)
     from simplellm.app import actions, experiments, upkeep
 
     special = [name for name in ("find_lr", "prune") if options.get(name)]
