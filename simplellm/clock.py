@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import statistics
 import time
+from collections import deque
+from collections.abc import Iterator
+
+REMEMBERED_STEPS = 1024
+FEWEST_STEPS = 3  # of which a speed is told
+MOST_STEP_RATIO = (
+    5.0  # times the median of the newest ones: a longer step was suspended, and says nothing about the next (guess)
+)
 
 
 class Clock:
@@ -11,6 +20,7 @@ class Clock:
 
     def __init__(self, before: float = 0.0) -> None:
         self.before, self._made_at = before, time.perf_counter()
+        self.begin(0)
 
     @property
     def seconds(self) -> float:
@@ -19,15 +29,29 @@ class Clock:
     def begin(self, step: int) -> None:
         """Training goes on from `step` now."""
         self._lap_step, self._lap_at = step, time.perf_counter()
-        self._first_step, self._first_step_at = step + 1, math.inf
+        self._steps: deque[float] = deque(maxlen=REMEMBERED_STEPS)
+        self._is_first = True
 
-    def tick(self) -> None:
-        """Called after each step."""
-        self._first_step_at = min(self._first_step_at, time.perf_counter())
+    @contextlib.contextmanager
+    def timed_step(self) -> Iterator[None]:
+        """Around each step. The first one is not counted: it may have to compile."""
+        started_at = time.perf_counter()
+        yield
+        if not self._is_first:
+            self._steps.append(time.perf_counter() - started_at)
+        self._is_first = False
 
-    def seconds_per_step(self, step: int) -> float:
-        """Since `begin`, evaluations and saves included, but not the first step, which may have to compile."""
-        return (time.perf_counter() - self._first_step_at) / max(step - self._first_step, 1)
+    def step_seconds(self, window: float) -> float | None:
+        """Mean seconds of the steps of the last `window` seconds; None before there are enough of them."""
+        if len(self._steps) < FEWEST_STEPS:
+            return None
+        longest = MOST_STEP_RATIO * statistics.median(list(self._steps)[-FEWEST_STEPS:])
+        total, count = 0.0, 0
+        for seconds in reversed(self._steps):
+            total, count = total + min(seconds, longest), count + 1
+            if total >= window and count >= FEWEST_STEPS:
+                break
+        return total / count
 
     def lap(self, step: int) -> float:
         """Steps per second since the last call."""

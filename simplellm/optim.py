@@ -1,4 +1,4 @@
-"""How weights move: Muon for the matrices of the blocks, AdamW for the rest, schedules, averaged weights."""
+"""Optimizers: Muon for the matrices of the blocks, AdamW for the rest, and averaged weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layer
 NEWTON_SCHULZ_COEFFICIENTS = ((7.711, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.594, 0.4107))
 ROUNDING_MARGIN = 1.01  # matrices begin this much smaller, so that rounding takes none past the bound
 ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum",)
-WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
-WSD_DECAY_SHARE = 0.4  # last share of the steps in which wsd decays (measured; MiniCPM, 2024: 10-20% of far longer runs)
 
 
 class Muon(torch.optim.Optimizer):
@@ -212,27 +210,6 @@ def _adamw(weights: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:
     ]
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-10, fused=True)
-
-
-def warmup_steps(config: TrainConfig) -> int:
-    """Steps over which the rate rises: as the config says, or a share of all."""
-    return round(WARMUP_SHARE * (config.max_steps or 1)) if config.warmup_steps is None else config.warmup_steps
-
-
-def rate_factor(step: int, max_steps: int, warmup_steps: int, schedule: str, minimum: float = 0.0) -> float:
-    """Share of the peak rate at `step` (0 is the first). All schedules rise linearly over `warmup_steps` first."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if schedule == "noam":  # Attention is all you need, 5.3, relative to its peak
-        return math.sqrt(max(warmup_steps, 1) / max(step, 1))
-    progress = min((step - warmup_steps) / max(max_steps - warmup_steps, 1), 1.0)
-    falls = {
-        "constant": 1.0,
-        "linear": 1.0 - progress,
-        "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
-        "wsd": min(1.0, (1.0 - progress) / WSD_DECAY_SHARE),
-    }
-    return minimum + (1.0 - minimum) * falls[schedule]
 
 
 class AveragedWeights:

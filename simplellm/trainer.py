@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,14 +26,16 @@ from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, Trainin
 from simplellm.induction import plant_induction_heads
 from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
-from simplellm.optim import AveragedWeights, Optimizer, rate_factor, warmup_steps
+from simplellm.optim import AveragedWeights, Optimizer
 from simplellm.pointers import best_by
 from simplellm.saver import Saver
+from simplellm.schedule import CONSTANT_SHARE, Decision, progress, rate_factor, warmup_steps
 
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
 MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
 MOST_STOPPING_TOKENS = 2048  # scored where it is stopped before the first evaluation: who stops it does not want to wait
 Preview = Callable[[SimpleLLM], str]
+DatasetOf = Callable[[TrainConfig, Callable[[float], float]], TextDataset]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Trainer:
         model_config: ModelConfig,
         config: TrainConfig,
         prepared: Prepared,
-        dataset_of: Callable[[TrainConfig], TextDataset],
+        dataset_of: DatasetOf,
         run: Run,
         device: torch.device,
         precision: str,
@@ -72,9 +74,14 @@ class Trainer:
         initial: Mapping[str, Tensor] | None = None,
         saver: Saver | None = None,
     ) -> None:
-        """`initial`: weights to go on from, by name (default: drawn anew)."""
-        self.prepared, self.run, self.dataset_of = prepared, run, dataset_of
-        self.go_on_with(config)
+        """`initial`: weights to go on from, by name (default: drawn anew).
+
+        `dataset_of` makes the dataset from the config and from the share of the run that is done before a step.
+        """
+        self.prepared, self.run, self.config = prepared, run, config
+        max_steps = config.max_steps or 1
+        self.decisions = [Decision(0, max_steps, config.eval_interval or max_steps)]
+        self.dataset = dataset_of(config, self.share_done)
         self.device, self.precision = device, precision
         self.world, self.sink = world or World(), sink or Sinks()
         self.preview, self.should_stop, self.saver = preview, should_stop, saver or Saver(run, self.world, device)
@@ -96,15 +103,23 @@ class Trainer:
         self.last: dict[str, Any] = {}  # evaluation, whether saved or not
         self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
+        self.evaluated_step = 0  # of the last evaluation
         self.evaluation_seconds = 0.0  # that the last one took
+        self.pause_seconds = 0.0  # that it took with its sample and its save
         self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
         self.clock = Clock()
-        self.review: Callable[[Trainer], None] = lambda trainer: None  # called after each evaluation
+        self.after_step: Callable[[Trainer], None] = lambda trainer: None  # may move the end of the run, see `take`
 
-    def go_on_with(self, config: TrainConfig) -> None:
-        """Take `config` from the next step on; the steps taken stay as they are."""
-        self.config, self.dataset = config, self.dataset_of(config)
+    def take(self, decision: Decision) -> None:
+        """Follow `decision` from its step on; the steps before it stay as they are."""
+        self.decisions.append(decision)
+        self.config = replace(self.config, max_steps=decision.max_steps)
+
+    def share_done(self, step: float) -> float:
+        """Share of the run, 0 to 1, that is done before `step`, as it was decided by then."""
+        constant_share = CONSTANT_SHARE.get(self.config.schedule, 0.0)
+        return progress(step, self.decisions, constant_share)
 
     # ------------------------------------------------------------------ the recipe
 
@@ -114,13 +129,13 @@ class Trainer:
         self.clock.begin(self.step)
         self.saver.remember_info()
         while self.step < self.config.max_steps and not self.is_out_of_patience and not self._is_told_to_stop():
-            self.train_step()
-            self.clock.tick()
+            with self.clock.timed_step():
+                self.train_step()
+            self.after_step(self)
             if self._is_due(self.config.log_interval):
                 self._report_step()
-            if self._is_due(self.config.eval_interval or self.config.max_steps):
+            if self._is_evaluation_due():
                 self.evaluate_and_save()
-                self.review(self)
         if self.is_out_of_patience:
             self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
         while self.saved_step < self.step:  # stopped between two evaluations, or the last save failed
@@ -204,8 +219,8 @@ class Trainer:
 
     @property
     def rate_factor(self) -> float:
-        config, max_steps = self.config, self.config.max_steps or 1
-        return rate_factor(self.step, max_steps, warmup_steps(config), config.schedule, config.min_learning_rate)
+        config = self.config
+        return rate_factor(self.step, self.decisions, warmup_steps(config), config.schedule, config.min_learning_rate)
 
     # ------------------------------------------------------------------ measure and keep
 
@@ -218,10 +233,11 @@ class Trainer:
             sample = self.sample()
         if not math.isfinite(evaluation.loss):
             raise TrainingError(f"step {self.step}: held-out loss {evaluation.loss:g}; not saved", fix=self.saver.fix())
-        self.last, self.last_counts = _figures(self.step, evaluation), True
+        self.last, self.last_counts, self.evaluated_step = _figures(self.step, evaluation), True, self.step
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
         record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "saved": self._save(is_best)}
+        self.pause_seconds = time.perf_counter() - started_at
         self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.clock.seconds})
         return evaluation
 
@@ -290,6 +306,8 @@ class Trainer:
             "step": self.step,
             "best": self.best if math.isfinite(self.best["val_loss"]) else None,
             "evaluations_without_best": self.evaluations_without_best,
+            "evaluated_step": self.evaluated_step,
+            "decisions": [decision.to_mapping() for decision in self.decisions],
             "skipped_steps": self.skipped_steps,
             "overflows": self.overflows,
             "scaler": self.scaler.state_dict(),
@@ -322,6 +340,7 @@ class Trainer:
 
     def _restore_figures(self, figures: dict[str, Any]) -> None:
         self.step = self.saved_step = int(figures["step"])
+        self.evaluated_step = int(figures.get("evaluated_step", self.step - self.step % self.decisions[-1].eval_interval))
         pointer = self.run.pointer("best") or {}
         self.best, self.last = best_by(self.step, figures["best"]) if figures["best"] else self.best, pointer
         is_gone = "step" in self.best and self._is_better(math.inf)
@@ -380,6 +399,9 @@ class Trainer:
     def _is_due(self, interval: int, step: int | None = None) -> bool:
         step = self.step if step is None else step
         return step % interval == 0 or step == self.config.max_steps
+
+    def _is_evaluation_due(self) -> bool:
+        return self.step - self.evaluated_step >= self.decisions[-1].eval_interval or self.step == self.config.max_steps
 
     def _is_told_to_stop(self) -> bool:
         """One answer for all ranks: a signal may have reached only one of them."""

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from simplellm import changes
 from simplellm import checkpoint as checkpoints
+from simplellm.budget import BudgetController
 from simplellm.checkpoint import Run
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import STDIN_NAME, Corpus, read_corpus
@@ -30,10 +31,11 @@ from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
 from simplellm.lock import FolderLock
 from simplellm.metrics import JsonlSink, Sink, Sinks, evaluate
 from simplellm.model import SimpleLLM
-from simplellm.plan import compile_or_say, plan, shortened
+from simplellm.plan import compile_or_say, most_steps, plan
 from simplellm.pointers import mend_pointers
 from simplellm.recipe import choose
 from simplellm.saver import Saver
+from simplellm.schedule import Decision
 from simplellm.segment import Segmenter
 from simplellm.storage import remove_leftovers
 from simplellm.tokenizer import Tokenizer
@@ -43,6 +45,8 @@ PREPARED_FOLDER = ".prepared"
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
 PASSAGE_BLOCKS = 2  # words of a passage, in tokens of a block: few blocks lie across two passages
+SECOND_LOOK_SHARE = 0.04  # of the budget, after which the machine's speed is measured again, before anything is saved
+LEAST_SPEED_RATIO = 1.25  # of the second measurement to the first, from which a larger model is worth starting anew (guess)
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
 
 
@@ -72,6 +76,14 @@ class Surroundings:
     stdin: BinaryIO | None = None
     make_preview: Callable[[Run, Prepared], Preview] | None = None
     command: tuple[str, ...] = ()
+    started_at: float | None = None  # by time.perf_counter, where the budget begins earlier than the call
+
+
+class _FasterThanMeasured(Exception):
+    """The machine is faster than the model was chosen for, and nothing has been saved yet."""
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
 
 
 @dataclass(frozen=True)
@@ -91,33 +103,89 @@ def start(
 
     `base_folder`: a checkpoint to go on from instead of weights drawn anew.
     """
-    started_at = time.perf_counter()
+    started_at = around.started_at or time.perf_counter()
     _refuse_stdin(sources.texts, around.world)
     run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
     wait_for_all(around.world)  # nothing is written before each has seen that the name is free
     with claimed(run, around) as lock:
-        trainer, info = prepare_run(sources, given, run, around, base_folder, lock)
-        trainer.clock.before = time.perf_counter() - started_at
-        around.notice(_summary(trainer))
-        if around.world.is_main:
-            run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything
-            run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
-        wait_for_all(around.world)
-        trainer.review = functools.partial(_keep_to_budget, around)
+        speed: float | None = None
+        while True:
+            try:
+                return _begin(sources, given, run, around, base_folder, lock, started_at, speed)
+            except _FasterThanMeasured as faster:
+                speed = faster.speed
+            around.notice("the machine is faster than it seemed: starting anew with a larger model")
+            around.sink.write({"kind": "restart"})
+
+
+def _begin(
+    sources: Sources,
+    given: Mapping[str, Any],
+    run: Run,
+    around: Surroundings,
+    base_folder: Path | None,
+    lock: FolderLock,
+    started_at: float,
+    speed: float | None,
+) -> Result:
+    """Plan and train. Where `speed` is None, it may raise `_FasterThanMeasured` before anything is saved."""
+    trainer, info = prepare_run(sources, given, run, around, base_folder, lock, started_at, speed)
+    trainer.clock.before = time.perf_counter() - started_at
+    around.notice(_summary(trainer))
+    if around.world.is_main:
+        run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything
+        run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
+    wait_for_all(around.world)
+    is_settled = speed is not None or base_folder is not None
+    look = None if is_settled else functools.partial(_look_again, info["corpus_bytes"], given, info["speed"])
+    return _train(trainer, given, look)
+
+
+def _look_again(corpus_bytes: int, given: Mapping[str, Any], speed: float, trainer: Trainer) -> None:
+    """Measure the machine's speed a second time, soon after the start, while another model costs little."""
+    again = from_main(relative_speed(trainer.device), trainer.world, trainer.device)
+    if again < LEAST_SPEED_RATIO * speed:
+        return
+    larger, _ = choose(corpus_bytes, given, None, again)
+    if larger.n_layer * larger.n_embd**2 > trainer.model.config.n_layer * trainer.model.config.n_embd**2:
+        raise _FasterThanMeasured(again)
+
+
+def _train(
+    trainer: Trainer,
+    given: Mapping[str, Any],
+    look: Callable[[Trainer], None] | None = None,
+    recorded: Sequence[Decision] = (),
+    decided_until: int = 0,
+) -> Result:
+    """Train to the end; where there is a budget, with decisions on the way that run.json keeps."""
+    budget = trainer.config.budget
+    if budget is None:
         return trainer.train()
 
+    def record(decisions: Sequence[Decision]) -> None:
+        trainer.saver.amend_info(
+            training=trainer.config.to_mapping(),
+            decisions=[decision.to_mapping() for decision in decisions],
+            decided_until=trainer.step,
+        )
 
-def _keep_to_budget(around: Surroundings, trainer: Trainer) -> None:
-    """Cut steps off the end, once, where those planned would take longer than the budget has; run.json says so.
+    limit = most_steps(trainer, given.get("max_steps"))
+    controller = BudgetController(limit, record, recorded, decided_until, given.get("eval_interval"))
+    looks = [look] if look else []
 
-    A run that is resumed has the steps recorded there, whatever time it takes.
-    """
-    planned, shorter = trainer.config, shortened(trainer)
-    if shorter is None or not trainer.saver.amend_info(training=shorter.to_mapping(), planned_steps=planned.max_steps):
-        return
-    around.notice(f"slower than when it was planned: {shorter.max_steps} steps instead of {planned.max_steps}")
-    trainer.go_on_with(shorter)
-    trainer.review = lambda trainer: None
+    def after_step(trainer: Trainer) -> None:
+        if looks and trainer.clock.seconds > trainer.clock.before + SECOND_LOOK_SHARE * budget:
+            look = looks.pop()
+            if not trainer.saved_step:
+                look(trainer)
+        controller(trainer)
+
+    trainer.after_step = after_step
+    result = trainer.train()
+    if not result.stopped and trainer.step > decided_until:
+        record(trainer.decisions)  # nothing more is decided, should it be resumed from an earlier checkpoint
+    return result
 
 
 @contextlib.contextmanager
@@ -149,15 +217,20 @@ def prepare_run(
     around: Surroundings,
     base_folder: Path | None = None,
     lock: FolderLock | None = None,
+    started_at: float | None = None,
+    speed: float | None = None,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """A trainer with its steps planned, and what run.json is to say; nothing is kept but prepared ids."""
-    started_at = time.perf_counter()
+    """A trainer with its steps planned, and what run.json is to say; nothing is kept but prepared ids.
+
+    `started_at`: when the budget began, by time.perf_counter. `speed`: of the machine, where it is measured already.
+    """
+    started_at = started_at or time.perf_counter()
     reuse_freed_memory()
     base = _open_base(base_folder) if base_folder else None
     base_config = base.model.config if base else None
     choose(0, given, base_config)  # what cannot be is said before anything is read or written
     corpus, val_corpus = sources.read(around.stdin)
-    speed = from_main(relative_speed(around.device), around.world, around.device)
+    speed = speed or from_main(relative_speed(around.device), around.world, around.device)
     model_config, config = choose(corpus.n_bytes, given, base_config, speed)
     precision = choose_precision(around.device, config.precision)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, base.tokenizer if base else None)
@@ -167,7 +240,10 @@ def prepare_run(
     initial = base.model.state_dict() if base else None
     make = _maker(model_config, config, prepared, run, around, lock, initial)
     trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
-    return trainer, _info(trainer, sources, given, corpus, val_corpus, around, base_folder)
+    return trainer, _info(trainer, sources, given, corpus, val_corpus, around, base_folder) | {
+        "corpus_bytes": corpus.n_bytes,
+        "speed": speed,
+    }
 
 
 def _open_base(folder: Path) -> Base:
@@ -200,25 +276,27 @@ def resume(
     run.read_info()  # a run that is none is said before it is claimed
     with claimed(run, around) as lock:
         reuse_freed_memory()
-        trainer, info = _prepare_resume(run, given, around, texts, accept_changes, lock)
+        trainer, info, recorded = _prepare_resume(run, given, around, texts, accept_changes, lock)
         around.notice(f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}")
         if around.world.is_main:
             checkpoints.cut_log(run.log_path, trainer.step)
             run.write_info(info)
         wait_for_all(around.world)
-        return trainer.train()
+        return _train(trainer, {**info["given"], **given}, None, recorded, info.get("decided_until", 0))
 
 
 def _prepare_resume(
     run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...], accept: bool, lock: FolderLock
-) -> tuple[Trainer, dict[str, Any]]:
-    """A trainer that stands where the run was, and what run.json is to say from now on."""
+) -> tuple[Trainer, dict[str, Any], list[Decision]]:
+    """A trainer that stands where the run was, what run.json is to say from now on, and recorded decisions to come."""
     info = run.read_info()
     sources, model_config, config = _recorded(run, info)
     if texts and _absolute(texts) != _absolute(sources.texts):
         raise SettingError(f"run {run.name} was started on other texts than {', '.join(texts)}", fix="leave TEXT out")
     known = {**model_config.to_mapping(), **config.to_mapping()}
     config, changed = changes.with_settings(known, info["given"], config, given, accept)
+    if "max_steps" in given and "budget" not in given:
+        config = dataclasses.replace(config, budget=None)  # so many steps, however long they take
     if around.world.is_main:
         mend_pointers(run.path)
     wait_for_all(around.world)
@@ -236,13 +314,46 @@ def _prepare_resume(
         model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
     trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
-    trainer.resume(model.state_dict(), checkpoints.load_training_state(folder))
+    state = checkpoints.load_training_state(folder)
+    recorded = _recorded_decisions(run, info, state.figures, trainer.config)
+    if recorded:
+        trainer.decisions = [decision for decision in recorded if decision.step <= state.figures["step"]]
+        trainer.config = dataclasses.replace(trainer.config, max_steps=trainer.decisions[-1].max_steps)
+    trainer.resume(model.state_dict(), state)
     if config.compile == "on" and trainer.step < (config.max_steps or 0):
         compile_or_say(trainer, around.notice)
     if changed:
         info = {**info, "given": {**info["given"], **given}, **_corpus_info(corpus, val_corpus, prepared)}
         info |= changes.record(info, changed, trainer.step)
-    return trainer, {**info, "model": model_config.to_mapping(), "training": config.to_mapping()}
+    to_come = [decision for decision in recorded if decision.step > trainer.step]
+    if config.budget != info["training"]["budget"]:
+        info = {**info, "decided_until": 0, "decisions": [decision.to_mapping() for decision in recorded]}
+    return trainer, {**info, "model": model_config.to_mapping(), "training": trainer.config.to_mapping()}, to_come
+
+
+def _recorded_decisions(run: Run, info: Mapping[str, Any], figures: Mapping[str, Any], config: TrainConfig) -> list[Decision]:
+    """The decisions of a run with a budget, also those about steps to come; none where the steps are fixed.
+
+    They are those of run.json, or those of the checkpoint where run.json could not be written. With another budget than
+    before the run is planned anew, as if it had had that one from the beginning. CheckpointError where they are damaged.
+    """
+    if config.budget is None:
+        return []
+    try:
+        step, seconds = int(figures["step"]), float(figures["seconds"])
+        saved = [Decision.from_mapping(values) for values in figures.get("decisions", [])]
+        kept = [Decision.from_mapping(values) for values in info.get("decisions", [])]
+        decisions = saved if saved[: len(kept)] == kept else kept
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the recorded decisions of {run.name} are damaged: {error}") from error
+    if not decisions:  # a run of an earlier version
+        return []
+    if config.budget != info["training"]["budget"]:
+        estimate = max(step, round(step * config.budget / max(seconds, 1e-3)), 1)
+        decisions = [Decision(0, estimate, decisions[0].eval_interval)]
+    if config.eval_interval != info["training"]["eval_interval"] and config.eval_interval:
+        decisions = [dataclasses.replace(decision, eval_interval=config.eval_interval) for decision in decisions]
+    return decisions
 
 
 def _maker(
@@ -282,17 +393,21 @@ def _maker(
 
 
 def _dataset(
-    prepared: Prepared, segmenter: Segmenter | None, block_size: int, world: World, config: TrainConfig
+    prepared: Prepared,
+    segmenter: Segmenter | None,
+    block_size: int,
+    world: World,
+    config: TrainConfig,
+    share_done: Callable[[float], float],
 ) -> TextDataset:
     """Windows over the ids, or over fresh segmentations that turn into the plain one in the second half of the run."""
     if segmenter is None:
         return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed, config.token_noise, config.stride)
     windows_per_epoch = max((len(segmenter(0)) - 1) // (config.stride or block_size), 1)
-    windows = (config.max_steps or 0) * config.batch_size * config.gradient_accumulation * world.size
-    epochs = windows / windows_per_epoch
+    windows_per_step = config.batch_size * config.gradient_accumulation * world.size
 
     def epoch_ids(epoch: int) -> np.ndarray:
-        return segmenter(epoch, max(2 * epoch / epochs - 1, 0.0) if epochs else 0.0)
+        return segmenter(epoch, max(2 * share_done(epoch * windows_per_epoch / windows_per_step) - 1, 0.0))
 
     return TextDataset(epoch_ids, block_size, config.seed, config.token_noise, config.stride)
 

@@ -20,8 +20,8 @@ from simplellm.distributed import World
 from simplellm.errors import DeviceError
 from simplellm.metrics import Evaluation, Sinks
 from simplellm.model import TransformerBlock
-from simplellm.optim import rate_factor
 from simplellm.recipe import choose
+from simplellm.schedule import Decision, rate_factor
 from simplellm.segment import Segmenter
 from simplellm.trainer import Result, Trainer
 from simplellm.training import Sources, Surroundings, prepare_run, resume, start
@@ -65,7 +65,8 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
 def test_the_rates_in_the_log_follow_the_schedule(folder, schedule):
     result = train(folder, schedule=schedule, max_steps=12, warmup_steps=2, learning_rate=1e-3, min_learning_rate=0.1)
     rates = [record["learning_rate"] for record in log(folder, result)]
-    assert rates == pytest.approx([1e-3 * rate_factor(step, 12, 2, schedule, 0.1) for step in range(12)])
+    plan = [Decision(0, 12, 12)]
+    assert rates == pytest.approx([1e-3 * rate_factor(step, plan, 2, schedule, 0.1) for step in range(12)])
     assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3]) and (rates[-1] == rates[2]) == (schedule == "constant")
 
 
@@ -174,7 +175,7 @@ def test_compiled_steps_are_the_steps(folder, monkeypatch, given):
         for _ in range(3):
             trainer.train_step()
         ends.append(torch.cat([weight.flatten() for weight in weights(trainer)]))
-    torch.testing.assert_close(*ends, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(*ends, atol=1e-3, rtol=1e-3)  # Muon's bf16 products enlarge a different order of summation
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""How weights move: Muon, schedules, averaged weights, and a state that goes on exactly."""
+"""Optimizers: Muon, averaged weights, and a state that goes on exactly."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.device import grad_scaler
 from simplellm.model import Matrix, SimpleLLM
-from simplellm.optim import AveragedWeights, Muon, Optimizer, newton_schulz, orthogonalize_all, rate_factor
+from simplellm.optim import AveragedWeights, Muon, Optimizer, newton_schulz, orthogonalize_all
 
-SCHEDULES = ["linear", "cosine", "constant", "wsd", "noam"]
 SCALER = grad_scaler(torch.device("cpu"), "float32")
 
 
@@ -34,7 +31,7 @@ def _learn(model: SimpleLLM, optimizer: Optimizer, steps: range) -> None:
         block = torch.randint(300, (4, 17), generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         model.loss(block[:, :-1], block[:, 1:]).backward()
-        optimizer.set_rate(rate_factor(step, 8, 2, "linear"))
+        optimizer.set_rate((8 - step) / 8)
         optimizer.unscale(SCALER)
         optimizer.step(SCALER)
 
@@ -105,35 +102,6 @@ def test_every_parameter_belongs_to_one_group() -> None:
     model = _model()
     held = [id(weight) for weight in Optimizer(model, TrainConfig()).weights]
     assert sorted(held) == sorted(id(weight) for weight in model.parameters())
-
-
-places = settings(deadline=None, max_examples=200)
-plans = st.tuples(st.integers(1, 500), st.floats(0, 0.9)).map(lambda plan: (plan[0], int(plan[0] * plan[1])))
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@places
-@given(plan=plans, minimum=st.floats(0, 1))
-def test_a_rate_rises_to_one_and_then_never_rises(schedule: str, plan: tuple[int, int], minimum: float) -> None:
-    max_steps, warmup = plan
-    rates = [rate_factor(step, max_steps, warmup, schedule, minimum) for step in range(max_steps + 1)]
-    rise, fall = rates[:warmup], rates[warmup:]
-    assert all(0 < earlier < later for earlier, later in zip(rise, rates[1:], strict=False))
-    assert fall[0] == pytest.approx(1.0) and max(rates) <= 1.0 + 1e-9
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(fall, fall[1:], strict=False))
-
-
-@pytest.mark.parametrize(
-    ("schedule", "last"),
-    [("linear", 0.25), ("cosine", 0.25), ("wsd", 0.25), ("constant", 1.0), ("noam", math.sqrt(10 / 100))],
-)
-def test_a_rate_ends_where_it_should_and_stays_there(schedule: str, last: float) -> None:
-    assert rate_factor(100, 100, 10, schedule, 0.25) == pytest.approx(last)
-    assert rate_factor(150, 100, 10, schedule, 0.25) <= last + 1e-12
-
-
-def test_wsd_keeps_its_peak_for_most_of_the_steps() -> None:
-    assert [rate_factor(step, 100, 0, "wsd") for step in (0, 30, 60, 80, 100)] == pytest.approx([1, 1, 1, 0.5, 0])
 
 
 def test_a_rate_factor_scales_the_peak_of_every_group() -> None:

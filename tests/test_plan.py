@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,10 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm import device as devices
 from simplellm.app.cli import main
-from simplellm.checkpoint import Run, load_training_state
+from simplellm.checkpoint import Run, read_log, step_of
 from simplellm.device import fast_float32
 from simplellm.distributed import World
-from simplellm.errors import SettingError
+from simplellm.errors import CheckpointError, SettingError
 from simplellm.metrics import Sinks
 from simplellm.plan import Way
 from simplellm.trainer import Result, Trainer
@@ -164,62 +166,129 @@ def test_where_steps_are_slow_fewer_are_timed(folder, monkeypatch):
     assert len(taken) == 2  # one to warm up
 
 
-def slowed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let each step after the planning take so much longer, as on a machine that grows hot or busy."""
-    train = Trainer.train
-
-    def slow_train(self: Trainer) -> Result:
-        train_step = self.train_step
-        self.train_step = lambda: (time.sleep(seconds), train_step())  # type: ignore[method-assign,assignment]
-        return train(self)
-
-    monkeypatch.setattr(Trainer, "train", slow_train)
-
-
 def info_of(folder: Path, name: str) -> dict[str, Any]:
     return Run(folder / name).read_info()
 
 
-FADING = {"bpe_dropout": 0.3, "renaming": 0.5, "schedule": "wsd", "ema_decay": 0.9, "eval_tokens": 64}
+FADING = {"bpe_dropout": 0.3, "renaming": 0.5, "schedule": "wsd", "ema_decay": 0.9, "eval_tokens": 64, "eval_interval": 20}
 
 
-def test_a_run_that_is_slower_than_planned_is_shortened_and_is_the_run_that_was_planned_so(folder, monkeypatch):
+def digests(run: Run) -> list[bytes]:
+    return [(run.last() / name).read_bytes() for name in ("model.safetensors", "training/state.safetensors")]
+
+
+def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let steps take longer in the middle of a run than before and after."""
+    train_step = Trainer.train_step
+
+    def slow(self: Trainer, *arguments: Any) -> None:
+        time.sleep(0.05 if 30 <= self.step < 60 else 0.003)
+        train_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+
+
+def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folder, monkeypatch):
+    with monkeypatch.context() as busy:
+        uneven(busy)
+        train(folder, "uneven", **FADING, budget=4.0)
+    run, info = Run(folder / "uneven"), info_of(folder, "uneven")
+    assert len(info["decisions"]) > 2 and info["training"]["max_steps"] == info["decisions"][-1]["max_steps"]
+    whole, last = digests(run), run.last()
+    shutil.rmtree(last)  # as if it had been lost: what is left is an earlier checkpoint
+    assert 0 < step_of(run.last()) < info["training"]["max_steps"]
+    again = resume(run, {}, around(folder))  # on a machine that is quiet now
+    assert again.steps == info["training"]["max_steps"] and run.last().name == last.name
+    assert digests(run) == whole and info_of(folder, "uneven")["decisions"] == info["decisions"]
+
+
+def test_a_run_that_is_stopped_goes_on_within_its_budget(folder, monkeypatch):
+    stopped = train(folder, "stopped", stop_after=30, **FADING, budget=4.0)
+    assert stopped.stopped and stopped.steps == 30
+    uneven(monkeypatch)
+    done = resume(Run(folder / "stopped"), {}, around(folder))
+    assert not done.stopped and done.steps > 30 and done.train_seconds == pytest.approx(4.0, rel=0.25)
+
+
+def test_a_longer_budget_when_resumed_is_planned_anew(folder):
+    first = train(folder, "longer", **FADING, budget=2.0)
+    longer = resume(Run(folder / "longer"), {"budget": 4.0}, around(folder))
+    rates = [record["learning_rate"] for record in read_log(Run(folder / "longer").log_path) if record["kind"] == "step"]
+    assert longer.steps > first.steps and longer.train_seconds == pytest.approx(4.0, rel=0.25)
+    assert max(rates[first.steps // 10 :][:5]) > 0 and info_of(folder, "longer")["training"]["budget"] == 4.0
+
+
+def test_more_steps_when_resumed_are_taken_however_long_they_take(folder):
+    first = train(folder, "steps", **FADING, budget=2.0)
+    assert resume(Run(folder / "steps"), {"max_steps": first.steps + 7}, around(folder)).steps == first.steps + 7
+    assert resume(Run(folder / "steps"), {}, around(folder)).steps == first.steps + 7
+
+
+def test_damaged_decisions_are_refused_in_one_line(folder):
+    train(folder, "damaged", stop_after=5, **FADING, budget=2.0)
+    run = Run(folder / "damaged")
+    run.write_info({**run.read_info(), "decisions": [{"step": "x"}]})
+    with pytest.raises(CheckpointError, match="decisions of damaged are damaged"):
+        resume(run, {}, around(folder))
+
+
+# ---------------------------------------------------------------- a second look
+
+
+SHAPELESS = {
+    name: value for name, value in TINY.items() if name not in ("n_layer", "n_head", "n_embd", "block_size", "batch_size")
+}
+
+
+def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[float]:
+    """Let the machine's speed be measured as `speeds`, one after the other; the recipe's widths are small ones."""
+    measured = list(speeds)
+    monkeypatch.setattr("simplellm.training.relative_speed", lambda device: measured.pop(0))
+    monkeypatch.setattr("simplellm.recipe.SMALL_TEXT_BYTES", 1000)
+    monkeypatch.setattr("simplellm.recipe.SHAPES", ((0, 1, 32), (45, 1, 64)))
+    return measured
+
+
+@pytest.mark.parametrize(("speeds", "width", "left"), [((1.0, 20.0), 64, 0), ((1.0, 1.1), 32, 0), ((20.0, 1.0), 64, 0)])
+def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(folder, monkeypatch, speeds, width, left):
+    measured, notices, records = shape_by_speed(monkeypatch, *speeds), [], []
+    sink = type("Sink", (), {"write": lambda self, record: records.append(record)})()
+    listening = replace(around(folder), notice=notices.append, sink=sink)
+    given = {**SHAPELESS, "budget": 6.0, "vocab_size": 300, "batch_size": 2}
+    result = start(Sources((str(STORY),)), given, f"look-{speeds[1]}", listening)
+    info = info_of(folder, result.run)
+    is_new = any("starting anew with a larger model" in notice for notice in notices)
+    assert (info["model"]["n_embd"], len(measured), is_new) == (width, left, speeds == (1.0, 20.0))
+    assert [record["kind"] for record in records].count("restart") == is_new
+    assert result.train_seconds == pytest.approx(6.0, rel=0.2) and info["speed"] == (max(speeds) if is_new else speeds[0])
+    steps = [record["step"] for record in read_log(Run(folder / result.run).log_path) if record["kind"] == "step"]
+    assert steps == sorted(set(steps)), "the log is of the second attempt alone"
+
+
+def test_a_shape_that_was_given_is_kept(folder, monkeypatch):
+    shape_by_speed(monkeypatch, 1.0, 20.0)
+    result = start(Sources((str(STORY),)), {**TINY, "budget": 3.0}, "given-shape", around(folder))
+    assert info_of(folder, result.run)["model"]["n_embd"] == 16
+
+
+# ---------------------------------------------------------------- unused budgets
+
+
+def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
     notices: list[str] = []
-    with monkeypatch.context() as slow:
-        slowed(slow, 0.04)
-        slow.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, 0.02))
-        listening = replace(around(folder), notice=notices.append)
-        result = start(Sources((str(STORY),)), {**TINY, **FADING, "budget": 2.0}, "late", listening)
-    info = info_of(folder, "late")
-    planned, steps = info["planned_steps"], info["training"]["max_steps"]
-    assert 2 / 3 * planned - 1 <= steps < planned and result.steps == steps
-    assert f"slower than when it was planned: {steps} steps instead of {planned}" in notices
-    recorded = {name: info["training"][name] for name in ("max_steps", "eval_interval", "warmup_steps")}
-    train(folder, "foreseen", **FADING, **recorded)
-    late, foreseen = (load_training_state(Run(folder / name).last()).tensors for name in ("late", "foreseen"))
-    assert late.keys() == foreseen.keys() and all(bool((late[name] == foreseen[name]).all()) for name in late)
+    listening = replace(around(folder), notice=notices.append)
+    prepare_run(Sources((str(STORY),)), {**TINY, "budget": 600.0, "max_epochs": 2.0}, Run(folder / "planned"), listening)
+    (told,) = [notice for notice in notices if "of its budget" in notice]
+    assert re.match(r"this run can use about \d+ s of its budget of 600 s: after 2 times through [\d,]+ bytes", told)
+    assert "more text" in told and "--from" in told and int(told.split("about ")[1].split()[0]) < 60
 
 
-@pytest.mark.parametrize(
-    ("name", "schedule", "foreseen", "slower"), [("falling", "linear", 0.02, 0.04), ("in-time", "wsd", 0.1, 0.0)]
-)
-def test_a_run_keeps_its_steps_where_its_rate_falls_all_along_or_it_is_in_time(
-    folder, monkeypatch, name, schedule, foreseen, slower
-):
-    slowed(monkeypatch, slower)
-    monkeypatch.setattr("simplellm.plan._timed", lambda trainer, precision: Way(precision, False, foreseen))
-    result = train(folder, name, **{**FADING, "schedule": schedule}, budget=2.0)
-    info = info_of(folder, name)
-    assert "planned_steps" not in info and result.steps == info["training"]["max_steps"] >= 8
-
-
-def test_a_resumed_run_with_a_budget_keeps_the_steps_it_recorded(folder, monkeypatch):
-    stopped = train(folder, "budget", stop_after=3, budget=2.0)
-    recorded = Run(folder / "budget").read_info()["training"]["max_steps"]
-    assert stopped.stopped and stopped.steps == 3 < recorded
-    monkeypatch.setattr("simplellm.training.plan", None)  # a second plan would come to other steps
-    monkeypatch.setattr("simplellm.training.shortened", None)  # and so might a second look at the clock
-    assert resume(Run(folder / "budget"), {}, around(folder)).steps == recorded
+@pytest.mark.parametrize("given", [{"budget": 3.0, "max_epochs": 500.0}, {"max_steps": 5}, {"max_epochs": 2.0, "budget": None}])
+def test_a_budget_that_is_used_is_not_talked_about(folder, given):
+    notices: list[str] = []
+    listening = replace(around(folder), notice=notices.append)
+    prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), listening)
+    assert not any("of its budget" in notice for notice in notices)
 
 
 # ---------------------------------------------------------------- products of float32

@@ -40,7 +40,7 @@ def make(prepared: Prepared, tmp_path: Path):
         dataset = TextDataset(lambda epoch: prepared.train_ids, 16, config.seed)
         run = Run(tmp_path / name)
         run.write_info({})
-        dataset_of = lambda config: dataset  # noqa: E731
+        dataset_of = lambda config, share_done: dataset  # noqa: E731
         return Trainer(model, config, prepared, dataset_of, run, torch.device("cpu"), precision, should_stop=should_stop)
 
     return make

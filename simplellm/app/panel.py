@@ -30,6 +30,8 @@ class View:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == "restart":
+            self.curves, self.step, self.evaluation = LossCurves(), {}, {}
         self.curves.add(record)
         if record["kind"] == "step":
             self.step = record

@@ -1,0 +1,108 @@
+"""Keeps a run within its time budget: decides, while it goes on, when it ends.
+
+Nothing before the decay of the learning rate depends on how many steps follow. So the number of steps is not fixed
+when the run is planned, when a busy machine may have disturbed the measurement, but followed from step to step: the
+time that is left, divided by what a step takes now. Where that differs from the plan, a new decision is taken and
+recorded in run.json. A resumed run repeats the recorded decisions at their steps, and then makes its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from simplellm.distributed import from_main
+from simplellm.schedule import CONSTANT_SHARE, Decision
+from simplellm.trainer import Trainer
+
+PLANNED_SHARE = 0.97  # of the budget, for training and the final score; the report at the end takes the rest
+TOLERANCE = 0.02  # of the budget: the predicted end may be off by so much before it is decided anew
+LEAST_DISTANCE = 0.01  # of the budget, between two decisions
+WINDOW, LONGEST_WINDOW = (
+    0.15,
+    60.0,
+)  # the speed of the steps is averaged over this share of the budget, at most so many seconds,
+WINDOW_LEFT = 0.5  # and at most this share of the time that is left: towards the end what a step takes now decides
+DECAY_GRACE = 0.05  # of the budget, for a decay that has yet to begin when time is up, as after a suspension
+EVALUATIONS_PER_RUN = 20
+EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
+SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
+Record = Callable[[Sequence[Decision]], None]
+
+
+class BudgetController:
+    """Called after each step of a trainer; `record` is told all decisions each time there is a new one.
+
+    `most_steps`: a limit that time cannot raise. `recorded`: decisions of an earlier process about steps to come;
+    until the step `decided_until` nothing else is decided.
+    """
+
+    def __init__(
+        self,
+        most_steps: float,
+        record: Record,
+        recorded: Sequence[Decision] = (),
+        decided_until: int = 0,
+        eval_interval: int | None = None,
+    ) -> None:
+        self._most_steps, self._record, self._eval_interval = most_steps, record, eval_interval
+        self._recorded, self._decided_until = list(recorded), decided_until
+        self._decided_at = 0.0  # on the clock of the run
+
+    def __call__(self, trainer: Trainer) -> None:
+        if self._recorded and self._recorded[0].step <= trainer.step:
+            trainer.take(self._recorded.pop(0))
+        if trainer.step <= self._decided_until:
+            return
+        max_steps = int(from_main(self._max_steps(trainer), trainer.world, trainer.device))
+        if not max_steps:
+            return
+        interval = int(from_main(self._interval(trainer, max_steps), trainer.world, trainer.device))
+        trainer.take(Decision(trainer.step, max_steps, interval))
+        self._decided_at = trainer.clock.seconds
+        self._record(trainer.decisions)
+
+    def _max_steps(self, trainer: Trainer) -> int:
+        """The number of steps the run is to have, where that differs from what was decided; else 0."""
+        budget, clock, planned = trainer.config.budget, trainer.clock, trainer.config.max_steps
+        assert budget is not None and planned is not None
+        left = budget * PLANNED_SHARE - clock.seconds - final_seconds(trainer, trainer.evaluation_seconds)
+        step_seconds = clock.step_seconds(min(WINDOW * budget, LONGEST_WINDOW, WINDOW_LEFT * left))
+        if step_seconds is None:
+            return 0
+        is_recent = clock.seconds - self._decided_at < LEAST_DISTANCE * budget
+        if is_recent and (planned - trainer.step) * step_seconds > LEAST_DISTANCE * budget:
+            return 0
+        step_seconds += trainer.pause_seconds / trainer.decisions[-1].eval_interval
+        left = max(left, DECAY_GRACE * budget * _rate_left(trainer))
+        wanted = int(min(trainer.step + left / step_seconds, self._most_steps))
+        wanted = max(wanted, trainer.step)
+        return wanted if abs(wanted - planned) * step_seconds > TOLERANCE * budget else 0
+
+    def _interval(self, trainer: Trainer, max_steps: int) -> int:
+        step_seconds = trainer.clock.step_seconds(LONGEST_WINDOW)
+        assert step_seconds is not None
+        share = EVALUATION_TIME_SHARE + SAVE_TIME_SHARE
+        return self._eval_interval or eval_interval(max_steps, step_seconds, [(share, trainer.pause_seconds)])
+
+
+def _rate_left(trainer: Trainer) -> float:
+    """Share of the peak rate that has yet to decay; 0 for a schedule that does not end low."""
+    if CONSTANT_SHARE.get(trainer.config.schedule) == 1.0:
+        return 0.0
+    return trainer.rate_factor - trainer.config.min_learning_rate
+
+
+def final_seconds(trainer: Trainer, evaluation_seconds: float) -> float:
+    """What scoring the best checkpoint at the end will take, from what an evaluation takes."""
+    tokens, eval_tokens = trainer.final_tokens, trainer.config.eval_tokens
+    return evaluation_seconds * tokens / eval_tokens if tokens > eval_tokens else 0.0
+
+
+def eval_interval(max_steps: int, step_seconds: float, costs: Sequence[tuple[float, float]]) -> int:
+    """Steps between evaluations: about 20 in a run, fewer where they would take more than their share.
+
+    `costs`: pairs of a share of the steps' time and the seconds that something takes at each evaluation.
+    """
+    most = min(share * max_steps * step_seconds / max(seconds, 1e-3) for share, seconds in costs)
+    return max(math.ceil(max_steps / max(min(EVALUATIONS_PER_RUN, most), 1)), 1)
