@@ -207,7 +207,7 @@ def surroundings(
     return Surroundings(
         checkpoints=folder_of(options), device=device, world=world, sink=watch if world.is_main else Sinks(),
         notice=screen.notice, should_stop=interrupt.is_set, stdin=sys.stdin.buffer, make_preview=watch.make_preview,
-        command=tuple(options["arguments"]),
+        command=tuple(options["arguments"]), started_at=options["started_at"],
     )  # fmt: skip
 
 

@@ -110,7 +110,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    options = parse(arguments)
+    started_at = time.perf_counter()  # a budget begins here, with the import of torch
+    options = parse(arguments) | {"started_at": started_at}
     limit_spinning(os.environ)
     from simplellm.app import actions, experiments, upkeep
 

@@ -103,7 +103,8 @@ def sweep(options: Options) -> int:
     for number, given in enumerate(combinations, 1):
         screen.notice(f"run {number} of {len(combinations)}: " + ", ".join(f"{name} {show(given[name])}" for name in swept))
         name = checkpoints.free_name(f"sweep-{Path(texts[0]).stem}", folder_of(options))
-        result, interrupt = watched(partial(_start, Sources(texts), given, name), options, screen)
+        job = partial(_start, Sources(texts), given, name)
+        result, interrupt = watched(job, {**options, "started_at": None}, screen)  # each run has a budget of its own
         rows.append((given, result))
         if interrupt.is_set():
             return interrupt.exit_code
