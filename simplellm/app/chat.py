@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 from simplellm.app.command import Lines, Rows, Shown
 from simplellm.app.commands import completions, dispatch, is_quit
+from simplellm.app.keyboard import typed_ahead_waits
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.render import Screen
 from simplellm.app.sanitize import stand_ins
@@ -44,7 +44,7 @@ def is_terminal(screen: Screen) -> bool:
 def chat(session: Session, screen: Screen, keep_history: bool = True) -> None:
     """Talk until the input ends or a quit; on a terminal with a prompt, history and completion."""
     if is_terminal(screen):
-        with _typed_ahead_waits():
+        with typed_ahead_waits(sys.stdin, for_prompt=True):
             _welcome(session, screen)
             _converse(session, screen, _prompt_reader(session, keep_history), is_live=True)
     else:
@@ -188,37 +188,6 @@ class CtrlC:
 
 
 # ---------------------------------------------------------------- where lines come from
-
-
-@contextlib.contextmanager
-def _typed_ahead_waits() -> Iterator[None]:
-    """Keys pressed while a reply streams wait for the prompt: they are not echoed into the reply, and Enter stays Enter.
-
-    A terminal that is left alone turns it into Ctrl-J, which begins a new line. Ctrl-C and Ctrl-Z work as ever.
-    """
-    try:
-        import termios
-    except ImportError:  # no POSIX terminal, and nothing to do
-        yield
-        return
-    keyboard = sys.stdin.fileno()
-    before, quiet = termios.tcgetattr(keyboard), termios.tcgetattr(keyboard)
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-
-    def be_quiet(*_: object) -> None:
-        with contextlib.suppress(OSError, termios.error):  # the terminal may be gone, or not be ours
-            if os.tcgetpgrp(keyboard) == os.getpgrp():  # from the background it would stop us
-                termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
-
-    be_quiet()
-    on_continue = signal.signal(signal.SIGCONT, be_quiet)  # after Ctrl-Z and fg: shells set modes of their own
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCONT, on_continue)
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
 def _pipe_reader() -> ReadLine:

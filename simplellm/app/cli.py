@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import simplellm
+from simplellm.app.keyboard import typed_ahead_waits
 from simplellm.app.threads import limit_spinning
 from simplellm.config import ModelConfig, SamplingParams, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
@@ -44,6 +45,8 @@ FAILS_ALONE_SECONDS = 2.0  # torchrun ends the others as soon as one has failed
 INTERRUPTED = 130  # 128 + the signal's number, as shells have it
 EXPERIMENTS = ("bench", "sweep", "find_lr")
 UPKEEP = ("verify", "prune")
+TALKS = ("talk", "chat")
+TRAINS = ("train", "sweep", "find_lr")
 SAMPLED = ("chat", "generate", "analyze")
 
 
@@ -113,12 +116,24 @@ def _run(arguments: list[str]) -> int:
     started_at = time.perf_counter()  # a budget begins here, with the import of torch
     options = parse(arguments) | {"started_at": started_at}
     limit_spinning(os.environ)
-    from simplellm.app import actions, experiments, upkeep
-
     special = [name for name in ("find_lr", "prune") if options.get(name)]
     command = special[0] if special else options["command"] or "talk"
-    room = experiments if command in EXPERIMENTS else upkeep if command in UPKEEP else actions
-    return int(getattr(room, command)(options))
+    with _typed_ahead(command, options):  # from here on: the imports take seconds
+        from simplellm.app import actions, experiments, upkeep
+
+        room = experiments if command in EXPERIMENTS else upkeep if command in UPKEEP else actions
+        return int(getattr(room, command)(options))
+
+
+def _typed_ahead(command: str, options: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """Keys typed while a command trains or loads wait for the prompt or the shell; a command that reads stdin gets them."""
+    if command in TALKS:
+        waits = sys.stdout.isatty()  # the chat of a pipe reads whole lines from the terminal
+    else:
+        waits = command in TRAINS and "-" not in (*options["texts"], options.get("val_data"))
+    if not waits or _is_one_of_many():
+        return contextlib.nullcontext()
+    return typed_ahead_waits(sys.stdin, for_prompt=command in TALKS)
 
 
 def _tell(error: SimpleLLMError, arguments: list[str]) -> None:
