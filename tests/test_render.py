@@ -16,7 +16,9 @@ from simplellm.errors import SettingError
 from simplellm.sampler import Piece
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-OUR_OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[0K|\r?\x1b\[(?:2K|1A)|\x1b\[\?25[lh]")  # colours and looks; the panel's moves
+OUR_OWN = re.compile(
+    r"\x1b\[[0-9;]*m|\x1b\[0K|\r?\x1b\[(?:2K|1A)|\x1b\[\d+G|\x1b\[\?7[lh]|\x1b\[\?25[lh]"
+)  # colours and looks; the panel's moves
 ATTACKS = [
     "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n", "\x9b31m", "a\rb", "a\x08b",
     "\x1b", "\u202eabc", "\x85", "\x7f", "\ud800", "\x1bP", "\x0e", "\u2066x\u2069", "\x1b[0;1m\x1b[0K", "\x1b[?25l",

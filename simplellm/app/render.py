@@ -10,15 +10,16 @@ from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, ConsoleRenderable, Group, RenderHook
 from rich.control import Control
-from rich.live import Live
+from rich.file_proxy import FileProxy
 from rich.panel import Panel
-from rich.segment import ControlType
+from rich.segment import ControlType, Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
 from simplellm.app import shades
+from simplellm.app.keyboard import around_stops, held_back, typed_ahead_waits
 from simplellm.app.panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
 from simplellm.app.sanitize import Sanitizer, visible
 from simplellm.app.shades import Bars, Columns, Mark, Tokens
@@ -33,6 +34,7 @@ PLAIN_SAMPLE_CHARACTERS = 100
 PANEL_SECONDS = 0.25  # between two drawings
 PANEL_COLUMNS = 100  # at most: the eye does not follow longer lines
 ECHO_COLUMNS = 2  # a terminal writes ^C behind the panel's last line; if that wrapped, the panel would be torn
+WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"  # automatic wrapping (DECAWM)
 FEWEST_COLUMNS = 24  # of a text beside others: narrower ones stand under each other
 FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 56, 4, 2
 
@@ -182,7 +184,7 @@ class Screen:
 
     def _print(self, console: Console, text: str, style: str, end: str = "\n") -> None:
         if console.is_terminal:
-            console.print(Text(text), style=style or None, end=end, soft_wrap=True)
+            console.print(Text(text, style), end=end, soft_wrap=True)
         else:  # as it is: rich would turn tabs into spaces
             console.file.write(text + end)
         console.file.flush()
@@ -199,6 +201,80 @@ def _one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+class LivePanel(RenderHook):
+    """Lines at the bottom of a terminal, drawn anew at each call of `show`; what is printed meanwhile appears above them.
+
+    Terminal and library may disagree on the width of a text, so automatic wrapping is off while the lines are drawn: each
+    takes one row, and as many rows are erased as were drawn. rich.Live leaves a stale panel behind for each line that wraps.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lines: list[list[Segment]] = []
+        self._widths: list[int] = []  # cells of each line that is on the screen
+        self._opened = contextlib.ExitStack()
+
+    def open(self) -> None:
+        """From here on keys are not echoed, and what libraries print appears above the panel."""
+        self._opened.enter_context(typed_ahead_waits(self._console.file))
+        self._opened.enter_context(around_stops(self.erase, lambda: None))  # the next `show` draws it below the shell's words
+        self._console.push_render_hook(self)
+        self._opened.callback(self._console.pop_render_hook)
+        for stream, redirect in ((sys.stdout, contextlib.redirect_stdout), (sys.stderr, contextlib.redirect_stderr)):
+            if stream.isatty():
+                proxy: Any = FileProxy(self._console, stream)
+                self._opened.enter_context(redirect(proxy))
+
+    def show(self, panel: ConsoleRenderable, border: int | None = None) -> None:
+        """Draw in place of what was drawn before. `border` is the column of the frame's right side, if there is a frame."""
+        lines = self._console.render_lines(panel, pad=False)
+        if border is not None:
+            lines[1:-1] = [_with_border(line, border) for line in lines[1:-1]]
+        with held_back("SIGINT", "SIGTSTP"):  # they may end or stop the process, and it must be known what is drawn
+            self._lines = lines[: self._console.height]
+            self._console.print(Control(ControlType.HIDE_CURSOR))
+
+    def erase(self) -> None:
+        """Leave no trace until the next `show`."""
+        self._lines = []
+        self._console.print(Control(ControlType.SHOW_CURSOR))
+
+    def close(self) -> None:
+        with self._opened, held_back("SIGINT", "SIGTSTP"):
+            self.erase()
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Called by rich at each print: the panel is erased, the text printed, the panel drawn below it, in one write."""
+        erased = self._erased()
+        self._widths = [Segment.get_line_length(line) for line in self._lines]
+        return [erased, *renderables, Segments(self._drawn())]
+
+    def _erased(self) -> Control:
+        """Erase what is drawn and go to its beginning. A terminal that was made narrower has wrapped the lines since."""
+        columns = self._console.width
+        rows = sum(max(1, -(-width // columns)) for width in self._widths)
+        this_row, row_above = (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)
+        codes = [ControlType.CARRIAGE_RETURN, this_row, *[row_above, this_row] * (rows - 1)]
+        return Control(*codes if rows else ())
+
+    def _drawn(self) -> Iterator[Segment]:
+        yield self._mode(WRAP_OFF)
+        for number, line in enumerate(self._lines):
+            yield from [Segment.line(), *line] if number else line
+        yield self._mode(WRAP_ON)
+
+    def _mode(self, sequence: str) -> Segment:
+        """A sequence that rich has no name for: marked as a control code, so that it takes no cell."""
+        is_known = not self._console.legacy_windows
+        return Segment(sequence if is_known else "", None, [(ControlType.BELL,)] if is_known else [])
+
+
+def _with_border(line: list[Segment], column: int) -> list[Segment]:
+    """The last segment, a frame's right side, at a column that does not depend on the width of the text before it."""
+    move = Control((ControlType.CURSOR_MOVE_TO_COLUMN, column), (ControlType.ERASE_IN_LINE, 0))
+    return [*line[:-1], move.segment, line[-1]]
+
+
 class TrainingProgress:
     """A sink that shows a run: one live panel on a terminal, plain lines elsewhere.
 
@@ -208,7 +284,7 @@ class TrainingProgress:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._view = View()
-        self._live: Live | None = None
+        self._live: LivePanel | None = None
         self._reported_at = 0.0
         self._told_overfitting = False
         console = screen.notices
@@ -238,11 +314,12 @@ class TrainingProgress:
             return
         self._reported_at = time.monotonic()
         if self._live is None:
-            self._live = Live(console=self._screen.notices, transient=True, auto_refresh=False)
-            self._live.start()
-        self._live.update(self._panel(), refresh=True)
+            self._live = LivePanel(self._screen.notices)
+            self._live.open()
+        self._live.show(*self._panel())
 
-    def _panel(self) -> Panel | Group:
+    def _panel(self) -> tuple[Panel | Group, int | None]:
+        """The panel, and the column of its right side where it has a frame."""
         console, view = self._screen.notices, self._view
         columns, rows = min(console.width - ECHO_COLUMNS, PANEL_COLUMNS), console.height
         is_framed = columns >= FRAME_FROM_COLUMNS
@@ -252,8 +329,9 @@ class TrainingProgress:
         lines = panel_lines(view, self._wrapped(view.sample, columns), columns, rows, ascii_only)
         texts = [Text.assemble(*line, no_wrap=True, overflow="crop") for line in lines]
         if not is_framed:
-            return Group(*texts)
-        return Panel(Group(*texts), title="training", title_align="left", width=columns + FRAME_COLUMNS, border_style="dim")
+            return Group(*texts), None
+        width = columns + FRAME_COLUMNS
+        return Panel(Group(*texts), title="training", title_align="left", width=width, border_style="dim"), width - 1
 
     def _wrapped(self, sample: str, columns: int) -> list[str]:
         """A sample as lines that fit; cut with dots after SAMPLE_LINES."""
@@ -296,7 +374,7 @@ class TrainingProgress:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            self._live.close()
             self._live = None
 
     def __enter__(self) -> TrainingProgress:
