@@ -16,7 +16,7 @@ from typing import Any
 
 from simplellm.app.command import Lines, Rows, Shown
 from simplellm.app.commands import completions, dispatch, is_quit
-from simplellm.app.keyboard import typed_ahead_waits
+from simplellm.app.keyboard import overflow, typed_ahead_waits
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.render import Screen
 from simplellm.app.sanitize import stand_ins
@@ -183,6 +183,7 @@ class CtrlC:
 
     def _press(self, number: int, frame: FrameType | None) -> None:
         self.is_pressed = True
+        overflow.discard()
         if self.raises:
             raise KeyboardInterrupt
 
@@ -229,11 +230,26 @@ def _prompt_reader(session: Session, keep_history: bool) -> ReadLine:
 
     def read_line() -> str | None:
         try:
-            return pastes.filled(str(prompt.prompt("> ")))
+            with overflow.reading():
+                _type(overflow.taken(), prompt.input)
+                return pastes.filled(str(prompt.prompt("> ")))
         except EOFError:
             return None
 
     return read_line
+
+
+def _type(typed: bytes, source: Any) -> None:
+    """Let the next prompt read these keys before those that come from `source`."""
+    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.input.vt100_parser import Vt100Parser
+    from prompt_toolkit.key_binding import KeyPress
+
+    keys: list[KeyPress] = []
+    parser = Vt100Parser(keys.append)
+    parser.feed(typed.decode("utf-8", "replace"))
+    parser.flush()
+    store_typeahead(source, keys)
 
 
 class Pastes:

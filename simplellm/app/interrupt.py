@@ -9,6 +9,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+from simplellm.app.keyboard import overflow
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -38,6 +40,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            overflow.discard()
         if number == signal.SIGINT and (self._first is not None or not self._is_asked):
             raise KeyboardInterrupt
         if not self._is_asked:

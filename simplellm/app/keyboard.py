@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
+
+LOOK_SECONDS = 0.2
+FULL_BYTES = 2048  # of the 4095 that Linux queues
+MOST_BYTES = 1 << 16  # kept; more is no typing, and a prompt would take long to read it
 
 
 @contextlib.contextmanager
@@ -16,7 +22,8 @@ def typed_ahead_waits(terminal: IO[Any], for_prompt: bool = False) -> Iterator[N
     """Within the block keys typed at `terminal` are neither echoed nor edited by it: the next reader gets them as typed.
 
     for_prompt=True also leaves Enter as CR, which the prompt of the chat sends on; Ctrl-J begins a new line there.
-    Ctrl-C, Ctrl-\\ and Ctrl-Z work as always, and Ctrl-C discards what was typed before it, as in every program.
+    Ctrl-C, Ctrl-\\ and Ctrl-Z work as always, and Ctrl-C discards what was typed before it, as in every program. A shell
+    gets what the terminal's queue holds (some 4000 bytes), or nothing where more was typed.
     No effect without a POSIX terminal, and none while the process is in the background.
     """
     keyboard = _descriptor(terminal)
@@ -45,9 +52,75 @@ def typed_ahead_waits(terminal: IO[Any], for_prompt: bool = False) -> Iterator[N
     with around_stops(restore, be_quiet):
         try:
             be_quiet()
-            yield
+            with overflow.watched(keyboard):
+                yield
         finally:
             restore()
+
+
+class Overflow:
+    """Takes keys out of a terminal's queue that is getting full, and keeps them for the prompt.
+
+    While its queue is full Linux looks at no further key: Ctrl-C would not be seen.
+    """
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._keyboard: int | None = None
+        self._reading = threading.Lock()
+
+    @contextlib.contextmanager
+    def watched(self, keyboard: int) -> Iterator[None]:
+        """Look at the queue from time to time. In a block within this one nothing more is done."""
+        if self._keyboard is not None:
+            yield
+            return
+        self._keyboard, end = keyboard, threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(end,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            end.set()
+            watcher.join()
+            if self._kept:
+                self._read_all()
+            self._keyboard = None
+            self.discard()
+
+    def reading(self) -> threading.Lock:
+        """Held by whoever reads the keyboard."""
+        return self._reading
+
+    def taken(self) -> bytes:
+        """What was kept, and what waits behind it. For the thread that holds `reading`."""
+        if self._kept:
+            self._read_all()
+        typed = bytes(self._kept)
+        self.discard()
+        return typed
+
+    def discard(self) -> None:
+        """Forget what was kept: Ctrl-C does so with what is in the queue."""
+        self._kept.clear()
+
+    def _watch(self, end: threading.Event) -> None:
+        while not end.wait(LOOK_SECONDS):
+            with self._reading:
+                if _n_waiting(self._keyboard) >= FULL_BYTES:
+                    self._read_all()
+
+    def _read_all(self) -> None:
+        keyboard = self._keyboard
+        with contextlib.suppress(OSError):
+            while keyboard is not None and _is_foreground(keyboard) and select.select([keyboard], [], [], 0)[0]:
+                data = os.read(keyboard, FULL_BYTES)
+                if not data:  # the terminal is gone
+                    return
+                self._kept += data[: MOST_BYTES - len(self._kept)]
+
+
+overflow = Overflow()  # one keyboard, one queue
 
 
 @contextlib.contextmanager
@@ -116,6 +189,17 @@ def _stop_here() -> None:
     handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTSTP)
     signal.signal(signal.SIGTSTP, handler)
+
+
+def _n_waiting(keyboard: int | None) -> int:
+    """Bytes in the queue of a terminal."""
+    import fcntl
+    import termios
+
+    with contextlib.suppress(OSError):
+        if keyboard is not None and _is_foreground(keyboard):
+            return int.from_bytes(fcntl.ioctl(keyboard, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return 0
 
 
 def _is_foreground(keyboard: int) -> bool:
