@@ -23,7 +23,7 @@ PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 
 
 class Key:
-    ENTER, TAB, UP = "\r", "\t", "\x1b[A"
+    ENTER, TAB, UP, LEFT = "\r", "\t", "\x1b[A", "\x1b[D"
     CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_U, CTRL_Z = "\x03", "\x04", "\x0c", "\x12", "\x15", "\x1a"
 
 

@@ -7,13 +7,27 @@ import re
 
 import pyte
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.cells import cell_len
+from terminal import drawable
+from wcwidth import wcwidth
 
 from simplellm.app import render
 from simplellm.app.panel import BEST_MARK, HELD_OUT_MARK, View, bar, braille, flow, panel_lines
 from simplellm.app.render import PLAIN_SAMPLE_CHARACTERS, Screen, TrainingProgress
 
 SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
+DISPUTED = [  # texts whose cells rich and the terminal of these tests count differently, and others that terminals dispute
+    "\U0001f3fd", "a\U0001f3fb\U0001f3ff", "\U0001f44d\U0001f3fd", "\U0001f1f0\U0001f1f7", "\u2764\ufe0f",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467", "1\ufe0f\u20e3", "\u0915\u094d\u0937\u093f", "\u0e01\u0e33\u0e49",
+    "\u1112\u1161\u11ab", "\U00018d1f", "\u0b53", "\u00b1\u2026", "\U0001fae9", "e\u0301", "\uff21",
+]  # fmt: skip
+CELLS = {  # how wide terminals think a character is
+    "as pyte": wcwidth,
+    "wider": lambda character: 1 if character.isascii() else 2,
+    "narrower": lambda character: 1,
+}
 COLORS = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7])[;m]")
 
 
@@ -62,12 +76,31 @@ class Terminal(io.StringIO):
         return True
 
     def write(self, text: str) -> int:
-        self.stream.feed(text.replace("\n", "\r\n"))
+        self.stream.feed(drawable(text.replace("\n", "\r\n")))
         return super().write(text)
+
+    def rewrap(self, columns: int) -> None:
+        """Become narrower as most terminals do: a line that is too long goes on in the next row."""
+        wrapped = []
+        for line in self.lines[: self.screen.cursor.y + 1]:
+            row, used = "", 0
+            for character in line.rstrip():
+                if used + wcwidth(character[0]) > columns:
+                    wrapped.append(row)
+                    row, used = "", 0
+                row, used = row + character, used + wcwidth(character[0])
+            wrapped.append(row)
+        self.screen.resize(columns=columns)
+        self.stream.feed("\x1b[?7h\x1b[H\x1b[2J" + "\r\n".join(wrapped))
 
     @property
     def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display).strip("\n")
+        return "\n".join(line.rstrip() for line in self.lines).strip("\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """The rows of the screen; pyte's own `display` fails where half of a wide character was written over."""
+        return ["".join(self.screen.buffer[y][x].data for x in range(self.screen.columns)) for y in range(self.screen.lines)]
 
 
 @pytest.fixture
@@ -161,6 +194,79 @@ def test_the_echo_of_ctrl_c_does_not_tear_the_panel(open_terminal, columns, monk
         assert terminal.text.count("gradient") == 1
         terminal.write("^C")
     assert not terminal.text.strip()
+
+
+def n_panels(terminal: Terminal) -> int:
+    """On the screen and above it."""
+    above = ("".join(line[x].data for x in range(terminal.screen.columns)) for line in terminal.screen.history.top)
+    return "\n".join([*above, *terminal.lines]).count("gradient")
+
+
+def draw_with(open_terminal, columns: int, sample: str) -> None:
+    """Draw a panel many times, with that sample; look at each drawing, and at what is left in the end."""
+    terminal, progress = open_terminal(columns=columns)
+    with progress:
+        progress.write(step(1))
+        for number in range(2, 5):
+            progress.write(step(number))
+            progress.write(evaluation(number, 3.0, sample=sample))
+            assert n_panels(terminal) == 1
+            framed = [line for line in terminal.lines if line.startswith("\u2502")]
+            assert all(line[: min(columns - 2, 100)].endswith("\u2502") for line in framed if line.isascii())
+            if number == 3:
+                progress._say("a long notice wraps as ever: " + "word " * columns)
+                assert n_panels(terminal) == 1
+        assert "word " * (columns // 6) in " ".join(terminal.text.split()) + " "
+    assert n_panels(terminal) == 0 and not re.search("[\u2500-\u257f\u2800-\u28ff]", terminal.text)
+    assert pyte.modes.DECAWM in terminal.screen.mode and not terminal.screen.cursor.hidden
+
+
+@pytest.mark.parametrize("columns", [20, 60])
+@pytest.mark.parametrize("cells", CELLS)
+def test_text_of_disputed_width_stacks_no_panels(open_terminal, monkeypatch, columns, cells):
+    monkeypatch.setattr(render, "PANEL_SECONDS", 0.0)
+    monkeypatch.setattr(pyte.screens, "wcwidth", CELLS[cells])
+    for text in (" ".join(DISPUTED * 9), DISPUTED[0] * 300):
+        draw_with(open_terminal, columns, text)
+
+
+ANY_TEXT = st.lists(st.sampled_from(DISPUTED) | st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=ANY_TEXT, cells=st.sampled_from(list(CELLS)))
+def test_no_text_stacks_panels(open_terminal, text, cells):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "PANEL_SECONDS", 0.0)
+        patch.setattr(pyte.screens, "wcwidth", CELLS[cells])
+        draw_with(open_terminal, 60, "".join(text * 20)[:400])
+
+
+def test_the_frame_stays_where_it_is_beside_text_of_disputed_width(open_terminal):
+    terminal, progress = open_terminal(columns=60)
+    progress.write(step(1))
+    progress.write(evaluation(1, sample="\U0001f3fd ab " * 40))
+    rows = [terminal.screen.buffer[y] for y in range(30) if terminal.screen.buffer[y][0].data == "\u2502"]
+    assert len(rows) >= 8 and all(row[57].data == "\u2502" and row[58].data == " " for row in rows)
+
+
+@pytest.mark.parametrize("rewraps", [False, True])
+def test_a_terminal_made_narrower_or_wider_shows_one_panel(open_terminal, monkeypatch, rewraps):
+    monkeypatch.setattr(render, "PANEL_SECONDS", 0.0)
+    terminal, progress = open_terminal(columns=110, rows=40)
+    with progress:
+        for number, columns in enumerate((110, 109, 80, 60, 57, 58, 40, 24, 110, 56, 100), 1):
+            if rewraps and columns < terminal.screen.columns:
+                terminal.rewrap(columns)
+            else:
+                terminal.screen.resize(columns=columns)
+            monkeypatch.setenv("COLUMNS", str(columns))
+            progress._screen.notices._width = columns
+            progress.write(step(number))
+            progress.write(evaluation(number))
+            assert n_panels(terminal) == 1, columns
+            assert len(re.findall("training|\u256f|%", terminal.text)) <= 5
+    assert not re.search("[\u2500-\u257f\u2800-\u28ff]|gradient", terminal.text)
 
 
 def test_when_it_ends_the_panel_is_gone_and_the_words_stay(open_terminal):

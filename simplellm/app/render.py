@@ -211,7 +211,8 @@ class LivePanel(RenderHook):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lines: list[list[Segment]] = []
-        self._widths: list[int] = []  # cells of each line that is on the screen
+        self._shown: list[str] = []  # the text of each line that is on the screen
+        self._columns = 0  # of the terminal when they were drawn
         self._opened = contextlib.ExitStack()
 
     def open(self) -> None:
@@ -246,13 +247,15 @@ class LivePanel(RenderHook):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Called by rich at each print: the panel is erased, the text printed, the panel drawn below it, in one write."""
         erased = self._erased()
-        self._widths = [Segment.get_line_length(line) for line in self._lines]
+        self._columns = self._console.width
+        self._shown = ["".join(segment.text for segment in line if not segment.control) for line in self._lines]
         return [erased, *renderables, Segments(self._drawn())]
 
     def _erased(self) -> Control:
         """Erase what is drawn and go to its beginning. A terminal that was made narrower has wrapped the lines since."""
         columns = self._console.width
-        rows = sum(max(1, -(-width // columns)) for width in self._widths)
+        is_wrapped = columns < self._columns
+        rows = sum(_rows(line, columns) if is_wrapped else 1 for line in self._shown)
         this_row, row_above = (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)
         codes = [ControlType.CARRIAGE_RETURN, this_row, *[row_above, this_row] * (rows - 1)]
         return Control(*codes if rows else ())
@@ -267,6 +270,16 @@ class LivePanel(RenderHook):
         """A sequence that rich has no name for: marked as a control code, so that it takes no cell."""
         is_known = not self._console.legacy_windows
         return Segment(sequence if is_known else "", None, [(ControlType.BELL,)] if is_known else [])
+
+
+def _rows(text: str, columns: int) -> int:
+    """The rows that a line takes once a terminal has wrapped it; a wide character is never split."""
+    rows, used = 1, 0
+    for cells in map(cell_len, text):
+        if used + cells > columns:
+            rows, used = rows + 1, 0
+        used += cells
+    return rows
 
 
 def _with_border(line: list[Segment], column: int) -> list[Segment]:
