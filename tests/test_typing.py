@@ -18,7 +18,7 @@ TYPED = "hello 안녕\x7f\x7f하늘" + Key.LEFT + "X" + Key.ENTER  # Backspace t
 LONG = "y" * 5000
 GIVEN = {
     "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "precision": "float32",
-    "compile": "off", "max_steps": 400, "eval_interval": 200,
+    "compile": "off", "max_steps": 150, "eval_interval": 50,
 }  # fmt: skip
 TALK = """
 import json, sys
@@ -32,7 +32,6 @@ FAKE = """
 import sys, time, types
 from simplellm.app import cli, render
 from simplellm.app.interrupt import Interrupt
-from simplellm.errors import SettingError
 
 def train(options):
     screen, ending = render.Screen(), options["texts"][0]
@@ -42,8 +41,6 @@ def train(options):
                 "gradient_norm": 1.0, "learning_rate": 0.1, "tokens_per_second": 9.0, "tokens_per_step": 1, "memory_bytes": 1})
             if number == 40:
                 assert ending != "defect", "as asked for"
-                if ending == "mistake":
-                    raise SettingError("as asked for")
                 if ending == "end":
                     break
             if ending == "stuck" and number > 20:
@@ -107,7 +104,7 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     terminal.see("early hello 하X늘")
     terminal.see(", length")  # the reply to the line, which was sent
     terminal.wait(lambda: terminal.cursor_line.count("y") == 5000 % 98 or terminal.everything.count("y" * 98) >= 51)
-    terminal.press(Key.UP * 60 + Key.CTRL_C)
+    terminal.press(Key.CTRL_C)
     terminal.ready()
     terminal.press(Key.UP)
     terminal.see("> early hello 하X늘")  # the history has the line that was sent
@@ -119,7 +116,6 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     ("ending", "signals", "code"),
     [
         ("end", "", 0),
-        ("mistake", "", 2),
         ("defect", "", 1),
         ("never", Key.CTRL_C, 130),
         ("stuck", Key.CTRL_C * 2, 130),
