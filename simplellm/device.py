@@ -51,8 +51,11 @@ def reuse_freed_memory() -> None:
     """Let the C library keep large blocks that were freed, instead of giving each back to the system.
 
     A training step allocates the same large tensors again and again; with glibc's defaults each is mapped anew and
-    every page of it faults once: 10 to 13% of a step of 4x256 on 2 cores. Where there is no glibc, nothing happens.
+    every page of it faults once: 10 to 13% of a step of 4x256 on 2 cores. Where there is no glibc, nothing happens:
+    Windows has no handle of the program itself (CDLL(None) raises TypeError), macOS and musl have no mallopt.
     """
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 1 << 26)):
