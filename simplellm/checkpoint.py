@@ -59,6 +59,7 @@ WEIGHT_TYPES, STATE_TYPES = ("F32", "F16", "BF16"), ("F32",)
 MOST_ROPE_BYTES, ROPE_PER_WEIGHTS = 1 << 28, 64  # the table of positions of a model: what a small file may ask for
 NEVER_SAVED = ("run.json", "log.jsonl", LOCK_NAME)  # all that a run has before its first checkpoint
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # no file may be called so there
 KEPT_LAST = 2  # checkpoints kept besides the best: the newest, and one before it should that be damaged
 Notice = Callable[[str], None]
 
@@ -307,9 +308,11 @@ def list_runs(checkpoints: Path) -> list[Run]:
 
 
 def new_run(name: str, checkpoints: Path) -> Run:
-    """A run called `name` that is not there yet; SettingError for a name that is no plain name."""
-    if not PLAIN_NAME.fullmatch(name) or STEP_NAME.fullmatch(name):
+    """A run called `name` that is not there yet; SettingError for a name that is no plain name on every system."""
+    if not PLAIN_NAME.fullmatch(name) or STEP_NAME.fullmatch(name) or name.endswith("."):
         raise bad_name(name)
+    if WINDOWS_DEVICE.fullmatch(name):
+        raise SettingError(f"{name} is the name of a device on Windows", fix="choose a name such as my-run")
     if _is_taken(checkpoints / name):
         who = holder(checkpoints / name)
         raise CheckpointError(
@@ -323,7 +326,8 @@ def new_run(name: str, checkpoints: Path) -> Run:
 
 def free_name(stem: str, checkpoints: Path) -> str:
     """A plain name made of `stem`, with a number behind it when the name is taken."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60] or "run"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60].rstrip("-._") or "run"
+    plain = f"run-{plain}" if WINDOWS_DEVICE.fullmatch(plain) else plain
     names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, 1_000_000))
     return next(name for name in names if not _is_taken(checkpoints / name))
 

@@ -49,10 +49,12 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the lock back. Folders made for it go with it where nothing was put into them."""
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                if _is_at(self._handle, self.path):
-                    self.path.unlink()  # before the lock is free: nobody is to hold a lock on a file without a name
+        is_ours = self._handle is not None and _is_at(self._handle, self.path)
+        if os.name == "nt":  # no open file can be deleted there: ours must be closed first, one that another opens next stays
+            self._close()
+        with contextlib.suppress(OSError):
+            if is_ours:
+                self.path.unlink()  # elsewhere before the lock is free: nobody is to hold a lock on a file without a name
         self._close()
         for folder in self._made:
             with contextlib.suppress(OSError):

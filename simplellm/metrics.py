@@ -121,7 +121,7 @@ class JsonlSink:
     def write(self, record: dict[str, Any]) -> None:
         line_end = "\n" if self._has_failed else ""  # the line before may be there in part
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", newline="\n") as file:
                 file.write(line_end + json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             if not self._has_failed:

@@ -15,8 +15,9 @@ import math
 import os
 import shutil
 import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
 MOST_JSON_BYTES = 1 << 28  # a tokenizer of 2 million tokens stays under it
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that knows none: going on without
+RETRY_SECONDS = (0.01, 0.03, 0.1, 0.3)  # on Windows, while a virus scanner or an indexer holds a file
+ABANDONED_SECONDS = 24 * 3600.0  # a guess: no file of a folder in the making stays unchanged for so long
 WINDOWS_LOCKED_BYTE = 1 << 30  # far behind what a locked file holds, which others shall read
 
 
@@ -52,7 +55,7 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
         write_file(temporary, data)
         if mode is not None:
             os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        _rename(os.replace, temporary, path)
         fsync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -74,11 +77,21 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for folder, _, _ in os.walk(temporary):
                 fsync_folder(Path(folder))
-            os.rename(temporary, path)
+            _rename(os.rename, temporary, path)
         fsync_folder(path.parent)
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _rename(action: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """`os.rename` or `os.replace`; on Windows repeated for half a second while another program has a file open."""
+    for seconds in RETRY_SECONDS if os.name == "nt" else ():
+        try:
+            return action(source, target)
+        except PermissionError:
+            time.sleep(seconds)
+    action(source, target)
 
 
 def make_folder(path: Path) -> None:
@@ -92,17 +105,18 @@ def make_folder(path: Path) -> None:
 def discard_folder(path: Path) -> None:
     """Delete a folder so that no half of it is ever taken for the whole."""
     hidden = temporary_beside(path)
-    path.rename(hidden)
+    _rename(os.rename, path, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
 def leftovers(folder: Path, with_files: bool = False) -> list[Path]:
     """Temporary names in `folder` that nobody writes any more.
 
-    Folders tell that themselves. Files do not: only the holder of the folder's lock may ask for them.
+    Folders tell that themselves, on Windows by their age. Files do not.
+    `with_files`: the caller holds the lock of `folder`, so that all temporary names in it are left over.
     """
     found = sorted(folder.glob(TEMPORARY_MARK + "*"))
-    return [path for path in found if (not _is_written(path) if path.is_dir() else with_files)]
+    return [path for path in found if with_files or (path.is_dir() and not _is_written(path))]
 
 
 def remove_leftovers(folder: Path, with_files: bool = False) -> None:
@@ -139,9 +153,9 @@ def _gone_when_failed(folder: Path) -> Iterator[None]:
 
 
 def _is_written(folder: Path) -> bool:
-    """Whether the process that made a temporary folder is still at it; on Windows nobody can tell."""
+    """Whether the process that made a temporary folder is still at it; on Windows, which locks no folder, a guess by age."""
     if os.name == "nt":
-        return True
+        return time.time() - _last_change(folder) < ABANDONED_SECONDS
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -150,6 +164,14 @@ def _is_written(folder: Path) -> bool:
         return not try_lock(handle)
     finally:
         os.close(handle)
+
+
+def _last_change(folder: Path) -> float:
+    """When a folder or anything in it was last written to; now where that cannot be told."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:
+        return time.time()
 
 
 def try_lock(handle: int) -> bool:

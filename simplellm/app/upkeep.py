@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from simplellm import checkpoint as checkpoints
-from simplellm.app.actions import Options, folder_of, print_json, screen_of
+from simplellm.app.actions import Options, folder_of, screen_of
+from simplellm.app.chat import is_terminal
+from simplellm.app.console import write_json
 from simplellm.app.render import Screen
 from simplellm.checkpoint import Run
 from simplellm.errors import CheckpointError, SettingError
@@ -34,11 +36,15 @@ class Item:
 
     @property
     def n_bytes(self) -> int:
-        paths = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
-        return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
+        return _size(self.path)
 
     def to_mapping(self) -> dict[str, Any]:
         return {"path": str(self.path), "reason": self.reason, "bytes": self.n_bytes}
+
+
+def _size(path: Path) -> int:
+    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
 
 
 def verify(options: Options) -> int:
@@ -50,7 +56,7 @@ def verify(options: Options) -> int:
     if not rows:
         raise CheckpointError(f"run {run.name} has no checkpoint", fix=f"train it: simplellm train TEXT --name {run.name}")
     if options["json"]:
-        print_json(rows)
+        write_json(rows)
     else:
         screen.table(("checkpoint", "state"), [(row["path"], row["problem"] or "whole") for row in rows])
     return 0 if all(row["whole"] for row in rows) else 1
@@ -76,10 +82,9 @@ def prune(options: Options) -> int:
         if not options["run"] and free == runs:  # a run in training may need what no run.json names yet
             items += _shared(folder, runs)
         deletes = _shown_and_agreed(items, options, screen)
-        for item in items if deletes else ():
-            _delete(item.path)
-    if deletes:
-        screen.notice(f"deleted {len(items)}, {_megabytes(items)}")
+        if deletes:
+            freed = [n_bytes for item in items if (n_bytes := _delete(item.path, screen)) is not None]
+            screen.notice(f"deleted {len(freed)}, {sum(freed) / 1e6:,.1f} MB")
     return 0
 
 
@@ -121,7 +126,7 @@ def _prepared_for(run: Run) -> str:
 def _shown_and_agreed(items: list[Item], options: Options, screen: Screen) -> bool:
     """Show what would go; whether it shall."""
     if options["json"]:
-        print_json([item.to_mapping() for item in items])
+        write_json([item.to_mapping() for item in items])
     elif items:
         screen.table(("goes", "MB", "because"), [(str(i.path), f"{i.n_bytes / 1e6:.1f}", i.reason) for i in items])
     if not items:
@@ -129,7 +134,7 @@ def _shown_and_agreed(items: list[Item], options: Options, screen: Screen) -> bo
         return False
     if options["yes"]:
         return True
-    if options["json"] or not (sys.stdin.isatty() and screen.is_terminal):
+    if options["json"] or not is_terminal(screen):
         raise SettingError(f"nothing was deleted ({_megabytes(items)} would be)", fix="--yes deletes what is listed")
     screen.notice(f"delete these, {_megabytes(items)}? [y/N]")
     return sys.stdin.readline().strip().lower() in YES
@@ -139,10 +144,17 @@ def _megabytes(items: list[Item]) -> str:
     return f"{sum(item.n_bytes for item in items) / 1e6:,.1f} MB"
 
 
-def _delete(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    elif path.name.startswith("."):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        discard_folder(path)
+def _delete(path: Path, screen: Screen) -> int | None:
+    """The bytes that were freed; None where the system refuses, as Windows does while another program reads a file."""
+    n_bytes = _size(path)
+    try:
+        if path.is_symlink() or path.is_file():
+            path.unlink(missing_ok=True)
+        elif path.name.startswith("."):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            discard_folder(path)
+    except OSError as error:
+        screen.notice(f"{path} cannot be deleted ({error.strerror}): left alone")
+        return None
+    return n_bytes
