@@ -207,9 +207,12 @@ class SamplingParams(Settings):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file as one flat mapping; tables [model] and [training] may group them."""
+    """The settings of a TOML file as one flat mapping; tables [model] and [training] may group them.
+
+    A byte order mark, which Windows editors write, is skipped.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingError(f"cannot read {path}: {error.strerror}", fix="name a TOML file that is there") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

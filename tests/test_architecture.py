@@ -15,8 +15,8 @@ ORDER = [  # a file imports only from files before it
     "tracking", "hub", "header", "manifest", "pointers", "checkpoint", "recipe", "saver", "trainer", "budget", "plan",
     "changes", "training", "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench", "concordance",
     "passages", "chart", "report", "app.sanitize", "app.keyboard", "app.panel", "app.shades", "app.render", "app.watch",
-    "app.preferences",
-    "app.conversation", "app.session", "app.command", "app.settings_commands", "app.talk_commands",
+    "app.preferences", "app.conversation", "app.session", "app.console", "app.command", "app.settings_commands",
+    "app.talk_commands",
     "app.insight_commands", "app.commands", "app.chat", "app.interrupt", "app.actions", "app.upkeep", "app.experiments",
     "app.threads", "app.cli", "__main__",
 ]  # fmt: skip

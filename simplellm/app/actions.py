@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,12 +14,12 @@ from simplellm import checkpoint as checkpoints
 from simplellm.analyze import candidates, thoughts
 from simplellm.app.chat import chat as converse
 from simplellm.app.chat import is_terminal, show
+from simplellm.app.console import decoded, standard_input, write_json
 from simplellm.app.conversation import Journal
 from simplellm.app.conversation import resume as last_conversation
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.render import Screen
-from simplellm.app.sanitize import safe_json
 from simplellm.app.session import Opened, Session
 from simplellm.app.shades import summary_of
 from simplellm.app.talk_commands import runs_table
@@ -68,7 +67,7 @@ def train(options: Options) -> int:
     else:
         result, interrupt = _train(sources_of(options), options["name"], options, screen)
     if options["json"]:
-        print_json({name: value for name, value in asdict(result).items() if name != "stopped"})
+        write_json({name: value for name, value in asdict(result).items() if name != "stopped"})
     else:
         screen.line(
             f"{result.run}: {result.bits_per_byte:.3f} bits/byte at step {result.best_step} of {result.steps}, {result.path}"
@@ -98,7 +97,7 @@ def generate(options: Options) -> int:
         else:
             screen.exact(piece.text)
     if options["json"]:
-        print_json({
+        write_json({
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
             "seconds": reply.seconds, "tokens_per_second": reply.tokens_per_second, "seed": reply.seed,
             "stop_reason": reply.stop_reason,
@@ -113,13 +112,13 @@ def generate(options: Options) -> int:
 
 def evaluate(options: Options) -> int:
     screen = screen_of(options)
-    text = read_corpus([options["data"]], options["encoding"], sys.stdin.buffer).text()
+    text = read_corpus([options["data"]], options["encoding"], standard_input()).text()
     sampler = _sampler(options, screen)
     ids = encode_document(sampler.tokenizer, text)
     with fast_float32(sampler.model.token_embedding.weight.device):
         evaluation = score(sampler.model, ids, len(text.encode("utf-8", "replace")))
     if options["json"]:
-        print_json(evaluation.to_mapping())
+        write_json(evaluation.to_mapping())
     else:
         screen.table(("", ""), [(name.replace("_", " "), f"{value:.6g}") for name, value in evaluation.to_mapping().items()])
     return 0
@@ -131,7 +130,7 @@ def analyze(options: Options) -> int:
     sampler = _sampler(options, screen)
     found = candidates(sampler, sampler.encode(_prompt(options)), params, options["top"])
     if options["json"]:
-        print_json({"candidates": [candidate.to_mapping() for candidate in found]})
+        write_json({"candidates": [candidate.to_mapping() for candidate in found]})
         return 0
     rows = [
         (str(candidate.token), repr(candidate.text), f"{candidate.probability:.4f}",
@@ -145,7 +144,7 @@ def analyze(options: Options) -> int:
 def runs(options: Options) -> int:
     screen = screen_of(options)
     if options["json"]:
-        print_json([row for run in checkpoints.list_runs(folder_of(options)) if (row := run.summary())])
+        write_json([row for run in checkpoints.list_runs(folder_of(options)) if (row := run.summary())])
     elif table := runs_table(folder_of(options)):
         show(screen, table)
     else:
@@ -206,7 +205,7 @@ def surroundings(
 ) -> Surroundings:
     return Surroundings(
         checkpoints=folder_of(options), device=device, world=world, sink=watch if world.is_main else Sinks(),
-        notice=screen.notice, should_stop=interrupt.is_set, stdin=sys.stdin.buffer, make_preview=watch.make_preview,
+        notice=screen.notice, should_stop=interrupt.is_set, stdin=standard_input(), make_preview=watch.make_preview,
         command=tuple(options["arguments"]), started_at=options["started_at"],
     )  # fmt: skip
 
@@ -272,13 +271,11 @@ def _prompt(options: Options) -> str:
     text: str = options["prompt"]
     if text != STDIN_NAME:
         return text
-    return sys.stdin.buffer.read().decode("utf-8", "replace")
+    stream = standard_input()
+    if stream is None:
+        raise TextError("there is no standard input to read", fix="--prompt TEXT")
+    return decoded(stream.read(), sys.stdin.encoding)
 
 
 def screen_of(options: Options) -> Screen:
     return Screen(color=options["color"])
-
-
-def print_json(value: Any) -> None:
-    sys.stdout.write(safe_json(json.dumps(value, ensure_ascii=False, allow_nan=False)) + "\n")
-    sys.stdout.flush()

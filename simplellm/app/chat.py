@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from simplellm.app.command import Lines, Rows, Shown
 from simplellm.app.commands import completions, dispatch, is_quit
+from simplellm.app.console import input_lines
 from simplellm.app.keyboard import overflow, typed_ahead_waits
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.render import Screen
@@ -38,7 +38,7 @@ ReadLine = Callable[[], str | None]  # None at the end of input; KeyboardInterru
 
 def is_terminal(screen: Screen) -> bool:
     """Whether a person sits there."""
-    return sys.stdin.isatty() and screen.is_terminal
+    return sys.stdin is not None and sys.stdin.isatty() and screen.is_terminal
 
 
 def chat(session: Session, screen: Screen, keep_history: bool = True) -> None:
@@ -192,10 +192,8 @@ class CtrlC:
 
 
 def _pipe_reader() -> ReadLine:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are no reason to stop
-    lines = iter(sys.stdin)
-    return lambda: next((line.rstrip("\r\n") for line in lines), None)
+    lines = input_lines()
+    return lambda: next(lines, None)
 
 
 def _welcome(session: Session, screen: Screen) -> None:

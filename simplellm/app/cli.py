@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import simplellm
+from simplellm.app.console import is_broken_pipe
+from simplellm.app.interrupt import SIGNALS
 from simplellm.app.keyboard import typed_ahead_waits
 from simplellm.app.threads import limit_spinning
 from simplellm.config import ModelConfig, SamplingParams, TrainConfig
@@ -75,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if not _is_one_of_many():
         return _main(argv)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (closed by the block below)
+    with nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         try:
             return _main(argv)
         except Exception:
@@ -88,9 +91,9 @@ def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding is no reason to stop
-    signal.signal(signal.SIGTERM, _terminate)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, _terminate)
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, _terminate)
     try:
         return _run(arguments)
     except SimpleLLMError as error:
@@ -100,13 +103,13 @@ def _main(argv: Sequence[str] | None) -> int:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except MemoryError:
         _tell(SimpleLLMError("out of memory", fix="use a smaller model, a shorter context or a smaller text"), arguments)
         return 1
     except OSError as error:
+        if is_broken_pipe(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
         where = f" {error.filename}" if error.filename else ""
         _tell(SimpleLLMError(f"the system refused{where}: {error.strerror or error}"), arguments)
         return 1

@@ -17,12 +17,12 @@ from simplellm.app.actions import (
     base_of,
     folder_of,
     given_of,
-    print_json,
     screen_of,
     sources_of,
     surroundings,
     watched,
 )
+from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
@@ -60,7 +60,7 @@ def bench(options: Options) -> int:
             model_config, device, SamplingParams(**sampling), options["versus"], options["quantize"] == "int8"
         )
     if options["json"]:
-        print_json(measured.to_mapping())
+        write_json(measured.to_mapping())
     else:
         screen.table(("", ""), [(name.replace("_", " "), _figure(value)) for name, value in measured.to_mapping().items()])
     return 0
@@ -111,7 +111,7 @@ def sweep(options: Options) -> int:
     rows.sort(key=lambda row: row[1].bits_per_byte)
     if options["json"]:
         figures = ("run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds")
-        print_json([{**given, **{name: getattr(result, name) for name in figures}} for given, result in rows])
+        write_json([{**given, **{name: getattr(result, name) for name in figures}} for given, result in rows])
     else:
         headers = (*swept, "bits/byte", "loss", "best step", "steps", "run")
         screen.table(headers, [(*(show(given[name]) for name in swept), *_row(result)) for given, result in rows])
@@ -139,7 +139,7 @@ def find_lr(options: Options) -> int:
         trainer, _ = prepare_run(sources, given, run, around, base_folder)
         test = find_rate(trainer)
     if options["json"]:
-        print_json({"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion})
+        write_json({"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion})
         return 0
     _show_curve(screen, test.rates, test.losses)
     factor = test.suggestion / trainer.config.learning_rate

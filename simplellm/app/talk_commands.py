@@ -142,8 +142,8 @@ def _run_names(session: Session, text: str) -> Iterator[str]:
 
 def _files(session: Session, text: str) -> Iterator[str]:
     """Folders and saved conversations that begin with what is typed."""
-    stem, slash, start = text.rpartition("/")
-    folder = os.path.expanduser(stem + slash) or "."
+    stem, start = split_typed(text)
+    folder = os.path.expanduser(stem) or "."
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (OSError, ValueError):
@@ -152,9 +152,15 @@ def _files(session: Session, text: str) -> Iterator[str]:
         if entry.name.startswith(".") and not start.startswith("."):
             continue
         if entry.is_dir():
-            yield f"{stem}{slash}{entry.name}/"
+            yield f"{stem}{entry.name}/"
         elif entry.name.endswith(".jsonl"):
-            yield f"{stem}{slash}{entry.name}"
+            yield f"{stem}{entry.name}"
+
+
+def split_typed(text: str, separators: tuple[str, ...] = ("/", os.sep)) -> tuple[str, str]:
+    """A path that is being typed: the folder with its separator, and the beginning of a name. Windows has two separators."""
+    cut = 1 + max(text.rfind(separator) for separator in separators)
+    return text[:cut], text[cut:]
 
 
 TALK_COMMANDS = (
