@@ -6,8 +6,8 @@ Third-party libraries see the real system. Only the code under test (modules nam
 `os`, `sys`, `signal`, `ctypes` and others, by a hook in `__import__`. Windows' file rules hold below FOLDER for everybody.
 Nothing of the code under test is named here but its package and `simplellm.app.cli.main`.
 
-Steps, in JSON: {"import": MODULE}, {"code": SOURCE}, or {"argv": [...], "stdin": TEXT, "encoding": NAME, "terminal": BOOL}.
-Bytes travel as latin-1 text.
+Steps, in JSON: {"import": MODULE}, {"code": SOURCE}, or {"argv": [...], "stdin": TEXT, "encoding": NAME, "terminal": BOOL,
+"reader_leaves": BOOL, "patch": {"MODULE.NAME": VALUE}}. Bytes travel as latin-1 text.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 import traceback
 import types
 import warnings
@@ -183,7 +184,7 @@ before_step: set[str] = set()  # files that were open or mapped already: on Wind
 
 def users_of(path: str) -> set[str]:
     """Open handles and maps, in this process, of a file or of anything below a folder."""
-    path, found = os.path.realpath(path), set()
+    path, found = os.path.realpath(path).rstrip("/"), set()
     for handle in _listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             target = _readlink(f"/proc/self/fd/{handle}")
@@ -207,7 +208,7 @@ def windows_files(root: Path) -> None:
     def is_ours(path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return False
-        return os.path.abspath(os.fsdecode(path)).startswith(f"{root}{os.sep}")
+        return f"{os.path.abspath(os.fsdecode(path))}{os.sep}".startswith(f"{root}{os.sep}")
 
     def check_free(path: Any, code: int) -> None:
         if is_ours(path) and (users := users_of(os.fsdecode(path))):
@@ -288,18 +289,27 @@ def windows_error(code: int, path: str, why: str = "") -> PermissionError:
 # ---------------------------------------------------------------- the steps
 
 
-class Keyboardless(io.BytesIO):
-    """What a program writes; a terminal, if it is to think so."""
+class Output(io.BytesIO):
+    """What a program writes; a terminal, or a pipe that nobody reads, if it is to think so."""
 
     is_terminal = False
+    no_reader: OSError | None = None
 
     def isatty(self) -> bool:
         return self.is_terminal
 
+    def write(self, data: Any) -> int:
+        if self.no_reader:
+            raise self.no_reader
+        return super().write(data)
+
 
 @contextlib.contextmanager
-def streams(step: dict[str, Any], newline: str) -> Iterator[tuple[Keyboardless, Keyboardless]]:
-    encoding, out, notices = step.get("encoding", "utf-8"), Keyboardless(), Keyboardless()
+def streams(step: dict[str, Any], newline: str) -> Iterator[tuple[Output, Output]]:
+    encoding, out, notices = step.get("encoding", "utf-8"), Output(), Output()
+    if step.get("reader_leaves"):
+        is_windows = newline == "\r\n"
+        out.no_reader = OSError(errno.EINVAL, "Invalid argument") if is_windows else BrokenPipeError(errno.EPIPE, "Broken pipe")
     out.is_terminal = notices.is_terminal = step.get("terminal", False)
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = io.TextIOWrapper(io.BytesIO(step.get("stdin", "").encode("latin-1")), encoding)
@@ -310,12 +320,29 @@ def streams(step: dict[str, Any], newline: str) -> Iterator[tuple[Keyboardless, 
         sys.stdin, sys.stdout, sys.stderr = before
 
 
+@contextlib.contextmanager
+def patched(values: dict[str, Any]) -> Iterator[None]:
+    """Constants of the code under test, changed for one step."""
+    before = []
+    for path, value in values.items():
+        module_name, _, name = path.rpartition(".")
+        module = importlib.import_module(module_name)
+        before.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, old in before:
+            setattr(module, name, old)
+
+
 def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
     gc.collect()
     before_step.clear()
     before_step.update(users_of("/"))
     result: dict[str, Any] = {"code": None, "error": ""}
-    with streams(step, newline) as (out, notices):
+    started_at = time.perf_counter()
+    with streams(step, newline) as (out, notices), patched(step.get("patch", {})):
         try:
             if "import" in step:
                 importlib.import_module(step["import"])
@@ -326,6 +353,7 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
                 result["code"] = main(step["argv"])
         except BaseException as error:
             result["error"] = "".join(traceback.format_exception(error))
+        result["seconds"] = time.perf_counter() - started_at
         result |= {"out": out.getvalue().decode("latin-1"), "err": notices.getvalue().decode("latin-1")}
     return result
 
@@ -336,8 +364,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     steps = json.load(sys.stdin)
-    results_to, sys.stdout = sys.stdout, sys.stderr
-    for name in THIRD_PARTY:
+    results_to, sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8"), sys.stderr  # a program may replace handle 1
+    for name in THIRD_PARTY if any("code" not in step for step in steps) else ():
         importlib.import_module(name)
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"{PACKAGE}(\.|$)")
     if arguments.system == "windows":

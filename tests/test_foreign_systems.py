@@ -23,9 +23,12 @@ MODULES = sorted(
 TEXT = "C:/Users/Kim Minsu/My Texts/이야기 1.txt"  # below the folder of the test; Windows takes these slashes too
 RUNS = "My Runs 한글"
 MANY_CHARACTERS = "한글 é “quotes” 😀 ─│█"
-CHAT = ["The judge", f"/tokenize {MANY_CHARACTERS}", "/probs on", "한글 😀", "/next", "/attn 1.1", "/regen", "/continue", "/undo",
-        '/save my talk 한글.jsonl', '/save my talk 한글.jsonl', "/load my talk 한글.jsonl", "/load no such file", "/find the",
-        "/runs", "/run second", "/info", "/temperature 뜨거운", "/help", "/context on", "The"]  # fmt: skip
+SHORT_BENCH = {"simplellm.bench.SECONDS_OF_A_TURN": 0.01}
+CHAT = [
+    "The judge", f"/tokenize {MANY_CHARACTERS}", "/probs on", "한글 😀", "/next", "/attn 1.1", "/regen", "/continue", "/undo",
+    "/save my talk 한글.jsonl", "/save my talk 한글.jsonl", "/load my talk 한글.jsonl", "/load no such file", "/source",
+    "/runs", "/run second", "/info", "/temperature 뜨거운", "/help", "/context on", "The",
+]  # fmt: skip
 
 
 def lines(*texts: str, encoding: str = "utf-8") -> str:
@@ -43,8 +46,8 @@ def scenario() -> dict[str, dict[str, Any]]:
         "train": {"argv": ["train", TEXT, "--name", "first", *quick], "encoding": "cp949", "terminal": True},
         "resume": {"argv": ["train", "--resume", "--name", "first", *where, "--max-steps", "8", "--accept-changes", "--json"]},
         "train from": {
-            "argv": ["train", "C:/Users/Kim Minsu/My Texts/*.txt", "--from", "first", "--name", "second", *where, "--max-steps", "2",
-                     "--config", "my settings.toml", "--val-data", TEXT],
+            "argv": ["train", "C:/Users/Kim Minsu/My Texts/*.txt", "--from", "first", "--name", "second", *where,
+                     "--max-steps", "2", "--config", "my settings.toml", "--val-data", TEXT],
             "encoding": "cp1252",
         },
         "train folder": {"argv": ["train", "C:/Users/Kim Minsu/My Texts", *quick], "encoding": "cp949"},
@@ -61,15 +64,18 @@ def scenario() -> dict[str, dict[str, Any]]:
         "evaluate": {"argv": ["evaluate", *run, "--data", TEXT, "--json"], "encoding": "cp949"},
         "analyze": {"argv": ["analyze", *run, "--prompt", MANY_CHARACTERS, "--top", "3"], "encoding": "cp949"},
         "chat": {"argv": ["chat", *run, "--max-new-tokens", "5"], "encoding": "cp949", "stdin": lines(*CHAT, encoding="cp949")},
-        "chat on": {"argv": ["chat", *run, "--max-new-tokens", "5", "--continue"], "encoding": "cp1252", "stdin": lines(*CHAT[:4])},
+        "chat on": {
+            "argv": ["chat", *run, "--max-new-tokens", "5", "--continue"], "encoding": "cp1252", "stdin": lines(*CHAT[:4]),
+        },
         "chat on again": {"argv": ["chat", *run, "--max-new-tokens", "5", "--continue"], "stdin": lines("/continue")},
         "runs": {"argv": ["runs", *where], "encoding": "cp949", "terminal": True},
         "verify": {"argv": ["verify", "first", *where, "--json"], "encoding": "cp949"},
         "prune": {"argv": ["runs", "--prune", "--yes", *where], "encoding": "cp949"},
         "bench train": {"argv": ["bench", "train", "--n-layer", "1", "--n-embd", "16", "--n-head", "1", "--compile", "off",
-                                 "--precision", "float32", "--device", "cpu", "--json"]},
+                                 "--precision", "float32", "--device", "cpu", "--json"], "patch": SHORT_BENCH},
         "bench generate": {"argv": ["bench", "generate", "--n-layer", "1", "--n-embd", "16", "--n-head", "1", "--device", "cpu",
-                                    "--max-new-tokens", "8", "--json"]},
+                                    "--max-new-tokens", "8", "--json"], "patch": SHORT_BENCH},
+        "no reader": {"argv": ["runs", *where], "reader_leaves": True},
     }  # fmt: skip
 
 
@@ -104,12 +110,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`ran(system)`: what importing each module and running each command came to there, by name."""
 
     @cache
-    def results(system: str) -> dict[str, dict[str, Any]]:
-        """Cached where it fails too: each test then fails at once."""
+    def results(system: str) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(system)
         prepare(folder)
         steps = {**{name: {"import": name} for name in MODULES}, **SCENARIO}
-        return dict(zip(steps, run_steps(system, folder, list(steps.values())), strict=True))
+        done = dict(zip(steps, run_steps(system, folder, list(steps.values())), strict=True))
+        return done | {"files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))}
 
     return results
 
@@ -134,3 +140,81 @@ def test_every_command_runs(ran: Any, system: str, command: str) -> None:
 def test_json_stays_json_on_every_console(ran: Any, system: str, command: str) -> None:
     out = ran(system)[command]["out"].encode("latin-1")
     json.loads(out.decode(SCENARIO[command].get("encoding", "utf-8")))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_nothing_temporary_and_no_lock_is_left(ran: Any, system: str) -> None:
+    files = [path for path in ran(system)["files"] if path.startswith(RUNS)]
+    assert any(path.endswith("manifest.json") for path in files)
+    assert [path for path in files if ".tmp-" in path or path.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_korean_typed_in_the_encoding_of_the_console_is_read(ran: Any, system: str) -> None:
+    assert "한글" in ran(system)["chat"]["out"].encode("latin-1").decode("cp949")
+
+
+# ---------------------------------------------------------------- that the imitation is one
+
+MAPPED = (
+    "import mmap; open('f', 'wb').write(b'x' * 9); f = open('f', 'rb'); m = mmap.mmap(f.fileno(), 9, access=1); f.close(); "
+)
+MADE = "from pathlib import Path; import os, shutil; Path('d').mkdir(); Path('d/a').touch(); Path('b').touch(); "
+LOCKED = (
+    "import msvcrt, os; g, h = (os.open('l', os.O_RDWR | os.O_CREAT) for _ in '12'); msvcrt.locking(g, msvcrt.LK_NBLCK, 1); "
+)
+WINDOWS_RULES = {  # what is refused, and how
+    "import termios": "ModuleNotFoundError", "import fcntl": "ModuleNotFoundError",
+    "from resource import getrusage": "ModuleNotFoundError",
+    "import signal; signal.SIGHUP": "AttributeError", "import signal; signal.SIGKILL": "AttributeError",
+    "import signal; signal.signal(1, signal.SIG_DFL)": "ValueError", "from signal import SIGCONT": "ImportError",
+    "import os; os.sched_getaffinity(0)": "AttributeError", "import os; os.getuid()": "AttributeError",
+    "import os; os.fork()": "AttributeError",
+    "import sys, os; assert (sys.platform, os.name) != ('win32', 'nt')": "AssertionError",
+    "import ctypes; ctypes.CDLL(None)": "TypeError: argument of type 'NoneType'",
+    "import ctypes; ctypes.CDLL('libc.so.6')": "FileNotFoundError",
+    "import os; os.open('.', os.O_RDONLY)": "PermissionError",
+    MADE + "f = open('b', 'rb'); os.unlink('b')": "WinError 32",
+    MADE + "f = open('b', 'rb'); Path('b').unlink()": "WinError 32",
+    MADE + "f = open('b', 'rb'); os.replace('d/a', 'b')": "WinError 5",
+    MADE + "f = open('b', 'rb'); os.replace('b', 'd/a')": "WinError 32",
+    MADE + "f = open('d/a', 'rb'); os.rename('d', 'e')": "WinError 32",
+    MADE + "f = open('d/a', 'rb'); shutil.rmtree('d')": "WinError 32",
+    MADE + "Path('e').mkdir(); os.rename('d', 'e')": "FileExistsError",
+    MADE + "Path('b').rename('d/a')": "FileExistsError",
+    MAPPED + "import os; os.remove('f')": "map of", MAPPED + "open('f', 'wb')": "the file is mapped",
+    MAPPED + "import os; open('g', 'w', encoding='utf-8').close(); os.replace('g', 'f')": "WinError 5",
+    "open('a:b', 'w', encoding='utf-8')": "no name on Windows", "open('NUL.txt', 'wb')": "no name on Windows",
+    "import os; os.mkdir('com1')": "no name on Windows", "import os; os.mkdir('ends.')": "no name on Windows",
+    "open('t', 'w', encoding='utf-8').write('a\\n'); assert open('t', 'rb').read() == b'a\\n'": "AssertionError",
+    "open('t', 'w')": "EncodingWarning", "from pathlib import Path; Path('t').read_text()": "EncodingWarning",
+    LOCKED + "msvcrt.locking(h, msvcrt.LK_NBLCK, 1)": "PermissionError",
+}  # fmt: skip
+WINDOWS_ALLOWS = [
+    MADE + "os.replace('d/a', 'b'); os.rename('d', 'e'); shutil.rmtree('e'); os.unlink('b')",
+    "import os; f = open('f', 'wb'); os.fsync(f.fileno()); f.close(); os.remove('f')",
+    MAPPED + "m.close(); import os; os.remove('f')",
+    LOCKED + "os.close(g); msvcrt.locking(h, msvcrt.LK_NBLCK, 1)",
+    "import ctypes, os, signal, sys; signal.SIGBREAK, os.cpu_count(), sys.argv",
+]
+MACOS_RULES = {
+    "import os; os.sched_getaffinity(0)": "AttributeError", "import msvcrt": "ModuleNotFoundError",
+    "import ctypes; ctypes.CDLL(None).mallopt": "AttributeError",
+    "import sys; assert sys.platform != 'darwin'": "AssertionError",
+    "import resource; assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 10_000_000": "AssertionError",
+}  # fmt: skip
+MACOS_ALLOWS = ["import termios, fcntl, resource, signal, os; signal.SIGHUP, os.fsync(os.open('.', os.O_RDONLY))"]
+RULES = {"windows": (WINDOWS_RULES, WINDOWS_ALLOWS), "macos": (MACOS_RULES, MACOS_ALLOWS)}
+EMPTY = "import gc, os, shutil; gc.collect(); [shutil.rmtree(n) if os.path.isdir(n) else os.remove(n) for n in os.listdir()]"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_imitation_refuses_what_the_system_does(tmp_path: Path, system: str) -> None:
+    refused, allowed = RULES[system]
+    codes = [*refused, *allowed]
+    steps = [{"code": code} for pair in ((code, EMPTY) for code in codes) for code in pair]
+    errors = [result["error"] for result in run_steps(system, tmp_path, steps)]
+    assert errors[1::2] == [""] * len(codes)
+    for code, error in zip(codes, errors[::2], strict=True):
+        last = error.strip().splitlines()[-1] if error else ""
+        assert refused.get(code, "nothing") in (last or "nothing"), code
