@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import codecs
-import os
-import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from unicodedata import combining
 
-import pexpect
-import pyte
+import pytest
 from conftest import ROOT
 from wcwidth import wcwidth
 
+termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")
+import pexpect  # noqa: E402 (needs termios)
+import pyte  # noqa: E402
+
 SECONDS_TO_START = 120  # torch is imported; a busy machine takes long
 SECONDS_TO_ANSWER = 60
-SIMPLELLM = (sys.executable, "-m", "simplellm")
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 
 
 class Key:
     ENTER, TAB, UP, LEFT = "\r", "\t", "\x1b[A", "\x1b[D"
     CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_U, CTRL_Z = "\x03", "\x04", "\x0c", "\x12", "\x15", "\x1a"
-
-
-def environment(**given: str) -> dict[str, str]:
-    """That of a person at a terminal, the same wherever the tests run; an empty value removes a name."""
-    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
-    env |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)} | given
-    return {name: value for name, value in env.items() if value}
 
 
 def drawable(text: str) -> str:

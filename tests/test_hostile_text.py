@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminal import SECONDS_TO_START, SIMPLELLM, Key, Terminal, environment
+from program import SIMPLELLM, environment
+from terminal import SECONDS_TO_START, Key, Terminal
 
 from simplellm.app.sanitize import visible
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from terminal import SIMPLELLM, environment
+from program import SIMPLELLM, environment
 
 from simplellm.app.cli import main
 
 WILD = ["--temperature", "5", "--top-k", "0", "--top-p", "1", "--seed", "4", "--max-new-tokens", "500"]  # says any bytes
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the pipelines are those of a POSIX shell")
 PROGRAM = shlex.join(SIMPLELLM)
 
 

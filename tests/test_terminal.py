@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from terminal import SIMPLELLM, Key, Terminal, environment
+from program import SIMPLELLM, environment
+from terminal import Key, Terminal
 
 LATE = 0.3  # seconds from Ctrl-C to the prompt: what a person may wait
 OWN_SEQUENCE = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r")

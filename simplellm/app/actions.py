@@ -40,7 +40,9 @@ from simplellm.sampler import Sampler
 from simplellm.trainer import Result
 from simplellm.training import Sources, Surroundings, resume, start
 
-DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "the-verdict.txt"
+PACKAGE = Path(__file__).resolve().parents[1]
+DEFAULT_TEXTS = [folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)]  # in a wheel, in a clone
+DEFAULT_TEXT = next((path for path in DEFAULT_TEXTS if path.is_file()), DEFAULT_TEXTS[-1])
 Options = dict[str, Any]
 
 
