@@ -25,6 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what 
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "the-verdict.txt"
 SHARED_DATA = Path(os.environ.get("SIMPLELLM_TEST_DATA", ROOT.parent / "shared" / "data"))
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX: modes, links, pipes or signals between processes")
 TINY_FLAGS = [
     "--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size", "384",
     "--batch-size", "8", "--device", "cpu", "--precision", "float32",

@@ -6,8 +6,8 @@ Third-party libraries see the real system. Only the code under test (modules nam
 `os`, `sys`, `signal`, `ctypes` and others, by a hook in `__import__`. Windows' file rules hold below FOLDER for everybody.
 Nothing of the code under test is named here but its package and `simplellm.app.cli.main`.
 
-Steps, in JSON: {"import": MODULE}, {"code": SOURCE}, or {"argv": [...], "stdin": TEXT, "encoding": NAME, "terminal": BOOL,
-"reader_leaves": BOOL, "patch": {"MODULE.NAME": VALUE}}. Bytes travel as latin-1 text.
+Steps, in JSON: {"import": MODULE}, {"code": SOURCE}, {"collect": FOLDER OF TESTS}, or {"argv": [...], "stdin": TEXT,
+"encoding": NAME, "terminal": BOOL, "reader_leaves": BOOL, "patch": {"MODULE.NAME": VALUE}}. Bytes travel as latin-1 text.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "simplellm"
+guests = {PACKAGE}  # top-level modules that get the imitations
 PROBE = f"{PACKAGE}.probe"  # the name under which the source of a {"code": ...} step runs
 
 ONLY_POSIX_MODULES = (
@@ -93,7 +94,7 @@ def install(imitations: dict[str, types.ModuleType], missing: tuple[str, ...]) -
 
     def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         who = str((globals or {}).get("__name__", ""))
-        if level == 0 and (who == PACKAGE or who.startswith(PACKAGE + ".")):
+        if level == 0 and who.partition(".")[0] in guests:
             if name.partition(".")[0] in missing:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
             if name in imitations or (name.partition(".")[0] in imitations and not fromlist):
@@ -346,6 +347,11 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
         try:
             if "import" in step:
                 importlib.import_module(step["import"])
+            elif "collect" in step:
+                import pytest
+
+                guests.update(path.stem for path in Path(step["collect"]).glob("*.py"))
+                result["code"] = int(pytest.main(["--collect-only", "-q", "-rs", "-p", "no:cacheprovider", step["collect"]]))
             elif "code" in step:
                 exec(compile(step["code"], PROBE, "exec"), {"__name__": PROBE})
             else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import signal
 import stat
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import posix_only
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory
@@ -94,7 +94,7 @@ def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(session, monkeypatch):
     def interrupted_later(ids: list[int]) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return next_logits(ids)
 
     monkeypatch.setattr(session.sampler, "next_logits", interrupted_later)
@@ -177,7 +177,7 @@ def interrupted_at(session: Session, monkeypatch: pytest.MonkeyPatch, number: in
     def next_logits_and_press(ids: list[int]) -> object:
         calls.append(len(ids))
         if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return next_logits(ids)
 
     monkeypatch.setattr(session.sampler, "next_logits", next_logits_and_press)
@@ -215,7 +215,7 @@ def test_ctrl_c_while_a_long_prompt_is_read_does_not_spoil_what_follows(session,
     def press_once(*arguments: Any, **options: Any) -> Any:
         if not pressed:
             pressed.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return forward(*arguments, **options)
 
     monkeypatch.setattr(last, "forward", press_once)
@@ -226,7 +226,7 @@ def test_ctrl_c_while_a_long_prompt_is_read_does_not_spoil_what_follows(session,
 
 def test_ctrl_c_in_a_command_stops_it_alone(session, monkeypatch):
     def press(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         time.sleep(1)
 
     session.open_run = press
@@ -236,7 +236,7 @@ def test_ctrl_c_in_a_command_stops_it_alone(session, monkeypatch):
 
 def test_ctrl_c_while_a_pipe_is_waited_for_ends_the_program(session, monkeypatch):
     def press() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         time.sleep(1)
 
     with pytest.raises(KeyboardInterrupt):
@@ -299,6 +299,7 @@ def test_ctrl_d_within_a_line_only_deletes(type_keys):
     assert type_keys(f"abc{CTRL_A}{CTRL_D}\r") == ["bc"]
 
 
+@posix_only
 def test_history_lasts_over_sessions_and_is_the_owners_alone(type_keys, tmp_path):
     assert type_keys("first\rsecond\r", lines=2) == ["first", "second"]
     assert type_keys("", later=f"{UP}{UP}\r") == ["first"]
@@ -455,6 +456,7 @@ def test_the_end_of_a_paste_is_found_in_any_pieces(session, monkeypatch, tmp_pat
     assert [key.data for key in keys] == ["a", "one\x1b[20", "b", "", "two", "c"]
 
 
+@posix_only
 def test_an_editor_may_write_the_message(typed, session, monkeypatch, tmp_path):
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nprintf ' and the baker' >> \"$1\"\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, STORY, TINY_FLAGS
+from conftest import ROOT, STORY, TINY_FLAGS, posix_only
 
 from simplellm import __version__, training
 from simplellm.app.cli import COMMANDS, main
@@ -197,7 +197,7 @@ def test_a_signal_while_the_text_is_prepared_ends_with_its_code(call, tmp_path, 
     prepare = training.prepare
 
     def signalled(*arguments: Any) -> Any:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         return prepare(*arguments)
 
     monkeypatch.setattr(training, "prepare", signalled)
@@ -247,6 +247,7 @@ def test_bytes_that_are_no_text_are_no_traceback(trained):
     assert child.returncode == 0 and b"Traceback" not in err and b"max_new_tokens 5" in out
 
 
+@posix_only
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_training_saves_and_ends_with_its_code(tmp_path, number, code):
     endless = ["--max-steps", "100000", "--eval-interval", "100000", "--log-interval", "1", "--compile", "off"]

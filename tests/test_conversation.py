@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +93,7 @@ def test_any_bytes_are_a_conversation_or_one_typed_error(place, content):
     place.unlink()
 
 
+@posix_only
 def test_a_file_is_told_by_what_it_is(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     names = {
@@ -135,6 +137,7 @@ def test_a_saved_conversation_and_an_empty_file_are_written_over(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
+@posix_only
 def test_through_a_link_its_target_is_written(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     save(tmp_path / "target", [], RUN)
@@ -142,6 +145,7 @@ def test_through_a_link_its_target_is_written(tmp_path):
     assert (tmp_path / "link").is_symlink() and load(tmp_path / "target") == [Turn("a", "b")]
 
 
+@posix_only
 @pytest.mark.parametrize("name", [".", "missing/c", "file/c", "x" * 300, "\0", "pipe", "loop", "/dev/null", "/proc/c"])
 def test_a_place_that_cannot_be_written_is_one_typed_error(tmp_path, name):
     (tmp_path / "file").write_text("x")
@@ -210,6 +214,7 @@ def test_a_kill_costs_no_more_than_the_line_that_was_written(tmp_path):
     assert len(seen) > 200
 
 
+@posix_only
 def test_a_journal_appends_and_is_its_owners_alone(tmp_path):
     journal, turns = Journal(tmp_path / "new", RUN), [Turn("a", "b")]
     journal.write([])

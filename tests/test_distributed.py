@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STORY, TINY_FLAGS
+from conftest import STORY, TINY_FLAGS, posix_only
 from torch import nn
 
 from simplellm.app import cli
@@ -145,6 +145,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@posix_only
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

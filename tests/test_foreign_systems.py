@@ -21,7 +21,7 @@ MODULES = sorted(
     if path.name != "__main__.py"
 )
 TEXT = "C:/Users/Kim Minsu/My Texts/이야기 1.txt"  # below the folder of the test; Windows takes these slashes too
-RUNS = "My Runs 한글"
+RUNS = "My Runs 한글 é 😀"
 MANY_CHARACTERS = "한글 é “quotes” 😀 ─│█"
 SHORT_BENCH = {"simplellm.bench.SECONDS_OF_A_TURN": 0.01}
 CHAT = [
@@ -152,6 +152,54 @@ def test_nothing_temporary_and_no_lock_is_left(ran: Any, system: str) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_korean_typed_in_the_encoding_of_the_console_is_read(ran: Any, system: str) -> None:
     assert "한글" in ran(system)["chat"]["out"].encode("latin-1").decode("cp949")
+
+
+@pytest.mark.slow
+def test_the_tests_are_collected_without_a_posix_system(tmp_path: Path) -> None:
+    (result,) = run_steps("windows", tmp_path, [{"collect": str(ROOT / "tests")}])
+    assert (result["code"], result["error"]) == (0, ""), result["out"][-3000:]
+    assert "test_cli.py::" in result["out"] and "test_terminal.py::" not in result["out"] and "skipped" in result["out"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_utf_8_is_read_from_a_pipe_whatever_the_console_has(ran: Any, system: str) -> None:
+    """What a console of Western Europe cannot show of it is escaped, not read as other characters."""
+    assert "\\ud55c\\uae00 \\U0001f600" in ran(system)["chat on"]["out"]
+
+
+STARTED = "from pathlib import Path; from simplellm.app import cli; cli.main(['--version']); "
+FAULTS = {  # what goes well on Windows
+    "a closed window is a signal": STARTED + "import signal; assert signal.getsignal(signal.SIGBREAK) is cli._terminate",
+    "a virus scanner holds a file for a moment": (
+        "import threading; from pathlib import Path; from simplellm.storage import replace_file; p = Path('f'); "
+        "p.write_bytes(b'old'); f = open(p, 'rb'); threading.Timer(0.05, f.close).start(); replace_file(p, b'new'); "
+        "assert p.read_bytes() == b'new'"
+    ),
+    "a file held for good is not replaced, and nothing else is left": (
+        "import os; from pathlib import Path; from simplellm.storage import replace_file; p = Path('f'); "
+        "p.write_bytes(b'old'); f = open(p, 'rb')\n"
+        "try: replace_file(p, b'new')\nexcept PermissionError: assert os.listdir() == ['f']\nelse: raise AssertionError"
+    ),
+    "an abandoned folder is a leftover after a day": (
+        "import os; from pathlib import Path; from simplellm.storage import leftovers\n"
+        "new, old = Path('.tmp-a'), Path('.tmp-b'); new.mkdir(); old.mkdir(); os.utime(old, (1, 1)); assert leftovers(Path()) == [old]\n"
+        "assert leftovers(Path(), with_files=True) == [new, old]"
+    ),
+    "a released lock leaves no file": (
+        "from pathlib import Path; from simplellm.lock import FolderLock\nwith FolderLock(Path('run')): pass\n"
+        "assert not Path('run').exists()"
+    ),
+    "a typed path has two separators": (
+        "from simplellm.app.talk_commands import split_typed; "
+        "assert split_typed(r'C:\\Users\\Kim Minsu\\ta', ('/', '\\\\')) == ('C:\\\\Users\\\\Kim Minsu\\\\', 'ta')"
+    ),
+}
+
+
+def test_what_windows_refuses_is_met(tmp_path: Path) -> None:
+    steps = [{"code": code} for fault in FAULTS.values() for code in (fault, EMPTY)]
+    errors = [result["error"] for result in run_steps("windows", tmp_path, steps)]
+    assert dict(zip(FAULTS, errors[::2], strict=True)) == dict.fromkeys(FAULTS, "")
 
 
 # ---------------------------------------------------------------- that the imitation is one

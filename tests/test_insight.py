@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -223,7 +222,7 @@ def test_ctrl_c_ends_a_comparison_and_keeps_what_was_said(session, monkeypatch) 
     def interrupted_later(batch: ReplyBatch) -> None:
         calls.append(1)
         if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         think(batch)
 
     monkeypatch.setattr(ReplyBatch, "think", interrupted_later)

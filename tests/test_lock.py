@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import posix_only
 
 from simplellm import lock
 from simplellm.errors import CheckpointError
@@ -66,7 +67,8 @@ def test_the_second_is_told_who_is_first_and_since_when(tmp_path, run_in):
     assert f"process {first.pid}" in holder(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@posix_only
+@pytest.mark.parametrize("number", [getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGTERM])
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, run_in, number):
     first = run_in(tmp_path)
     first.send_signal(number)
@@ -106,6 +108,7 @@ def test_a_lock_may_be_taken_again_after_it_was_released(tmp_path):
         held.release()
 
 
+@posix_only
 def test_the_end_of_a_child_does_not_free_the_lock_of_its_parent(tmp_path):
     with FolderLock(tmp_path):
         child = os.fork()
@@ -122,6 +125,7 @@ def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path, run_in):
         assert holder(tmp_path) == "another process"
 
 
+@posix_only
 def test_a_lock_taken_away_is_taken_anew(tmp_path):
     folder = tmp_path / "run"
     with FolderLock(folder) as held:
@@ -133,6 +137,7 @@ def test_a_lock_taken_away_is_taken_anew(tmp_path):
         assert f"process {os.getpid()}" in holder(folder)
 
 
+@posix_only
 def test_a_lock_taken_by_another_meanwhile_is_refused(tmp_path, run_in):
     with FolderLock(tmp_path) as held:
         (tmp_path / LOCK_NAME).unlink()
@@ -142,6 +147,7 @@ def test_a_lock_taken_by_another_meanwhile_is_refused(tmp_path, run_in):
     assert holder(tmp_path), "whoever lost it does not take it away from the other"
 
 
+@posix_only
 def test_a_lock_file_replaced_between_opening_and_locking_is_not_the_lock(tmp_path, monkeypatch):
     """Its last holder took it away just then: a lock on a file without a name would keep nobody out."""
     taken_away: list[int] = []
@@ -159,6 +165,7 @@ def test_a_lock_file_replaced_between_opening_and_locking_is_not_the_lock(tmp_pa
         assert taken_away and holder(tmp_path)
 
 
+@posix_only
 def test_without_locks_of_the_system_it_goes_on(tmp_path, monkeypatch):
     import errno
     import fcntl

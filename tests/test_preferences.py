@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from conftest import posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,7 @@ def test_runs_of_one_name_in_two_places_are_two(path, tmp_path, monkeypatch):
     assert Preferences(path).read(Path("run")) == {"top_k": 1}
 
 
+@posix_only
 def test_the_file_and_its_folder_are_the_owners_alone(path):
     Preferences(path).write(Path("run"), {"top_k": 1})
     assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o600, 0o700]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import posix_only
 
 from simplellm import storage
 from simplellm.storage import new_folder, replace_file, sha256_of, to_json, write_file
@@ -48,6 +49,7 @@ def _inode(path: Path) -> int:
     return path.stat().st_ino
 
 
+@posix_only
 def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list) -> None:
     replace_file(tmp_path / "a", b"whole")
     assert events == [
@@ -55,6 +57,7 @@ def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, e
     ]  # fmt: skip
 
 
+@posix_only
 def test_a_new_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list) -> None:
     with new_folder(tmp_path / "step") as temporary:
         (temporary / "training").mkdir()
