@@ -350,7 +350,7 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
             elif "collect" in step:
                 import pytest
 
-                guests.update(path.stem for path in Path(step["collect"]).glob("*.py"))
+                guests.update(path.stem for path in Path(step["collect"]).glob("*"))
                 result["code"] = int(pytest.main(["--collect-only", "-q", "-rs", "-p", "no:cacheprovider", step["collect"]]))
             elif "code" in step:
                 exec(compile(step["code"], PROBE, "exec"), {"__name__": PROBE})

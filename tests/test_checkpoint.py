@@ -232,6 +232,14 @@ def test_a_bad_run_name_is_a_mistake_of_the_command_line(trained, name):
     assert found.value.exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["con", "NUL", "aux.txt", "Com1", "lpt9.a.b", "run.", "a.."])
+def test_a_new_run_has_a_name_that_every_system_allows(trained, name):
+    with pytest.raises(SettingError):
+        new_run(name, trained)
+    free = free_name(name, trained)
+    assert new_run(free, trained).name == free
+
+
 @pytest.mark.parametrize("name", ["nothing", "./nothing", "/nowhere/at/all"])
 def test_a_missing_run_is_a_failure(trained, name):
     with pytest.raises(CheckpointError) as found:
@@ -261,7 +269,8 @@ def test_a_run_without_a_checkpoint_is_passed_over(copy):
 @given(st.text(max_size=80))
 @settings(deadline=None, max_examples=100)
 def test_a_free_name_is_always_a_plain_name(stem):
-    assert checkpoint.PLAIN_NAME.fullmatch(free_name(stem, Path("/nowhere")))
+    name = free_name(stem, Path("/nowhere"))
+    assert checkpoint.PLAIN_NAME.fullmatch(name) and new_run(name, Path("/nowhere")).name == name
 
 
 def test_a_free_name_gets_a_number(trained, tmp_path):

@@ -43,13 +43,13 @@ MUTATIONS = (
     ),
     Mutation(
         "fsync of the folder a new one is renamed into", "simplellm/storage.py",
-        "            os.rename(temporary, path)\n        fsync_folder(path.parent)\n",
-        "            os.rename(temporary, path)\n",
+        "            _rename(os.rename, temporary, path)\n        fsync_folder(path.parent)\n",
+        "            _rename(os.rename, temporary, path)\n",
         ("tests/test_storage.py",),
     ),
     Mutation(
         "fsync of the folder of a pointer", "simplellm/storage.py",
-        "        os.replace(temporary, path)\n        fsync_folder(path.parent)\n", "        os.replace(temporary, path)\n",
+        "        _rename(os.replace, temporary, path)\n        fsync_folder(path.parent)\n", "        _rename(os.replace, temporary, path)\n",
         ("tests/test_storage.py",),
     ),
     Mutation(

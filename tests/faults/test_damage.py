@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from faults.tiny import STEPS, TEXT, around, digest, go_on, text_in, train
+from simplellm.app import upkeep
 from simplellm.app.cli import main
 from simplellm.checkpoint import Run, read_log, verify, write_manifest
 from simplellm.errors import CheckpointError, SettingError
@@ -367,6 +368,20 @@ def test_prune_deletes_what_it_shows_and_nothing_else(copy, call):
     assert tree(copy) == before and all(row["bytes"] > 0 for row in json.loads(out))
     code, out, err = call("runs", "--prune", "--yes")
     assert (code, out) == (0, "") and "nothing to delete" in err
+
+
+def test_prune_leaves_what_the_system_does_not_let_go(copy, call, monkeypatch):
+    goes = spoil(copy)
+
+    def refuse(path: Path) -> None:  # as Windows does while another program reads a file of it
+        raise PermissionError(13, "Access is denied", str(path))
+
+    monkeypatch.setattr(upkeep, "discard_folder", refuse)
+    code, _, err = call("runs", "--prune", "--yes")
+    named = [path for path in goes if path.is_dir() and not path.name.startswith(".")]
+    assert code == 0 and all(path.exists() == (path in named) for path in goes)
+    assert [f"{path} cannot be deleted (Access is denied): left alone" in err for path in named] == [True] * 3
+    assert f"deleted {len(goes) - 3}, " in err
 
 
 def test_prune_never_costs_the_last_whole_checkpoint(copy, call):
