@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import struct
@@ -240,6 +239,8 @@ def main() -> int:
         folder = run.last()
         told = lies(folder, options.seed)[: options.count]
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        import resource
+
         resource.setrlimit(resource.RLIMIT_AS, (used + MOST_EXTRA_BYTES, resource.RLIM_INFINITY))
         harms = [harm for lie in told if (harm := try_one(checkpoints, folder, lie))]
     print(f"{len(told)} hostile files: {len(told) - len(harms)} refused or harmless, {len(harms)} believed or fatal")  # noqa: T201

@@ -31,7 +31,8 @@ from simplellm.errors import CheckpointError, StoppedEarly
 from simplellm.lock import holder
 from simplellm.manifest import is_whole
 
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+SIGNALS = {getattr(signal, name): code for name, code in CODES.items() if hasattr(signal, name)}
 MOST_SECONDS = 10.0  # from a signal to the end
 KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
 

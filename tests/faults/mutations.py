@@ -49,7 +49,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fsync of the folder of a pointer", "simplellm/storage.py",
-        "        _rename(os.replace, temporary, path)\n        fsync_folder(path.parent)\n", "        _rename(os.replace, temporary, path)\n",
+        "        _rename(os.replace, temporary, path)\n        fsync_folder(path.parent)\n",
+        "        _rename(os.replace, temporary, path)\n",
         ("tests/test_storage.py",),
     ),
     Mutation(

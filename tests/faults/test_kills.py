@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY_FLAGS
 
+from faults.kills import SIGNALS
 from faults.tiny import around, digest, go_on, text_in, train
 from simplellm.app.cli import main
 from simplellm.app.interrupt import Interrupt
@@ -81,7 +82,7 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(checkpoints, monkeypatch):
     assert not (checkpoints / "run" / ".lock").exists() and not list(checkpoints.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("number, code", SIGNALS.items())
 def test_one_signal_is_remembered_and_the_first_one_decides(number, code):
     with Interrupt() as interrupt:
         assert not interrupt.is_set() and interrupt.exit_code == 0
