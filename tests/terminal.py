@@ -12,7 +12,10 @@ import pytest
 from conftest import ROOT
 from wcwidth import wcwidth
 
-termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")
+try:
+    import termios
+except ImportError:
+    pytest.skip("this system has no pseudo-terminals", allow_module_level=True)
 import pexpect  # noqa: E402 (needs termios)
 import pyte  # noqa: E402
 
