@@ -22,6 +22,7 @@ from simplellm.trainer import Trainer
 
 UNUSED_SHARE = 0.1  # of a budget, from which a text that cannot use it is reported
 TIMED_STEPS, WARM_UP_STEPS = 5, 2
+TIMED_EVALUATION_TOKENS = 4096
 TIMING_SHARE = 0.05  # of the budget: a slow or busy machine times fewer steps of each way (guess)
 COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}  # of training, where compiling is tried: it takes up to a minute
 LEAST_COMPILE_GAIN = 1.02  # the time to compile is spent either way, but a run that is resumed spends it again (guess)
@@ -52,7 +53,7 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     budget = config.budget or math.inf
     seconds_left = from_main(budget * PLANNED_SHARE - seconds_spent, trainer.world, trainer.device)
     way = _compiled(trainer, make, way, seconds_left, notice) or way
-    evaluation_seconds = _seconds(lambda: trainer.evaluate(config.eval_tokens), times=1)
+    evaluation_seconds = _seconds_to_evaluate(trainer)
     preview_seconds = _seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
     seconds_left -= final_seconds(trainer, evaluation_seconds)
@@ -169,6 +170,13 @@ def _timed(trainer: Trainer, precision: str) -> Way:
     seconds = _seconds(step, TIMED_STEPS, WARM_UP_STEPS, most_seconds)
     is_wanted = trainer.config.eval_interval is None and trainer.world.is_main
     return Way(precision, False, seconds, _seconds_to_save(trainer) if is_wanted else 0.0)
+
+
+def _seconds_to_evaluate(trainer: Trainer) -> float:
+    """Of an evaluation on `eval_tokens`, from one on fewer."""
+    scored = min(trainer.config.eval_tokens, len(trainer.prepared.val_ids) - 1)
+    timed = min(scored, TIMED_EVALUATION_TOKENS)
+    return _seconds(lambda: trainer.evaluate(timed), times=1) * scored / timed
 
 
 def _seconds_to_save(trainer: Trainer) -> float:
