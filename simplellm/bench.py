@@ -73,7 +73,7 @@ def bench_train(
                 loss = model.loss(block[:, :-1], block[:, 1:])
             scaler.scale(loss).backward()
         optimizer.unscale(scaler)
-        torch.nn.utils.clip_grad_norm_(optimizer.weights, config.grad_clip or float("inf"), foreach=True)
+        torch.nn.utils.clip_grad_norm_(optimizer.weights, config.grad_clip or float("inf"))
         optimizer.step(scaler)
         scaler.update()
         optimizer.zero_grad()

@@ -7,28 +7,56 @@ import ctypes
 import functools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import noop_context_fn
 
-from simplellm.errors import DeviceError, SettingError
+from simplellm.errors import DeviceError, DeviceFailure, SettingError
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc, malloc.h
 PROBED_PRODUCT = ((768, 128), (128, 512))  # about what a small model multiplies
 SPEED_PROBE_SIZE, REFERENCE_FLOPS = 1024, 9e11
+NAMES = {"cuda": "CUDA device", "mps": "Apple GPU", "cpu": "CPU"}
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Context = contextlib.AbstractContextManager[None]
 
 
 def choose_device(wish: str = "auto") -> torch.device:
-    """The device named, or the best there is: CUDA, then MPS, then CPU. DeviceError when it is not there."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device named, or the best there is: CUDA, then MPS, then CPU. DeviceError when it is not there.
+
+    A device that is not a candidate is not asked for: a first question may initialize its driver.
+    """
     if wish == "auto":
-        return torch.device(next(name for name, there in present.items() if there))
-    if not present[wish]:
-        there = ", ".join(name for name, is_there in present.items() if is_there)
+        return torch.device(next(name for name in NAMES if _is_present(name)))
+    if not _is_present(wish):
+        there = ", ".join(name for name in NAMES if _is_present(name))
         raise DeviceError(f"this machine has no {wish} device that torch can use", fix=f"use --device auto ({there})")
     return torch.device(wish)
+
+
+def _is_present(name: str) -> bool:
+    if name == "cuda":
+        return torch.cuda.is_available()
+    return name == "cpu" or torch.backends.mps.is_available()
+
+
+@contextlib.contextmanager
+def failures_reported(device: torch.device, fix: str = "use --device cpu") -> Iterator[None]:
+    """Within the block an error that torch raises on a GPU becomes a DeviceFailure of one line.
+
+    On the CPU such an error is a fault of this package and passes unchanged.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
+        if device.type == "cpu":
+            raise
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        what = f"the {NAMES[device.type]} failed: {why}"
+        raise (DeviceError if is_out_of_memory(error) else DeviceFailure)(what, fix=fix) from error
 
 
 def choose_precision(device: torch.device, wish: str = "auto") -> str:
@@ -110,7 +138,7 @@ def describe(device: torch.device, precision: str) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "mps":
-        name = "Apple GPU"
+        name = NAMES["mps"]
     else:
         name = f"{torch.get_num_threads()} cores"
     return f"{device.type} ({name}), {precision}"
@@ -120,9 +148,42 @@ def seed_dropout(device: torch.device, *place: int) -> None:
     """Make what the model drops next on `device` a pure function of `place`: seed, step, micro step, rank."""
     seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
     if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` formats the stack for each kind of GPU there is not
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` seeds every kind of device
+    elif device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     else:
-        torch.manual_seed(seed)
+        torch.mps.manual_seed(seed)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`; CUDA copies from pinned memory while the host goes on."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def recompute_contexts(device: torch.device) -> Callable[[], tuple[Context, Context]]:
+    """The `context_fn` of torch.utils.checkpoint that makes the second computation drop what the first one dropped.
+
+    torch restores the random state of CUDA and of the CPU itself, but not that of MPS.
+    """
+    if device.type != "mps":
+        return noop_context_fn
+
+    def contexts() -> tuple[Context, Context]:
+        return contextlib.nullcontext(), _mps_random_state(torch.mps.get_rng_state())
+
+    return contexts
+
+
+@contextlib.contextmanager
+def _mps_random_state(state: Tensor) -> Iterator[None]:
+    before = torch.mps.get_rng_state()
+    torch.mps.set_rng_state(state)
+    try:
+        yield
+    finally:
+        torch.mps.set_rng_state(before)
 
 
 def relative_speed(device: torch.device) -> float:

@@ -79,9 +79,9 @@ def from_main(value: float, world: World, device: torch.device) -> float:
     """The main rank's `value`, on every rank: for decisions that all must take alike."""
     if world.size == 1:
         return value
-    shared = torch.tensor([value], dtype=torch.float64, device=device)
-    dist.broadcast(shared, src=0)
-    return float(shared)
+    bits = torch.tensor([value], dtype=torch.float64).view(torch.int64).to(device)  # not every device has float64
+    dist.broadcast(bits, src=0)
+    return float(bits.cpu().view(torch.float64))
 
 
 def any_of(value: bool, world: World, device: torch.device) -> bool:

@@ -39,6 +39,10 @@ class DeviceError(SimpleLLMError):
     """A device that is not there, is out of memory, or cannot do what was asked of it."""
 
 
+class DeviceFailure(DeviceError):
+    """A GPU on which torch raised an unforeseen error; the CPU may still do the work."""
+
+
 class TrainingError(SimpleLLMError):
     """A training run that had to stop before damage was done."""
 

@@ -69,10 +69,11 @@ def evaluate(model: SimpleLLM, ids: np.ndarray, n_bytes: int) -> Evaluation:
         logits = model(block[:, :-1]).float()  # (B, T, V)
         losses = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), reduction="none").view(len(rows), length)
         right = logits.argmax(-1) == block[:, 1:]
+        on_host = torch.stack([losses, right.float()]).cpu()  # (2, B, T): one copy; float64 exists on every host
         done = rows[0] + _first_new(starts, i, length)
         for row, start in enumerate(rows):
-            nats += losses[row, done - start :].double().sum().item()
-            hits += int(right[row, done - start :].sum())
+            nats += on_host[0, row, done - start :].double().sum().item()
+            hits += int(on_host[1, row, done - start :].sum())
             done = start + length
     model.train(was_training)
     return Evaluation(n_scored, n_bytes, nats / n_scored, hits / n_scored)

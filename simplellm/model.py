@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from simplellm.config import ModelConfig
 from simplellm.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, rms_norm, swiglu
@@ -156,6 +156,7 @@ class SimpleLLM(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False  # keep only what goes into a block, and compute the block again for its gradient
+        self.recompute_contexts: Callable[[], Any] = noop_context_fn  # see `device.recompute_contexts`
         self.compiled_block: Callable[..., Tensor] | None = None  # see `compile_training`
         self.token_embedding = Embedding(config.vocab_size, config.n_embd)
         if config.architecture == "gpt2":
@@ -192,7 +193,7 @@ class SimpleLLM(nn.Module):
         through = (is_training_step and self.compiled_block) or TransformerBlock.__call__
         for block in self.blocks:
             if self.gradient_checkpointing and is_training_step:
-                x = checkpoint(through, block, x, rope, None, use_reentrant=False)
+                x = checkpoint(through, block, x, rope, None, use_reentrant=False, context_fn=self.recompute_contexts)
             else:
                 x = through(block, x, rope, cache)
         if cache is not None:

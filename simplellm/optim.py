@@ -129,7 +129,9 @@ class Optimizer:
         for weight in self.weights:
             if weight.grad is not None:
                 by_layer[_layer_of(self._names[id(weight)])].append(weight.grad)
-        return {layer: float(torch.nn.utils.get_total_norm(by_layer[layer], foreach=True)) for layer in sorted(by_layer)}
+        layers = sorted(by_layer)
+        norms = torch.stack([torch.nn.utils.get_total_norm(by_layer[layer]) for layer in layers])
+        return dict(zip(layers, norms.tolist(), strict=True))
 
     def zero_grad(self) -> None:
         for optimizer in self._optimizers:
@@ -160,9 +162,7 @@ class Optimizer:
             for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
                 saved = by_name.get(self._names[id(weight)])
                 if saved:
-                    optimizer.state[weight] = {
-                        key: value.clone() if key == "step" else value.to(weight.device) for key, value in saved.items()
-                    }
+                    optimizer.state[weight] = {key: value.to(weight.device, copy=key == "step") for key, value in saved.items()}
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """All that `state` gives after a step, or before the first one; each tensor of its weight's shape."""
@@ -190,16 +190,20 @@ class _ComposedTable:
     def __init__(self, name: str, weight: Tensor, matrix: Tensor) -> None:
         self.name, self.weight = name, weight
         self.raw = torch.nn.Parameter(weight.detach().clone())
-        self._matrix = matrix.to(weight.device)
-        self._transposed = self._matrix.t().coalesce()
+        is_sparse = weight.device.type == "cpu"  # elsewhere: MPS lacks the product in some torch, CUDA's may vary by run
+        self._matrix = matrix if is_sparse else matrix.to_dense().to(weight.device)
+        self._transposed = self._matrix.t().coalesce() if is_sparse else self._matrix.t()
+        self._product = torch.sparse.mm if is_sparse else torch.mm
         self.compose()
 
     @torch.no_grad()
     def compose(self) -> None:
-        self.weight.copy_(torch.sparse.mm(self._matrix, self.raw))
+        self.weight.copy_(self._product(self._matrix, self.raw))
 
     def pull_back_gradient(self) -> None:
-        self.raw.grad = torch.sparse.mm(self._transposed, self.weight.grad)
+        gradient = self.weight.grad
+        assert gradient is not None
+        self.raw.grad = self._product(self._transposed, gradient)
 
 
 def _adamw(weights: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:

@@ -31,6 +31,8 @@ from simplellm.pointers import best_by
 from simplellm.saver import Saver
 from simplellm.schedule import CONSTANT_SHARE, Decision, progress, rate_factor, warmup_steps
 
+READS_PER_STEP = 1  # loss and gradient norm together: whether both are finite decides if the step is taken
+FP16_READS_PER_STEP = 1  # GradScaler asks whether Muon's gradients overflowed; fused AdamW takes the answer on the device
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
 MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
 MOST_STOPPING_TOKENS = 2048  # scored where it is stopped before the first evaluation: who stops it does not want to wait
@@ -95,6 +97,7 @@ class Trainer:
         self.model.freeze(config.freeze)
         compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
         self.model.gradient_checkpointing = config.gradient_checkpointing
+        self.model.recompute_contexts = devices.recompute_contexts(device)
         self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
@@ -151,16 +154,17 @@ class Trainer:
     def train_step(self, rate: float | None = None) -> None:
         """One update of the weights, at `rate` times the peak rates (default: as the schedule has it).
 
-        Raises TrainingError, and leaves the weights, when a number is not finite.
+        Raises TrainingError, and leaves the weights, when a number is not finite. The host waits for the device
+        READS_PER_STEP times; fp16 with Muon adds FP16_READS_PER_STEP, a step that logs gradient norms one more.
         """
         self.optimizer.set_rate(self.rate_factor if rate is None else rate)
         try:
-            self.loss = self.accumulate_gradients()
+            loss = self.accumulate_gradients()
         except (RuntimeError, MemoryError) as error:
             if devices.is_out_of_memory(error):
                 raise self._out_of_memory() from error
             raise
-        self.gradient_norm = self.clip_gradients()
+        self.loss, self.gradient_norm = torch.stack([loss, self.clip_gradients()]).tolist()
         if self.check_finite():
             self.optimizer.step(self.scaler)
         self.scaler.update()
@@ -168,11 +172,11 @@ class Trainer:
         self.average.update(self.step)
         self.step += 1
 
-    def accumulate_gradients(self) -> float:
+    def accumulate_gradients(self) -> Tensor:
         """Gradients of the mean loss over all micro steps and ranks; returns that loss, in nats per token."""
         loss = self.own_gradients()
         average_gradients(self.model, self.world)
-        return float(mean(loss, self.world))
+        return mean(loss, self.world)
 
     def own_gradients(self) -> Tensor:
         """Gradients of this rank's share of the step; returns its share of the loss."""
@@ -182,7 +186,7 @@ class Trainer:
             ids, targets = self.dataset.batch(
                 self.step, micro_step, config.batch_size, config.gradient_accumulation, self.world.rank, self.world.size
             )
-            ids, targets = ids.to(self.device), targets.to(self.device)
+            ids, targets = devices.upload(ids, self.device), devices.upload(targets, self.device)
             devices.seed_dropout(self.device, config.seed, self.step, micro_step, self.world.rank)
             with devices.fast_float32(self.device):
                 with devices.autocast(self.device, self.precision):
@@ -192,13 +196,13 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def clip_gradients(self) -> float:
+    def clip_gradients(self) -> Tensor:
         """Scale the gradients down to norm `grad_clip`; returns the norm they had."""
         self.optimizer.unscale(self.scaler)
         if self.config.log_gradients and self._is_due(self.config.log_interval, self.step + 1):
             self.gradient_norms = self.optimizer.gradient_norms()
         limit = self.config.grad_clip or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.optimizer.weights, limit, foreach=True))
+        return torch.nn.utils.clip_grad_norm_(self.optimizer.weights, limit)
 
     def check_finite(self) -> bool:
         """Whether the step may be taken. A loss may be finite and its gradient not: both are looked at.
