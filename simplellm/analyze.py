@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simplellm.config import SamplingParams
+from simplellm.device import failures_reported
 from simplellm.model import MultiHeadAttention, SimpleLLM, TransformerBlock
 from simplellm.sampler import PENALTY_WINDOW, Piece, Reply, Sampler, distribution, judgement
 from simplellm.tokenizer import END_OF_TEXT, TextStream, Tokenizer
@@ -121,9 +122,11 @@ def attention(model: SimpleLLM, ids: Sequence[int]) -> Tensor:
         scores = (keys @ q[0, :, -1, :, None]).squeeze(-1).float() / math.sqrt(D)  # (H, T)
         looks.append(scores.softmax(-1).cpu())
 
+    device = model.token_embedding.weight.device
     handles = [cast(TransformerBlock, block).attention.register_forward_pre_hook(look) for block in model.blocks]
     try:
-        model.hidden(torch.tensor([list(ids)], device=model.token_embedding.weight.device))
+        with failures_reported(device):
+            model.hidden(torch.tensor([list(ids)], device=device))
     finally:
         for handle in handles:
             handle.remove()

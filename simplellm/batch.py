@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from simplellm.config import SamplingParams
+from simplellm.device import failures_reported
 from simplellm.model import KVCache
 from simplellm.sampler import Piece, Reply, Sampler
 
@@ -35,6 +36,10 @@ class Texts:
 
         Text i is text `parents[i]` of the call before (by default, text i) with one more token.
         """
+        with failures_reported(self._model.token_embedding.weight.device):
+            return self._next_logits(texts, parents)
+
+    def _next_logits(self, texts: Sequence[Sequence[int]], parents: Sequence[int] | None) -> Tensor:
         cache = self._cache
         if cache is not None and len(texts[0]) == self._length + 1 and cache.length < self._sampler.block_size:
             self._cache = cache = _chosen(cache, parents)

@@ -209,7 +209,7 @@ def _read(file: BinaryIO, name: str, size: int) -> bytes:
 def _sources(texts: Iterable[str], encoding: str, stdin: BinaryIO | None) -> Iterator[Source]:
     for text in texts:
         if text == STDIN_NAME:
-            yield Source(STDIN_NAME, encoding, _spool(stdin))
+            yield Source(STDIN_NAME, encoding, spool(stdin))
         elif _is_path(text) and Path(text).is_dir():
             files = sorted(str(path) for path in Path(text).rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file())
             if not files:
@@ -243,17 +243,18 @@ def _regular(name: str, encoding: str) -> Source:
     if not Path(name).is_fifo():  # the zeros of /dev/zero never end
         raise TextError(f"{name} is a device, not a text", fix="name a text file, or - for standard input")
     with Source(name, encoding).open() as stream:
-        return Source(name, encoding, _spool(stream))
+        return Source(name, encoding, spool(stream))
 
 
-def _spool(stream: BinaryIO | None) -> BinaryIO:
+def spool(stream: BinaryIO | None) -> BinaryIO:
+    """A stream that can be read only once, as a file."""
     if stream is None:
         raise TextError("there is no standard input to read", fix="name a file instead of -")
-    spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the corpus)
+    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the corpus)
     while block := _read(stream, "standard input", READ_BYTES):
-        spool.write(block)
-    spool.flush()
-    return spool
+        file.write(block)
+    file.flush()
+    return file
 
 
 def _sha256(source: Source) -> str:

@@ -19,6 +19,7 @@ import torch
 
 from simplellm.config import SamplingParams
 from simplellm.decoder import Decoder
+from simplellm.device import failures_reported
 from simplellm.errors import SamplingError
 from simplellm.model import KVCache, SimpleLLM
 from simplellm.tokenizer import TextStream, Tokenizer
@@ -144,6 +145,12 @@ class Sampler:
         is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32
         self._decoder = Decoder(model, self._cache) if is_plain else None
 
+    def probe(self) -> None:
+        """Read a few tokens, the way a prompt and a reply are read: DeviceFailure where the device cannot."""
+        end = self.tokenizer.end_of_text
+        for length in (2, 3):
+            self.next_logits([end] * length)
+
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt; an empty one is the beginning of a document."""
         return self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text]
@@ -176,8 +183,10 @@ class Sampler:
 
     @torch.inference_mode()
     def _read_all(self, new: list[int]) -> Array:
-        hidden = self.model.hidden(torch.tensor([new], device=self._cache.keys.device), self._cache)
-        return self.model.logits(hidden[0, -1]).float().cpu().numpy()
+        device = self._cache.keys.device
+        with failures_reported(device):
+            hidden = self.model.hidden(torch.tensor([new], device=device), self._cache)
+            return self.model.logits(hidden[0, -1]).float().cpu().numpy()
 
     def newest(self, context: list[int]) -> list[int]:
         """The newest tokens of a context that is too long, aligned so that the next tokens find it in the cache."""

@@ -17,8 +17,8 @@ ORDER = [  # a file imports only from files before it
     "passages", "chart", "report", "app.sanitize", "app.keyboard", "app.panel", "app.shades", "app.render", "app.watch",
     "app.preferences", "app.conversation", "app.session", "app.console", "app.command", "app.settings_commands",
     "app.talk_commands",
-    "app.insight_commands", "app.commands", "app.chat", "app.interrupt", "app.actions", "app.upkeep", "app.experiments",
-    "app.threads", "app.cli", "__main__",
+    "app.insight_commands", "app.commands", "app.chat", "app.interrupt", "app.attempt", "app.actions", "app.upkeep",
+    "app.experiments", "app.threads", "app.cli", "__main__",
 ]  # fmt: skip
 PACKAGES = ("", "app")  # their __init__ imports nothing of the package; importing them is always allowed
 DOORS = {  # outside library -> the one file that may import it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from simplellm import checkpoint as checkpoints
 from simplellm.analyze import candidates, thoughts
+from simplellm.app.attempt import on_device, watched
 from simplellm.app.chat import chat as converse
 from simplellm.app.chat import is_terminal, show
 from simplellm.app.console import decoded, standard_input, write_json
@@ -23,22 +23,20 @@ from simplellm.app.render import Screen
 from simplellm.app.session import Opened, Session
 from simplellm.app.shades import summary_of
 from simplellm.app.talk_commands import runs_table
-from simplellm.app.watch import Watch
 from simplellm.beams import UNHEARD, reply_to
 from simplellm.checkpoint import Run
 from simplellm.config import SamplingParams, read_toml
 from simplellm.corpus import STDIN_NAME, read_corpus
 from simplellm.dataset import encode_document
-from simplellm.device import choose_device, describe, fast_float32
-from simplellm.distributed import joined
-from simplellm.errors import CheckpointError, SettingError, StoppedEarly, TextError
-from simplellm.metrics import Sinks
+from simplellm.device import describe, fast_float32
+from simplellm.errors import CheckpointError, SettingError, TextError
+from simplellm.metrics import Evaluation
 from simplellm.metrics import evaluate as score
 from simplellm.model import SimpleLLM
 from simplellm.quantize import is_quantized, quantize
-from simplellm.sampler import Sampler
+from simplellm.sampler import Piece, Reply, Sampler
 from simplellm.trainer import Result
-from simplellm.training import Sources, Surroundings, resume, start
+from simplellm.training import Sources, resume, start
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEFAULT_TEXTS = [folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)]  # in a wheel, in a clone
@@ -86,18 +84,25 @@ def chat(options: Options) -> int:
 def generate(options: Options) -> int:
     params = SamplingParams(**options["sampling"])
     screen = screen_of(options)
-    sampler = _sampler(options, screen)
     if params.num_beams > 1 and (unheard := [name for name in UNHEARD if name in options["sampling"]]):
         screen.notice(f"beams draw nothing, so these have no effect: {', '.join(unheard)}")
-    reply, pieces = reply_to(sampler, sampler.encode(_prompt(options)), params), []
-    for piece in reply:
-        pieces.append(piece)
-        if options["json"]:
-            continue
-        if options["probs"]:
-            screen.token(piece)
-        else:
-            screen.exact(piece.text)
+    folder, prompt, pieces = _checkpoint(options, screen), _prompt(options), list[Piece]()
+
+    def write(device: torch.device) -> tuple[Sampler, Reply]:
+        pieces.clear()
+        sampler = _loaded(folder, device, options)
+        reply = reply_to(sampler, sampler.encode(prompt), params)
+        for piece in reply:
+            pieces.append(piece)
+            if options["json"]:
+                continue
+            if options["probs"]:
+                screen.token(piece)
+            else:
+                screen.exact(piece.text)
+        return sampler, reply
+
+    sampler, reply = on_device(options, screen.notice, write, lambda: any(piece.text for piece in pieces))
     if options["json"]:
         write_json({
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
@@ -115,10 +120,15 @@ def generate(options: Options) -> int:
 def evaluate(options: Options) -> int:
     screen = screen_of(options)
     text = read_corpus([options["data"]], options["encoding"], standard_input()).text()
-    sampler = _sampler(options, screen)
-    ids = encode_document(sampler.tokenizer, text)
-    with fast_float32(sampler.model.token_embedding.weight.device):
-        evaluation = score(sampler.model, ids, len(text.encode("utf-8", "replace")))
+    folder = _checkpoint(options, screen)
+
+    def score_on(device: torch.device) -> Evaluation:
+        sampler = _loaded(folder, device, options)
+        ids = encode_document(sampler.tokenizer, text)
+        with fast_float32(device):
+            return score(sampler.model, ids, len(text.encode("utf-8", "replace")))
+
+    evaluation = on_device(options, screen.notice, score_on)
     if options["json"]:
         write_json(evaluation.to_mapping())
     else:
@@ -185,42 +195,15 @@ def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
     return watched(lambda around: resume(run, options["given"], around, texts, accepts), options, screen)
 
 
-def watched(job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> tuple[Result, Interrupt]:
-    """Train with progress on the screen and signals remembered; a signal before the first step ends the program."""
-    device = choose_device(options["device"])
-    with joined(device) as world, Interrupt() as interrupt, Watch(screen, options.get("track", ())) as watch:
-        try:
-            result = job(surroundings(options, screen, device, world, watch, interrupt))
-        except StoppedEarly as error:
-            screen.notice(str(error))
-            raise SystemExit(interrupt.exit_code) from error
-    if result.stopped:
-        command = f"simplellm train --resume --name {result.run}"
-        screen.notice(f"stopped after step {result.steps} and saved; go on with: {command}")
-    elif world.is_main:
-        watch.report(result, device)
-    return result, interrupt
-
-
-def surroundings(
-    options: Options, screen: Screen, device: torch.device, world: Any, watch: Watch, interrupt: Interrupt
-) -> Surroundings:
-    return Surroundings(
-        checkpoints=folder_of(options), device=device, world=world, sink=watch if world.is_main else Sinks(),
-        notice=screen.notice, should_stop=interrupt.is_set, stdin=standard_input(), make_preview=watch.make_preview,
-        command=tuple(options["arguments"]), started_at=options["started_at"],
-    )  # fmt: skip
-
-
 def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
     """Talk to a checkpoint. What people set and say is remembered on a terminal; a pipe is the same every time."""
-    opened, params, state = _open(folder, options), SamplingParams(**options["sampling"]), state_folder()
+    opened, params, state = _open(folder, options, screen), SamplingParams(**options["sampling"]), state_folder()
     is_live, keeps = is_terminal(screen), options["history"] and (is_terminal(screen) or options["continue"])
     session = Session(
         opened.sampler, opened.path, params, opened.facts, params, tuple(options["sampling"]),
         preferences=Preferences(state / "settings.json", screen.notice) if is_live else None,
         journal=Journal(state / "conversations", opened.path) if keeps else None,
-        open_run=lambda wish: _open(checkpoints.find_checkpoint(wish, folder_of(options), screen.notice), options),
+        open_run=lambda wish: _open(checkpoints.find_checkpoint(wish, folder_of(options), screen.notice), options, screen),
         checkpoints=folder_of(options), notice=screen.notice,
     )  # fmt: skip
     session.recall_settings()
@@ -230,15 +213,22 @@ def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
     return 0
 
 
-def _open(folder: Path, options: Options) -> Opened:
-    sampler, run = load_sampler(folder, options), Run(folder.resolve().parent)
+def _open(folder: Path, options: Options, screen: Screen) -> Opened:
+    sampler, run = load_sampler(folder, options, screen), Run(folder.resolve().parent)
     return Opened(sampler, run.path, _facts(run, folder, sampler.model))
 
 
-def load_sampler(folder: Path, options: Options) -> Sampler:
+def load_sampler(folder: Path, options: Options, screen: Screen) -> Sampler:
     """The model in a checkpoint's folder, on the device and in the number format that were asked for."""
-    model, tokenizer = checkpoints.load_model(folder, choose_device(options["device"]))
-    return Sampler(quantize(model) if options.get("quantize") == "int8" else model, tokenizer)
+    return on_device(options, screen.notice, lambda device: _loaded(folder, device, options))
+
+
+def _loaded(folder: Path, device: torch.device, options: Options) -> Sampler:
+    model, tokenizer = checkpoints.load_model(folder, device)
+    sampler = Sampler(quantize(model) if options.get("quantize") == "int8" else model, tokenizer)
+    if device.type != "cpu":
+        sampler.probe()
+    return sampler
 
 
 def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
@@ -258,7 +248,7 @@ def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
 
 
 def _sampler(options: Options, screen: Screen) -> Sampler:
-    return load_sampler(_checkpoint(options, screen), options)
+    return load_sampler(_checkpoint(options, screen), options, screen)
 
 
 def _checkpoint(options: Options, screen: Screen) -> Path:

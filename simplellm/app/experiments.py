@@ -19,19 +19,18 @@ from simplellm.app.actions import (
     given_of,
     screen_of,
     sources_of,
-    surroundings,
-    watched,
 )
+from simplellm.app.attempt import on_device, stdin_of, surroundings, watched
 from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
 from simplellm.bench import Benchmark, bench_generate, bench_train
 from simplellm.config import ModelConfig, SamplingParams, TrainConfig
-from simplellm.device import choose_device, choose_precision, has_fast_bf16
+from simplellm.device import choose_precision, has_fast_bf16
 from simplellm.distributed import World
 from simplellm.errors import SettingError
-from simplellm.find_rate import STEPS, find_rate
+from simplellm.find_rate import STEPS, RangeTest, find_rate
 from simplellm.plan import why_not_compiled
 from simplellm.recipe import choose
 from simplellm.setting import show
@@ -47,18 +46,24 @@ MOST_RUNS = 100  # of one sweep
 def bench(options: Options) -> int:
     """Tokens per second of training steps, or of replies, on this machine."""
     screen, given = screen_of(options), options["given"]
-    device = choose_device(options["device"])
     is_training = options["what"] == "train"
     shape = BENCH_MODEL | ({} if is_training else {"block_size": BENCH_BLOCK_WHEN_GENERATING}) | given
     model_config = ModelConfig(**{name: value for name, value in shape.items() if name in ModelConfig.names()})
     if is_training:
         training = {name: value for name, value in (BENCH_TRAINING | given).items() if name in TrainConfig.names()}
-        measured = _bench_train(screen, model_config, TrainConfig(**training), device, options["versus"])
+        training_config = TrainConfig(**training)
+
+        def job(device: torch.device) -> Benchmark:
+            return _bench_train(screen, model_config, training_config, device, options["versus"])
+
     else:
         sampling = {"max_new_tokens": model_config.block_size} | options["sampling"]
-        measured = bench_generate(
-            model_config, device, SamplingParams(**sampling), options["versus"], options["quantize"] == "int8"
-        )
+        params, is_int8 = SamplingParams(**sampling), options["quantize"] == "int8"
+
+        def job(device: torch.device) -> Benchmark:
+            return bench_generate(model_config, device, params, options["versus"], is_int8)
+
+    measured = on_device(options, screen.notice, job)
     if options["json"]:
         write_json(measured.to_mapping())
     else:
@@ -130,22 +135,23 @@ def _row(result: Result) -> tuple[str, ...]:
 def find_lr(options: Options) -> int:
     """`train --find-lr`: the curve of a range test and the rate it suggests. Nothing is kept."""
     screen = screen_of(options)
-    device = choose_device(options["device"])
     given = {"max_steps": STEPS, "compile": "off", **given_of(options)}
-    sources, base_folder = sources_of(options), base_of(options, screen)
-    with Interrupt() as interrupt, Watch(screen, ()) as watch:
-        around = surroundings(options, screen, device, World(), watch, interrupt)
-        run = checkpoints.Run(folder_of(options) / "range-test")
-        trainer, _ = prepare_run(sources, given, run, around, base_folder)
-        test = find_rate(trainer)
+    sources, base_folder, stdin = sources_of(options), base_of(options, screen), stdin_of(options)
+
+    def job(device: torch.device) -> tuple[TrainConfig, RangeTest]:
+        with Interrupt() as interrupt, Watch(screen, ()) as watch:
+            around = surroundings(options, screen, device, World(), watch, interrupt.is_set, stdin(device))
+            run = checkpoints.Run(folder_of(options) / "range-test")
+            trainer, _ = prepare_run(sources, given, run, around, base_folder)
+            return trainer.config, find_rate(trainer)
+
+    config, test = on_device(options, screen.notice, job)
     if options["json"]:
         write_json({"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion})
         return 0
     _show_curve(screen, test.rates, test.losses)
-    factor = test.suggestion / trainer.config.learning_rate
-    muon = (
-        f" --muon-learning-rate {trainer.config.muon_learning_rate * factor:.2g}" if trainer.config.optimizer == "muon" else ""
-    )
+    factor = test.suggestion / config.learning_rate
+    muon = f" --muon-learning-rate {config.muon_learning_rate * factor:.2g}" if config.optimizer == "muon" else ""
     screen.line(f"suggestion: --learning-rate {test.suggestion:g}{muon}")
     return 0
 

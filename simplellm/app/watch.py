@@ -14,6 +14,7 @@ from simplellm.app.render import Screen, TrainingProgress
 from simplellm.checkpoint import Run, load_model, read_log
 from simplellm.config import SamplingParams
 from simplellm.dataset import Prepared
+from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
 from simplellm.model import SimpleLLM
 from simplellm.report import Report, make_report, report_lines
@@ -37,6 +38,7 @@ class Watch:
         self._run: Run | None = None
         self._prepared: Prepared | None = None
         self._is_first = True
+        self.has_saved = False  # a checkpoint, since the training started
 
     def make_preview(self, run: Run, prepared: Prepared) -> Preview:
         """Called when the text of a run is prepared; the same sample each time but for the weights."""
@@ -48,8 +50,14 @@ class Watch:
         if self._is_first and self._run is not None and "step" in record:  # what a resumed run has logged before
             self._is_first = False
             self._progress.recall(old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"])
+        self.has_saved = self.has_saved or bool(record.get("saved"))
         self._progress.write(record)
         self._tracking.write(record)
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is trained, once its text is prepared."""
+        return self._run
 
     def report(self, result: Result, device: torch.device) -> None:
         """Measure, keep and tell what the run came to; a report that cannot be made does no harm to the run."""
@@ -63,7 +71,8 @@ class Watch:
 
     def _measure(self, result: Result, device: torch.device) -> Report:
         assert self._run is not None and self._prepared is not None
-        model, _ = load_model(Path(result.path), device)
+        with failures_reported(device):
+            model, _ = load_model(Path(result.path), device)
         text = sample(model, self._prepared, REPORT_TOKENS, REPORT_SECONDS)
         figures = {name: value for name, value in asdict(result).items() if name != "stopped"}
         return make_report(self._run.path, self._prepared, read_log(self._run.log_path), figures, text)
