@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.utils.checkpoint
 import torchgen
 import yaml
 from torch import Tensor
@@ -92,10 +93,9 @@ def has_kernel(name: str, is_sparse: bool = False) -> bool:
             return False
     if "structured_delegate" in entry and has_kernel(entry["structured_delegate"], is_sparse):
         return True
-    keys = {key.strip() for keys in entry.get("dispatch", {"CompositeImplicitAutograd": ""}) for key in keys.split(",")}
-    if is_sparse:
-        return bool(keys & {"SparseMPS", "SparseCsrMPS", "CompositeImplicitAutograd", "CompositeExplicitAutograd"})
-    return bool(keys & {"MPS", *COMPOSITE}) or ("structured_delegate" not in entry and "dispatch" not in entry)
+    default = {} if "structured_delegate" in entry else {"CompositeImplicitAutograd": ""}
+    keys = {key.strip() for keys in entry.get("dispatch", default) for key in keys.split(",")}
+    return bool(keys & (COMPOSITE | ({"SparseMPS", "SparseCsrMPS"} if is_sparse else {"MPS"})))
 
 
 def _storage(tensor: Tensor) -> Any:
@@ -210,9 +210,6 @@ class Imitation:
         name = getattr(func, "__name__", "")
         if name == "_parse_to":
             return func(*args, **kwargs)
-        if func is Tensor.backward:
-            with self._functions:  # code of the package runs in the backward pass too
-                return torch.autograd.backward(args[0], kwargs.pop("gradient", None), **kwargs)
         source = args[0] if args and isinstance(args[0], Tensor) else None
         is_held = source is not None and self.holds(source)
         if name in READERS and is_held:
@@ -255,8 +252,9 @@ class Imitation:
             return self._move(target, args, kwargs)
         if target.type == "cpu":
             return func(*args, **kwargs)
-        if name in ("tensor", "as_tensor", "from_numpy"):
+        if name in ("tensor", "as_tensor"):
             self.wait("upload")
+        self._has_held = True
         return self.mark(func(*args, **kwargs))
 
     def _move(self, target: torch.device, args: tuple, kwargs: dict[str, Any]) -> Tensor:
@@ -294,9 +292,9 @@ class Imitation:
         tensors = list(_tensors(args, kwargs))
         held = [tensor for tensor in tensors if self.holds(tensor)]
         if not held:
-            result = func(*args, **kwargs)
-            is_beside = not tensors and self._has_held  # torch's own code makes a tensor beside one on the device
-            return self.mark(result) if is_beside else result
+            if tensors or not self._has_held:
+                return func(*args, **kwargs)
+            return self.mark(self._drawn(func, args, kwargs))  # torch makes a tensor on the device, or beside one there
         name, overload = func._schema.name.removeprefix("aten::"), func._schema.overload_name
         full_name = f"{name}.{overload}" if overload else name
         self.operators.add(full_name)
@@ -309,14 +307,15 @@ class Imitation:
             self.wait("read")
         if name in ("copy_", "_foreach_copy_") and len(held) < len(tensors):
             self.wait("upload" if self.holds(next(_tensors(args))) else "read")
-        is_random = torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
-        result = self._drawn(func, args, kwargs) if is_random else func(*args, **kwargs)
+        result = self._drawn(func, args, kwargs)
         if name in COPIES[::2] or self._moves_to_host:
             return result
         return self.mark(result)
 
     def _drawn(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Random numbers of the device come from a generator of its own."""
+        """The operator's result; random numbers of the device come from a generator of its own."""
+        if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
         host = torch.default_generator.get_state()
         torch.default_generator.set_state(self._generator.get_state())
         try:
@@ -420,6 +419,16 @@ def _patch_torch(imitation: Imitation, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.cuda, "_initialized", kind == "cuda")
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: kind != "cuda")
     patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", functools.partial(_grouped, imitation))
+    frame_init = torch.utils.checkpoint._CheckpointFrame.__init__
+
+    def init(frame: Any, recompute: Callable, *arguments: Any) -> None:
+        def recompute_on_device(*inputs: Any) -> Any:
+            with imitation._functions:  # torch runs the backward pass without function modes
+                return recompute(*inputs)
+
+        frame_init(frame, recompute_on_device, *arguments)
+
+    patch.setattr(torch.utils.checkpoint._CheckpointFrame, "__init__", init)
     autocast, is_enabled, dtype_of = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
 
     def on_cpu(device_type: str) -> str:
