@@ -12,12 +12,13 @@ from simplellm.device import (
     choose_device,
     choose_precision,
     describe,
+    failures_reported,
     grad_scaler,
     peak_memory_bytes,
     seed_dropout,
     synchronize,
 )
-from simplellm.errors import DeviceError, SettingError
+from simplellm.errors import DeviceError, DeviceFailure, SettingError
 
 CPU = torch.device("cpu")
 
@@ -41,6 +42,33 @@ def test_auto_prefers_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch, ba
     assert choose_device().type == "mps"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device().type == "cuda" and choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("wish", "asked"), [("cpu", []), ("mps", ["mps"]), ("cuda", ["cuda"]), ("auto", ["cuda", "mps"])])
+def test_only_candidates_are_asked_for(monkeypatch: pytest.MonkeyPatch, wish: str, asked: list[str]) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen.append("cuda") or wish == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: seen.append("mps") or True)
+    choose_device(wish)
+    assert seen == asked
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel\ntrace"), NotImplementedError("no kernel"), TypeError("no kernel")])
+def test_an_error_on_a_gpu_becomes_one_line_and_on_the_cpu_it_passes(error: Exception) -> None:
+    with pytest.raises(DeviceFailure) as caught, failures_reported(torch.device("mps")):
+        raise error
+    assert str(caught.value) == "the Apple GPU failed: no kernel" and caught.value.fix == "use --device cpu"
+    with pytest.raises(type(error)), failures_reported(CPU):
+        raise error
+
+
+def test_running_out_of_memory_or_a_mistake_is_no_failure_of_the_gpu() -> None:
+    with pytest.raises(DeviceError) as caught, failures_reported(torch.device("cuda")):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert not isinstance(caught.value, DeviceFailure)
+    for error in (SettingError("wrong"), KeyboardInterrupt(), KeyError("x")):
+        with pytest.raises(type(error)), failures_reported(torch.device("cuda")):
+            raise error
 
 
 def test_fp16_needs_a_gpu() -> None:
