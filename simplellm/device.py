@@ -19,6 +19,7 @@ from simplellm.errors import DeviceError, DeviceFailure, SettingError
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc, malloc.h
 PROBED_PRODUCT = ((768, 128), (128, 512))  # about what a small model multiplies
 SPEED_PROBE_SIZE, REFERENCE_FLOPS = 1024, 9e11
+FEWEST_PROBES, MOST_PROBES, PROBE_SECONDS, PROBE_PAUSE_SECONDS = 5, 25, 0.3, 0.005
 NAMES = {"cuda": "CUDA device", "mps": "Apple GPU", "cpu": "CPU"}
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Context = contextlib.AbstractContextManager[None]
@@ -187,16 +188,21 @@ def _mps_random_state(state: Tensor) -> Iterator[None]:
 
 
 def relative_speed(device: torch.device) -> float:
-    """About how fast this device multiplies matrices, in the speed of the 2 CPU cores that the recipe was tried on."""
+    """About how fast this device multiplies matrices, in the speed of the 2 CPU cores that the recipe was tried on.
+
+    The fastest of many short products: other programs can make one slower, never faster. The pauses let them use up
+    their turn, so that a product that follows has the processor for itself.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" or has_fast_bf16(device) else torch.float32
     matrix = torch.ones(SPEED_PROBE_SIZE, SPEED_PROBE_SIZE, dtype=dtype, device=device)
-    seconds = []
-    for _ in range(5):
+    seconds: list[float] = []
+    while len(seconds) < FEWEST_PROBES or (len(seconds) < MOST_PROBES and sum(seconds) < PROBE_SECONDS):
         synchronize(device)
         started_at = time.perf_counter()
         matrix @ matrix  # noqa: B018
         synchronize(device)
         seconds.append(time.perf_counter() - started_at)
+        time.sleep(PROBE_PAUSE_SECONDS)
     return 2 * SPEED_PROBE_SIZE**3 / min(seconds) / REFERENCE_FLOPS
 
 
