@@ -98,6 +98,13 @@ def has_kernel(name: str, is_sparse: bool = False) -> bool:
     return bool(keys & (COMPOSITE | ({"SparseMPS", "SparseCsrMPS"} if is_sparse else {"MPS"})))
 
 
+@functools.cache
+def _written(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Places and names of the arguments that an operator writes to."""
+    arguments = [(i, a) for i, a in enumerate(func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    return tuple(i for i, _ in arguments), tuple(a.name for _, a in arguments)
+
+
 def _storage(tensor: Tensor) -> Any:
     return (tensor if tensor.layout == torch.strided else tensor._values()).untyped_storage()
 
@@ -338,10 +345,9 @@ class Imitation:
             strangers = list(_tensors(args[2:], kwargs)) if is_index else tensors
         else:
             strangers = tensors
-        written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-        names = [a.name for a in func._schema.arguments]
-        targets = {id(t) for t in _tensors([v for n, v in zip(names, args, strict=False) if n in written], [
-            kwargs[n] for n in written if n in kwargs])}  # fmt: skip
+        places, names = _written(func)
+        written = [args[i] for i in places if i < len(args)] + [kwargs[n] for n in names if n in kwargs]
+        targets = {id(tensor) for tensor in _tensors(written)}
         is_strict = name.startswith(STRICT)
         ids = {id(tensor) for tensor in held}
         for tensor in strangers:

@@ -193,7 +193,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(train: Callable[..., Outc
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("kind", ["mps", "cuda"])
+@pytest.mark.parametrize("kind", ["mps"])  # torch itself restores the random state of CUDA
 def test_gradient_checkpointing_drops_the_same_twice(train: Callable[..., Outcome], kind: str) -> None:
     flags = [*PLAIN, "--max-steps", "1", "--dropout", "0.5", "--precision", "float32"]
     runs = [train(kind, f"{kind}-{name}", *flags, flag) for name, flag in (
