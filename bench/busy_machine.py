@@ -30,13 +30,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "as this program sets it": {},
     "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
     "GOMP_SPINCOUNT=0": {"GOMP_SPINCOUNT": "0"},
-    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 STEPS = """
 import os, sys, time
-from simplellm.app.threads import limit_spinning
-limit_spinning(os.environ)
+from simplellm.threads import adapted_to_load, set_defaults
+set_defaults(os.environ)
 import torch
 from simplellm import device as devices
 from simplellm.config import ModelConfig, TrainConfig
@@ -59,12 +59,13 @@ def step():
 for _ in range(5):
     step()
 print("ready", flush=True)
-for line in sys.stdin:
-    steps, started_at = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - started_at) < float(line):
-        step()
-        steps += 1
-    print(steps * 2048 / seconds, flush=True)
+with adapted_to_load():
+    for line in sys.stdin:
+        steps, started_at = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - started_at) < float(line):
+            step()
+            steps += 1
+        print(steps * 2048 / seconds, flush=True)
 """
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from simplellm.app.threads import limit_spinning
+from simplellm.threads import SHORT_SPIN, set_defaults
 
-limit_spinning(os.environ)  # before torch is imported, as the command line does
+os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)  # tests run beside each other and beside other programs
+set_defaults(os.environ)  # before torch is imported, as the command line does
 
 import torch  # noqa: E402
 

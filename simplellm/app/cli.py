@@ -22,10 +22,10 @@ import simplellm
 from simplellm.app.console import is_broken_pipe
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.keyboard import typed_ahead_waits
-from simplellm.app.threads import limit_spinning
 from simplellm.config import ModelConfig, SamplingParams, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
 from simplellm.setting import Setting
+from simplellm.threads import adapted_to_load, set_defaults
 from simplellm.tracking import TRACKERS
 
 COMMANDS = {
@@ -118,14 +118,15 @@ def _main(argv: Sequence[str] | None) -> int:
 def _run(arguments: list[str]) -> int:
     started_at = time.perf_counter()  # a budget begins here, with the import of torch
     options = parse(arguments) | {"started_at": started_at}
-    limit_spinning(os.environ)
+    set_defaults(os.environ)
     special = [name for name in ("find_lr", "prune") if options.get(name)]
     command = special[0] if special else options["command"] or "talk"
     with _typed_ahead(command, options):  # from here on: the imports take seconds
         from simplellm.app import actions, experiments, upkeep
 
         room = experiments if command in EXPERIMENTS else upkeep if command in UPKEEP else actions
-        return int(getattr(room, command)(options))
+        with adapted_to_load():
+            return int(getattr(room, command)(options))
 
 
 def _typed_ahead(command: str, options: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
