@@ -66,24 +66,24 @@ class BudgetController:
         """The number of steps the run is to have, where that differs from what was decided; else 0."""
         budget, clock, planned = trainer.config.budget, trainer.clock, trainer.config.max_steps
         assert budget is not None and planned is not None
-        left = budget * PLANNED_SHARE - clock.seconds - final_seconds(trainer, trainer.evaluation_seconds)
+        left = budget * PLANNED_SHARE - clock.seconds
         step_seconds = clock.step_seconds(min(WINDOW * budget, LONGEST_WINDOW, WINDOW_LEFT * left))
         if step_seconds is None:
             return 0
         is_recent = clock.seconds - self._decided_at < LEAST_DISTANCE * budget
         if is_recent and (planned - trainer.step) * step_seconds > LEAST_DISTANCE * budget:
             return 0
-        step_seconds += trainer.pause_seconds / trainer.decisions[-1].eval_interval
-        left = max(left, DECAY_GRACE * budget * _rate_left(trainer))
-        wanted = int(min(trainer.step + left / step_seconds, self._most_steps))
-        wanted = max(wanted, trainer.step)
+        # In units of steps, since a busy machine slows both alike: the score at the end, an evaluation at the last step,
+        # and those before it.
+        steps_left = left / step_seconds - final_share(trainer) * trainer.evaluation_steps - trainer.pause_steps
+        steps_left /= 1 + trainer.pause_steps / trainer.decisions[-1].eval_interval
+        steps_left = max(steps_left, DECAY_GRACE * budget * _rate_left(trainer) / step_seconds, 0.0)
+        wanted = max(int(min(trainer.step + steps_left, self._most_steps)), trainer.step)
         return wanted if abs(wanted - planned) * step_seconds > TOLERANCE * budget else 0
 
     def _interval(self, trainer: Trainer, max_steps: int) -> int:
-        step_seconds = trainer.clock.step_seconds(LONGEST_WINDOW)
-        assert step_seconds is not None
         share = EVALUATION_TIME_SHARE + SAVE_TIME_SHARE
-        return self._eval_interval or eval_interval(max_steps, step_seconds, [(share, trainer.pause_seconds)])
+        return self._eval_interval or eval_interval(max_steps, [(share, trainer.pause_steps)])
 
 
 def _rate_left(trainer: Trainer) -> float:
@@ -93,16 +93,16 @@ def _rate_left(trainer: Trainer) -> float:
     return trainer.rate_factor - trainer.config.min_learning_rate
 
 
-def final_seconds(trainer: Trainer, evaluation_seconds: float) -> float:
-    """What scoring the best checkpoint at the end will take, from what an evaluation takes."""
+def final_share(trainer: Trainer) -> float:
+    """How many times an evaluation on the way it takes to score the best checkpoint at the end."""
     tokens, eval_tokens = trainer.final_tokens, trainer.config.eval_tokens
-    return evaluation_seconds * tokens / eval_tokens if tokens > eval_tokens else 0.0
+    return tokens / eval_tokens if tokens > eval_tokens else 0.0
 
 
-def eval_interval(max_steps: int, step_seconds: float, costs: Sequence[tuple[float, float]]) -> int:
+def eval_interval(max_steps: int, costs: Sequence[tuple[float, float]]) -> int:
     """Steps between evaluations: about 20 in a run, fewer where they would take more than their share.
 
-    `costs`: pairs of a share of the steps' time and the seconds that something takes at each evaluation.
+    `costs`: pairs of a share of the run's time, and what takes it at each evaluation, in the time of so many steps.
     """
-    most = min(share * max_steps * step_seconds / max(seconds, 1e-3) for share, seconds in costs)
+    most = min(share * max_steps / max(steps, 1e-3) for share, steps in costs)
     return max(math.ceil(max_steps / max(min(EVALUATIONS_PER_RUN, most), 1)), 1)

@@ -1,12 +1,13 @@
-"""How long a run has taken, over all the processes that trained it, and how fast its steps are."""
+"""How long a run has taken, over all the processes that trained it, how fast its steps are, and suspensions."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 REMEMBERED_STEPS = 1024
 FEWEST_STEPS = 3  # of which a speed is told
@@ -15,16 +16,27 @@ MOST_STEP_RATIO = (
 )
 
 
+BEAT_SECONDS = 0.25
+LEAST_SUSPENSION = 2.0  # seconds between two beats from which the process may have been suspended
+SUSPENDED_SHARE = 0.1  # of one processor: a process that used more in that time was busy, not suspended (guess)
+
+
 class Clock:
-    """Runs from when it is made; `before`: seconds trained until then."""
+    """Runs from when it is made; `before`: seconds trained until then. Suspensions may be left out, see `leave_out`."""
 
     def __init__(self, before: float = 0.0) -> None:
         self.before, self._made_at = before, time.perf_counter()
+        self._suspended: Callable[[], float] = lambda: 0.0
         self.begin(0)
 
     @property
     def seconds(self) -> float:
-        return self.before + time.perf_counter() - self._made_at
+        return self.before + time.perf_counter() - self._made_at - self._suspended()
+
+    def leave_out(self, suspended: Callable[[], float]) -> None:
+        """Do not count the seconds that `suspended` returns, from now on."""
+        until_now = suspended()
+        self._suspended = lambda: suspended() - until_now
 
     def begin(self, step: int) -> None:
         """Training goes on from `step` now."""
@@ -58,3 +70,40 @@ class Clock:
         steps, seconds = step - self._lap_step, time.perf_counter() - self._lap_at
         self._lap_step, self._lap_at = step, time.perf_counter()
         return steps / max(seconds, 1e-9)
+
+
+class Heartbeat:
+    """Measures how long this process was suspended (SIGSTOP, Ctrl-Z, a machine asleep) while the block it opens runs.
+
+    A thread beats four times a second. Two beats far apart, between which the process used no processor, show a
+    suspension. A busy machine, a slow disk and long computations do not.
+    """
+
+    def __init__(self) -> None:
+        self._suspended = 0.0
+        self._last = time.perf_counter(), time.process_time()
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def suspended(self) -> float:
+        """Seconds until now."""
+        with self._lock:
+            now, used = time.perf_counter(), time.process_time()
+            gap = now - self._last[0] - BEAT_SECONDS
+            if gap > LEAST_SUSPENSION and used - self._last[1] < SUSPENDED_SHARE * gap:
+                self._suspended += gap
+            self._last = now, used
+            return self._suspended
+
+    def _run(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            self.suspended()
+
+    def __enter__(self) -> Heartbeat:
+        self._last = time.perf_counter(), time.process_time()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()

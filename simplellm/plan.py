@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from simplellm import device as devices
-from simplellm.budget import EVALUATION_TIME_SHARE, PLANNED_SHARE, SAVE_TIME_SHARE, eval_interval, final_seconds
+from simplellm.budget import EVALUATION_TIME_SHARE, PLANNED_SHARE, SAVE_TIME_SHARE, eval_interval, final_share
 from simplellm.checkpoint import seconds_to_save
 from simplellm.config import TrainConfig
 from simplellm.distributed import from_main
@@ -56,7 +56,7 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     evaluation_seconds = _seconds_to_evaluate(trainer)
     preview_seconds = _seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
-    seconds_left -= final_seconds(trainer, evaluation_seconds)
+    seconds_left -= final_share(trainer) * evaluation_seconds
     steps_that_fit = seconds_left * (1 - EVALUATION_TIME_SHARE) / way.seconds
     steps_that_fit = from_main(steps_that_fit, trainer.world, trainer.device)  # what is refused is refused by all
     if steps_that_fit < 1:
@@ -66,8 +66,9 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
             fix=f"--budget {needed}s or more",
         )
     max_steps = max(int(min(most_steps(trainer, config.max_steps), steps_that_fit)), 1)
-    costs = [(EVALUATION_TIME_SHARE, evaluation_seconds + preview_seconds), (SAVE_TIME_SHARE, way.save_seconds)]
-    interval = config.eval_interval or eval_interval(max_steps, way.seconds, costs)
+    shown_seconds = evaluation_seconds + preview_seconds
+    costs = [(EVALUATION_TIME_SHARE, shown_seconds / way.seconds), (SAVE_TIME_SHARE, way.save_seconds / way.seconds)]
+    interval = config.eval_interval or eval_interval(max_steps, costs)
     shared = [int(from_main(value, trainer.world, trainer.device)) for value in (max_steps, interval, way.is_compiled)]
     fixed = replace(
         config, max_steps=shared[0], eval_interval=shared[1], precision=way.precision, compile="on" if shared[2] else "off"
@@ -76,8 +77,8 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     if unused_seconds > UNUSED_SHARE * budget:
         notice(unused_budget(trainer, budget - unused_seconds))
     planned = make(replace(fixed, warmup_steps=warmup_steps(fixed)), way.precision)
-    planned.evaluation_seconds = evaluation_seconds
-    planned.pause_seconds = evaluation_seconds + preview_seconds + way.save_seconds
+    planned.evaluation_steps = evaluation_seconds / way.seconds
+    planned.pause_steps = (shown_seconds + way.save_seconds) / way.seconds
     if way.is_compiled:
         planned.model.compile_training()  # it worked on the trainer that was timed
     return planned

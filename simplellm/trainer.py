@@ -7,7 +7,6 @@ alone. A run that was stopped goes on exactly as if it had not been.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +33,7 @@ from simplellm.schedule import CONSTANT_SHARE, Decision, progress, rate_factor, 
 READS_PER_STEP = 1  # loss and gradient norm together: whether both are finite decides if the step is taken
 FP16_READS_PER_STEP = 1  # GradScaler asks whether Muon's gradients overflowed; fused AdamW takes the answer on the device
 SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
+RECENT_SECONDS = 3.0  # over which steps tell how fast the machine is now
 MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
 MOST_STOPPING_TOKENS = 2048  # scored where it is stopped before the first evaluation: who stops it does not want to wait
 Preview = Callable[[SimpleLLM], str]
@@ -107,8 +107,8 @@ class Trainer:
         self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
         self.evaluated_step = 0  # of the last evaluation
-        self.evaluation_seconds = 0.0  # that the last one took
-        self.pause_seconds = 0.0  # that it took with its sample and its save
+        self.evaluation_steps = 0.0  # what the last one took, in the time of so many steps
+        self.pause_steps = 0.0  # and with its sample and its save
         self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
         self.clock = Clock()
@@ -230,10 +230,10 @@ class Trainer:
 
     def evaluate_and_save(self) -> Evaluation:
         """Score the averaged weights on held-out text and commit them as a checkpoint."""
-        started_at = time.perf_counter()
+        started_at, step_seconds = self.clock.seconds, self.clock.step_seconds(RECENT_SECONDS)
         with self.average.in_place():
             evaluation = self.evaluate(self.config.eval_tokens)
-            self.evaluation_seconds = time.perf_counter() - started_at
+            evaluated_at = self.clock.seconds
             sample = self.sample()
         if not math.isfinite(evaluation.loss):
             raise TrainingError(f"step {self.step}: held-out loss {evaluation.loss:g}; not saved", fix=self.saver.fix())
@@ -241,7 +241,9 @@ class Trainer:
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
         record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "saved": self._save(is_best)}
-        self.pause_seconds = time.perf_counter() - started_at
+        if step_seconds is not None:
+            self.evaluation_steps = (evaluated_at - started_at) / step_seconds
+            self.pause_steps = (self.clock.seconds - started_at) / step_seconds
         self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.clock.seconds})
         return evaluation
 

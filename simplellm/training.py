@@ -22,6 +22,7 @@ from simplellm import changes
 from simplellm import checkpoint as checkpoints
 from simplellm.budget import BudgetController
 from simplellm.checkpoint import Run
+from simplellm.clock import Heartbeat
 from simplellm.config import ModelConfig, TrainConfig
 from simplellm.corpus import STDIN_NAME, Corpus, read_corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
@@ -107,11 +108,11 @@ def start(
     _refuse_stdin(sources.texts, around.world)
     run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
     wait_for_all(around.world)  # nothing is written before each has seen that the name is free
-    with claimed(run, around) as lock:
+    with claimed(run, around) as lock, Heartbeat() as heartbeat:
         speed: float | None = None
         while True:
             try:
-                return _begin(sources, given, run, around, base_folder, lock, started_at, speed)
+                return _begin(sources, given, run, around, base_folder, lock, started_at, heartbeat, speed)
             except _FasterThanMeasured as faster:
                 speed = faster.speed
             around.notice("the machine is faster than it seemed: starting anew with a larger model")
@@ -126,11 +127,13 @@ def _begin(
     base_folder: Path | None,
     lock: FolderLock,
     started_at: float,
+    heartbeat: Heartbeat,
     speed: float | None,
 ) -> Result:
     """Plan and train. Where `speed` is None, it may raise `_FasterThanMeasured` before anything is saved."""
     trainer, info = prepare_run(sources, given, run, around, base_folder, lock, started_at, speed)
-    trainer.clock.before = time.perf_counter() - started_at
+    trainer.clock.before = time.perf_counter() - started_at - heartbeat.suspended()
+    trainer.clock.leave_out(heartbeat.suspended)
     around.notice(_summary(trainer))
     if around.world.is_main:
         run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything
@@ -274,7 +277,7 @@ def resume(
     same, and run.json keeps what changed.
     """
     run.read_info()  # a run that is none is said before it is claimed
-    with claimed(run, around) as lock:
+    with claimed(run, around) as lock, Heartbeat() as heartbeat:
         reuse_freed_memory()
         trainer, info, recorded = _prepare_resume(run, given, around, texts, accept_changes, lock)
         around.notice(f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}")
@@ -282,6 +285,7 @@ def resume(
             checkpoints.cut_log(run.log_path, trainer.step)
             run.write_info(info)
         wait_for_all(around.world)
+        trainer.clock.leave_out(heartbeat.suspended)
         return _train(trainer, {**info["given"], **given}, None, recorded, info.get("decided_until", 0))
 
 
