@@ -27,6 +27,7 @@ DECAY_GRACE = 0.05  # of the budget, for a decay that has yet to begin when time
 EVALUATIONS_PER_RUN = 20
 EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
 SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
+PAUSE_SHARE = EVALUATION_TIME_SHARE + SAVE_TIME_SHARE
 Record = Callable[[Sequence[Decision]], None]
 
 
@@ -76,14 +77,18 @@ class BudgetController:
         # In units of steps, since a busy machine slows both alike: the score at the end, an evaluation at the last step,
         # and those before it.
         steps_left = left / step_seconds - final_share(trainer) * trainer.evaluation_steps - trainer.pause_steps
-        steps_left /= 1 + trainer.pause_steps / trainer.decisions[-1].eval_interval
+        steps_left /= 1 + self._pauses_per_step(trainer) * trainer.pause_steps
         steps_left = max(steps_left, DECAY_GRACE * budget * _rate_left(trainer) / step_seconds, 0.0)
         wanted = max(int(min(trainer.step + steps_left, self._most_steps)), trainer.step)
         return wanted if abs(wanted - planned) * step_seconds > TOLERANCE * budget else 0
 
+    def _pauses_per_step(self, trainer: Trainer) -> float:
+        """Evaluations per step, as they are or as few as the next decision would make them."""
+        now = 1 / trainer.decisions[-1].eval_interval
+        return now if self._eval_interval else min(now, PAUSE_SHARE / max(trainer.pause_steps, 1e-9))
+
     def _interval(self, trainer: Trainer, max_steps: int) -> int:
-        share = EVALUATION_TIME_SHARE + SAVE_TIME_SHARE
-        return self._eval_interval or eval_interval(max_steps, [(share, trainer.pause_steps)])
+        return self._eval_interval or eval_interval(max_steps, [(PAUSE_SHARE, trainer.pause_steps)])
 
 
 def _rate_left(trainer: Trainer) -> float:

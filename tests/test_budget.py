@@ -67,7 +67,9 @@ class Machine:
                 controller(self)  # type: ignore[arg-type]
                 if self.step - self.evaluated_step >= self.decisions[-1].eval_interval or self.step == self.config.max_steps:
                     self.evaluated_step = self.step
-                    self.pause_steps = self.work(0.4) / (self.clock.step_seconds(3.0) or STEP_SECONDS)
+                    step_seconds = self.clock.step_seconds(3.0)
+                    pause_seconds = self.work(0.4)
+                    self.pause_steps = pause_seconds / step_seconds if step_seconds else self.pause_steps
             return self.clock.seconds
 
 
