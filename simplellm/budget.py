@@ -15,7 +15,10 @@ from simplellm.distributed import from_main
 from simplellm.schedule import CONSTANT_SHARE, Decision
 from simplellm.trainer import Trainer
 
-PLANNED_SHARE = 0.97  # of the budget, for training and the final score; the report at the end takes the rest
+PLANNED_SHARE = 0.98  # of the budget
+REPORT_SECONDS = 1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text)
+MOST_SLOWDOWN = 3.0  # of the report on a busy one (guess)
+PAUSE_MARGIN = 1.2  # times the measured cost of evaluations: on a busy machine they slow down more than steps do (measured)
 TOLERANCE = 0.02  # of the budget: the predicted end may be off by so much before it is decided anew
 LEAST_DISTANCE = 0.01  # of the budget, between two decisions
 WINDOW, LONGEST_WINDOW = (
@@ -67,7 +70,7 @@ class BudgetController:
         """The number of steps the run is to have, where that differs from what was decided; else 0."""
         budget, clock, planned = trainer.config.budget, trainer.clock, trainer.config.max_steps
         assert budget is not None and planned is not None
-        left = budget * PLANNED_SHARE - clock.seconds
+        left = budget * PLANNED_SHARE - clock.seconds - REPORT_SECONDS * min(clock.slowdown, MOST_SLOWDOWN)
         step_seconds = clock.step_seconds(min(WINDOW * budget, LONGEST_WINDOW, WINDOW_LEFT * left))
         if step_seconds is None:
             return 0
@@ -76,7 +79,8 @@ class BudgetController:
             return 0
         # In units of steps, since a busy machine slows both alike: the score at the end, an evaluation at the last step,
         # and those before it.
-        steps_left = left / step_seconds - final_share(trainer) * trainer.evaluation_steps - trainer.pause_steps
+        pauses = final_share(trainer) * trainer.evaluation_steps + trainer.pause_steps
+        steps_left = left / step_seconds - PAUSE_MARGIN * pauses
         steps_left /= 1 + self._pauses_per_step(trainer) * trainer.pause_steps
         steps_left = max(steps_left, DECAY_GRACE * budget * _rate_left(trainer) / step_seconds, 0.0)
         wanted = max(int(min(trainer.step + steps_left, self._most_steps)), trainer.step)

@@ -65,6 +65,11 @@ class Clock:
                 break
         return total / count
 
+    @property
+    def slowdown(self) -> float:
+        """How many times as long the newest steps took as the fastest one."""
+        return (self.step_seconds(0.0) or 1.0) / min(self._steps) if len(self._steps) >= FEWEST_STEPS else 1.0
+
     def lap(self, step: int) -> float:
         """Steps per second since the last call."""
         steps, seconds = step - self._lap_step, time.perf_counter() - self._lap_at

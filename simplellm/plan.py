@@ -22,7 +22,7 @@ from simplellm.trainer import Trainer
 
 UNUSED_SHARE = 0.1  # of a budget, from which a text that cannot use it is reported
 TIMED_STEPS, WARM_UP_STEPS = 5, 2
-TIMED_EVALUATION_TOKENS = 4096
+TIMED_EVALUATIONS, TIMED_EVALUATION_TOKENS = 3, 4096
 TIMING_SHARE = 0.05  # of the budget: a slow or busy machine times fewer steps of each way (guess)
 COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}  # of training, where compiling is tried: it takes up to a minute
 LEAST_COMPILE_GAIN = 1.02  # the time to compile is spent either way, but a run that is resumed spends it again (guess)
@@ -177,7 +177,8 @@ def _seconds_to_evaluate(trainer: Trainer) -> float:
     """Of an evaluation on `eval_tokens`, from one on fewer."""
     scored = min(trainer.config.eval_tokens, len(trainer.prepared.val_ids) - 1)
     timed = min(scored, TIMED_EVALUATION_TOKENS)
-    return _seconds(lambda: trainer.evaluate(timed), times=1) * scored / timed
+    most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
+    return _seconds(lambda: trainer.evaluate(timed), TIMED_EVALUATIONS, most_seconds=most_seconds) * scored / timed
 
 
 def _seconds_to_save(trainer: Trainer) -> float:

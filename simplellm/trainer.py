@@ -107,8 +107,9 @@ class Trainer:
         self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
         self.evaluated_step = 0  # of the last evaluation
-        self.evaluation_steps = 0.0  # what the last one took, in the time of so many steps
-        self.pause_steps = 0.0  # and with its sample and its save
+        # What an evaluation takes, in the time of so many steps, and with its sample and its save. 0 where it is unknown; never
+        # measured twice: other programs may slow the one and not the other.
+        self.evaluation_steps = self.pause_steps = 0.0
         self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
         self.clock = Clock()
@@ -241,7 +242,7 @@ class Trainer:
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
         record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "saved": self._save(is_best)}
-        if step_seconds is not None:
+        if step_seconds is not None and not self.evaluation_steps:
             self.evaluation_steps = (evaluated_at - started_at) / step_seconds
             self.pause_steps = (self.clock.seconds - started_at) / step_seconds
         self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.clock.seconds})
@@ -313,6 +314,8 @@ class Trainer:
             "best": self.best if math.isfinite(self.best["val_loss"]) else None,
             "evaluations_without_best": self.evaluations_without_best,
             "evaluated_step": self.evaluated_step,
+            "evaluation_steps": self.evaluation_steps,
+            "pause_steps": self.pause_steps,
             "decisions": [decision.to_mapping() for decision in self.decisions],
             "skipped_steps": self.skipped_steps,
             "overflows": self.overflows,
@@ -346,6 +349,8 @@ class Trainer:
 
     def _restore_figures(self, figures: dict[str, Any]) -> None:
         self.step = self.saved_step = int(figures["step"])
+        self.evaluation_steps = float(figures.get("evaluation_steps", 0.0))
+        self.pause_steps = float(figures.get("pause_steps", 0.0))
         self.evaluated_step = int(figures.get("evaluated_step", self.step - self.step % self.decisions[-1].eval_interval))
         pointer = self.run.pointer("best") or {}
         self.best, self.last = best_by(self.step, figures["best"]) if figures["best"] else self.best, pointer
