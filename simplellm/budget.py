@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 
 from simplellm.distributed import from_main
 from simplellm.schedule import CONSTANT_SHARE, Decision
-from simplellm.trainer import Trainer
+from simplellm.trainer import RECENT_SECONDS, Trainer
 
 PLANNED_SHARE = 0.98  # of the budget
-REPORT_SECONDS = 1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text)
+REPORT_SECONDS = 1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text),
+REPORT_SHARE = 0.02  # and at most this share of the budget: a short one is of a small text
 MOST_SLOWDOWN = 3.0  # of the report on a busy one (guess)
-PAUSE_MARGIN = 1.2  # times the measured cost of evaluations: on a busy machine they slow down more than steps do (measured)
+PAUSE_MARGIN, BUSY_MARGIN = (
+    1.05,
+    0.2,
+)  # on evaluations, and more for each time as slow: they slow down more than steps (measured)
 TOLERANCE = 0.02  # of the budget: the predicted end may be off by so much before it is decided anew
 LEAST_DISTANCE = 0.01  # of the budget, between two decisions
 WINDOW, LONGEST_WINDOW = (
@@ -70,7 +74,8 @@ class BudgetController:
         """The number of steps the run is to have, where that differs from what was decided; else 0."""
         budget, clock, planned = trainer.config.budget, trainer.clock, trainer.config.max_steps
         assert budget is not None and planned is not None
-        left = budget * PLANNED_SHARE - clock.seconds - REPORT_SECONDS * min(clock.slowdown, MOST_SLOWDOWN)
+        slowdown = min(clock.slowdown(RECENT_SECONDS), MOST_SLOWDOWN)
+        left = budget * PLANNED_SHARE - clock.seconds - min(REPORT_SECONDS, REPORT_SHARE * budget) * slowdown
         step_seconds = clock.step_seconds(min(WINDOW * budget, LONGEST_WINDOW, WINDOW_LEFT * left))
         if step_seconds is None:
             return 0
@@ -80,7 +85,7 @@ class BudgetController:
         # In units of steps, since a busy machine slows both alike: the score at the end, an evaluation at the last step,
         # and those before it.
         pauses = final_share(trainer) * trainer.evaluation_steps + trainer.pause_steps
-        steps_left = left / step_seconds - PAUSE_MARGIN * pauses
+        steps_left = left / step_seconds - (PAUSE_MARGIN + BUSY_MARGIN * (slowdown - 1)) * pauses
         steps_left /= 1 + self._pauses_per_step(trainer) * trainer.pause_steps
         steps_left = max(steps_left, DECAY_GRACE * budget * _rate_left(trainer) / step_seconds, 0.0)
         wanted = max(int(min(trainer.step + steps_left, self._most_steps)), trainer.step)

@@ -65,10 +65,9 @@ class Clock:
                 break
         return total / count
 
-    @property
-    def slowdown(self) -> float:
-        """How many times as long the newest steps took as the fastest one."""
-        return (self.step_seconds(0.0) or 1.0) / min(self._steps) if len(self._steps) >= FEWEST_STEPS else 1.0
+    def slowdown(self, window: float) -> float:
+        """How many times as long the steps of the last `window` seconds took as the fastest one."""
+        return (self.step_seconds(window) or 1.0) / min(self._steps) if len(self._steps) >= FEWEST_STEPS else 1.0
 
     def lap(self, step: int) -> float:
         """Steps per second since the last call."""

@@ -21,7 +21,7 @@ from simplellm.schedule import warmup_steps
 from simplellm.trainer import Trainer
 
 UNUSED_SHARE = 0.1  # of a budget, from which a text that cannot use it is reported
-TIMED_STEPS, WARM_UP_STEPS = 5, 2
+TIMED_STEPS, WARM_UP_STEPS = 3, 2
 TIMED_EVALUATIONS, TIMED_EVALUATION_TOKENS = 3, 4096
 TIMING_SHARE = 0.05  # of the budget: a slow or busy machine times fewer steps of each way (guess)
 COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}  # of training, where compiling is tried: it takes up to a minute

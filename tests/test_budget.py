@@ -96,7 +96,7 @@ def test_a_budget_is_used_and_kept(monkeypatch, profile: str, schedule: str, pla
     seconds = run(machine, monkeypatch)
     assert 0.92 < seconds / BUDGET < 1.03 and len(machine.decisions) < 60
     if schedule in ("wsd", "linear", "cosine"):
-        assert machine.rate_factor < (0.25 if profile == "spinning" else 0.05), "and the rate has decayed"
+        assert machine.rate_factor < (0.3 if profile == "spinning" else 0.05), "and the rate has decayed"
 
 
 @settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
@@ -202,7 +202,7 @@ def test_a_clock_tells_what_a_step_takes_now(monkeypatch) -> None:
     steps(1, 20.0)  # suspended
     assert clock.step_seconds(10.0) == pytest.approx(0.1, rel=0.06)
     steps(100, 0.3)
-    assert clock.step_seconds(10.0) == pytest.approx(0.3) and clock.slowdown == pytest.approx(3.0)
+    assert clock.step_seconds(10.0) == pytest.approx(0.3) and clock.slowdown(3.0) == pytest.approx(3.0)
     clock.begin(5)
     assert clock.step_seconds(10.0) is None
 
