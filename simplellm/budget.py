@@ -82,9 +82,9 @@ class BudgetController:
         is_recent = clock.seconds - self._decided_at < LEAST_DISTANCE * budget
         if is_recent and (planned - trainer.step) * step_seconds > LEAST_DISTANCE * budget:
             return 0
-        # In units of steps, since a busy machine slows both alike: the score at the end, an evaluation at the last step,
-        # and those before it.
-        pauses = final_share(trainer) * trainer.evaluation_steps + trainer.pause_steps
+        # In units of steps, since a busy machine slows both alike: the evaluation at the last step, on more text than those
+        # before it.
+        pauses = trainer.pause_steps + max(final_share(trainer) - 1, 0) * trainer.evaluation_steps
         steps_left = left / step_seconds - (PAUSE_MARGIN + BUSY_MARGIN * (slowdown - 1)) * pauses
         steps_left /= 1 + self._pauses_per_step(trainer) * trainer.pause_steps
         steps_left = max(steps_left, DECAY_GRACE * budget * _rate_left(trainer) / step_seconds, 0.0)

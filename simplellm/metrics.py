@@ -29,6 +29,11 @@ class Evaluation:
     loss: float  # nats per token
     accuracy: float  # share of tokens that were the most likely one
 
+    @classmethod
+    def of(cls, nats: np.ndarray, hits: np.ndarray, n_bytes: int) -> Evaluation:
+        """From the nats of each token and whether it was the most likely one."""
+        return cls(len(nats), n_bytes, float(nats.mean()), float(hits.mean()))
+
     @property
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700.0))  # e^700 is the last a float can hold
@@ -49,17 +54,23 @@ class Evaluation:
         }
 
 
-@torch.no_grad()
 def evaluate(model: SimpleLLM, ids: np.ndarray, n_bytes: int) -> Evaluation:
     """Score `ids[1:]`, the text; `ids[0]` (END_OF_TEXT) stands before it. Dropout off, float32.
 
     A window of T tokens moves on by T / 2, and scores only tokens that no window before it has scored.
     """
+    nats, hits = token_scores(model, ids)
+    return Evaluation.of(nats, hits, n_bytes)
+
+
+@torch.no_grad()
+def token_scores(model: SimpleLLM, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of `ids[1:]`: its nats (float64), and whether it was the most likely token."""
     was_training = model.training
     model.eval()
     T, n_scored = model.config.block_size, len(ids) - 1
     device = model.token_embedding.weight.device
-    nats, hits = 0.0, 0
+    nats, hits = np.empty(n_scored), np.empty(n_scored, dtype=bool)
     starts = window_starts(n_scored, T)
     per_batch = max(TOKENS_PER_EVALUATION_BATCH // T, 1)
     for i in range(0, len(starts), per_batch):
@@ -69,14 +80,14 @@ def evaluate(model: SimpleLLM, ids: np.ndarray, n_bytes: int) -> Evaluation:
         logits = model(block[:, :-1]).float()  # (B, T, V)
         losses = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), reduction="none").view(len(rows), length)
         right = logits.argmax(-1) == block[:, 1:]
-        on_host = torch.stack([losses, right.float()]).cpu()  # (2, B, T): one copy; float64 exists on every host
+        on_host = torch.stack([losses, right.float()]).cpu().numpy()  # (2, B, T): one copy; float64 exists on every host
         done = rows[0] + _first_new(starts, i, length)
         for row, start in enumerate(rows):
-            nats += on_host[0, row, done - start :].double().sum().item()
-            hits += int(on_host[1, row, done - start :].sum())
+            nats[done : start + length] = on_host[0, row, done - start :]
+            hits[done : start + length] = on_host[1, row, done - start :]
             done = start + length
     model.train(was_training)
-    return Evaluation(n_scored, n_bytes, nats / n_scored, hits / n_scored)
+    return nats, hits
 
 
 def window_starts(n_scored: int, block_size: int) -> list[int]:

@@ -56,7 +56,7 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     evaluation_seconds = _seconds_to_evaluate(trainer)
     preview_seconds = _seconds(trainer.sample, times=1)
     seconds_left -= time.perf_counter() - started_at
-    seconds_left -= final_share(trainer) * evaluation_seconds
+    seconds_left -= max(final_share(trainer), 1) * evaluation_seconds
     steps_that_fit = seconds_left * (1 - EVALUATION_TIME_SHARE) / way.seconds
     steps_that_fit = from_main(steps_that_fit, trainer.world, trainer.device)  # what is refused is refused by all
     if steps_that_fit < 1:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from simplellm.dataset import Prepared, TextDataset
 from simplellm.distributed import World, any_of, average_gradients, mean
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.induction import plant_induction_heads
-from simplellm.metrics import Evaluation, Sink, Sinks, evaluate
+from simplellm.metrics import Evaluation, Sink, Sinks, evaluate, token_scores
 from simplellm.model import SimpleLLM
 from simplellm.optim import AveragedWeights, Optimizer
 from simplellm.pointers import best_by
@@ -107,6 +108,7 @@ class Trainer:
         self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
         self.evaluated_step = 0  # of the last evaluation
+        self.final: tuple[int, Evaluation | None] = (0, None)  # the last step, scored as `score_best` does
         # What an evaluation takes, in the time of so many steps, and with its sample and its save. 0 where it is unknown; never
         # measured twice: other programs may slow the one and not the other.
         self.evaluation_steps = self.pause_steps = 0.0
@@ -233,7 +235,7 @@ class Trainer:
         """Score the averaged weights on held-out text and commit them as a checkpoint."""
         started_at, step_seconds = self.clock.seconds, self.clock.step_seconds(RECENT_SECONDS)
         with self.average.in_place():
-            evaluation = self.evaluate(self.config.eval_tokens)
+            evaluation = self._evaluate_last() if self.step == self.config.max_steps else self.evaluate(self.config.eval_tokens)
             evaluated_at = self.clock.seconds
             sample = self.sample()
         if not math.isfinite(evaluation.loss):
@@ -281,7 +283,9 @@ class Trainer:
         if self.best.get("tokens", self.final_tokens) >= self.final_tokens:
             return
         folder = self.run.best(self.saver.notice)
-        evaluation = self.evaluate(self.final_tokens, load_model(folder, self.device)[0])
+        step, evaluation = self.final
+        if evaluation is None or step != step_of(folder):
+            evaluation = self.evaluate(self.final_tokens, load_model(folder, self.device)[0])
         self.best = _figures(step_of(folder), evaluation)
         self.saver.point_best(self.best)
         self.sink.write({"kind": "final", **self.best, "seconds": self.clock.seconds})
@@ -293,12 +297,26 @@ class Trainer:
 
     def evaluate(self, most_tokens: int | None = None, model: SimpleLLM | None = None) -> Evaluation:
         """Score the held-out text, or its first `most_tokens`, with the weights the model (default: in training) holds."""
+        ids, n_bytes = self._held_out(most_tokens)
+        with devices.fast_float32(self.device):
+            return evaluate(model or self.model, ids, n_bytes)
+
+    def _evaluate_last(self) -> Evaluation:
+        """Score as much as `score_best` does, once, and return the part that the evaluations before it have scored."""
+        ids, n_bytes = self._held_out(self.final_tokens)
+        with devices.fast_float32(self.device):
+            nats, hits = token_scores(self.model, ids)
+        self.final = self.step, Evaluation.of(nats, hits, n_bytes)
+        beginning, n_bytes = self._held_out(self.config.eval_tokens)
+        return Evaluation.of(nats[: len(beginning) - 1], hits[: len(beginning) - 1], n_bytes)
+
+    def _held_out(self, most_tokens: int | None) -> tuple[np.ndarray, int]:
+        """The ids of the held-out text, or of its first tokens, and the bytes of text behind them."""
         ids, n_bytes = self.prepared.val_ids, self.prepared.val_bytes
         if most_tokens is not None and len(ids) - 1 > most_tokens:
             ids = ids[: most_tokens + 1]
             n_bytes = sum(len(self.prepared.tokenizer.token_bytes(int(token))) for token in ids[1:])
-        with devices.fast_float32(self.device):
-            return evaluate(model or self.model, ids, n_bytes)
+        return ids, n_bytes
 
     def sample(self) -> str:
         """What the model writes with the weights it holds; nothing where no preview is wanted."""
