@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from terminal import SECONDS_TO_START, Key, Terminal, environment
+from program import environment
+from terminal import SECONDS_TO_START, Key, Terminal
 
 TYPED = "hello 안녕\x7f\x7f하늘" + Key.LEFT + "X" + Key.ENTER  # Backspace twice, then one to the left
 LONG = "y" * 5000
