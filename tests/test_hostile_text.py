@@ -21,7 +21,7 @@ SEQUENCES = [
 ]  # fmt: skip
 OTHERS = "\x9b31m\x9d0;t\x9c\x85\x7f\x08\r\x0e\u202eevil\u2066\u200f\u061c\u2028\U000e0041[red]x[|][link=y]:smile:"
 HOSTILE = "".join(SEQUENCES) + OTHERS  # also the name of a file
-OURS = re.compile(r"\x1b\[(?:[0-9;]*[mABCDHJK]|\?[0-9;]+[hl]|6n)|\x08|\r")  # looks, moves, modes, where is the cursor
+OURS = re.compile(r"\x1b\[(?:[0-9;]*[mABCDGHJK]|\?[0-9;]+[hl]|6n)|\x08|\r")  # looks, moves, modes, where is the cursor
 FOREIGN = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\U000e0000-\U000e007f]"
 )
