@@ -261,3 +261,15 @@ def test_a_signal_while_training_saves_and_ends_with_its_code(tmp_path, number, 
     assert b"--resume --name x" in err
     pointer = json.loads((tmp_path / "x" / "last.json").read_text())
     assert (tmp_path / "x" / pointer["path"] / "manifest.json").is_file()
+
+
+def test_a_signal_that_arrives_in_a_finalizer_is_not_lost():
+    """Python ignores what is raised there."""
+    code = (
+        "import os, signal, sys, time\nfrom simplellm.app import cli\n"
+        "class Finalized:\n    def __del__(self): signal.raise_signal(signal.SIGTERM)\n"
+        "def run(arguments):\n    Finalized()\n    time.sleep(20)\n    return 0\n"
+        "cli._run = run\nraise SystemExit(cli.main([]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")

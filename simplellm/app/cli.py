@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -44,6 +45,7 @@ DESCRIPTION = (
     "Without a command: talk to the newest run, or train one first."
 )
 FAILS_ALONE_SECONDS = 2.0  # torchrun ends the others as soon as one has failed
+SIGNAL_AGAIN_SECONDS = 0.02
 INTERRUPTED = 130  # 128 + the signal's number, as shells have it
 EXPERIMENTS = ("bench", "sweep", "find_lr")
 UPKEEP = ("verify", "prune")
@@ -94,6 +96,7 @@ def _main(argv: Sequence[str] | None) -> int:
     for number in SIGNALS:
         if number != signal.SIGINT:
             signal.signal(number, _terminate)
+    sys.unraisablehook = _raise_again
     try:
         return _run(arguments)
     except SimpleLLMError as error:
@@ -157,6 +160,28 @@ def _is_one_of_many() -> bool:
 
 def _terminate(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _signal_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends a wait there too
+    else:
+        signal.raise_signal(number)
+
+
+def _raise_again(unraisable: Any) -> None:
+    """Send a signal once more that arrived in a finalizer, where Python ignores exceptions; others are reported as always."""
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        number = error.code - 128
+    else:
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(SIGNAL_AGAIN_SECONDS, _signal_main_thread, [number])
+    again.daemon = True
+    again.start()
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
