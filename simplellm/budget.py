@@ -19,16 +19,12 @@ PLANNED_SHARE = 0.98  # of the budget
 REPORT_SECONDS = 1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text),
 REPORT_SHARE = 0.02  # and at most this share of the budget: a short one is of a small text
 MOST_SLOWDOWN = 3.0  # of the report on a busy one (guess)
-PAUSE_MARGIN, BUSY_MARGIN = (
-    1.05,
-    0.2,
-)  # on evaluations, and more for each time as slow: they slow down more than steps (measured)
+PAUSE_MARGIN = 1.05  # times the measured cost of evaluations,
+BUSY_MARGIN = 0.2  # and more for each time as slow: evaluations slow down more than steps (measured)
 TOLERANCE = 0.02  # of the budget: the predicted end may be off by so much before it is decided anew
 LEAST_DISTANCE = 0.01  # of the budget, between two decisions
-WINDOW, LONGEST_WINDOW = (
-    0.15,
-    60.0,
-)  # the speed of the steps is averaged over this share of the budget, at most so many seconds,
+WINDOW = 0.15  # of the budget: the speed of the steps is averaged over so long,
+LONGEST_WINDOW = 60.0  # at most over so many seconds,
 WINDOW_LEFT = 0.5  # and at most this share of the time that is left: towards the end what a step takes now decides
 DECAY_GRACE = 0.05  # of the budget, for a decay that has yet to begin when time is up, as after a suspension
 EVALUATIONS_PER_RUN = 20

@@ -178,7 +178,8 @@ def _train(
     looks = [look] if look else []
 
     def after_step(trainer: Trainer) -> None:
-        if looks and trainer.clock.seconds > trainer.clock.before + SECOND_LOOK_SHARE * budget:
+        is_due = trainer.clock.seconds > trainer.clock.before + SECOND_LOOK_SHARE * budget
+        if looks and any_of(is_due, trainer.world, trainer.device):  # clocks differ: all ranks look at the same step
             look = looks.pop()
             if not trainer.saved_step:
                 look(trainer)
