@@ -76,6 +76,24 @@ class Clock:
         return steps / max(seconds, 1e-9)
 
 
+@contextlib.contextmanager
+def every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Within the block a thread makes this call again and again, so many seconds after the last one returned."""
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 class Heartbeat:
     """Measures how long this process was suspended (SIGSTOP, Ctrl-Z, a machine asleep) while the block it opens runs.
 
@@ -86,8 +104,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self._suspended = 0.0
         self._last = time.perf_counter(), time.process_time()
-        self._lock, self._end = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._lock, self._beating = threading.Lock(), contextlib.ExitStack()
 
     def suspended(self) -> float:
         """Seconds until now."""
@@ -99,15 +116,10 @@ class Heartbeat:
             self._last = now, used
             return self._suspended
 
-    def _run(self) -> None:
-        while not self._end.wait(BEAT_SECONDS):
-            self.suspended()
-
     def __enter__(self) -> Heartbeat:
         self._last = time.perf_counter(), time.process_time()
-        self._thread.start()
+        self._beating.enter_context(every(BEAT_SECONDS, self.suspended))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
+        self._beating.close()

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from simplellm.clock import every
+
 LOOK_SECONDS = 0.5
 BUSY_CORES, QUIET_CORES = 0.3, 0.15  # used by others: from the first on the machine is busy, below the second it is quiet
 QUIET_LOOKS = 2  # in a row, before threads spin again
@@ -50,17 +52,24 @@ def adapted_to_load() -> Iterator[None]:
     """
     import torch
 
-    if any(name in os.environ for name in USER_CHOICES) or torch.get_num_threads() == 1 or busy_seconds() is None:
+    busy = busy_seconds()
+    if any(name in os.environ for name in USER_CHOICES) or torch.get_num_threads() == 1 or busy is None:
         yield
         return
-    end = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(end,), daemon=True)
-    watcher.start()
-    try:
+    meter, asleep = LoadMeter(busy, time.process_time(), time.perf_counter()), contextlib.ExitStack()
+
+    def look() -> None:
+        was_busy, busy = meter.is_busy, busy_seconds()
+        if busy is None:
+            return
+        is_busy = meter.look(busy, time.process_time(), time.perf_counter())
+        if is_busy and not was_busy:
+            asleep.enter_context(spinning_throttled())
+        elif was_busy and not is_busy:
+            asleep.close()
+
+    with asleep, every(LOOK_SECONDS, look):
         yield
-    finally:
-        end.set()
-        watcher.join()
 
 
 class LoadMeter:
@@ -97,25 +106,6 @@ def busy_seconds(processors: set[int] | None = None) -> float | None:
         return ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _watch(end: threading.Event) -> None:
-    start = busy_seconds()
-    if start is None:
-        return
-    meter = LoadMeter(start, time.process_time(), time.perf_counter())
-    with contextlib.ExitStack() as asleep:
-        was_busy = False
-        while not end.wait(LOOK_SECONDS):
-            busy = busy_seconds()
-            if busy is None:
-                return
-            is_busy = meter.look(busy, time.process_time(), time.perf_counter())
-            if is_busy and not was_busy:
-                asleep.enter_context(spinning_throttled())
-            elif was_busy and not is_busy:
-                asleep.close()
-            was_busy = is_busy
 
 
 @contextlib.contextmanager

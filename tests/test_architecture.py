@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a file imports only from files before it
-    "errors", "threads", "clock", "setting", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming",
+    "errors", "clock", "threads", "setting", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming",
     "segment", "dataset", "kernels", "model", "induction", "composition", "schedule", "optim", "device", "distributed",
     "metrics", "tracking", "hub", "header", "manifest", "pointers", "checkpoint", "recipe", "saver", "trainer", "budget",
     "plan", "changes", "training", "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
 
+from simplellm.clock import every
+
 LOOK_SECONDS = 0.2
 FULL_BYTES = 2048  # of the 4095 that Linux queues
 MOST_BYTES = 1 << 16  # kept; more is no typing, and a prompt would take long to read it
@@ -75,14 +77,11 @@ class Overflow:
         if self._keyboard is not None:
             yield
             return
-        self._keyboard, end = keyboard, threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(end,), daemon=True)
-        watcher.start()
+        self._keyboard = keyboard
         try:
-            yield
+            with every(LOOK_SECONDS, self._relieve):
+                yield
         finally:
-            end.set()
-            watcher.join()
             if self._kept:
                 self._read_all()
             self._keyboard = None
@@ -104,11 +103,10 @@ class Overflow:
         """Forget what was kept: Ctrl-C does so with what is in the queue."""
         self._kept.clear()
 
-    def _watch(self, end: threading.Event) -> None:
-        while not end.wait(LOOK_SECONDS):
-            with self._reading:
-                if _n_waiting(self._keyboard) >= FULL_BYTES:
-                    self._read_all()
+    def _relieve(self) -> None:
+        with self._reading:
+            if _n_waiting(self._keyboard) >= FULL_BYTES:
+                self._read_all()
 
     def _read_all(self) -> None:
         keyboard = self._keyboard
