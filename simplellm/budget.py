@@ -9,11 +9,15 @@ recorded in run.json. A resumed run repeats the recorded decisions at their step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from simplellm.distributed import from_main
+from simplellm.config import TrainConfig
+from simplellm.distributed import any_of, from_main
+from simplellm.errors import CheckpointError
 from simplellm.schedule import CONSTANT_SHARE, Decision
-from simplellm.trainer import RECENT_SECONDS, Trainer
+from simplellm.trainer import RECENT_SECONDS, Result, Trainer
 
 PLANNED_SHARE = 0.98  # of the budget
 REPORT_SECONDS = 1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text),
@@ -26,6 +30,7 @@ LEAST_DISTANCE = 0.01  # of the budget, between two decisions
 WINDOW = 0.15  # of the budget: the speed of the steps is averaged over so long,
 LONGEST_WINDOW = 60.0  # at most over so many seconds,
 WINDOW_LEFT = 0.5  # and at most this share of the time that is left: towards the end what a step takes now decides
+SECOND_LOOK_SHARE = 0.04  # of the budget, after which the machine is looked at again, before anything is saved
 DECAY_GRACE = 0.05  # of the budget, for a decay that has yet to begin when time is up, as after a suspension
 EVALUATIONS_PER_RUN = 20
 EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
@@ -94,6 +99,78 @@ class BudgetController:
 
     def _interval(self, trainer: Trainer, max_steps: int) -> int:
         return self._eval_interval or eval_interval(max_steps, [(PAUSE_SHARE, trainer.pause_steps)])
+
+
+def train_within_budget(
+    trainer: Trainer,
+    given: Mapping[str, Any],
+    most_steps: float,
+    look: Callable[[Trainer], None] | None = None,
+    recorded: Sequence[Decision] = (),
+    decided_until: int = 0,
+) -> Result:
+    """Train to the end; where there is a budget, with decisions on the way that run.json keeps.
+
+    `look` is called once, soon after the start and before anything is saved. For the others see `BudgetController`.
+    """
+    budget = trainer.config.budget
+    if budget is None:
+        return trainer.train()
+
+    def record(decisions: Sequence[Decision]) -> None:
+        trainer.saver.amend_info(
+            training=trainer.config.to_mapping(),
+            decisions=[decision.to_mapping() for decision in decisions],
+            decided_until=trainer.step,
+        )
+
+    controller = BudgetController(most_steps, record, recorded, decided_until, given.get("eval_interval"))
+    looks = [look] if look else []
+
+    def after_step(trainer: Trainer) -> None:
+        is_due = trainer.clock.seconds > trainer.clock.before + SECOND_LOOK_SHARE * budget
+        if looks and any_of(is_due, trainer.world, trainer.device):  # clocks differ: all ranks look at the same step
+            look = looks.pop()
+            if not trainer.saved_step:
+                look(trainer)
+        controller(trainer)
+
+    trainer.after_step = after_step
+    result = trainer.train()
+    if not result.stopped and trainer.step > decided_until:
+        record(trainer.decisions)  # nothing more is decided, should it be resumed from an earlier checkpoint
+    return result
+
+
+def recorded_decisions(
+    name: str, info: Mapping[str, Any], figures: Mapping[str, Any], config: TrainConfig
+) -> tuple[list[Decision], int]:
+    """The decisions of the run `name`, also those about steps to come, and the step until which nothing else is decided.
+
+    None where the steps are fixed, or where an earlier version of this program trained it.
+
+    They are those of run.json (`info`), or those of the checkpoint (`figures`) where run.json could not be written.
+    With another budget than before the run is planned anew, as if it had had that one from the beginning.
+    CheckpointError where they are damaged.
+    """
+    if config.budget is None:
+        return [], 0
+    try:
+        step, seconds = int(figures["step"]), float(figures["seconds"])
+        saved = [Decision.from_mapping(values) for values in figures.get("decisions", [])]
+        kept = [Decision.from_mapping(values) for values in info.get("decisions", [])]
+        decisions = saved if saved[: len(kept)] == kept else kept
+        decided_until = int(info.get("decided_until", 0))
+        if decisions and decisions[0].step:
+            raise ValueError("the first one is missing")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the recorded decisions of {name} are damaged: {error}") from error
+    if decisions and config.budget != info["training"]["budget"]:
+        estimate = max(step, round(step * config.budget / max(seconds, 1e-3)), 1)
+        decisions, decided_until = [Decision(0, estimate, decisions[0].eval_interval)], 0
+    if config.eval_interval != info["training"]["eval_interval"] and config.eval_interval:
+        decisions = [replace(decision, eval_interval=config.eval_interval) for decision in decisions]
+    return decisions, decided_until
 
 
 def _rate_left(trainer: Trainer) -> float:

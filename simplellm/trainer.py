@@ -88,17 +88,8 @@ class Trainer:
         self.device, self.precision = device, precision
         self.world, self.sink = world or World(), sink or Sinks()
         self.preview, self.should_stop, self.saver = preview, should_stop, saver or Saver(run, self.world, device)
-        generator = torch.Generator().manual_seed(config.seed)
-        self.model = SimpleLLM(model_config).init_weights(generator)
-        if config.induction:
-            plant_induction_heads(self.model, generator)
-        self.model.to(device)
-        if initial is not None:
-            self.model.load_state_dict(initial)
-        self.model.freeze(config.freeze)
+        self.model = _model(model_config, config, device, initial)
         compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
-        self.model.gradient_checkpointing = config.gradient_checkpointing
-        self.model.recompute_contexts = devices.recompute_contexts(device)
         self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
@@ -441,6 +432,23 @@ class Trainer:
         smaller = f"--batch-size {batch_size // 2} --gradient-accumulation {accumulation * 2} keeps the tokens per step"
         fix = smaller if batch_size > 1 else "use --gradient-checkpointing, a smaller --block-size or a smaller model"
         return DeviceError(f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}", fix=fix)
+
+
+def _model(
+    model_config: ModelConfig, config: TrainConfig, device: torch.device, initial: Mapping[str, Tensor] | None
+) -> SimpleLLM:
+    """A model on `device`, ready to be trained as `config` says, with weights drawn anew or those of `initial`."""
+    generator = torch.Generator().manual_seed(config.seed)
+    model = SimpleLLM(model_config).init_weights(generator)
+    if config.induction:
+        plant_induction_heads(model, generator)
+    model.to(device)
+    if initial is not None:
+        model.load_state_dict(initial)
+    model.freeze(config.freeze)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    model.recompute_contexts = devices.recompute_contexts(device)
+    return model
 
 
 def _figures(step: int, evaluation: Evaluation) -> dict[str, Any]:

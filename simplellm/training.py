@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,11 +17,11 @@ from torch import Tensor
 
 from simplellm import changes
 from simplellm import checkpoint as checkpoints
-from simplellm.budget import BudgetController
+from simplellm.budget import recorded_decisions, train_within_budget
 from simplellm.checkpoint import Run
 from simplellm.clock import Heartbeat
 from simplellm.config import ModelConfig, TrainConfig
-from simplellm.corpus import STDIN_NAME, Corpus, read_corpus
+from simplellm.corpus import STDIN_NAME, Corpus
 from simplellm.dataset import Prepared, TextDataset, prepare
 from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
 from simplellm.distributed import World, any_of, from_main, wait_for_all
@@ -35,6 +32,7 @@ from simplellm.model import SimpleLLM
 from simplellm.plan import compile_or_say, most_steps, plan
 from simplellm.pointers import mend_pointers
 from simplellm.recipe import choose
+from simplellm.run_info import Sources, absolute, corpus_info, recorded, run_info
 from simplellm.saver import Saver
 from simplellm.schedule import Decision
 from simplellm.segment import Segmenter
@@ -46,22 +44,7 @@ PREPARED_FOLDER = ".prepared"
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
 PASSAGE_BLOCKS = 2  # words of a passage, in tokens of a block: few blocks lie across two passages
-SECOND_LOOK_SHARE = 0.04  # of the budget, after which the machine's speed is measured again, before anything is saved
 LEAST_SPEED_RATIO = 1.25  # of the second measurement to the first, from which a larger model is worth starting anew (guess)
-REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a run is trained on, as named on the command line."""
-
-    texts: tuple[str, ...]
-    val_data: str | None = None
-    encoding: str = "utf-8"
-
-    def read(self, stdin: BinaryIO | None = None) -> tuple[Corpus, Corpus | None]:
-        corpus = read_corpus(self.texts, self.encoding, stdin)
-        return corpus, read_corpus([self.val_data], self.encoding, stdin) if self.val_data else None
 
 
 @dataclass(frozen=True)
@@ -141,7 +124,7 @@ def _begin(
     wait_for_all(around.world)
     is_settled = speed is not None or base_folder is not None
     look = None if is_settled else functools.partial(_look_again, info["corpus_bytes"], given, info["speed"])
-    return _train(trainer, given, look)
+    return train_within_budget(trainer, given, most_steps(trainer, given.get("max_steps")), look)
 
 
 def _look_again(corpus_bytes: int, given: Mapping[str, Any], speed: float, trainer: Trainer) -> None:
@@ -152,44 +135,6 @@ def _look_again(corpus_bytes: int, given: Mapping[str, Any], speed: float, train
     larger, _ = choose(corpus_bytes, given, None, again)
     if larger.n_layer * larger.n_embd**2 > trainer.model.config.n_layer * trainer.model.config.n_embd**2:
         raise _FasterThanMeasured(again)
-
-
-def _train(
-    trainer: Trainer,
-    given: Mapping[str, Any],
-    look: Callable[[Trainer], None] | None = None,
-    recorded: Sequence[Decision] = (),
-    decided_until: int = 0,
-) -> Result:
-    """Train to the end; where there is a budget, with decisions on the way that run.json keeps."""
-    budget = trainer.config.budget
-    if budget is None:
-        return trainer.train()
-
-    def record(decisions: Sequence[Decision]) -> None:
-        trainer.saver.amend_info(
-            training=trainer.config.to_mapping(),
-            decisions=[decision.to_mapping() for decision in decisions],
-            decided_until=trainer.step,
-        )
-
-    limit = most_steps(trainer, given.get("max_steps"))
-    controller = BudgetController(limit, record, recorded, decided_until, given.get("eval_interval"))
-    looks = [look] if look else []
-
-    def after_step(trainer: Trainer) -> None:
-        is_due = trainer.clock.seconds > trainer.clock.before + SECOND_LOOK_SHARE * budget
-        if looks and any_of(is_due, trainer.world, trainer.device):  # clocks differ: all ranks look at the same step
-            look = looks.pop()
-            if not trainer.saved_step:
-                look(trainer)
-        controller(trainer)
-
-    trainer.after_step = after_step
-    result = trainer.train()
-    if not result.stopped and trainer.step > decided_until:
-        record(trainer.decisions)  # nothing more is decided, should it be resumed from an earlier checkpoint
-    return result
 
 
 @contextlib.contextmanager
@@ -244,7 +189,7 @@ def prepare_run(
     initial = base.model.state_dict() if base else None
     make = _maker(model_config, config, prepared, run, around, lock, initial)
     trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
-    return trainer, _info(trainer, sources, given, corpus, val_corpus, around, base_folder) | {
+    return trainer, run_info(trainer, sources, given, corpus, val_corpus, around.command, base_folder) | {
         "corpus_bytes": corpus.n_bytes,
         "speed": speed,
     }
@@ -280,14 +225,16 @@ def resume(
     run.read_info()  # a run that is none is said before it is claimed
     with claimed(run, around) as lock, Heartbeat() as heartbeat:
         reuse_freed_memory()
-        trainer, info, recorded = _prepare_resume(run, given, around, texts, accept_changes, lock)
+        trainer, info, to_come = _prepare_resume(run, given, around, texts, accept_changes, lock)
         around.notice(f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}")
         if around.world.is_main:
             checkpoints.cut_log(run.log_path, trainer.step)
             run.write_info(info)
         wait_for_all(around.world)
         trainer.clock.leave_out(heartbeat.suspended)
-        return _train(trainer, {**info["given"], **given}, None, recorded, info.get("decided_until", 0))
+        given = {**info["given"], **given}
+        limit = most_steps(trainer, given.get("max_steps"))
+        return train_within_budget(trainer, given, limit, None, to_come, info.get("decided_until", 0))
 
 
 def _prepare_resume(
@@ -295,8 +242,8 @@ def _prepare_resume(
 ) -> tuple[Trainer, dict[str, Any], list[Decision]]:
     """A trainer that stands where the run was, what run.json is to say from now on, and recorded decisions to come."""
     info = run.read_info()
-    sources, model_config, config = _recorded(run, info)
-    if texts and _absolute(texts) != _absolute(sources.texts):
+    sources, model_config, config = recorded(run, info)
+    if texts and absolute(texts) != absolute(sources.texts):
         raise SettingError(f"run {run.name} was started on other texts than {', '.join(texts)}", fix="leave TEXT out")
     known = {**model_config.to_mapping(), **config.to_mapping()}
     config, changed = changes.with_settings(known, info["given"], config, given, accept)
@@ -320,45 +267,21 @@ def _prepare_resume(
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
     trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
     state = checkpoints.load_training_state(folder)
-    recorded = _recorded_decisions(run, info, state.figures, trainer.config)
-    if recorded:
-        trainer.decisions = [decision for decision in recorded if decision.step <= state.figures["step"]]
+    decisions, decided_until = recorded_decisions(run.name, info, state.figures, trainer.config)
+    if decisions:
+        trainer.decisions = [decision for decision in decisions if decision.step <= state.figures["step"]]
         trainer.config = dataclasses.replace(trainer.config, max_steps=trainer.decisions[-1].max_steps)
     trainer.resume(model.state_dict(), state)
     if config.compile == "on" and trainer.step < (config.max_steps or 0):
         compile_or_say(trainer, around.notice)
     if changed:
-        info = {**info, "given": {**info["given"], **given}, **_corpus_info(corpus, val_corpus, prepared)}
+        info = {**info, "given": {**info["given"], **given}, **corpus_info(corpus, val_corpus, prepared)}
         info |= changes.record(info, changed, trainer.step)
-    to_come = [decision for decision in recorded if decision.step > trainer.step]
-    if config.budget != info["training"]["budget"]:
-        info = {**info, "decided_until": 0, "decisions": [decision.to_mapping() for decision in recorded]}
+    to_come = [decision for decision in decisions if decision.step > trainer.step]
+    if decisions:
+        mappings = [decision.to_mapping() for decision in decisions]
+        info = {**info, "decisions": mappings, "decided_until": decided_until}
     return trainer, {**info, "model": model_config.to_mapping(), "training": trainer.config.to_mapping()}, to_come
-
-
-def _recorded_decisions(run: Run, info: Mapping[str, Any], figures: Mapping[str, Any], config: TrainConfig) -> list[Decision]:
-    """The decisions of a run with a budget, also those about steps to come; none where the steps are fixed.
-
-    They are those of run.json, or those of the checkpoint where run.json could not be written. With another budget than
-    before the run is planned anew, as if it had had that one from the beginning. CheckpointError where they are damaged.
-    """
-    if config.budget is None:
-        return []
-    try:
-        step, seconds = int(figures["step"]), float(figures["seconds"])
-        saved = [Decision.from_mapping(values) for values in figures.get("decisions", [])]
-        kept = [Decision.from_mapping(values) for values in info.get("decisions", [])]
-        decisions = saved if saved[: len(kept)] == kept else kept
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the recorded decisions of {run.name} are damaged: {error}") from error
-    if not decisions:  # a run of an earlier version
-        return []
-    if config.budget != info["training"]["budget"]:
-        estimate = max(step, round(step * config.budget / max(seconds, 1e-3)), 1)
-        decisions = [Decision(0, estimate, decisions[0].eval_interval)]
-    if config.eval_interval != info["training"]["eval_interval"] and config.eval_interval:
-        decisions = [dataclasses.replace(decision, eval_interval=config.eval_interval) for decision in decisions]
-    return decisions
 
 
 def _maker(
@@ -453,66 +376,3 @@ def _summary(trainer: Trainer) -> str:
         f"{trainer.model.n_parameters:,} parameters, vocabulary {model.vocab_size}, "
         f"{config.max_steps} steps of {trainer.tokens_per_step:,} tokens\non {describe(trainer.device, trainer.precision)}"
     )
-
-
-def _info(
-    trainer: Trainer,
-    sources: Sources,
-    given: Mapping[str, Any],
-    corpus: Corpus,
-    val_corpus: Corpus | None,
-    around: Surroundings,
-    base_folder: Path | None,
-) -> dict[str, Any]:
-    return {
-        "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-        "command": list(around.command),
-        "texts": _absolute(sources.texts),
-        "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
-        "encoding": sources.encoding,
-        "from": str(base_folder.resolve()) if base_folder else None,
-        **_corpus_info(corpus, val_corpus, trainer.prepared),
-        "given": dict(given),
-        "parameters": trainer.model.n_parameters,
-        "device": describe(trainer.device, trainer.precision),
-        "world_size": trainer.world.size,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in REPORTED_PACKAGES},
-        },
-    }
-
-
-def _corpus_info(corpus: Corpus, val_corpus: Corpus | None, prepared: Prepared) -> dict[str, Any]:
-    return {
-        "fingerprint": corpus.fingerprint,
-        "files": [
-            {"path": _absolute((source.name,))[0], "sha256": corpus.fingerprint[source.name], "characters": characters}
-            for source, characters in zip(corpus.sources, corpus.characters, strict=True)
-        ],
-        "prepared": prepared.folder.name,
-        "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
-        "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
-    }
-
-
-def _absolute(texts: tuple[str, ...]) -> list[str]:
-    return [str(Path(text).resolve()) if Path(text).exists() else text for text in texts]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _recorded(run: Run, info: Mapping[str, Any]) -> tuple[Sources, ModelConfig, TrainConfig]:
-    """What run.json says the run is made of; CheckpointError when it does not."""
-    try:
-        sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
-        dict(info["given"]), dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
-        return sources, ModelConfig.from_mapping(info["model"]), TrainConfig.from_mapping(info["training"])
-    except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
-        fix = f"start a new run; train TEXT --from {run.name} goes on from its weights"
-        raise CheckpointError(f"{run.path / 'run.json'} is damaged: {error}", fix=fix) from error

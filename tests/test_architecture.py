@@ -13,9 +13,9 @@ ORDER = [  # a file imports only from files before it
     "errors", "clock", "threads", "setting", "config", "curves", "storage", "lock", "tokenizer", "corpus", "renaming",
     "segment", "dataset", "kernels", "model", "induction", "composition", "schedule", "optim", "device", "distributed",
     "metrics", "tracking", "hub", "header", "manifest", "pointers", "checkpoint", "recipe", "saver", "trainer", "budget",
-    "plan", "changes", "training", "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze", "bench",
-    "concordance", "passages", "chart", "report", "app.sanitize", "app.keyboard", "app.panel", "app.shades", "app.render",
-    "app.watch", "app.preferences", "app.conversation", "app.session", "app.console", "app.command",
+    "plan", "changes", "run_info", "training", "find_rate", "quantize", "decoder", "sampler", "batch", "beams", "analyze",
+    "bench", "concordance", "passages", "chart", "report", "app.sanitize", "app.keyboard", "app.panel", "app.shades",
+    "app.render", "app.watch", "app.preferences", "app.conversation", "app.session", "app.console", "app.command",
     "app.settings_commands", "app.talk_commands", "app.insight_commands", "app.commands", "app.chat", "app.interrupt",
     "app.attempt", "app.actions", "app.upkeep", "app.experiments", "app.cli", "__main__",
 ]  # fmt: skip

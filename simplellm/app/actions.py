@@ -34,9 +34,10 @@ from simplellm.metrics import Evaluation
 from simplellm.metrics import evaluate as score
 from simplellm.model import SimpleLLM
 from simplellm.quantize import is_quantized, quantize
+from simplellm.run_info import Sources
 from simplellm.sampler import Piece, Reply, Sampler
 from simplellm.trainer import Result
-from simplellm.training import Sources, resume, start
+from simplellm.training import resume, start
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEFAULT_TEXTS = [folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)]  # in a wheel, in a clone

@@ -33,9 +33,10 @@ from simplellm.errors import SettingError
 from simplellm.find_rate import STEPS, RangeTest, find_rate
 from simplellm.plan import why_not_compiled
 from simplellm.recipe import choose
+from simplellm.run_info import Sources
 from simplellm.setting import show
 from simplellm.trainer import Result
-from simplellm.training import Sources, Surroundings, prepare_run, start
+from simplellm.training import Surroundings, prepare_run, start
 
 BENCH_MODEL = {"architecture": "gpt2", "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "vocab_size": 512}
 BENCH_TRAINING = {"optimizer": "adamw", "batch_size": 12}
