@@ -224,12 +224,24 @@ def test_more_steps_when_resumed_are_taken_however_long_they_take(folder):
     assert resume(Run(folder / "steps"), {}, around(folder)).steps == first.steps + 7
 
 
-def test_damaged_decisions_are_refused_in_one_line(folder):
-    train(folder, "damaged", stop_after=5, **FADING, budget=2.0)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"decisions": [{"step": "x"}]},
+        {"decisions": [{"step": 2, "max_steps": 9, "eval_interval": 3}]},
+        {"decisions": 7},
+        {"decided_until": "soon"},
+    ],
+)
+def test_damaged_decisions_are_refused_in_one_line(folder, damage):
+    if not (folder / "damaged").exists():
+        train(folder, "damaged", stop_after=5, **FADING, budget=2.0)
     run = Run(folder / "damaged")
-    run.write_info({**run.read_info(), "decisions": [{"step": "x"}]})
+    info = run.read_info()
+    run.write_info({**info, **damage})
     with pytest.raises(CheckpointError, match="decisions of damaged are damaged"):
         resume(run, {}, around(folder))
+    run.write_info(info)
 
 
 # ---------------------------------------------------------------- a second look
