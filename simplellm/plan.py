@@ -15,7 +15,7 @@ from simplellm import device as devices
 from simplellm.budget import EVALUATION_TIME_SHARE, PLANNED_SHARE, SAVE_TIME_SHARE, eval_interval, final_share
 from simplellm.checkpoint import seconds_to_save
 from simplellm.config import TrainConfig
-from simplellm.distributed import from_main
+from simplellm.distributed import any_of, from_main
 from simplellm.errors import SettingError
 from simplellm.schedule import warmup_steps
 from simplellm.trainer import Trainer
@@ -168,7 +168,11 @@ def _timed(trainer: Trainer, precision: str) -> Way:
         devices.synchronize(trainer.device)
 
     most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
-    seconds = _seconds(step, TIMED_STEPS, WARM_UP_STEPS, most_seconds)
+
+    def is_late(seconds: float) -> bool:
+        return any_of(seconds >= most_seconds, trainer.world, trainer.device)  # all ranks take as many steps
+
+    seconds = _seconds(step, TIMED_STEPS, WARM_UP_STEPS, is_late)
     is_wanted = trainer.config.eval_interval is None and trainer.world.is_main
     return Way(precision, False, seconds, _seconds_to_save(trainer) if is_wanted else 0.0)
 
@@ -178,7 +182,8 @@ def _seconds_to_evaluate(trainer: Trainer) -> float:
     scored = min(trainer.config.eval_tokens, len(trainer.prepared.val_ids) - 1)
     timed = min(scored, TIMED_EVALUATION_TOKENS)
     most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
-    return _seconds(lambda: trainer.evaluate(timed), TIMED_EVALUATIONS, most_seconds=most_seconds) * scored / timed
+    seconds = _seconds(lambda: trainer.evaluate(timed), TIMED_EVALUATIONS, is_late=lambda seconds: seconds >= most_seconds)
+    return seconds * scored / timed
 
 
 def _seconds_to_save(trainer: Trainer) -> float:
@@ -186,10 +191,12 @@ def _seconds_to_save(trainer: Trainer) -> float:
         return seconds_to_save(trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state())
 
 
-def _seconds(function: Callable[[], object], times: int, warm_up: int = 0, most_seconds: float = math.inf) -> float:
-    """The shortest of `times` calls after `warm_up` others; of fewer, but one, where all take over `most_seconds`."""
+def _seconds(
+    function: Callable[[], object], times: int, warm_up: int = 0, is_late: Callable[[float], bool] = lambda seconds: False
+) -> float:
+    """The shortest of `times` calls after `warm_up` others; of fewer, but one, where all together take too long."""
     seconds: list[float] = []
-    while len(seconds) < warm_up + times and (len(seconds) < 2 or sum(seconds) < most_seconds):
+    while len(seconds) < warm_up + times and (len(seconds) < 2 or not is_late(sum(seconds))):
         started_at = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - started_at)

@@ -164,3 +164,16 @@ def test_two_processes_that_are_stopped_save_once_and_go_on_bit_for_bit(whole: P
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and out.count("two: ") == 1, err
     assert weights(tmp_path) == weights(whole)
+
+
+@posix_only
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_with_a_budget_decide_alike_and_end_together(tmp_path: Path) -> None:
+    """Their clocks differ: how many steps are timed, when the machine is looked at again, and when the run ends."""
+    process = torchrun(tmp_path, str(STORY), "--budget", "10s", "--max-epochs", "10000", "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    info, result = Run(tmp_path / "two").read_info(), json.loads(out)
+    assert result["steps"] == info["training"]["max_steps"] and info["world_size"] == 2
+    assert 5 < result["train_seconds"] < 20
