@@ -89,7 +89,7 @@ class TrainConfig(Settings):
     title: ClassVar[str] = "training"
 
     budget: float | None = setting(
-        "seconds", None, "time for the whole training, suspensions left out, such as 60s, 10m or 2h",
+        "seconds", None, "wall time for the whole training, such as 60s, 10m or 2h; suspensions do not count",
         minimum=0, open_minimum=True, maximum=31_536_000, auto="60s where max_steps is not given",
     )  # fmt: skip
     max_steps: int | None = setting(

@@ -100,8 +100,8 @@ class Trainer:
         self.evaluations_without_best = 0
         self.evaluated_step = 0  # of the last evaluation
         self.final: tuple[int, Evaluation | None] = (0, None)  # the last step, scored as `score_best` does
-        # What an evaluation takes, in the time of so many steps, and with its sample and its save. 0 where it is unknown; never
-        # measured twice: other programs may slow the one and not the other.
+        # Cost of an evaluation, and of one with its sample and save, in units of the time of a step; 0 where it is unknown.
+        # It is measured once: other programs may slow the evaluation and not the steps before it, or the other way round.
         self.evaluation_steps = self.pause_steps = 0.0
         self.skipped_steps = self.overflows = 0  # in a row, and all
         self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for

@@ -141,7 +141,7 @@ def test_every_command_runs(ran: Any, system: str, command: str) -> None:
 @pytest.mark.parametrize(("system", "command"), [(system, name) for system, name in COMMANDS if name in AS_JSON])
 def test_json_stays_json_on_every_console(ran: Any, system: str, command: str) -> None:
     out = ran(system)[command]["out"].encode("latin-1")
-    json.loads(out.decode(SCENARIO[command].get("encoding", "utf-8")))
+    assert json.loads(out.decode(SCENARIO[command].get("encoding", "utf-8")))
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

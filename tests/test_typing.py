@@ -151,6 +151,8 @@ def test_ctrl_c_is_seen_behind_more_keys_than_a_terminal_queues(start: Start, fa
     terminal.press("y" * 6000)
     terminal.press(Key.CTRL_C)
     terminal.see("over", 5)
+    terminal.wait_for_end()
+    assert terminal.exit_code() == 130 and "yyyy" not in terminal.everything
 
 
 def test_what_is_typed_during_training_reaches_the_shell_after_it(start: Start, fake_training: Command) -> None:
