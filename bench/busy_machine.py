@@ -35,13 +35,13 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 STEPS = """
 import os, sys, time
-from simplellm.threads import adapted_to_load, set_defaults
+from simplellm.training.threads import adapted_to_load, set_defaults
 set_defaults(os.environ)
 import torch
 from simplellm import device as devices
-from simplellm.config import ModelConfig, TrainConfig
-from simplellm.model import SimpleLLM
-from simplellm.optim import Optimizer
+from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.model.transformer import SimpleLLM
+from simplellm.training.optimizer import Optimizer
 cpu, precision = torch.device("cpu"), sys.argv[1]
 devices.reuse_freed_memory()
 config = ModelConfig(n_layer=4, n_head=2, n_embd=128, block_size=512, vocab_size=1024, tie_embeddings=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simplellm.threads import SHORT_SPIN, set_defaults
+from simplellm.training.threads import SHORT_SPIN, set_defaults
 
 os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)  # tests run beside each other and beside other programs
 set_defaults(os.environ)  # before torch is imported, as the command line does
@@ -17,10 +17,10 @@ set_defaults(os.environ)  # before torch is imported, as the command line does
 import torch  # noqa: E402
 
 from simplellm.app.cli import main  # noqa: E402
-from simplellm.checkpoint import find_checkpoint, load_model  # noqa: E402
-from simplellm.config import ModelConfig  # noqa: E402
-from simplellm.model import SimpleLLM  # noqa: E402
-from simplellm.tokenizer import Tokenizer  # noqa: E402
+from simplellm.checkpoint.run import find_checkpoint, load_model  # noqa: E402
+from simplellm.config.settings import ModelConfig  # noqa: E402
+from simplellm.data.tokenizer import Tokenizer  # noqa: E402
+from simplellm.model.transformer import SimpleLLM  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick_probe() -> Iterator[None]:
     """The machine's speed, which decides the recipe, is that of the trials; measuring it takes a while."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
+        patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
         yield
 
 

@@ -23,7 +23,7 @@ MODULES = sorted(
 TEXT = "C:/Users/Kim Minsu/My Texts/이야기 1.txt"  # below the folder of the test; Windows takes these slashes too
 RUNS = "My Runs 한글 é 😀"
 MANY_CHARACTERS = "한글 é “quotes” 😀 ─│█"
-SHORT_BENCH = {"simplellm.bench.SECONDS_OF_A_TURN": 0.01}
+SHORT_BENCH = {"simplellm.evaluation.benchmark.SECONDS_OF_A_TURN": 0.01}
 CHAT = [
     "The judge", f"/tokenize {MANY_CHARACTERS}", "/probs on", "한글 😀", "/next", "/attn 1.1", "/regen", "/continue", "/undo",
     "/save my talk 한글.jsonl", "/save my talk 한글.jsonl", "/load my talk 한글.jsonl", "/load no such file", "/source",
@@ -173,27 +173,27 @@ STARTED = "from pathlib import Path; from simplellm.app import cli; cli.main(['-
 FAULTS = {  # what goes well on Windows
     "a closed window is a signal": STARTED + "import signal; assert signal.getsignal(signal.SIGBREAK) is cli._terminate",
     "a virus scanner holds a file for a moment": (
-        "import threading; from pathlib import Path; from simplellm.storage import replace_file; p = Path('f'); "
+        "import threading; from pathlib import Path; from simplellm.storage.files import replace_file; p = Path('f'); "
         "p.write_bytes(b'old'); f = open(p, 'rb'); threading.Timer(0.05, f.close).start(); replace_file(p, b'new'); "
         "assert p.read_bytes() == b'new'"
     ),
     "a file held for good is not replaced, and nothing else is left": (
-        "import os; from pathlib import Path; from simplellm.storage import replace_file; p = Path('f'); "
+        "import os; from pathlib import Path; from simplellm.storage.files import replace_file; p = Path('f'); "
         "p.write_bytes(b'old'); f = open(p, 'rb')\n"
         "try: replace_file(p, b'new')\nexcept PermissionError: assert os.listdir() == ['f']\nelse: raise AssertionError"
     ),
     "an abandoned folder is a leftover after a day": (
-        "import os; from pathlib import Path; from simplellm.storage import leftovers\n"
+        "import os; from pathlib import Path; from simplellm.storage.files import leftovers\n"
         "new, old = Path('.tmp-a'), Path('.tmp-b'); new.mkdir(); old.mkdir(); os.utime(old, (1, 1))\n"
         "assert leftovers(Path()) == [old]\n"
         "assert leftovers(Path(), with_files=True) == [new, old]"
     ),
     "a released lock leaves no file": (
-        "from pathlib import Path; from simplellm.lock import FolderLock\nwith FolderLock(Path('run')): pass\n"
+        "from pathlib import Path; from simplellm.storage.lock import FolderLock\nwith FolderLock(Path('run')): pass\n"
         "assert not Path('run').exists()"
     ),
     "a typed path has two separators": (
-        "from simplellm.app.talk_commands import split_typed; "
+        "from simplellm.app.commands.conversation import split_typed; "
         "assert split_typed(r'C:\\Users\\Kim Minsu\\ta', ('/', '\\\\')) == ('C:\\\\Users\\\\Kim Minsu\\\\', 'ta')"
     ),
 }

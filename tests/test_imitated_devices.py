@@ -26,7 +26,7 @@ from imitation import Imitation, has_kernel, kernel_table
 from torch import Tensor
 
 from simplellm.app.cli import main
-from simplellm.trainer import Trainer
+from simplellm.training.trainer import Trainer
 
 SHAPE = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "16", "--vocab-size", "300"]
 TINY = [*SHAPE, "--batch-size", "2", "--eval-tokens", "64", "--eval-interval", "2", "--log-interval", "1"]
@@ -38,9 +38,11 @@ PLAIN = [
     "--dropout", "0", "--bpe-dropout", "0", "--token-noise", "0", "--composition", "0", "--renaming", "0", "--consistency", "0",
 ]  # fmt: skip
 QUICK = {  # what takes long, and is not about devices
-    "simplellm.app.watch.PREVIEW_TOKENS": 2, "simplellm.app.watch.REPORT_TOKENS": 4, "simplellm.plan.TIMED_STEPS": 1,
-    "simplellm.plan.WARM_UP_STEPS": 1, "simplellm.device.SPEED_PROBE_SIZE": 32, "simplellm.bench.SECONDS_OF_A_TURN": 1e-3,
-    "simplellm.bench.WARM_UP_TURNS": 1, "simplellm.app.experiments.STEPS": 10, "simplellm.find_rate.STEPS": 10,
+    "simplellm.app.watch.PREVIEW_TOKENS": 2, "simplellm.app.watch.REPORT_TOKENS": 4,
+    "simplellm.training.plan.TIMED_STEPS": 1, "simplellm.training.plan.WARM_UP_STEPS": 1,
+    "simplellm.device.SPEED_PROBE_SIZE": 32, "simplellm.evaluation.benchmark.SECONDS_OF_A_TURN": 1e-3,
+    "simplellm.evaluation.benchmark.WARM_UP_TURNS": 1, "simplellm.app.experiments.STEPS": 10,
+    "simplellm.training.lr_range_test.STEPS": 10,
 }  # fmt: skip
 READS = {"mps": 1, "cuda": 1}  # per step: the loss and the gradient norm, together
 FP16_READS = 1  # per step: GradScaler asks whether the gradients of Muon, which is no fused optimizer, overflowed

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from simplellm.app.commands import COMMANDS
-from simplellm.config import ModelConfig, SamplingParams, TrainConfig
+from simplellm.app.commands.registry import COMMANDS
+from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from simplellm import checkpoint as checkpoints
-from simplellm.analyze import candidates, thoughts
 from simplellm.app.attempt import on_device, watched
 from simplellm.app.chat import chat as converse
 from simplellm.app.chat import is_terminal, show
+from simplellm.app.commands.conversation import runs_table
 from simplellm.app.console import decoded, standard_input, write_json
 from simplellm.app.conversation import Journal
 from simplellm.app.conversation import resume as last_conversation
@@ -22,22 +21,23 @@ from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.render import Screen
 from simplellm.app.session import Opened, Session
 from simplellm.app.shades import summary_of
-from simplellm.app.talk_commands import runs_table
-from simplellm.beams import UNHEARD, reply_to
-from simplellm.checkpoint import Run
-from simplellm.config import SamplingParams, read_toml
-from simplellm.corpus import STDIN_NAME, read_corpus
-from simplellm.dataset import encode_document
+from simplellm.checkpoint import run as checkpoints
+from simplellm.checkpoint.metrics import Evaluation
+from simplellm.checkpoint.metrics import evaluate as score
+from simplellm.checkpoint.run import Run
+from simplellm.config.settings import SamplingParams, read_toml
+from simplellm.data.corpus import STDIN_NAME, read_corpus
+from simplellm.data.dataset import encode_document
 from simplellm.device import describe, fast_float32
 from simplellm.errors import CheckpointError, SettingError, TextError
-from simplellm.metrics import Evaluation
-from simplellm.metrics import evaluate as score
-from simplellm.model import SimpleLLM
-from simplellm.quantize import is_quantized, quantize
-from simplellm.run_info import Sources
-from simplellm.sampler import Piece, Reply, Sampler
-from simplellm.trainer import Result
-from simplellm.training import resume, start
+from simplellm.evaluation.analyze import candidates, thoughts
+from simplellm.inference.beams import UNHEARD, reply_to
+from simplellm.inference.quantize import is_quantized, quantize
+from simplellm.inference.sampler import Piece, Reply, Sampler
+from simplellm.model.transformer import SimpleLLM
+from simplellm.training.job import resume, start
+from simplellm.training.run_info import Sources
+from simplellm.training.trainer import Result
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEFAULT_TEXTS = [folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)]  # in a wheel, in a clone

@@ -12,14 +12,14 @@ from simplellm.app.console import standard_input
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
-from simplellm.checkpoint import Run
-from simplellm.corpus import STDIN_NAME, spool
+from simplellm.checkpoint.metrics import Sinks
+from simplellm.checkpoint.run import Run
+from simplellm.data.corpus import STDIN_NAME, spool
 from simplellm.device import choose_device, failures_reported
-from simplellm.distributed import joined
 from simplellm.errors import DeviceFailure, SimpleLLMError, StoppedEarly
-from simplellm.metrics import Sinks
-from simplellm.trainer import Result
-from simplellm.training import Surroundings
+from simplellm.training.distributed import joined
+from simplellm.training.job import Surroundings
+from simplellm.training.trainer import Result
 
 Options = dict[str, Any]
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simplellm.app.command import Lines, Rows, Shown
-from simplellm.app.commands import completions, dispatch, is_quit
+from simplellm.app.commands.command import Lines, Rows, Shown
+from simplellm.app.commands.conversation import settings_told
+from simplellm.app.commands.registry import completions, dispatch, is_quit
 from simplellm.app.console import input_lines
 from simplellm.app.keyboard import overflow, typed_ahead_waits
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
@@ -22,9 +23,8 @@ from simplellm.app.render import Screen
 from simplellm.app.sanitize import stand_ins
 from simplellm.app.session import Answer, Session
 from simplellm.app.shades import Bars, Columns, Tokens, summary_of
-from simplellm.app.talk_commands import settings_told
 from simplellm.errors import SimpleLLMError
-from simplellm.sampler import Piece
+from simplellm.inference.sampler import Piece
 
 ECHO = 2000  # characters of a prompt shown again on a terminal
 LONG_PASTE = 10_000  # characters; a longer paste is shown as one short line, for a terminal takes minutes over megabytes

@@ -23,11 +23,11 @@ import simplellm
 from simplellm.app.console import is_broken_pipe
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.keyboard import typed_ahead_waits
-from simplellm.config import ModelConfig, SamplingParams, TrainConfig
+from simplellm.config.setting import Setting
+from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
-from simplellm.setting import Setting
-from simplellm.threads import adapted_to_load, set_defaults
-from simplellm.tracking import TRACKERS
+from simplellm.training.threads import adapted_to_load, set_defaults
+from simplellm.training.tracking import TRACKERS
 
 COMMANDS = {
     "train": "train a model on your text",

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from simplellm.app.preferences import OWNER_ONLY, make_private
-from simplellm.config import SamplingParams
+from simplellm.config.settings import SamplingParams
 from simplellm.errors import SimpleLLMError, TextError
-from simplellm.storage import replace_file
+from simplellm.storage.files import replace_file
 
 if TYPE_CHECKING:
-    from simplellm.sampler import Piece
+    from simplellm.inference.sampler import Piece
 
 KIND, VERSION = "conversation", 1
 STOP_REASONS = ("interrupted", "length", "stop", "end_of_text")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from simplellm import checkpoint as checkpoints
 from simplellm.app.actions import (
     DEFAULT_TEXT,
     Options,
@@ -25,18 +24,19 @@ from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
-from simplellm.bench import Benchmark, bench_generate, bench_train
-from simplellm.config import ModelConfig, SamplingParams, TrainConfig
+from simplellm.checkpoint import run as checkpoints
+from simplellm.config.recipe import choose
+from simplellm.config.setting import show
+from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
 from simplellm.device import choose_precision, has_fast_bf16
-from simplellm.distributed import World
 from simplellm.errors import SettingError
-from simplellm.find_rate import STEPS, RangeTest, find_rate
-from simplellm.plan import why_not_compiled
-from simplellm.recipe import choose
-from simplellm.run_info import Sources
-from simplellm.setting import show
-from simplellm.trainer import Result
-from simplellm.training import Surroundings, prepare_run, start
+from simplellm.evaluation.benchmark import Benchmark, bench_generate, bench_train
+from simplellm.training.distributed import World
+from simplellm.training.job import Surroundings, prepare_run, start
+from simplellm.training.lr_range_test import STEPS, RangeTest, find_rate
+from simplellm.training.plan import why_not_compiled
+from simplellm.training.run_info import Sources
+from simplellm.training.trainer import Result
 
 BENCH_MODEL = {"architecture": "gpt2", "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "vocab_size": 512}
 BENCH_TRAINING = {"optimizer": "adamw", "batch_size": 12}

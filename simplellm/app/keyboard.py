@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
 
-from simplellm.clock import every
+from simplellm.training.clock import every
 
 LOOK_SECONDS = 0.2
 FULL_BYTES = 2048  # of the 4095 that Linux queues

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from simplellm.curves import LossCurves, Point
+from simplellm.evaluation.curves import LossCurves, Point
 
 Span = tuple[str, str]  # text, style
 Line = list[Span]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from simplellm.config import SamplingParams
+from simplellm.config.settings import SamplingParams
 from simplellm.errors import SettingError
-from simplellm.storage import replace_file
+from simplellm.storage.files import replace_file
 
 VERSION = 1
 OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700

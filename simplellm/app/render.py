@@ -23,11 +23,11 @@ from simplellm.app.keyboard import around_stops, held_back, typed_ahead_waits
 from simplellm.app.panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
 from simplellm.app.sanitize import Sanitizer, visible
 from simplellm.app.shades import Bars, Columns, Mark, Tokens
-from simplellm.curves import overfitting_since
 from simplellm.errors import SimpleLLMError
+from simplellm.evaluation.curves import overfitting_since
 
 if TYPE_CHECKING:  # the sampler brings torch, which a wrong flag does not wait for
-    from simplellm.sampler import Piece
+    from simplellm.inference.sampler import Piece
 
 PLAIN_REPORT_SECONDS = 5.0
 PLAIN_SAMPLE_CHARACTERS = 100

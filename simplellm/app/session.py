@@ -16,11 +16,11 @@ from typing import Any
 
 from simplellm.app.conversation import Journal, Turn, load, save
 from simplellm.app.preferences import SWITCHES, Preferences
-from simplellm.beams import reply_to
-from simplellm.config import SamplingParams
+from simplellm.config.settings import SamplingParams
+from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SettingError
-from simplellm.sampler import Piece, Reply, Sampler, random_seed
-from simplellm.tokenizer import Tokenizer
+from simplellm.inference.beams import reply_to
+from simplellm.inference.sampler import Piece, Reply, Sampler, random_seed
 
 TURN_END = "\n"  # between a turn and the next prompt
 SAME_AGAIN = "once more; it will be the same where nothing is drawn (temperature 0, or several beams)"

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplellm import checkpoint as checkpoints
 from simplellm.app.actions import Options, folder_of, screen_of
 from simplellm.app.chat import is_terminal
 from simplellm.app.console import write_json
 from simplellm.app.render import Screen
-from simplellm.checkpoint import Run
+from simplellm.checkpoint import run as checkpoints
+from simplellm.checkpoint.run import Run
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.lock import FolderLock
-from simplellm.storage import discard_folder, leftovers
-from simplellm.training import PREPARED_FOLDER
+from simplellm.storage.files import discard_folder, leftovers
+from simplellm.storage.lock import FolderLock
+from simplellm.training.job import PREPARED_FOLDER
 
 PREPARED_NAME = re.compile(r"[0-9a-f]{16}")
 INDEX_SUFFIX = "-words"  # of the index that stands beside prepared ids

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from simplellm.app.render import Screen, TrainingProgress
-from simplellm.checkpoint import Run, load_model, read_log
-from simplellm.config import SamplingParams
-from simplellm.dataset import Prepared
+from simplellm.checkpoint.run import Run, load_model, read_log
+from simplellm.config.settings import SamplingParams
+from simplellm.data.dataset import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
-from simplellm.model import SimpleLLM
-from simplellm.report import Report, make_report, report_lines
-from simplellm.sampler import Sampler
-from simplellm.tracking import Tracking
-from simplellm.trainer import Preview, Result
+from simplellm.evaluation.report import Report, make_report, report_lines
+from simplellm.inference.sampler import Sampler
+from simplellm.model.transformer import SimpleLLM
+from simplellm.training.tracking import Tracking
+from simplellm.training.trainer import Preview, Result
 
 PROMPT_TOKENS = 16  # the beginning of the held-out text, which a sample goes on from
 PREVIEW_TOKENS, REPORT_TOKENS = 60, 256

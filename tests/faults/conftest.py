@@ -37,7 +37,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def same_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's speed, which decides the recipe, is measured nowhere."""
-    monkeypatch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
+    monkeypatch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed")
     text_in(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
+        patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
         return digest(Path(train(folder / "checkpoints").path).parent / "step-000012")
 
 

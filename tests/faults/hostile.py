@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from faults.tiny import go_on, text_in, train
-from simplellm import training
-from simplellm.checkpoint import Run, load_model, write_manifest
+from simplellm.checkpoint.run import Run, load_model, write_manifest
 from simplellm.errors import SimpleLLMError
-from simplellm.sampler import Sampler
+from simplellm.inference.sampler import Sampler
+from simplellm.training import job as training
 
 MOST_EXTRA_BYTES = 600 << 20  # of address space, beyond what this process has when it begins
 MOST_SECONDS = 10

@@ -24,12 +24,12 @@ import torch
 
 from faults.layer import Disk, Event
 from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train
-from simplellm import training
 from simplellm.app.cli import main as command
-from simplellm.checkpoint import Run, read_log
+from simplellm.checkpoint.run import Run, read_log
 from simplellm.errors import CheckpointError, StoppedEarly
-from simplellm.lock import holder
-from simplellm.manifest import is_whole
+from simplellm.storage.lock import holder
+from simplellm.storage.manifest import is_whole
+from simplellm.training import job as training
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 SIGNALS = {getattr(signal, name): code for name, code in CODES.items() if hasattr(signal, name)}

@@ -14,7 +14,7 @@ import pytest
 
 from faults.tiny import TEXT
 from simplellm.app.cli import main
-from simplellm.checkpoint import Run, verify
+from simplellm.checkpoint.run import Run, verify
 
 HANGUL = "판사는 등불을 보았다. 빵집 주인도 등불을 보았다. " * 60
 FLAGS = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--vocab-size", "300", "--batch-size", "2",
@@ -202,7 +202,7 @@ def test_a_place_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
 
 @pytest.mark.parametrize("change", [lambda text: text[: len(text) // 3], lambda text: text[:-1], lambda text: ""])
 def test_a_text_that_changes_while_it_is_read_is_refused(attempt, tmp_path, monkeypatch, change):
-    from simplellm import training
+    from simplellm.training import job as training
 
     path, prepare = tmp_path / "text.txt", training.prepare
     path.write_text(TEXT)

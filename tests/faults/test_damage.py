@@ -14,10 +14,10 @@ import pytest
 from faults.tiny import STEPS, TEXT, around, digest, go_on, text_in, train
 from simplellm.app import upkeep
 from simplellm.app.cli import main
-from simplellm.checkpoint import Run, read_log, verify, write_manifest
+from simplellm.checkpoint.pointers import mend_pointers
+from simplellm.checkpoint.run import Run, read_log, verify, write_manifest
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.manifest import MANIFEST_NAME
-from simplellm.pointers import mend_pointers
+from simplellm.storage.manifest import MANIFEST_NAME
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -266,7 +266,7 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
     run = stopped(checkpoints, 4)
     with pytest.raises(SettingError, match="learning_rate"):
         go_on(checkpoints, learning_rate=1e-4)
-    from simplellm.training import resume
+    from simplellm.training.job import resume
 
     resume(run, {"learning_rate": 1e-4, "batch_size": 4}, around(checkpoints), accept_changes=True)
     info = run.read_info()
@@ -279,7 +279,7 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
 
 @pytest.mark.parametrize("given", [{"n_layer": 2}, {"optimizer": "adamw"}, {"ema_decay": 0.5}, {"vocab_size": 400}])
 def test_what_is_saved_cannot_go_on_with_every_change(checkpoints, given):
-    from simplellm.training import resume
+    from simplellm.training.job import resume
 
     run = stopped(checkpoints, 4)
     with pytest.raises(SettingError, match=next(iter(given))) as found:
@@ -396,7 +396,7 @@ def test_prune_never_costs_the_last_whole_checkpoint(copy, call):
 
 
 def test_prune_leaves_a_run_in_training_alone(copy, call):
-    from simplellm.lock import FolderLock
+    from simplellm.storage.lock import FolderLock
 
     goes = spoil(copy)
     with FolderLock(copy / "run"):

@@ -13,12 +13,12 @@ import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
 from faults.tiny import INTERVAL, STEPS, around, digest, go_on, text_in, train
-from simplellm.checkpoint import Run, TrainingState, load_model, read_log, step_of, verify
+from simplellm.checkpoint.run import Run, TrainingState, load_model, read_log, step_of, verify
+from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, TrainingError
-from simplellm.lock import FolderLock
-from simplellm.manifest import is_whole
-from simplellm.model import SimpleLLM
-from simplellm.tokenizer import Tokenizer
+from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.lock import FolderLock
+from simplellm.storage.manifest import is_whole
 
 Parts = tuple[SimpleLLM, Tokenizer]
 

@@ -11,9 +11,9 @@ import torch
 
 from faults.tiny import INTERVAL, STEPS, TINY, around, digest, go_on, train
 from simplellm.app.cli import main
-from simplellm.checkpoint import Run, TrainingState, load_model, load_training_state, refuse_unfinite
+from simplellm.checkpoint.run import Run, TrainingState, load_model, load_training_state, refuse_unfinite
 from simplellm.errors import CheckpointError, TrainingError
-from simplellm.trainer import Trainer
+from simplellm.training.trainer import Trainer
 
 BAD = [math.nan, math.inf, -math.inf]
 AT = 7  # the step at which it happens: after the evaluation of step 6
@@ -74,7 +74,7 @@ def test_what_is_not_finite_ends_the_training_before_it_is_kept(checkpoints, und
     for folder in run.step_folders():
         refuse_unfinite({**load_model(folder, torch.device("cpu"))[0].state_dict(), **load_training_state(folder).tensors})
     monkeypatch.undo()
-    monkeypatch.setattr("simplellm.training.relative_speed", lambda device: 1.0)
+    monkeypatch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
     go_on(checkpoints)
     assert digest(run.last()) == undisturbed
 

@@ -17,11 +17,11 @@ from conftest import ROOT
 
 from faults.hostile import entry, headers, patterns, tensors_file
 from faults.tiny import go_on, train
-from simplellm import checkpoint
-from simplellm.checkpoint import Run, examine, load_model, load_training_state, write_manifest
+from simplellm.checkpoint import run as checkpoint
+from simplellm.checkpoint.run import Run, examine, load_model, load_training_state, write_manifest
 from simplellm.errors import CheckpointError, TokenizerError
-from simplellm.header import read_header
-from simplellm.manifest import MANIFEST_NAME
+from simplellm.storage.manifest import MANIFEST_NAME
+from simplellm.storage.safetensors_header import read_header
 
 TESTS = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

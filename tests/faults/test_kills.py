@@ -18,10 +18,10 @@ from faults.kills import SIGNALS
 from faults.tiny import around, digest, go_on, text_in, train
 from simplellm.app.cli import main
 from simplellm.app.interrupt import Interrupt
-from simplellm.checkpoint import Run
+from simplellm.checkpoint.run import Run
 from simplellm.errors import CheckpointError
-from simplellm.lock import FolderLock
-from simplellm.trainer import Trainer
+from simplellm.storage.lock import FolderLock
+from simplellm.training.trainer import Trainer
 
 TESTS = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -161,7 +161,7 @@ def test_a_run_killed_before_its_first_checkpoint_may_be_started_again(checkpoin
 
 
 def test_what_a_live_process_writes_is_not_taken_for_a_leftover(checkpoints):
-    from simplellm.storage import new_folder, remove_leftovers
+    from simplellm.storage.files import new_folder, remove_leftovers
 
     text_in(checkpoints.parent)
     dead = checkpoints / ".tmp-dead-01234567"

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from simplellm.checkpoint import Run
-from simplellm.distributed import World
-from simplellm.metrics import Sinks
-from simplellm.trainer import Result
-from simplellm.training import Sources, Surroundings, resume, start
+from simplellm.checkpoint.metrics import Sinks
+from simplellm.checkpoint.run import Run
+from simplellm.training.distributed import World
+from simplellm.training.job import Sources, Surroundings, resume, start
+from simplellm.training.trainer import Result
 
 TINY = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,

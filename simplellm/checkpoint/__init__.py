@@ -1,0 +1,1 @@
+"""The run folder: saving, loading, verifying, and the Hugging Face mapping."""

@@ -1,0 +1,1 @@
+"""Sampling: filters, decoder, batching, beam search, quantization."""

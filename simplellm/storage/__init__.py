@@ -1,0 +1,1 @@
+"""Atomic file writes, locks, manifests and header checks."""

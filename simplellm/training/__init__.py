@@ -1,0 +1,1 @@
+"""The trainer, and everything that decides how a run is trained."""

@@ -1,0 +1,290 @@
+"""What the commands show of a model's mind is what the model computes, and asking changes nothing that is said."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from simplellm.app.cli import main
+from simplellm.app.commands.command import Lines
+from simplellm.app.commands.insight import MOST_TOKENS, TOP, temperatures
+from simplellm.app.commands.registry import dispatch
+from simplellm.app.session import Session
+from simplellm.app.shades import Bars, Columns, Tokens
+from simplellm.checkpoint.run import Run, load_model
+from simplellm.config.settings import SamplingParams
+from simplellm.errors import SettingError
+from simplellm.evaluation.analyze import attention
+from simplellm.inference.batch import ReplyBatch, in_context
+from simplellm.inference.sampler import Sampler, distribution
+
+PARAMS = SamplingParams(max_new_tokens=8, seed=3)
+
+
+@pytest.fixture(scope="module")
+def sampler(trained: Path) -> Sampler:
+    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+
+
+@pytest.fixture
+def session(sampler: Sampler) -> Session:
+    return Session(sampler, Path("tiny"), PARAMS, {"run": "tiny"}, PARAMS)
+
+
+def say(session: Session, text: str) -> str:
+    answer = session.ask(text)
+    list(answer)
+    session.keep(answer)
+    return answer.reply.text
+
+
+def shown(session: Session, line: str, kind: type) -> Tokens | Bars | Columns | Lines:
+    found = dispatch(session, line)
+    assert isinstance(found, kind)
+    return found
+
+
+# ---------------------------------------------------------------- probs
+
+
+def test_probs_switches_and_says_so(session) -> None:
+    assert "off" in shown(session, "/probs", Lines).text
+    assert [mark.level for mark in shown(session, "/probs on", Tokens).marks] == [0, 0.25, 0.5, 0.75, 1]
+    assert session.shows_probabilities and isinstance(dispatch(session, "/probs"), Tokens)
+    shown(session, "/probs off", Lines)
+    assert not session.shows_probabilities
+
+
+def test_probs_alone_shows_the_last_reply_by_the_models_own_probabilities(session) -> None:
+    reply = say(session, "The judge")
+    found = shown(session, "/probs", Tokens)
+    assert "".join(mark.text for mark in found.marks) == reply and "bits/token" in found.summary
+    ids = list(session.turns[-1].ids)
+    n_prompt = len(session.sampler.encode("The judge"))
+    with torch.no_grad():
+        log_probabilities = session.sampler.model(torch.tensor([ids]))[0].double().log_softmax(-1)
+    own = [float(log_probabilities[n - 1, ids[n]]) for n in range(n_prompt, len(ids))]
+    assert np.prod([mark.level for mark in found.marks]) == pytest.approx(np.exp(sum(own)), rel=1e-3)
+
+
+def test_probs_takes_on_or_off(session) -> None:
+    with pytest.raises(SettingError, match="on or off"):
+        dispatch(session, "/probs maybe")
+    assert not session.shows_probabilities
+
+
+# ---------------------------------------------------------------- next
+
+
+@pytest.mark.parametrize("line", ["/temp 0", "/topk 3", "/topp 0.4", "/minp 0.3", "/penalty 4", "/temp 3"])
+def test_next_shows_the_softmax_and_what_the_settings_make_of_it(session, line: str) -> None:
+    dispatch(session, line)
+    found = shown(session, "/next The judge", Bars)
+    ids = session.sampler.encode("The judge")
+    with torch.no_grad():
+        logits = session.sampler.model(torch.tensor([ids]))[0, -1]
+    plain = logits.double().softmax(0).sort(descending=True).values[:TOP]
+    assert [bar.before for bar in found.rows] == pytest.approx(plain.tolist(), abs=1e-5)
+    tokens, after = distribution(logits.numpy(), ids, session.params)
+    kept = {bar.after for bar in found.rows if bar.after is not None}
+    assert max(kept) == pytest.approx(float(after.max()), abs=1e-5) and len(kept) <= len(tokens)
+    assert sum(bar.after is not None for bar in found.rows) == min(TOP, len(tokens)) or session.params.repetition_penalty != 1
+
+
+@pytest.mark.parametrize("context", ["on", "off"])
+def test_next_alone_goes_on_from_what_was_said(session, context: str) -> None:
+    dispatch(session, f"/context {context}")
+    say(session, "The judge")
+    reply = say(session, "The baker")
+    rows = shown(session, "/next", Bars).rows
+    if context == "off":
+        ids = [*session.sampler.encode("The baker"), *session.turns[-1].ids[len(session.sampler.encode("The baker")) :]]
+        assert session.here() == ids and rows == shown(session, f"/next The baker{reply}", Bars).rows
+    else:
+        assert len(session.here()) > len(session.turns[-1].ids)
+
+
+def test_next_before_anything_is_said_is_the_beginning_of_a_document(session) -> None:
+    assert session.here() == [session.sampler.tokenizer.end_of_text]
+    assert len(shown(session, "/next", Bars).rows) == TOP
+
+
+# ---------------------------------------------------------------- tokenize
+
+
+@pytest.mark.parametrize("text", ["The judge had", "한글 and 🙂", "a", "\t\x00", "<|endoftext|>"])
+def test_tokenize_shows_every_token_with_its_id(session, text: str) -> None:
+    found = shown(session, f"/tokenize {text}", Tokens)
+    ids = session.sampler.tokenizer.encode(text.strip())
+    assert [mark.label for mark in found.marks] == [str(token) for token in ids] and found.always_labels
+    assert all(one.level != other.level for one, other in zip(found.marks, found.marks[1:], strict=False))
+    n_bytes = len(text.strip().encode())
+    assert f"{len(ids)} token" in found.summary and f"{n_bytes} byte" in found.summary
+    assert f"{n_bytes / len(ids):.2f} bytes/token" in found.summary
+
+
+def test_part_of_a_character_is_bytes(session) -> None:
+    texts = [mark.text for mark in shown(session, "/tokenize 뷁", Tokens).marks]
+    assert len(texts) > 1 and all(text.startswith("\\x") for text in texts)
+
+
+def test_a_long_text_is_counted_whole_and_shown_in_part(session) -> None:
+    found = shown(session, "/tokenize " + "xyz " * 3000, Tokens)
+    assert len(found.marks) == MOST_TOKENS and "first 2,000" in found.summary and "11,999 bytes" in found.summary
+
+
+def test_tokenize_alone_says_what_it_takes(session) -> None:
+    assert "TEXT" in shown(session, "/tokenize", Lines).text
+
+
+# ---------------------------------------------------------------- attention
+
+
+def looks(session: Session) -> torch.Tensor:
+    return attention(session.sampler.model, in_context(session.sampler, session.here()))
+
+
+@pytest.mark.parametrize(
+    "place, pick",
+    [("", lambda a: a.mean((0, 1))), ("2", lambda a: a[1].mean(0)), ("1.2", lambda a: a[0, 1]), ("2.1", lambda a: a[1, 0])],
+)
+def test_attn_shades_each_token_by_how_much_the_last_one_looked_at_it(session, place: str, pick: Callable) -> None:
+    reply = say(session, "The judge")
+    found = shown(session, f"/attn {place}".strip(), Tokens)
+    expected = pick(looks(session))
+    assert "".join(mark.text for mark in found.marks) == "The judge" + reply
+    levels = torch.tensor([mark.level for mark in found.marks])
+    assert float(levels.max()) == 1 and len(levels) == len(expected)
+    torch.testing.assert_close(levels**2 * expected.max(), expected, atol=1e-5, rtol=1e-4)
+    assert f"{float(expected.max()):.1%}" in found.summary
+
+
+def test_attn_of_a_context_that_is_full_and_of_halves_of_characters(session) -> None:
+    say(session, "한글 뷁 " * 20)
+    found = shown(session, "/attn", Tokens)
+    assert "뷁" in "".join(mark.text for mark in found.marks)
+    numbers = [float(mark.label.rstrip("%") or 0) for mark in found.marks]
+    assert 50 < sum(numbers) <= 100 + len(numbers)
+
+
+@pytest.mark.parametrize("place", ["0", "3", "1.0", "1.3", "x", "1.", ".1", "1.1.1", "-1", "1e9", "99999999999.1", "①", "1 1"])
+def test_a_head_that_is_not_there_is_one_clear_line(session, place: str) -> None:
+    say(session, "The judge")
+    with pytest.raises(SettingError, match="layers 1 to 2 and heads 1 to 2") as found:
+        dispatch(session, f"/attn {place}")
+    assert found.value.fix
+
+
+def test_attn_before_anything_is_said_says_so(session) -> None:
+    with pytest.raises(SettingError, match="nothing has been said"):
+        dispatch(session, "/attn")
+
+
+# ---------------------------------------------------------------- compare
+
+
+@pytest.mark.parametrize("now", [0, 0.05, 0.1, 0.3, 0.8, 1, 2, 10 / 3, 4, 5])
+def test_the_temperatures_are_three_allowed_ones_with_the_one_that_is_set(now: float) -> None:
+    found = list(temperatures(now))
+    assert now in found and len(set(found)) == 3 and found == sorted(found)
+    assert all(SamplingParams(temperature=value) for value in found)
+
+
+def test_compare_is_three_replies_with_one_seed_and_three_temperatures(session) -> None:
+    found = shown(session, "/compare The judge", Columns)
+    assert found.headers == ("temperature 0.4", "temperature 0.8", "temperature 1.2") and "seed 3" in found.summary
+    for text, temperature in zip(found.texts, (0.4, 0.8, 1.2), strict=True):
+        reply = session.sampler.stream(session.sampler.encode("The judge"), replace(PARAMS, temperature=temperature))
+        list(reply)
+        assert text == reply.text
+    assert session.turns == []
+
+
+def test_compare_without_a_seed_tells_the_one_it_took(session) -> None:
+    dispatch(session, "/seed auto")
+    dispatch(session, "/beams 3")
+    found = shown(session, "/compare The judge", Columns)
+    dispatch(session, f"/seed {found.summary.split()[-1]}")
+    assert shown(session, "/compare The judge", Columns) == found
+
+
+def test_ctrl_c_ends_a_comparison_and_keeps_what_was_said(session, monkeypatch) -> None:
+    think, calls = ReplyBatch.think, []
+
+    def interrupted_later(batch: ReplyBatch) -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        think(batch)
+
+    monkeypatch.setattr(ReplyBatch, "think", interrupted_later)
+    assert threading.current_thread() is threading.main_thread()
+    found = shown(session, "/compare The judge", Columns)
+    assert len(calls) <= 6 and "interrupted" in found.summary and all(found.texts)
+
+
+# ---------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("line", ["/next", "/next The", "/attn", "/compare", "/compare x", "/tokenize The", "/probs"])
+def test_asking_changes_nothing_that_is_said(session, line: str) -> None:
+    expected = [say(session, "The judge"), say(session, "The baker")]
+    session.clear()
+    found = []
+    for text in ("The judge", "The baker"):
+        found.append(say(session, text))
+        dispatch(session, line)
+    assert found == expected and len(session.turns) == 2
+
+
+# ---------------------------------------------------------------- generate
+
+
+def generated(capsys, trained: Path, *flags: str) -> tuple[str, str]:
+    code = main(["generate", "--checkpoints", str(trained), "--run", "tiny", "--prompt", "The judge", "--seed", "3",
+                 "--max-new-tokens", "8", "--device", "cpu", *flags])  # fmt: skip
+    assert code == 0
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize("flags", [[], ["--temperature", "0"], ["--num-beams", "3"], ["--stop", "e"]])
+def test_generate_adds_the_numbers_of_each_token(capsys, trained: Path, flags: list[str]) -> None:
+    plain = json.loads(generated(capsys, trained, "--json", *flags)[0])
+    found = json.loads(generated(capsys, trained, "--json", "--probs", *flags)[0])
+    assert "probs" not in plain and found["text"] == plain["text"]
+    assert len(found["probs"]) == found["new_tokens"]
+    model, tokenizer = load_model(Run(trained / "tiny").best(), torch.device("cpu"))
+    ids = tokenizer.encode("The judge")
+    for one in found["probs"]:
+        assert list(one) == ["token", "id", "probability", "rank", "entropy"]
+        with torch.no_grad():
+            probabilities = model(torch.tensor([ids]))[0, -1].double().softmax(0)
+        assert one["probability"] == pytest.approx(float(probabilities[one["id"]]), abs=1e-5)
+        assert one["rank"] == 1 + int((probabilities > probabilities[one["id"]]).sum())
+        assert one["entropy"] == pytest.approx(float(torch.special.entr(probabilities).sum()), abs=1e-4)
+        ids.append(one["id"])
+
+
+def test_generate_numbers_its_tokens_where_there_is_no_colour(capsys, trained: Path) -> None:
+    text = generated(capsys, trained)[0]
+    out, notices = generated(capsys, trained, "--probs")
+    assert out.count("[") >= 5 and "bits/token" in notices and out != text
+
+
+def test_beams_say_what_they_do_not_hear(capsys, trained: Path) -> None:
+    out, notices = generated(capsys, trained, "--num-beams", "2", "--top-k", "3")
+    assert "top_k, seed" in notices and out.strip()
+
+
+@pytest.mark.parametrize("value", ["0", "65", "many"])
+def test_beams_out_of_range_are_one_clear_line(capsys, trained: Path, value: str) -> None:
+    assert main(["generate", "--checkpoints", str(trained), "--prompt", "x", "--num-beams", value]) == 2
+    assert "num_beams" in capsys.readouterr().err

@@ -1,0 +1,418 @@
+"""A conversation keeps its settings whole, its turns in order and its context within the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simplellm.app.conversation import Journal, Turn, load
+from simplellm.app.preferences import Preferences
+from simplellm.app.session import TURN_END, Answer, Opened, Session
+from simplellm.checkpoint.run import Run, load_model
+from simplellm.config.settings import SamplingParams
+from simplellm.errors import CheckpointError, SettingError
+from simplellm.inference.sampler import Sampler
+
+GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def sampler(trained: Path) -> Sampler:
+    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+
+
+@pytest.fixture
+def session(sampler: Sampler, trained: Path) -> Session:
+    params = SamplingParams(max_new_tokens=5, seed=3)
+    return Session(sampler, trained / "tiny", params, defaults=params)
+
+
+def turn(session: Session, answer: Answer, n_pieces: int | None = None) -> Answer:
+    """Let an answer come, whole or only its first pieces, and keep it."""
+    list(islice(answer, n_pieces))
+    session.keep(answer)
+    return answer
+
+
+# ---------------------------------------------------------------- settings
+
+BAD = {
+    "temperature": ["hot", "6", "nan"], "top_k": ["-3", "1.5"], "top_p": ["0", "1.1"], "min_p": ["1"], "seed": ["-1"],
+    "repetition_penalty": ["0"], "max_new_tokens": ["0", "100001"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, text", [(name, text) for name, texts in BAD.items() for text in texts])
+def test_a_bad_value_leaves_the_settings_as_they_were(session, name, text):
+    before = session.params
+    with pytest.raises(SettingError):
+        session.change(name, text)
+    assert session.params is before
+
+
+def test_a_change_makes_new_settings_and_reset_brings_the_old_ones_back(session):
+    before = session.params
+    session.change("temperature", "0.3")
+    session.set_context("on")
+    assert (before.temperature, session.params.temperature, session.params.top_k) == (0.8, 0.3, before.top_k)
+    session.reset()
+    assert session.params == before and not session.keeps_context
+
+
+def test_the_ninth_stop_text_is_refused(session):
+    for n in range(8):
+        session.add_stop(str(n))
+    with pytest.raises(SettingError):
+        session.add_stop("9")
+    assert session.params.stop == tuple("01234567")
+
+
+@pytest.mark.parametrize("switch", [Session.set_context, Session.set_probabilities])
+def test_a_switch_is_on_or_off(session, switch):
+    with pytest.raises(SettingError):
+        switch(session, "maybe")
+    assert not session.keeps_context and not session.shows_probabilities
+
+
+def remembering(session: Session, folder: Path, **flags: object) -> Session:
+    """As `simplellm chat` starts: with these flags, and with what was kept for the run."""
+    params = SamplingParams(**flags)
+    new = Session(
+        session.sampler, session.run_path, params, defaults=params, flags=tuple(flags), preferences=Preferences(folder / "p")
+    )
+    new.recall_settings()
+    return new
+
+
+def test_settings_last_from_one_session_to_the_next(session, tmp_path):
+    first = remembering(session, tmp_path)
+    first.change("temperature", "0.3")
+    first.add_stop("END")
+    first.change("seed", "7")
+    first.set_context("on")
+    first.set_probabilities("on")
+    second = remembering(session, tmp_path)
+    assert second.params == first.params != SamplingParams()
+    assert second.keeps_context and second.shows_probabilities
+    second.reset()
+    third = remembering(session, tmp_path)
+    assert third.params == SamplingParams() and not third.keeps_context
+
+
+def test_a_flag_stands_above_what_is_kept_and_is_not_kept(session, tmp_path):
+    remembering(session, tmp_path).change("temperature", "0.3")
+    flagged = remembering(session, tmp_path, temperature=2.0, top_k=5)
+    assert (flagged.params.temperature, flagged.params.top_k) == (2.0, 5)
+    flagged.change("min_p", "0.1")
+    after = remembering(session, tmp_path).params
+    assert (after.temperature, after.top_k, after.min_p) == (0.3, 50, 0.1)
+    flagged.reset()
+    assert flagged.params.temperature == 2.0 and remembering(session, tmp_path).params == SamplingParams()
+
+
+# ---------------------------------------------------------------- turns
+
+
+def test_each_prompt_stands_alone_unless_context_is_kept(session):
+    turn(session, session.ask("The judge"))
+    assert session.ask("Jack").reply.prompt_ids == session.sampler.encode("Jack")
+    session.set_context("on")
+    first = session.turns[0]
+    expected = [*first.ids, *session.sampler.encode(TURN_END), *session.sampler.encode("Jack")]
+    assert session.ask("Jack").reply.prompt_ids == expected
+    assert session.sampler.tokenizer.decode(expected) == f"The judge{first.reply}{TURN_END}Jack"
+    session.clear()
+    assert session.ask("Jack").reply.prompt_ids == session.sampler.encode("Jack") and session.turns == []
+
+
+def test_a_turn_tells_how_it_came_to_be(session):
+    answer = turn(session, session.ask("The judge"))
+    (said,) = session.turns
+    assert (said.prompt, said.reply, said.stop_reason) == ("The judge", answer.reply.text, "length")
+    assert said.params == session.params and said.params.seed == 3
+    assert [piece.token for piece in said.thoughts if piece.token is not None] == answer.reply.new_ids
+
+
+def test_what_is_read_again_is_in_the_cache(session, monkeypatch):
+    session.set_context("on")
+    turn(session, session.ask("The judge"))
+    read: list[int] = []
+    read_all = session.sampler._read
+    monkeypatch.setattr(session.sampler, "_read", lambda new: read.append(len(new)) or read_all(new))
+    answer = session.ask("Jack")
+    next(iter(answer))
+    assert read[0] <= len(session.sampler.encode("Jack")) + 2  # the turn's end, and the token that was drawn last
+
+
+def test_what_a_stop_text_hid_is_not_remembered(session):
+    text = turn(session, session.ask("The judge")).reply.text
+    session.add_stop(text[1:3])
+    shown = turn(session, session.ask("The judge")).reply.text
+    assert shown == text[:1] == session.turns[-1].reply
+    session.set_context("on")
+    session.turns = session.turns[-1:]
+    context, _ = session.context()
+    assert session.sampler.tokenizer.decode(context) == f"The judge{shown}{TURN_END}"
+
+
+def test_a_partial_reply_is_remembered_and_marked(session):
+    answer = turn(session, session.ask("The judge"), n_pieces=2)
+    assert session.turns[-1].reply == answer.reply.text and session.turns[-1].stop_reason == "interrupted"
+
+
+def test_a_reply_cut_off_before_its_first_token_leaves_its_prompt(session):
+    session.keep(session.ask("The judge"))
+    assert [(one.prompt, one.reply) for one in session.turns] == [("The judge", "")]
+    assert turn(session, session.regen()).reply.text == session.turns[0].reply != ""
+
+
+@pytest.mark.parametrize("act", [Session.regen, Session.extend, Session.undo])
+def test_without_a_turn_there_is_nothing_to_go_back_to(session, act):
+    with pytest.raises(SettingError, match="nothing has been said"):
+        act(session)
+
+
+def test_regen_answers_the_same_prompt_with_another_seed_and_says_it(session):
+    turn(session, session.ask("The judge"))
+    seeds = set()
+    for _ in range(5):
+        answer = turn(session, session.regen())
+        assert answer.reply.prompt_ids == session.sampler.encode("The judge")
+        assert any(str(answer.reply.seed) in note and "seed 3 again" in note for note in answer.notes)
+        seeds.add(session.turns[-1].params.seed)
+    assert len(session.turns) == 1 and len(seeds) == 5 and 3 not in seeds and session.params.seed == 3
+
+
+def test_regen_says_when_it_cannot_differ(session):
+    turn(session, session.ask("The judge"))
+    session.change("temperature", "0")
+    assert "the same" in session.regen().notes[0]
+
+
+def test_regen_sees_the_turns_before_the_last_one_only(session):
+    session.set_context("on")
+    turn(session, session.ask("One"))
+    second = turn(session, session.ask("Two"))
+    assert session.regen().reply.prompt_ids == second.reply.prompt_ids
+
+
+def test_an_old_reply_is_not_given_up_for_nothing(session):
+    turn(session, session.ask("The judge"))
+    before = list(session.turns)
+    for answer in (session.regen(), session.extend()):
+        session.keep(answer)
+        assert session.turns == before
+
+
+def test_undo_takes_one_turn_back(session):
+    turn(session, session.ask("One"))
+    first = list(session.turns)
+    turn(session, session.ask("Two"))
+    assert session.undo().prompt == "Two" and session.turns == first
+
+
+# ---------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("prompt", ["The judge", "한국어 문장", "🙂"])
+def test_a_reply_that_was_cut_off_anywhere_goes_on_as_if_it_had_not_been(sampler, prompt):
+    whole = turn(Session(sampler, Path("x"), GREEDY), Session(sampler, Path("x"), GREEDY).ask(prompt)).reply
+    for n in range(1, 12):
+        session = Session(sampler, Path("x"), GREEDY)
+        turn(session, session.ask(prompt), n_pieces=n)
+        turn(session, session.extend())
+        assert session.turns[0].reply.startswith(whole.text.rstrip("\ufffd"))
+        assert len(session.turns) == 1 and session.turns[0].prompt == prompt
+
+
+def test_half_a_character_is_begun_again(session, monkeypatch):
+    """한 has three bytes; a reply that ends after two of them goes on with the whole of it."""
+    tokens = [session.sampler.tokenizer.ranks[bytes([byte])] for byte in "a한b".encode()]
+    said = iter([*tokens[:3], *tokens[1:]])
+
+    def next_logits(ids: list[int]) -> object:
+        logits = torch.zeros(session.sampler.model.config.vocab_size)
+        logits[next(said)] = 1000.0
+        return logits.numpy()
+
+    monkeypatch.setattr(session.sampler, "next_logits", next_logits)
+    session.change("max_new_tokens", "3")
+    assert turn(session, session.ask("x")).reply.text == "a\ufffd" and session.turns[-1].reply == "a"
+    session.change("max_new_tokens", "4")
+    turn(session, session.extend())
+    assert session.turns[-1].reply == "a한b"
+
+
+def test_a_reply_goes_on_after_its_end_and_after_a_stop_text(session):
+    text = turn(session, session.ask("The judge")).reply.text
+    session.add_stop(text[1:3])
+    turn(session, session.ask("The judge"))
+    assert session.turns[-1].stop_reason == "stop"
+    session.remove_stops()
+    answer = turn(session, session.extend())
+    assert session.turns[-1].reply == text[:1] + answer.reply.text and len(session.turns) == 2
+
+
+def test_what_goes_on_is_shown_by_the_end_of_its_last_line(session):
+    session.turns = [Turn("The\njudge", " said")]
+    assert session.extend().before == "judge said"
+    session.turns = [Turn("x" * 5000, "")]
+    assert len(session.extend().before) < 500
+
+
+# ---------------------------------------------------------------- the context
+
+
+def context_of(turns: list[Turn], sampler: Sampler, **params: int) -> Session:
+    return Session(sampler, Path("x"), SamplingParams(**params), turns=turns, keeps_context=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    turns=st.lists(st.builds(Turn, st.text(max_size=20), st.text(max_size=20)), max_size=8),
+    prompt=st.text(min_size=1, max_size=40),
+    max_new_tokens=st.integers(1, 100),
+)
+def test_the_newest_whole_turns_that_fit_are_the_context(sampler, turns, prompt, max_new_tokens):
+    session = context_of(list(turns), sampler, max_new_tokens=max_new_tokens)
+    answer, encode = session.ask(prompt), sampler.encode
+    own = encode(prompt)[-session.context_limit :] if len(encode(prompt)) > sampler.block_size else encode(prompt)
+    parts = [[*encode(one.prompt + one.reply), *encode(TURN_END)] for one in turns]
+    n_kept = max(
+        (n for n in range(len(turns) + 1) if len(own) + sum(map(len, parts[len(turns) - n :])) <= session.context_limit),
+        default=0,
+    )
+    kept = parts[len(turns) - n_kept :]
+    assert answer.reply.prompt_ids == [*(token for part in kept for token in part), *own]
+    assert len(answer.reply.prompt_ids) <= max(session.context_limit, len(own)) <= sampler.block_size
+    n_out = len(turns) - n_kept
+    assert any("left out" in note and note.startswith(f"{n_out} ") for note in answer.notes) == (n_out > 0)
+
+
+def test_turns_left_out_are_told_when_they_become_more(sampler):
+    session = context_of([Turn("The judge said nothing", " and the baker laughed.")] * 6, sampler)
+    assert "left out" in session.ask("x").notes[0] and session.ask("x").notes == ()
+    session.turns.append(session.turns[0])
+    assert "left out" in session.ask("x").notes[0]
+
+
+def test_room_is_left_for_the_reply(sampler):
+    block_size = sampler.block_size
+    limits = {n: context_of([], sampler, max_new_tokens=n).context_limit for n in (1, 5, block_size, 10_000)}
+    assert limits == {1: block_size - 1, 5: block_size - 5, block_size: block_size // 2, 10_000: block_size // 2}
+
+
+def test_a_prompt_longer_than_the_context_is_cut_and_told(session, story):
+    n = session.context_limit
+    answer = session.ask(story)
+    assert answer.reply.prompt_ids == session.sampler.encode(story)[-n:]
+    assert answer.notes == (f"the prompt is longer than the context: only its newest {n} tokens are looked at",)
+    assert turn(session, answer).turn.prompt == story and session.turns[0].prompt == story
+
+
+def test_a_prompt_that_fits_is_not_cut(session):
+    text = "a b" * session.sampler.block_size
+    ids = session.sampler.encode(text)
+    for n in range(1, 40):
+        prompt = session.sampler.tokenizer.decode(ids[:n])
+        if len(session.sampler.encode(prompt)) <= session.sampler.block_size:
+            assert session.ask(prompt).notes == ()
+
+
+def test_five_megabytes_cost_no_more_than_the_context(session, story, monkeypatch):
+    read: list[int] = []
+    encode = session.sampler.tokenizer.encode
+    monkeypatch.setattr(session.sampler.tokenizer, "encode", lambda text: read.append(len(text)) or encode(text))
+    turn(session, session.ask(story * 200))
+    session.set_context("on")
+    assert "left out" in session.ask("and").notes[0]
+    assert session.n_context_tokens("and") == len(encode("and")) and max(read) < 50_000 < len(session.turns[0].prompt)
+
+
+def test_the_context_is_counted_without_reading_turns_again(session, monkeypatch):
+    session.set_context("on")
+    turn(session, session.ask("The judge"))
+    expected = len(session.ask("Jack").reply.prompt_ids)
+    read: list[str] = []
+    encode = session.sampler.tokenizer.encode
+    monkeypatch.setattr(session.sampler.tokenizer, "encode", lambda text: read.append(text) or encode(text))
+    assert session.n_context_tokens("Jack") == expected and set(read) == {"Jack", TURN_END}
+
+
+# ---------------------------------------------------------------- files and other runs
+
+
+def test_every_turn_is_kept_as_it_is_said(session, tmp_path):
+    session.journal = Journal(tmp_path, session.run_path)
+    steps: list[Callable[[], object]] = [
+        lambda: turn(session, session.ask("One")), lambda: turn(session, session.ask("둘"), n_pieces=1),
+        lambda: turn(session, session.extend()), lambda: turn(session, session.regen()), session.undo, session.undo,
+        lambda: turn(session, session.ask("Three")),
+    ]  # fmt: skip
+    for step in steps:
+        step()
+        assert load(session.journal.path) == session.turns
+    path, turns = session.journal.path, session.turns
+    session.clear()
+    turn(session, session.ask("Four"))
+    assert session.journal.path != path and load(path) == turns and load(session.journal.path) == session.turns
+
+
+def test_a_conversation_that_cannot_be_kept_is_told_once_and_goes_on(session, tmp_path):
+    told: list[str] = []
+    (tmp_path / "file").write_text("x")
+    session.journal, session.notice = Journal(tmp_path / "file", session.run_path), told.append
+    turn(session, session.ask("One"))
+    turn(session, session.ask("Two"))
+    assert len(session.turns) == 2 and len(told) == 1 and "not kept" in told[0]
+
+
+def test_what_is_saved_is_loaded_with_its_context(session, tmp_path):
+    session.set_context("on")
+    turn(session, session.ask("One"))
+    turns = list(session.turns)
+    session.save(str(tmp_path / "c"))
+    session.clear()
+    session.set_context("off")
+    session.load(str(tmp_path / "c"))
+    assert session.turns == turns and session.keeps_context
+
+
+def opened(sampler: Sampler, path: Path) -> Callable[[str], Opened]:
+    def open_run(wish: str) -> Opened:
+        if wish != "other":
+            raise CheckpointError(f"there is no run {wish}")
+        return Opened(sampler, path, {"run": "other"})
+
+    return open_run
+
+
+def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
+    session = remembering(session, tmp_path)
+    session.open_run = opened(Sampler(session.sampler.model, session.sampler.tokenizer), tmp_path / "other")
+    session.change("temperature", "0.3")
+    turn(session, session.ask("The judge"))
+    before = session.turns[0]
+    session.switch("other")
+    assert session.run_path == tmp_path / "other" and session.params == SamplingParams() and session.facts == {"run": "other"}
+    assert session.turns == [before] and session.turns[0].ids is None and session.turns[0].thoughts == ()
+    session.change("temperature", "1.5")
+    turn(session, session.regen())
+    assert remembering(session, tmp_path).params.temperature == 1.5
+    session.run_path = trained / "tiny"
+    assert remembering(session, tmp_path).params.temperature == 0.3
+
+
+def test_a_run_that_cannot_be_opened_leaves_the_old_one(session, tmp_path):
+    sampler, path, params = session.sampler, session.run_path, session.params
+    session.open_run = opened(sampler, tmp_path)
+    turn(session, session.ask("The judge"))
+    with pytest.raises(CheckpointError):
+        session.switch("missing")
+    assert (session.sampler, session.run_path, session.params) == (sampler, path, params) and session.turns[0].ids

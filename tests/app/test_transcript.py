@@ -1,0 +1,52 @@
+"""The first minute with the program, as a person pipes it in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+from simplellm.app.commands.registry import COMMANDS
+
+SCRIPT = "The judge\n/temp 0.5\n/topk 20\n/tokens 40\n/help\nquit\nnever read\n"
+
+
+def talk(script: str, state: Path, *arguments: str) -> tuple[str, str]:
+    """What stdout and stderr get when `script` is piped in; the program ends well."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        input=script.encode(), capture_output=True, timeout=60, env={**os.environ, "XDG_STATE_HOME": str(state)},
+    )  # fmt: skip
+    assert done.returncode == 0
+    return done.stdout.decode(), done.stderr.decode()
+
+
+def test_a_piped_conversation(trained, tmp_path):
+    out, err = talk(SCRIPT, tmp_path, "--checkpoints", str(trained))
+    assert err == "" and list(tmp_path.iterdir()) == []  # a pipe leaves nothing behind
+    assert out.startswith("The judge") and len(out.splitlines()[0]) >= len("The judge")
+    assert [line for line in out.splitlines() if line in ("temperature 0.5", "top_k 20", "max_new_tokens 40")] == [
+        "temperature 0.5", "top_k 20", "max_new_tokens 40",
+    ]  # fmt: skip
+    assert all(command.usage in out and command.help in out for command in COMMANDS)
+    assert "\x1b" not in out and "never read" not in out
+
+
+def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path):
+    again = ["chat", "--checkpoints", str(trained), "--continue", "--max-new-tokens", "3"]
+    out, err = talk("/context on\nThe judge\n", tmp_path, *again)
+    assert out.splitlines()[1].startswith("The judge") and "no earlier conversation" in err
+    out, err = talk("/context\n/regen\n/continue\n/undo\n/save\n", tmp_path, *again)
+    assert out.startswith("earlier turns are kept as context") and "took back 'The judge'; 0 turns left" in out
+    assert out.count(str(tmp_path)) == 1 and "once more" in err and "\x1b" not in out + err
+    (path,) = tmp_path.rglob("*.jsonl")
+    assert [line.split(":")[0] for line in path.read_text().splitlines()] == ['{"simplellm"', *['{"turn"'] * 3, '{"turns"']
+
+
+def test_no_history_keeps_neither(trained, tmp_path):
+    arguments = ["chat", "--checkpoints", str(trained), "--continue", "--no-history", "--max-new-tokens", "3"]
+    out, _ = talk("The judge\n/save\n", tmp_path, *arguments)
+    assert "not kept" in out and list(tmp_path.iterdir()) == []

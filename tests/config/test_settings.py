@@ -1,0 +1,226 @@
+"""Settings: declared once, checked always, refused by name."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simplellm.config.setting import Setting, Settings, show
+from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig, read_toml
+from simplellm.errors import SettingError
+
+CONFIGS = [ModelConfig, TrainConfig, SamplingParams]
+ALL = [pytest.param(config, item, id=f"{config.title}-{item.name}") for config in CONFIGS for item in config.settings()]
+NUMBERS = [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
+OTHER_TYPES: dict[str, list[Any]] = {
+    "int": [True, "1", 1.5, ""], "float": [True, "1", ""], "seconds": [True, "one", ""], "str": [True, 1, 1.5, "", "\0"],
+    "texts": [True, 1, 1.5, "", [""]], "bool": [1, "on"],
+}  # fmt: skip
+LIMITED = [case for case in NUMBERS if case.values[1].maximum is not None]
+
+
+@pytest.mark.parametrize(("config", "item"), ALL)
+def test_a_default_is_allowed(config: type[Settings], item: Setting) -> None:
+    assert item.check(item.default) == item.default
+
+
+@pytest.mark.parametrize(("config", "item"), ALL)
+def test_a_default_can_be_typed(config: type[Settings], item: Setting) -> None:
+    typed = item.default[0] if item.kind == "texts" and item.default else show(item.default)
+    assert item.kind == "texts" or item.parse(typed) == item.default
+
+
+@pytest.mark.parametrize(("config", "item"), ALL)
+def test_a_setting_says_its_range_and_its_help(config: type[Settings], item: Setting) -> None:
+    assert item.range and item.help and item.default_text and item.flag.startswith("--")
+
+
+@pytest.mark.parametrize(("config", "item"), NUMBERS)
+def test_a_limit_is_allowed_unless_it_is_open(config: type[Settings], item: Setting) -> None:
+    for limit, is_open in ((item.minimum, item.open_minimum), (item.maximum, item.open_maximum)):
+        if limit is not None and is_open:
+            with pytest.raises(SettingError):
+                item.check(limit)
+        elif limit is not None:
+            assert item.check(limit) == limit
+
+
+@pytest.mark.parametrize(("config", "item"), LIMITED)
+def test_a_value_outside_the_range_is_refused_by_name(config: type[Settings], item: Setting) -> None:
+    for value in (item.minimum - 1, item.maximum + 1, math.inf, -math.inf, math.nan):
+        with pytest.raises(SettingError, match=rf"^{item.name} ") as caught:
+            config(**{item.name: value})
+        assert caught.value.fix
+
+
+@pytest.mark.parametrize(("config", "item"), ALL)
+def test_a_value_of_another_type_is_refused_by_name(config: type[Settings], item: Setting) -> None:
+    for value in (object(), {}, b"1", {"a": 1}, [1], 1j, *OTHER_TYPES[item.kind], *([] if item.auto else [None])):
+        with pytest.raises(SettingError, match=rf"^{item.name} is "):
+            item.check(value)
+
+
+@pytest.mark.parametrize(("config", "item"), LIMITED)
+def test_a_number_too_large_for_a_float_is_refused_by_name(config: type[Settings], item: Setting) -> None:
+    for number in (10**400, -(10**400)):
+        with pytest.raises(SettingError, match=rf"^{item.name} is "):
+            item.check(number)
+
+
+@pytest.mark.parametrize("digits", ["1" * 400, "1" * 5000, "-" + "1" * 400], ids=len)
+@pytest.mark.parametrize("name", ["n_layer", "dropout"])
+def test_a_number_of_many_digits_is_refused_by_name(name: str, digits: str) -> None:
+    with pytest.raises(SettingError, match=rf"^{name} is "):
+        ModelConfig.setting(name).parse(digits)
+
+
+def test_a_refused_change_leaves_the_old_object_whole() -> None:
+    params = SamplingParams(top_k=40)
+    with pytest.raises(SettingError):
+        replace(params, top_k=-1)
+    assert params == SamplingParams(top_k=40)
+
+
+def test_a_config_cannot_be_changed_in_place() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SamplingParams().top_k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_mapping_of_a_config_is_the_config(config: type[Settings]) -> None:
+    assert config.from_mapping(config().to_mapping()) == config()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60s", 60), ("1.5m", 90), ("2h", 7200), ("90", 90), (" 10m ", 600), ("0.5s", 0.5), ("auto", None)]
+)
+def test_a_duration_is_read_with_its_unit(text: str, seconds: float | None) -> None:
+    assert TrainConfig.setting("budget").parse(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "-5s", "0s", "1e3", "60 s", "1d", "1h30m", "nan", "inf", "1.2.3", "６０s", "2年", "60S\n."]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="^budget is a time such as 60s, 10m or 2h, got "):
+        TrainConfig.setting("budget").parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("n_layer", "４"), ("dropout", "٠.٥"), ("n_layer", "४"), ("n_layer", "²"), ("seed", "𝟏")]
+)
+def test_only_ascii_digits_are_digits(name: str, text: str) -> None:
+    owner = ModelConfig if name != "seed" else SamplingParams
+    with pytest.raises(SettingError, match=f"^{name} "):
+        owner.setting(name).parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("YES", True), ("on", True), ("1", True), ("off", False), ("No", False)]
+)
+def test_a_switch_understands_plain_words(text: str, value: bool) -> None:
+    assert Setting("lamp", "bool", False, "light").parse(text) is value
+
+
+@pytest.mark.parametrize("text", ["", "2", "auto", "maybe"])
+def test_a_switch_refuses_other_words(text: str) -> None:
+    with pytest.raises(SettingError, match="^lamp is true or false"):
+        Setting("lamp", "bool", False, "light").parse(text)
+
+
+@pytest.mark.parametrize(("config", "item"), [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")])
+def test_auto_is_a_value_exactly_where_there_is_one(config: type[Settings], item: Setting) -> None:
+    if item.auto:
+        assert item.parse("auto") is None
+    else:
+        with pytest.raises(SettingError):
+            item.parse("auto")
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(["modern", "gpt2"]), st.integers(2, 600), st.integers(1, 70), st.none() | st.integers(1, 70)
+)  # fmt: skip
+def test_following_the_fixes_ends_in_a_model(architecture: str, n_embd: int, n_head: int, n_kv_head: int | None) -> None:
+    values = {"architecture": architecture, "n_embd": n_embd, "n_head": n_head, "n_kv_head": n_kv_head}
+    for _ in range(4):
+        values = _fixed(values)
+    assert ModelConfig(**values).n_embd >= n_embd
+
+
+def _fixed(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what the error said to do, if there was one."""
+    try:
+        ModelConfig(**values)
+    except SettingError as error:
+        flags = re.findall(r"--(n-[a-z-]+) (\d+)", error.fix)
+        return values | ({name.replace("-", "_"): int(value) for name, value in flags} or {"n_kv_head": None})
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"n_embd": 100, "n_head": 3}, "n_head has to divide n_embd, got 3 heads for 100"),
+        ({"n_head": 4, "n_kv_head": 3}, "n_kv_head has to divide n_head, got 3 for 4 heads"),
+        ({"architecture": "gpt2", "n_kv_head": 2}, "as many key heads as heads, got n_kv_head 2"),
+        ({"n_embd": 12, "n_head": 4}, "even head size, got 12 / 4 = 3"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_named(values: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(what)):
+        ModelConfig(**values)
+
+
+def _toml(folder: Path, content: str | bytes) -> Path:
+    path = folder / "settings.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_tables_of_a_toml_file_only_group(tmp_path: Path) -> None:
+    flat = read_toml(_toml(tmp_path, "n_layer = 2\nseed = 3"))
+    assert read_toml(_toml(tmp_path, "[model]\nn_layer = 2\n[training]\nseed = 3")) == flat == {"n_layer": 2, "seed": 3}
+
+
+@pytest.mark.parametrize("content", ["n_layr = 3", "[model]\nn_layr = 3"])
+def test_an_unknown_toml_key_is_refused_with_the_nearest(tmp_path: Path, content: str) -> None:
+    path = _toml(tmp_path, content)
+    with pytest.raises(SettingError, match="no setting is called 'n_layr'") as caught:
+        read_toml(path)
+    assert caught.value.fix == "did you mean n_layer?" and str(path) in str(caught.value)
+
+
+def test_a_toml_key_belongs_to_its_table(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"'n_layer' in \[training\]"):
+        read_toml(_toml(tmp_path, "[training]\nn_layer = 3"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["n_layer =", "= 3", b"\xff", "[model", "a = " + "[" * 100_000],
+    ids=["no value", "no key", "not UTF-8", "open table", "deep"],
+)
+def test_what_is_not_toml_is_one_setting_error(tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(SettingError, match="is not TOML"):
+        read_toml(_toml(tmp_path, content))
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_toml_file_that_cannot_be_read_is_one_setting_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match="^cannot read "):
+        read_toml(tmp_path / name)
+
+
+def test_settings_do_not_know_torch() -> None:
+    code = "import sys, simplellm.config.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,277 @@
+"""The tokenizer is total (any text, any ids), linear, and the same in `tokenizers`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+import tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+from simplellm.data.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, TextStream, Tokenizer
+from simplellm.errors import TokenizerError
+
+FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
+SAMPLES = [
+    "", " ", "  \n\n\t ", "Hello, world's 1234 words!", "한국어 문장입니다.", FAMILY,
+    unicodedata.normalize("NFD", "한국어 문장"),
+    "\0\x01\x1b[31m\x7f\x80\x9f", "a\r\nb\rc\n", "\u202e\u2066\ufeff\u200b", "e\u0301\u0301\u0301", END_OF_TEXT,
+    "\u0661\u0662 ²³ Ⅷ", "\U0010ffff\ue000", "x" * 200, "   x   y   \n   z", "'S'll'VE don't",
+]  # fmt: skip
+some_text = st.text(max_size=60) | st.text(alphabet=" \n\r\t'aL1가\u1100\u1161👍\u200d\ufe0f\u0301.é\0", max_size=60)
+law = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def theirs(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    return _in_tokenizers(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared_data: Path) -> Tokenizer:
+    files = str(shared_data / "vocab.bpe"), str(shared_data / "encoder.json")
+    return Tokenizer(data_gym_to_mergeable_bpe_ranks(*files), GPT2_SPLIT_PATTERN)
+
+
+def _in_tokenizers(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    loaded = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.to_json()))
+    loaded.encode_special_tokens = True
+    return loaded
+
+
+def _random_texts(n: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    ranges = [
+        (0, 0x7F),
+        (0x20, 0x7E),
+        (0x20, 0x7E),
+        (0, 0x2FF),
+        (0x1100, 0x11FF),
+        (0xAC00, 0xD7A3),
+        (0x1F300, 0x1FAFF),
+        (0, 0xD7FF),
+    ]
+    return ["".join(chr(draw.randint(*draw.choice(ranges))) for _ in range(draw.randint(0, 40))) for _ in range(n)]
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_decoding_undoes_encoding(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@law
+@given(text=some_text)
+def test_decoding_undoes_encoding_of_any_text(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_ten_thousand_texts_come_back_whole_and_as_a_stream(tokenizer: Tokenizer) -> None:
+    draw, lost = random.Random(3), []
+    texts = _random_texts(7_000, 1) + ["".join(draw.choices(SAMPLES, k=3)) for _ in range(3_000)]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        if tokenizer.decode(ids) != text or "".join(tokenizer.decode_stream(ids)) != text:
+            lost.append(text)
+    assert len(texts) == 10_000 and lost == []
+
+
+@law
+@given(text=some_text)
+def test_words_joined_are_the_text(tokenizer: Tokenizer, text: str) -> None:
+    assert "".join(tokenizer.split(text)) == text
+
+
+@law
+@given(text=some_text)
+def test_an_array_holds_the_ids_of_the_list(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    "character", [" ", "\n", "\t", "\r", "a", "1", ".", "'", "가", "\u1100", "\u0301", "👍", "\u200d", "\0"], ids=ascii
+)
+def test_a_megabyte_of_one_character_is_encoded_in_linear_time(tokenizer: Tokenizer, character: str) -> None:
+    text = character * (1_000_000 // len(character.encode()))
+    started_at = time.perf_counter()
+    ids = tokenizer.encode(text)
+    assert time.perf_counter() - started_at < 2.0
+    assert tokenizer.decode(ids) == text
+
+
+def test_lone_surrogates_are_replaced(tokenizer: Tokenizer) -> None:
+    text = "a\udc80b\ud800"
+    assert tokenizer.decode(tokenizer.encode(text)) == "a?b?" == "".join(tokenizer.split(text))
+    assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
+
+
+def test_end_of_text_typed_is_ordinary_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.end_of_text not in tokenizer.encode(END_OF_TEXT)
+    assert tokenizer.decode(tokenizer.encode(END_OF_TEXT)) == END_OF_TEXT
+
+
+def test_end_of_text_is_decoded_to_nothing(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text]) == "a"
+
+
+@law
+@given(data=st.data())
+def test_any_ids_decode_and_their_stream_is_the_same(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
+    assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
+
+
+def test_a_stream_never_shows_half_a_character(tokenizer: Tokenizer) -> None:
+    byte_ids = [tokenizer.ranks[bytes([byte])] for byte in "가👍é".encode()]
+    assert list(tokenizer.decode_stream(byte_ids)) == ["", "", "가", "", "", "", "👍", "", "é", ""]
+
+
+@law
+@given(data=st.binary(max_size=60) | some_text.map(str.encode) | st.sampled_from(SAMPLES).map(str.encode))
+def test_a_stream_holds_back_three_bytes_at_most(tokenizer: Tokenizer, data: bytes) -> None:
+    """At every moment what was shown is all that came, but for its last three bytes at most."""
+    stream, shown = TextStream(tokenizer), ""
+    for n_bytes, byte in enumerate(data, 1):
+        shown += stream.push(tokenizer.ranks[bytes([byte])])
+        assert any(shown == data[: n_bytes - held].decode("utf-8", "replace") for held in range(min(n_bytes, 3) + 1))
+    assert shown + stream.finish() == data.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("token", [-1, 9_999])
+def test_ids_of_no_token_decode_without_a_bug(tokenizer: Tokenizer, token: int) -> None:
+    assert tokenizer.decode([*tokenizer.encode("a"), token]).startswith("a")
+
+
+def test_a_vocabulary_has_at_most_the_tokens_asked_for(story: str) -> None:
+    assert Tokenizer.train([story], 300).vocab_size == 300
+    assert Tokenizer.train(["ab"], 300).vocab_size <= 258
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a"]])
+def test_a_tokenizer_of_hardly_any_text_encodes_everything(texts: list[str]) -> None:
+    tokenizer = Tokenizer.train(texts, 257)
+    assert tokenizer.vocab_size == 257 and tokenizer.decode(tokenizer.encode("ab 가")) == "ab 가"
+
+
+def test_training_is_a_function_of_the_text(story: str, tokenizer: Tokenizer) -> None:
+    assert Tokenizer.train([story], 512).fingerprint == tokenizer.fingerprint
+    assert Tokenizer.train([story[:5000]], 512).fingerprint != tokenizer.fingerprint
+
+
+def test_dropout_of_nothing_is_plain_encoding(tokenizer: Tokenizer, story: str) -> None:
+    for word in set(tokenizer.split(story)):
+        assert tokenizer.encode_with_dropout(word, 0.0, lambda: 0.5) == tokenizer.encode(word)
+
+
+@law
+@given(word=st.text(min_size=1, max_size=20), seed=st.integers(0, 9))
+def test_dropout_never_changes_the_text(tokenizer: Tokenizer, word: str, seed: int) -> None:
+    assert tokenizer.decode(tokenizer.encode_with_dropout(word, 0.5, random.Random(seed).random)) == word
+
+
+@law
+@given(text=some_text)
+def test_tokenizers_gives_the_same_ids_for_any_text(tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, text: str) -> None:
+    assert theirs.encode(text).ids == tokenizer.encode(text)
+
+
+def test_tokenizers_gives_the_same_ids_for_random_texts(tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, story: str) -> None:
+    for text in [story, *SAMPLES, *_random_texts(1_000, 2)]:
+        assert theirs.encode(text).ids == tokenizer.encode(text)
+
+
+def test_a_tokenizer_comes_back_from_its_json(tokenizer: Tokenizer, story: str) -> None:
+    again = Tokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    assert again.fingerprint == tokenizer.fingerprint and again.to_json() == tokenizer.to_json()
+    assert again.encode(story) == tokenizer.encode(story)
+
+
+def _damage(path: str, value: Any) -> Callable[[Any], None]:
+    def apply(data: Any) -> None:
+        *parents, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+        for key in parents:
+            data = data[key]
+        if value is None:
+            del data[last]
+        else:
+            data[last] = value
+
+    return apply
+
+
+PATTERN = "pre_tokenizer/pretokenizers/0/pattern/Regex"
+DAMAGES = {
+    "no model": _damage("model", None),
+    "no vocabulary": _damage("model/vocab", None),
+    "empty vocabulary": _damage("model/vocab", {}),
+    "vocabulary is a list": _damage("model/vocab", [1, 2]),
+    "no byte": _damage("model/vocab/a", None),
+    "two tokens of one id": _damage("model/vocab/a", 1),
+    "id is a text": _damage("model/vocab/a", "1"),
+    "id is negative": _damage("model/vocab/a", -1),
+    "id is huge": _damage("model/vocab/a", 2**40),
+    "unknown character": lambda data: data["model"]["vocab"].update({"한": 511}),
+    "no special token": _damage("added_tokens", []),
+    "special id is a text": _damage("added_tokens/0/id", "5"),
+    "special id is a token's": _damage("added_tokens/0/id", 5),
+    "special id is negative": _damage("added_tokens/0/id", -5),
+    "no pattern": _damage(PATTERN, None),
+    "pattern is no regex": _damage(PATTERN, "(("),
+    "pattern is a number": _damage(PATTERN, 5),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_tokenizer_file_is_refused(tokenizer: Tokenizer, damage: Callable[[Any], None]) -> None:
+    data = copy.deepcopy(tokenizer.to_json())
+    damage(data)
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_json(data, "here.json")
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 5, {}])
+def test_a_foreign_file_is_named(data: Any) -> None:
+    with pytest.raises(TokenizerError, match=r"^here.json is not a byte-level BPE") as caught:
+        Tokenizer.from_json(data, "here.json")
+    assert caught.value.fix
+
+
+def test_gpt2_ids_are_those_of_tiktoken_and_tokenizers(gpt2: Tokenizer, story: str) -> None:
+    theirs = _in_tokenizers(gpt2)
+    assert gpt2.vocab_size == 50_257 and gpt2.end_of_text == 50_256
+    assert gpt2.encode("Hello world") == [15496, 995]
+    for text in [story, *SAMPLES, *_random_texts(100, 3)]:
+        assert gpt2.encode(text) == _reference(gpt2).encode_ordinary(text) == theirs.encode(text).ids
+
+
+@pytest.mark.parametrize("character", [" ", "\n", "a", ".", "가"], ids=ascii)
+def test_gpt2_encodes_a_megabyte_of_one_character_in_linear_time(gpt2: Tokenizer, character: str) -> None:
+    text = character * (1_000_000 // len(character.encode()))
+    started_at = time.perf_counter()
+    ids = gpt2.encode(text)
+    assert time.perf_counter() - started_at < 2.0
+    assert gpt2.decode(ids) == text
+
+
+def _reference(gpt2: Tokenizer) -> tiktoken.Encoding:
+    published = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""  # tiktoken_ext
+    return tiktoken.Encoding("gpt2", pat_str=published, mergeable_ranks=gpt2.ranks, special_tokens={END_OF_TEXT: 50_256})
+
+
+def test_gpt2_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str) -> tiktoken.Encoding:
+        raise ConnectionError(f"no route for {name}")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(TokenizerError, match="cannot be fetched") as caught:
+        Tokenizer.gpt2()
+    assert "--tokenizer bpe" in caught.value.fix

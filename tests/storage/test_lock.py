@@ -1,0 +1,179 @@
+"""One writer per folder: the second is told who is first, and the lock of a dead one is free."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import posix_only
+
+from simplellm.errors import CheckpointError
+from simplellm.storage import lock
+from simplellm.storage.lock import LOCK_NAME, FolderLock, holder
+
+HOLD = """
+import sys
+from pathlib import Path
+from simplellm.storage.lock import FolderLock
+FolderLock(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+RACE = """
+import sys
+from pathlib import Path
+from simplellm.errors import CheckpointError
+from simplellm.storage.lock import FolderLock
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    FolderLock(folder).acquire()
+    print("won", flush=True)
+except CheckpointError:
+    print("lost", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run_in() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a script with a folder as its argument, and ends it after the test."""
+    started: list[subprocess.Popen] = []
+
+    def run_in(folder: Path, script: str = HOLD) -> subprocess.Popen:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen([sys.executable, "-c", script, str(folder)], text=True, **pipes))
+        started[-1].stdout.readline()
+        return started[-1]
+
+    yield run_in
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_the_second_is_told_who_is_first_and_since_when(tmp_path, run_in):
+    first = run_in(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"process {first.pid} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d") as found:
+        FolderLock(tmp_path).acquire()
+    assert str(tmp_path) in str(found.value) and "--name" in found.value.fix
+    assert f"process {first.pid}" in holder(tmp_path)
+
+
+@posix_only
+@pytest.mark.parametrize("number", [getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGTERM])
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, run_in, number):
+    first = run_in(tmp_path)
+    first.send_signal(number)
+    first.wait()
+    assert (tmp_path / LOCK_NAME).exists() and holder(tmp_path) == ""
+    with FolderLock(tmp_path):
+        assert f"process {os.getpid()} " in holder(tmp_path)
+
+
+def test_of_many_at_once_one_wins(tmp_path, run_in):
+    processes = [run_in(tmp_path, RACE) for _ in range(8)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.stdout.readline().strip() for process in processes]
+    assert sorted(answers) == ["lost"] * 7 + ["won"]
+
+
+def test_a_released_lock_leaves_nothing_behind(tmp_path):
+    with FolderLock(tmp_path / "a" / "b"):
+        assert json.loads((tmp_path / "a" / "b" / LOCK_NAME).read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_stays(tmp_path):
+    with FolderLock(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "run.json").write_text("{}")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["run.json"]
+
+
+def test_a_lock_may_be_taken_again_after_it_was_released(tmp_path):
+    held = FolderLock(tmp_path)
+    for _ in range(3):
+        held.acquire()
+        with pytest.raises(CheckpointError):
+            FolderLock(tmp_path).acquire()
+        held.release()
+
+
+@posix_only
+def test_the_end_of_a_child_does_not_free_the_lock_of_its_parent(tmp_path):
+    with FolderLock(tmp_path):
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert holder(tmp_path)
+
+
+def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path, run_in):
+    run_in(tmp_path)
+    for content in ("", "{", "[]", '{"pid": "x"}', "\x00" * 100):
+        (tmp_path / LOCK_NAME).write_text(content)
+        assert holder(tmp_path) == "another process"
+
+
+@posix_only
+def test_a_lock_taken_away_is_taken_anew(tmp_path):
+    folder = tmp_path / "run"
+    with FolderLock(folder) as held:
+        held.keep()
+        (folder / LOCK_NAME).unlink()
+        folder.rmdir()
+        assert holder(folder) == ""
+        held.keep()
+        assert f"process {os.getpid()}" in holder(folder)
+
+
+@posix_only
+def test_a_lock_taken_by_another_meanwhile_is_refused(tmp_path, run_in):
+    with FolderLock(tmp_path) as held:
+        (tmp_path / LOCK_NAME).unlink()
+        other = run_in(tmp_path)
+        with pytest.raises(CheckpointError, match=f"process {other.pid}"):
+            held.keep()
+    assert holder(tmp_path), "whoever lost it does not take it away from the other"
+
+
+@posix_only
+def test_a_lock_file_replaced_between_opening_and_locking_is_not_the_lock(tmp_path, monkeypatch):
+    """Its last holder took it away just then: a lock on a file without a name would keep nobody out."""
+    taken_away: list[int] = []
+
+    def replaced(handle: int) -> bool:
+        if not taken_away:
+            (tmp_path / LOCK_NAME).unlink()
+            taken_away.append(handle)
+        return try_lock(handle)
+
+    try_lock = lock.try_lock
+    monkeypatch.setattr(lock, "try_lock", replaced)
+    with FolderLock(tmp_path):
+        monkeypatch.undo()
+        assert taken_away and holder(tmp_path)
+
+
+@posix_only
+def test_without_locks_of_the_system_it_goes_on(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with FolderLock(tmp_path):
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists(), "and leaves nothing behind"

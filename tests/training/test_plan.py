@@ -1,0 +1,339 @@
+"""What was asked of steps, epochs and time becomes a number of steps, and that number stays."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import STORY, TINY_FLAGS
+
+from simplellm import device as devices
+from simplellm.app.cli import main
+from simplellm.checkpoint.metrics import Sinks
+from simplellm.checkpoint.run import Run, read_log, step_of
+from simplellm.device import fast_float32
+from simplellm.errors import CheckpointError, SettingError
+from simplellm.training.distributed import World
+from simplellm.training.job import Sources, Surroundings, prepare_run, resume, start
+from simplellm.training.plan import Way
+from simplellm.training.trainer import Result, Trainer
+
+CPU = torch.device("cpu")
+TINY = {
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 32, "eval_tokens": 64,
+    "precision": "float32", "bpe_dropout": 0.0, "patience": 0, "max_epochs": None,
+    "compile": "off",
+}  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("quick_probe")
+
+
+def around(folder: Path, stop_after: int = 10**9) -> Surroundings:
+    asked = iter(range(10**9))
+    return Surroundings(
+        checkpoints=folder, device=CPU, world=World(), sink=Sinks(), notice=lambda text: None,
+        should_stop=lambda: next(asked) >= stop_after,
+    )  # fmt: skip
+
+
+def planned(folder: Path, **given: Any) -> Trainer:
+    return prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), around(folder))[0]
+
+
+def train(folder: Path, name: str, stop_after: int = 10**9, **given: Any) -> Result:
+    return start(Sources((str(STORY),)), {**TINY, **given}, name, around(folder, stop_after))
+
+
+@pytest.mark.parametrize("epochs", [0.5, 2.0])
+def test_epochs_fix_the_steps(folder, epochs):
+    trainer = planned(folder, max_epochs=epochs)
+    windows = trainer.config.max_steps * 32
+    assert math.ceil(epochs * trainer.dataset.windows_per_epoch / 32) == trainer.config.max_steps
+    assert 0 <= windows - epochs * trainer.dataset.windows_per_epoch < 32
+
+
+def test_accumulation_is_part_of_an_epoch(folder):
+    whole, parts = planned(folder, max_epochs=2.0), planned(folder, max_epochs=2.0, batch_size=8, gradient_accumulation=4)
+    assert whole.config.max_steps == parts.config.max_steps
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"), [({"max_steps": 3, "max_epochs": 50.0}, 3), ({"max_steps": 3, "budget": 600.0}, 3)]
+)
+def test_of_several_limits_the_nearest_counts(folder, given, steps):
+    assert planned(folder, **given).config.max_steps == steps
+
+
+def test_a_longer_budget_is_more_steps(folder):
+    short, long = (planned(folder, budget=seconds).config.max_steps for seconds in (20.0, 200.0))
+    assert 5 * short < long < 25 * short
+
+
+class Clock:
+    """The clock, and the seconds it is told to have skipped."""
+
+    def __init__(self) -> None:
+        self.read, self.skipped = time.perf_counter, 0.0
+
+    def __call__(self) -> float:
+        return self.read() + self.skipped
+
+
+def test_slow_saves_are_fewer(folder, monkeypatch):
+    monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 0.0)
+    fast = planned(folder, max_steps=1000).config.eval_interval
+    monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 10.0)
+    assert 1000 / fast == pytest.approx(20, abs=1) and planned(folder, max_steps=1000).config.eval_interval == 1000
+    assert planned(folder, max_steps=1000, eval_interval=7).config.eval_interval == 7
+
+
+def test_slow_evaluations_are_fewer(folder, monkeypatch):
+    monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 0.0)
+    fast = planned(folder, max_steps=1000).config.eval_interval
+    evaluate, clock, skipped = Trainer.evaluate, Clock(), iter(range(1, 10**6))
+
+    def slow(trainer: Trainer, most: int | None = None) -> Any:
+        clock.skipped = 5.0 * next(skipped)
+        return evaluate(trainer, most)
+
+    monkeypatch.setattr("simplellm.training.plan.time.perf_counter", clock)
+    monkeypatch.setattr(Trainer, "evaluate", slow)
+    assert 1000 / fast == pytest.approx(20, abs=1) and planned(folder, max_steps=1000).config.eval_interval > 5 * fast
+
+
+def test_an_interval_that_was_given_stands(folder):
+    assert planned(folder, max_steps=1000, eval_interval=7).config.eval_interval == 7
+
+
+def test_a_plan_records_what_was_chosen(folder):
+    config = planned(folder, max_steps=5, precision="auto", compile="auto").config
+    assert config.compile == "off" and config.precision in ("float32", "bf16") and config.eval_interval <= 5
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 100}, {"budget": 60.0}, {"max_epochs": 1.0}])
+def test_a_short_run_is_not_compiled_unless_asked_for(folder, monkeypatch, limit):
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
+    assert planned(folder, **limit, compile="auto").config.compile == "off" and asked == []
+
+
+@pytest.mark.parametrize(("compiled_seconds", "choice"), [(0.015, "on"), (0.0199, "off"), (0.03, "off")])
+def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compiled_seconds, choice):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+    def timed(trainer: Trainer, precision: str) -> Way:
+        return Way(precision, False, compiled_seconds if trainer.model.compiled_block else 0.02)
+
+    monkeypatch.setattr("simplellm.training.plan._timed", timed)
+    trainer = planned(folder, budget=3600.0, compile="auto")
+    assert trainer.config.compile == choice and bool(trainer.model.compiled_block) == (choice == "on")
+    assert trainer.config.max_steps == pytest.approx(3600 / (compiled_seconds if choice == "on" else 0.02), rel=0.15)
+
+
+@pytest.mark.parametrize("budget", ["0.001s", "0.05s"])
+def test_a_budget_too_short_for_one_step_is_refused_in_one_line_with_one_that_works(tmp_path, capsys, budget):
+    code = main(["train", str(STORY), "--name", "x", "--budget", budget, "--checkpoints", str(tmp_path), *TINY_FLAGS])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "") and "too short" in err and "--budget" in err and len(err.splitlines()) <= 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_budget_that_is_suggested_is_enough(folder):
+    with pytest.raises(SettingError, match="too short") as refused:
+        planned(folder, budget=0.001)
+    seconds = float(refused.value.fix.split()[1].rstrip("s"))
+    assert planned(folder, budget=seconds).config.max_steps >= 1
+
+
+def test_where_steps_are_slow_fewer_are_timed(folder, monkeypatch):
+    """A busy machine: what is spent on timing is missing from the training."""
+    taken, train_step = [], Trainer.train_step
+
+    def slow(self: Trainer, *arguments: Any) -> None:
+        taken.append(time.sleep(0.5))
+        train_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+    assert planned(folder, budget=6.0).config.max_steps >= 4
+    assert len(taken) == 2  # one to warm up
+
+
+def info_of(folder: Path, name: str) -> dict[str, Any]:
+    return Run(folder / name).read_info()
+
+
+FADING = {"bpe_dropout": 0.3, "renaming": 0.5, "schedule": "wsd", "ema_decay": 0.9, "eval_tokens": 64, "eval_interval": 20}
+
+
+def digests(run: Run) -> list[bytes]:
+    return [(run.last() / name).read_bytes() for name in ("model.safetensors", "training/state.safetensors")]
+
+
+def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let steps take longer in the middle of a run than before and after."""
+    train_step = Trainer.train_step
+
+    def slow(self: Trainer, *arguments: Any) -> None:
+        time.sleep(0.05 if 30 <= self.step < 60 else 0.003)
+        train_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+
+
+def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folder, monkeypatch):
+    with monkeypatch.context() as busy:
+        uneven(busy)
+        train(folder, "uneven", **FADING, budget=3.0)
+    run, info = Run(folder / "uneven"), info_of(folder, "uneven")
+    assert len(info["decisions"]) > 2 and info["training"]["max_steps"] == info["decisions"][-1]["max_steps"]
+    whole, last = digests(run), run.last()
+    shutil.rmtree(last)  # as if it had been lost: what is left is an earlier checkpoint
+    assert 0 < step_of(run.last()) < info["training"]["max_steps"]
+    again = resume(run, {}, around(folder))  # on a machine that is quiet now
+    assert again.steps == info["training"]["max_steps"] and run.last().name == last.name
+    assert digests(run) == whole and info_of(folder, "uneven")["decisions"] == info["decisions"]
+
+
+def test_a_run_that_is_stopped_goes_on_within_its_budget(folder, monkeypatch):
+    stopped = train(folder, "stopped", stop_after=30, **FADING, budget=2.5)
+    assert stopped.stopped and stopped.steps == 30
+    uneven(monkeypatch)
+    done = resume(Run(folder / "stopped"), {}, around(folder))
+    assert not done.stopped and done.steps > 30 and done.train_seconds == pytest.approx(2.5, rel=0.35)
+
+
+def test_a_longer_budget_when_resumed_is_planned_anew(folder):
+    first = train(folder, "longer", **FADING, budget=1.0)
+    longer = resume(Run(folder / "longer"), {"budget": 2.0}, around(folder))
+    rates = [record["learning_rate"] for record in read_log(Run(folder / "longer").log_path) if record["kind"] == "step"]
+    assert longer.steps > first.steps and longer.train_seconds == pytest.approx(2.0, rel=0.35)
+    assert max(rates[first.steps // 10 :][:5]) > 0 and info_of(folder, "longer")["training"]["budget"] == 2.0
+
+
+def test_more_steps_when_resumed_are_taken_however_long_they_take(folder):
+    first = train(folder, "steps", **FADING, budget=1.0)
+    assert resume(Run(folder / "steps"), {"max_steps": first.steps + 7}, around(folder)).steps == first.steps + 7
+    assert resume(Run(folder / "steps"), {}, around(folder)).steps == first.steps + 7
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"decisions": [{"step": "x"}]},
+        {"decisions": [{"step": 2, "max_steps": 9, "eval_interval": 3}]},
+        {"decisions": 7},
+        {"decided_until": "soon"},
+    ],
+)
+def test_damaged_decisions_are_refused_in_one_line(folder, damage):
+    if not (folder / "damaged").exists():
+        train(folder, "damaged", stop_after=5, **FADING, budget=2.0)
+    run = Run(folder / "damaged")
+    info = run.read_info()
+    run.write_info({**info, **damage})
+    with pytest.raises(CheckpointError, match="decisions of damaged are damaged"):
+        resume(run, {}, around(folder))
+    run.write_info(info)
+
+
+# ---------------------------------------------------------------- a second look
+
+
+SHAPELESS = {
+    name: value for name, value in TINY.items() if name not in ("n_layer", "n_head", "n_embd", "block_size", "batch_size")
+}
+
+
+def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[float]:
+    """Let the machine's speed be measured as `speeds`, one after the other; the recipe's widths are small ones."""
+    measured = list(speeds)
+    monkeypatch.setattr("simplellm.training.job.relative_speed", lambda device: measured.pop(0))
+    monkeypatch.setattr("simplellm.config.recipe.SMALL_TEXT_BYTES", 1000)
+    monkeypatch.setattr("simplellm.config.recipe.SHAPES", ((0, 1, 32), (60, 1, 64)))
+    return measured
+
+
+@pytest.mark.parametrize(("speeds", "width", "left"), [((1.0, 40.0), 64, 0), ((1.0, 1.1), 32, 0)])
+def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(folder, monkeypatch, speeds, width, left):
+    measured, notices, records = shape_by_speed(monkeypatch, *speeds), [], []
+    sink = type("Sink", (), {"write": lambda self, record: records.append(record)})()
+    listening = replace(around(folder), notice=notices.append, sink=sink)
+    given = {**SHAPELESS, "budget": 3.0, "vocab_size": 300, "batch_size": 2}
+    result = start(Sources((str(STORY),)), given, f"look-{speeds[1]}", listening)
+    info = info_of(folder, result.run)
+    is_new = any("starting anew with a larger model" in notice for notice in notices)
+    assert (info["model"]["n_embd"], len(measured), is_new) == (width, left, speeds == (1.0, 40.0))
+    assert [record["kind"] for record in records].count("restart") == is_new
+    assert result.train_seconds == pytest.approx(3.0, rel=0.35) and info["speed"] == (max(speeds) if is_new else speeds[0])
+    steps = [record["step"] for record in read_log(Run(folder / result.run).log_path) if record["kind"] == "step"]
+    assert steps == sorted(set(steps)), "the log is of the second attempt alone"
+
+
+def test_a_shape_that_was_given_is_kept(folder, monkeypatch):
+    shape_by_speed(monkeypatch, 1.0, 20.0)
+    result = start(Sources((str(STORY),)), {**TINY, "budget": 1.5}, "given-shape", around(folder))
+    assert info_of(folder, result.run)["model"]["n_embd"] == 16
+
+
+# ---------------------------------------------------------------- unused budgets
+
+
+def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
+    notices: list[str] = []
+    listening = replace(around(folder), notice=notices.append)
+    prepare_run(Sources((str(STORY),)), {**TINY, "budget": 600.0, "max_epochs": 2.0}, Run(folder / "planned"), listening)
+    (told,) = [notice for notice in notices if "of its budget" in notice]
+    assert re.match(r"this run can use about \d+ s of its budget of 600 s: after 2 times through [\d,]+ bytes", told)
+    assert "more text" in told and "--from" in told and int(told.split("about ")[1].split()[0]) < 60
+
+
+@pytest.mark.parametrize("given", [{"budget": 3.0, "max_epochs": 500.0}, {"max_steps": 5}, {"max_epochs": 2.0, "budget": None}])
+def test_a_budget_that_is_used_is_not_talked_about(folder, given):
+    notices: list[str] = []
+    listening = replace(around(folder), notice=notices.append)
+    prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), listening)
+    assert not any("of its budget" in notice for notice in notices)
+
+
+# ---------------------------------------------------------------- products of float32
+
+
+def test_fast_products_are_still_float32():
+    a, b = (torch.randn(128, 128, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    with fast_float32(CPU):
+        error = float((a @ b - a.double() @ b.double()).abs().max())
+    assert error < 1e-4  # rounded to bf16 it is 0.1
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_the_global_setting_is_restored_whatever_happens(monkeypatch, is_exact):
+    monkeypatch.setattr(devices, "_onednn_is_exact", lambda: is_exact)
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyboardInterrupt), fast_float32(CPU):
+        inside = torch.get_float32_matmul_precision()
+        raise KeyboardInterrupt
+    assert torch.get_float32_matmul_precision() == before == "highest"
+    assert inside == ("medium" if is_exact else "highest")
+
+
+def test_where_products_would_be_rounded_the_fast_way_is_not_taken(monkeypatch):
+    product = torch.Tensor.__matmul__
+
+    def rounding(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        is_rounded = torch.get_float32_matmul_precision() == "medium" and a.dtype == torch.float32
+        return product(a.bfloat16(), b.bfloat16()).float() if is_rounded else product(a, b)
+
+    devices._onednn_is_exact.cache_clear()
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
+    try:
+        assert not devices._onednn_is_exact()
+    finally:
+        devices._onednn_is_exact.cache_clear()

@@ -1,0 +1,44 @@
+"""What run.json says is what holds, also where it cannot be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simplellm.checkpoint.run import Run
+from simplellm.training.distributed import World
+from simplellm.training.saver import Saver
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> Saver:
+    run = Run(tmp_path / "run")
+    run.write_info({"planned": 9, "text": "kept"})
+    saver = Saver(run, World(), torch.device("cpu"))
+    saver.remember_info()
+    return saver
+
+
+def test_what_is_amended_stands_beside_what_stays(saver):
+    assert saver.amend_info(planned=6)
+    info = saver.run.read_info()
+    assert (info["planned"], info["text"]) == (6, "kept")
+
+
+def test_what_cannot_be_written_does_not_hold(saver, monkeypatch):
+    def refuse(self: Run, info: dict[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Run, "write_info", refuse)
+        assert not saver.amend_info(planned=6)
+    assert saver.run.read_info()["planned"] == 9
+    assert saver.amend_info(other=1) and saver.run.read_info()["planned"] == 9
+
+
+def test_a_run_that_never_said_what_it_is_is_not_amended(tmp_path):
+    saver = Saver(Run(tmp_path / "run"), World(), torch.device("cpu"))
+    assert not saver.amend_info(planned=6) and not (tmp_path / "run").exists()

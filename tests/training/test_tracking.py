@@ -1,0 +1,159 @@
+"""Trackers get every number, are opened late and closed always, and one that is missing is told in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from conftest import STORY, TINY_FLAGS
+
+from simplellm.app.cli import main, parse
+from simplellm.checkpoint.run import Run, read_log
+from simplellm.errors import SettingError, TrainingError
+from simplellm.training.tracking import Tracking, scalars
+
+RECORD = {"kind": "step", "step": 10, "loss": 2.5, "best": True, "sample": "x", "gradient_norms": {"head": 0.5}, "epoch": 1}
+
+
+class FakeWandb(types.ModuleType):
+    """Enough of wandb to see what is done with it."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.calls: list[tuple] = []
+
+    def init(self, **options):
+        self.calls.append(("init", options))
+        return self
+
+    def log(self, values, step):
+        self.calls.append(("log", step, values))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+@pytest.fixture
+def tensorboard(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    calls: list[tuple] = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            calls.append(("open", folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            calls.append((name, value, step))
+
+        def close(self):
+            calls.append(("close",))
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    return calls
+
+
+def test_every_number_is_a_scalar_and_nothing_else_is():
+    assert scalars(RECORD) == {"step/loss": 2.5, "step/gradient_norms/head": 0.5, "step/epoch": 1}
+
+
+def test_both_trackers_get_steps_and_evaluations_and_are_closed(tmp_path, wandb, tensorboard):
+    (tmp_path / "run.json").write_text(json.dumps({"started_at": "now", "model": {"n_layer": 2}}))
+    with Tracking(["tensorboard", "wandb"]) as tracking:
+        tracking.follow(tmp_path)
+        assert not tensorboard and not wandb.calls, "nothing is opened before the first record"
+        tracking.write(RECORD)
+        tracking.write({"kind": "evaluation", "step": 10, "val_loss": 3.0})
+        tracking.write({"kind": "early_stop", "step": 10, "patience": 3})
+    assert tensorboard == [
+        ("open", str(tmp_path / "tensorboard"), 10), ("step/loss", 2.5, 10), ("step/gradient_norms/head", 0.5, 10),
+        ("step/epoch", 1, 10), ("evaluation/val_loss", 3.0, 10), ("close",),
+    ]  # fmt: skip
+    init, *logged, last = wandb.calls
+    assert init[1]["config"] == {"model": {"n_layer": 2}} and init[1]["dir"] == str(tmp_path) and last == ("finish",)
+    assert logged == [("log", 10, scalars(RECORD)), ("log", 10, {"evaluation/val_loss": 3.0})]
+
+
+def test_trackers_are_closed_when_training_fails(tmp_path, wandb, tensorboard):
+    with pytest.raises(ZeroDivisionError), Tracking(["wandb", "tensorboard"]) as tracking:
+        tracking.follow(tmp_path)
+        tracking.write(RECORD)
+        raise ZeroDivisionError
+    assert wandb.calls[-1] == ("finish",) and tensorboard[-1] == ("close",)
+
+
+def test_one_that_fails_to_close_does_not_keep_the_other_open(tmp_path, wandb, tensorboard):
+    wandb.finish = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError), Tracking(["tensorboard", "wandb"]) as tracking:
+        tracking.follow(tmp_path)
+        tracking.write(RECORD)
+    assert tensorboard[-1] == ("close",)
+
+
+def test_a_tracker_that_cannot_start_is_one_line(tmp_path, wandb):
+    def init(**options):
+        raise RuntimeError("no API key\nconfigured")
+
+    wandb.init = init
+    tracking = Tracking(["wandb"])
+    tracking.follow(tmp_path)
+    with pytest.raises(TrainingError, match="wandb cannot be started: no API key configured") as caught:
+        tracking.write(RECORD)
+    assert "WANDB_MODE=offline" in caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_missing_package_is_told_before_anything_is_done(tmp_path, monkeypatch, capsys, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    code = main(["train", str(STORY), "--track", name, "--checkpoints", str(tmp_path / "c"), "--max-steps", "1", *TINY_FLAGS])
+    captured = capsys.readouterr()
+    assert code == 2 and 'pip install "simplellm[track]"' in captured.err and len(captured.err.splitlines()) <= 2
+    assert not (tmp_path / "c").exists() and captured.out == ""
+
+
+def test_the_flag_is_a_list_of_known_names():
+    assert parse(["train", "x", "--track", "wandb, tensorboard,wandb"])["track"] == ("wandb", "tensorboard")
+    assert parse(["train", "x"])["track"] == ()
+    with pytest.raises(SettingError, match="tensorboard or wandb"):
+        parse(["train", "x", "--track", "mlflow"])
+
+
+def test_a_tracked_run_logs_the_gradient_norm_of_every_layer(tmp_path, tensorboard):
+    code = main(["train", str(STORY), "--name", "x", "--track", "tensorboard", "--log-gradients", "--log-interval", "2",
+                 "--checkpoints", str(tmp_path), "--max-steps", "5", "--grad-clip", "0.01", *TINY_FLAGS])  # fmt: skip
+    assert code == 0 and tensorboard[-1] == ("close",)
+    steps = [record for record in read_log(Run(tmp_path / "x").log_path) if record["kind"] == "step"]
+    assert [record["step"] for record in steps] == [2, 4, 5]
+    for record in steps:
+        assert {"blocks.00", "blocks.01", "token_embedding", "final_norm", "head"} == set(record["gradient_norms"])
+        whole = math.sqrt(sum(norm**2 for norm in record["gradient_norms"].values()))
+        assert whole == pytest.approx(record["gradient_norm"], rel=1e-4) and whole > 0.01, "before clipping"
+    assert any(call[0] == "step/gradient_norms/blocks.01" for call in tensorboard)
+
+
+def test_gradient_norms_are_logged_only_on_request(trained):
+    assert all("gradient_norms" not in record for record in read_log(trained / "tiny" / "log.jsonl"))
+
+
+@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
+def test_the_real_package_takes_a_run(tmp_path, monkeypatch, name, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f'{package} is not installed: pip install "simplellm[track]"')
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with Tracking([name]) as tracking:
+        tracking.follow(tmp_path)
+        tracking.write(RECORD)
+    assert [path for path in Path(tmp_path / name).rglob("*") if path.is_file()]
