@@ -136,7 +136,9 @@ def train(text: str, budget: float, disturb: Disturbance) -> dict[str, float]:
         command = [sys.executable, str(ROOT / "main.py"), "train", text, "--budget", f"{budget:g}s", "--json",
                    "--checkpoints", folder, "--name", "run"]  # fmt: skip
         started_at = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         disturb(process, budget)
         out, _ = process.communicate()
         seconds = time.perf_counter() - started_at
@@ -144,11 +146,18 @@ def train(text: str, budget: float, disturb: Disturbance) -> dict[str, float]:
         info = json.loads((Path(folder) / "run" / "run.json").read_text(encoding="utf-8"))
     width = info["model"]["n_embd"]
     figures = {name: float(result[name]) for name in ("train_seconds", "steps", "bits_per_byte")}
-    return {"seconds": seconds, **figures, "width": width, "decisions": len(info.get("decisions", []))}
+    return {
+        "seconds": seconds,
+        **figures,
+        "width": width,
+        "decisions": len(info.get("decisions", [])),
+    }
 
 
 def budgets(text: str, budget: float, rounds: int, only: str) -> None:
-    chosen = {name: disturb for name, disturb in DISTURBANCES.items() if only in name or name == "quiet"}
+    chosen = {
+        name: disturb for name, disturb in DISTURBANCES.items() if only in name or name == "quiet"
+    }
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     for _ in range(rounds):
         for name, disturb in chosen.items():
@@ -161,7 +170,9 @@ def budgets(text: str, budget: float, rounds: int, only: str) -> None:
                 flush=True,
             )
     quiet = statistics.mean(one["bits_per_byte"] for one in figures["quiet"])
-    print("\n| disturbance | budget used | steps | bits/byte | against quiet |\n|---|---|---|---|---|")
+    print(
+        "\n| disturbance | budget used | steps | bits/byte | against quiet |\n|---|---|---|---|---|"
+    )
     for name, ones in figures.items():
         used = ", ".join(f"{one['seconds'] / budget:.0%}" for one in ones)
         steps = ", ".join(f"{one['steps']:.0f}" for one in ones)
@@ -198,7 +209,9 @@ def threads(precision: str, rounds: int, seconds: float) -> None:
     for _ in range(rounds):
         for name, environment in SETTINGS.items():
             speeds[name].append(tokens_per_second(environment, precision, seconds))
-            print(f"{name:<24} " + " ".join(f"{speed:8.0f}" for speed in speeds[name][-1]), flush=True)
+            print(
+                f"{name:<24} " + " ".join(f"{speed:8.0f}" for speed in speeds[name][-1]), flush=True
+            )
     print("\n| setting | quiet, tokens/s | 1 busy process | 2 busy processes |\n|---|---|---|---|")
     for name, rows in speeds.items():
         quiet = statistics.median([row[0] for row in rows] + [row[3] for row in rows])
@@ -207,12 +220,16 @@ def threads(precision: str, rounds: int, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("budget", "threads"))
     parser.add_argument("text", nargs="?", help="the text to train on")
     parser.add_argument("--budget", type=float, default=65.0, help="seconds")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", default="", help="disturbances whose name holds this (quiet runs too)")
+    parser.add_argument(
+        "--only", default="", help="disturbances whose name holds this (quiet runs too)"
+    )
     parser.add_argument("--precision", default="bf16", choices=("bf16", "float32"))
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of threads")
     arguments = parser.parse_args()

@@ -54,26 +54,61 @@ def style_of(cell: Any) -> Style:
     colors = []
     for color in (cell.fg, cell.bg):
         name = PYTE_NAMES.get(color, color.replace("bright", "bright_"))
-        colors.append(None if color == "default" else f"#{color}" if re.fullmatch("[0-9a-f]{6}", color) else name)
-    return Style(color=colors[0], bgcolor=colors[1], bold=cell.bold, italic=cell.italics, reverse=cell.reverse)
+        colors.append(
+            None
+            if color == "default"
+            else f"#{color}"
+            if re.fullmatch("[0-9a-f]{6}", color)
+            else name
+        )
+    return Style(
+        color=colors[0],
+        bgcolor=colors[1],
+        bold=cell.bold,
+        italic=cell.italics,
+        reverse=cell.reverse,
+    )
 
 
 def draw(screen: pyte.Screen, title: str, path: Path) -> None:
     """The screen as a picture; of empty lines that follow each other one is left."""
-    console = Console(record=True, width=screen.columns, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True,
+        width=screen.columns,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+    )
     shown = [line.strip() for line in screen.display]
     for y in range(max(y for y, line in enumerate(shown) if line) + 1):
         if shown[y] or shown[y - 1]:
             cells = (screen.buffer[y][x] for x in range(screen.columns))
-            runs = ((style, "".join(cell.data for cell in run)) for style, run in groupby(cells, style_of))
-            console.print(Text.assemble(*((text.replace(EMPTY_BRAILLE, " "), style) for style, text in runs)))
+            runs = (
+                (style, "".join(cell.data for cell in run))
+                for style, run in groupby(cells, style_of)
+            )
+            console.print(
+                Text.assemble(*((text.replace(EMPTY_BRAILLE, " "), style) for style, text in runs))
+            )
     svg = console.export_svg(title=title)
-    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")  # nothing from elsewhere
+    path.write_text(
+        re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8"
+    )  # nothing from elsewhere
 
 
 def training(folder: str, path: Path) -> None:
     """Train on the story; the picture is of the panel halfway."""
-    command = [*SIMPLELLM, "train", str(STORY), "--name", "the-verdict", "--checkpoints", folder, "--seed", "1"]
+    command = [
+        *SIMPLELLM,
+        "train",
+        str(STORY),
+        "--name",
+        "the-verdict",
+        "--checkpoints",
+        folder,
+        "--seed",
+        "1",
+    ]
     terminal = open_terminal(command, environment(COLORTERM="truecolor"), rows=30)
 
     def is_halfway() -> bool:

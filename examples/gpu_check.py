@@ -25,7 +25,11 @@ from simplellm.app.cli import main  # noqa: E402
 from simplellm.device import choose_device, choose_precision, describe  # noqa: E402
 
 TEXT = ROOT / "the-verdict.txt"
-FORMATS = {"cuda": ("float32", "bf16", "fp16"), "mps": ("float32", "bf16", "fp16"), "cpu": ("float32", "bf16")}
+FORMATS = {
+    "cuda": ("float32", "bf16", "fp16"),
+    "mps": ("float32", "bf16", "fp16"),
+    "cpu": ("float32", "bf16"),
+}
 TRAINING = [
     "--n-layer", "4", "--n-embd", "128", "--block-size", "64", "--vocab-size", "512", "--batch-size", "16",
     "--schedule", "constant", "--warmup-steps", "2", "--eval-tokens", "1024", "--eval-interval", "1000",
@@ -47,7 +51,9 @@ def command(*arguments: str) -> dict[str, Any]:
 def files(folder: Path, run: str, step: int) -> list[bytes]:
     """The weights and the optimizer state of a checkpoint."""
     place = folder / run / f"step-{step:06}"
-    return [(place / name).read_bytes() for name in ("model.safetensors", "training/state.safetensors")]
+    return [
+        (place / name).read_bytes() for name in ("model.safetensors", "training/state.safetensors")
+    ]
 
 
 def check(device: str, precision: str, steps: int, folder: Path) -> dict[str, str]:
@@ -60,7 +66,17 @@ def check(device: str, precision: str, steps: int, folder: Path) -> dict[str, st
     command("train", "--resume", "--name", half, "--max-steps", str(steps), *place)
     is_exact = files(folder, half, steps) == files(folder, f"{precision}-whole", steps)
     scores = [
-        command("evaluate", "--data", str(TEXT), "--run", f"{precision}-whole", "--checkpoints", str(folder), "--device", one)
+        command(
+            "evaluate",
+            "--data",
+            str(TEXT),
+            "--run",
+            f"{precision}-whole",
+            "--checkpoints",
+            str(folder),
+            "--device",
+            one,
+        )
         for one in (device, "cpu")
     ]
     difference = abs(scores[0]["loss"] / scores[1]["loss"] - 1)
@@ -98,7 +114,7 @@ def run(arguments: list[str]) -> int:
     columns = ("format", "tokens/s", "peak memory", "bits/byte", "resume", "loss vs CPU", "wrong")
     widths = [max(len(column), *(len(row.get(column, "-")) for row in rows)) for column in columns]
     for cells in [columns, *(tuple(row.get(column, "-") for column in columns) for row in rows)]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())  # noqa: T201
+        print("  ".join(map(str.ljust, cells, widths)).rstrip())
     return int(any(row["wrong"] for row in rows))
 
 

@@ -34,7 +34,10 @@ def choose_device(wish: str = "auto") -> torch.device:
         return torch.device(next(name for name in NAMES if _is_present(name)))
     if not _is_present(wish):
         there = ", ".join(name for name in NAMES if _is_present(name))
-        raise DeviceError(f"this machine has no {wish} device that torch can use", fix=f"use --device auto ({there})")
+        raise DeviceError(
+            f"this machine has no {wish} device that torch can use",
+            fix=f"use --device auto ({there})",
+        )
     return torch.device(wish)
 
 
@@ -67,7 +70,9 @@ def choose_precision(device: torch.device, wish: str = "auto") -> str:
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "float32"
     if wish == "fp16" and device.type == "cpu":
-        raise SettingError("precision fp16 needs a GPU, got a cpu", fix="use --precision bf16 or float32")
+        raise SettingError(
+            "precision fp16 needs a GPU, got a cpu", fix="use --precision bf16 or float32"
+        )
     return wish
 
 
@@ -87,7 +92,11 @@ def reuse_freed_memory() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 1 << 26)):
+        for parameter, value in (
+            (M_MMAP_THRESHOLD, 1 << 30),
+            (M_TRIM_THRESHOLD, (1 << 31) - 1),
+            (M_TOP_PAD, 1 << 26),
+        ):
             mallopt(parameter, value)
 
 
@@ -196,7 +205,9 @@ def relative_speed(device: torch.device) -> float:
     dtype = torch.bfloat16 if device.type == "cuda" or has_fast_bf16(device) else torch.float32
     matrix = torch.ones(SPEED_PROBE_SIZE, SPEED_PROBE_SIZE, dtype=dtype, device=device)
     seconds: list[float] = []
-    while len(seconds) < FEWEST_PROBES or (len(seconds) < MOST_PROBES and sum(seconds) < PROBE_SECONDS):
+    while len(seconds) < FEWEST_PROBES or (
+        len(seconds) < MOST_PROBES and sum(seconds) < PROBE_SECONDS
+    ):
         synchronize(device)
         started_at = time.perf_counter()
         matrix @ matrix  # noqa: B018
@@ -209,7 +220,9 @@ def relative_speed(device: torch.device) -> float:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: CUDA has a type for it, the CPU allocator only words."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in words)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        part in str(error) for part in words
+    )
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -11,7 +11,9 @@ import pytest
 
 from simplellm.training.threads import SHORT_SPIN, set_defaults
 
-os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)  # tests run beside each other and beside other programs
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", SHORT_SPIN
+)  # tests run beside each other and beside other programs
 set_defaults(os.environ)  # before torch is imported, as the command line does
 
 import torch  # noqa: E402
@@ -22,11 +24,15 @@ from simplellm.config.settings import ModelConfig  # noqa: E402
 from simplellm.data.tokenizer import Tokenizer  # noqa: E402
 from simplellm.model.transformer import SimpleLLM  # noqa: E402
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell starts what runs in its background without
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "the-verdict.txt"
 SHARED_DATA = Path(os.environ.get("SIMPLELLM_TEST_DATA", ROOT.parent / "shared" / "data"))
-posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX: modes, links, pipes or signals between processes")
+posix_only = pytest.mark.skipif(
+    os.name != "posix", reason="needs POSIX: modes, links, pipes or signals between processes"
+)
 TINY_FLAGS = [
     "--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size", "384",
     "--batch-size", "8", "--device", "cpu", "--precision", "float32",
@@ -47,11 +53,21 @@ def tokenizer(story: str) -> Tokenizer:
 def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
     """Both architectures, 2 layers of 32, with random weights large enough that logits differ."""
     shape = {"n_kv_head": 2} if request.param == "modern" else {}
-    config = ModelConfig(architecture=request.param, n_layer=2, n_head=4, n_embd=32, block_size=32, vocab_size=300, **shape)
+    config = ModelConfig(
+        architecture=request.param,
+        n_layer=2,
+        n_head=4,
+        n_embd=32,
+        block_size=32,
+        vocab_size=300,
+        **shape,
+    )
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1)).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(1.5).add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)), alpha=0.05)
+            weight.mul_(1.5).add_(
+                torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)), alpha=0.05
+            )
     return model
 
 
@@ -89,5 +105,7 @@ def quick_probe() -> Iterator[None]:
 def shared_data() -> Path:
     """The folder of real texts; tests that need it are skipped, loudly, where it is not there."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"no test data in {SHARED_DATA}: set SIMPLELLM_TEST_DATA to the folder that has it")
+        pytest.skip(
+            f"no test data in {SHARED_DATA}: set SIMPLELLM_TEST_DATA to the folder that has it"
+        )
     return SHARED_DATA

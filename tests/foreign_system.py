@@ -50,7 +50,13 @@ ONLY_POSIX_CALLS = (
     "posix_fadvise", "posix_fallocate", "posix_spawn", "sync", "fdatasync", "fchdir", "O_DIRECTORY", "O_NOFOLLOW",
     "O_CLOEXEC", "O_NONBLOCK", "O_SYNC", "O_NOCTTY",
 )  # fmt: skip
-NOT_ON_MACOS_CALLS = ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "posix_fallocate", "memfd_create")
+NOT_ON_MACOS_CALLS = (
+    "sched_getaffinity",
+    "sched_setaffinity",
+    "posix_fadvise",
+    "posix_fallocate",
+    "memfd_create",
+)
 WINDOWS_SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM")
 ONLY_POSIX_SIGNAL_CALLS = (
     "alarm", "setitimer", "getitimer", "pause", "pthread_sigmask", "pthread_kill", "siginterrupt", "sigpending", "sigwait",
@@ -58,7 +64,13 @@ ONLY_POSIX_SIGNAL_CALLS = (
 )  # fmt: skip
 SIGBREAK = 21
 FORBIDDEN_CHARACTERS = '<>:"|?*\\' + "".join(map(chr, range(32)))
-DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in range(1, 10))}
+DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{name}{number}" for name in ("COM", "LPT") for number in range(1, 10)),
+}
 SHARING_VIOLATION, ACCESS_DENIED = 32, 5
 THIRD_PARTY = (
     "torch", "numpy", "rich.console", "rich.progress", "rich.table", "rich.live", "rich.text", "prompt_toolkit", "tiktoken",
@@ -71,7 +83,9 @@ class Imitation(types.ModuleType):
 
     def __init__(self, real: types.ModuleType, lacks: tuple[str, ...] = (), **own: Any) -> None:
         super().__init__(real.__name__)
-        object.__getattribute__(self, "__dict__").update(_real=real, _lacks=frozenset(lacks), _own=own)
+        object.__getattribute__(self, "__dict__").update(
+            _real=real, _lacks=frozenset(lacks), _own=own
+        )
 
     def __getattribute__(self, name: str) -> Any:
         state = object.__getattribute__(self, "__dict__")
@@ -92,7 +106,9 @@ def install(imitations: dict[str, types.ModuleType], missing: tuple[str, ...]) -
     """Give the imitations to imports of the code under test, and refuse the `missing` modules to it."""
     real_import = builtins.__import__
 
-    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+    def import_(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
         who = str((globals or {}).get("__name__", ""))
         if level == 0 and who.partition(".")[0] in guests:
             if name.partition(".")[0] in missing:
@@ -132,7 +148,9 @@ def become_windows(root: Path) -> None:
 def become_macos() -> None:
     def usage(who: int) -> Any:
         real = resource.getrusage(who)
-        return types.SimpleNamespace(ru_maxrss=real.ru_maxrss * 1024)  # bytes there, kibibytes on Linux
+        return types.SimpleNamespace(
+            ru_maxrss=real.ru_maxrss * 1024
+        )  # bytes there, kibibytes on Linux
 
     install(
         {
@@ -180,7 +198,9 @@ def msvcrt() -> types.ModuleType:
 # ---------------------------------------------------------------- files as Windows has them
 
 
-before_step: set[str] = set()  # files that were open or mapped already: on Windows that process has ended
+before_step: set[str] = (
+    set()
+)  # files that were open or mapped already: on Windows that process has ended
 
 
 def users_of(path: str) -> set[str]:
@@ -199,7 +219,13 @@ def users_of(path: str) -> set[str]:
     return found - before_step
 
 
-_open, _os_open, _readlink, _listdir, _lexists = io.open, os.open, os.readlink, os.listdir, os.path.lexists
+_open, _os_open, _readlink, _listdir, _lexists = (
+    io.open,
+    os.open,
+    os.readlink,
+    os.listdir,
+    os.path.lexists,
+)
 
 
 def windows_files(root: Path) -> None:
@@ -221,16 +247,32 @@ def windows_files(root: Path) -> None:
             return
         name = os.path.basename(os.path.abspath(os.fsdecode(path)))
         is_device = name.partition(".")[0].rstrip().upper() in DEVICES
-        if is_device or name[-1:] in (" ", ".") or any(character in name for character in FORBIDDEN_CHARACTERS):
-            raise OSError(errno.EINVAL, f"Invalid argument [imitated: no name on Windows: {name!r}]", os.fsdecode(path))
+        if (
+            is_device
+            or name[-1:] in (" ", ".")
+            or any(character in name for character in FORBIDDEN_CHARACTERS)
+        ):
+            raise OSError(
+                errno.EINVAL,
+                f"Invalid argument [imitated: no name on Windows: {name!r}]",
+                os.fsdecode(path),
+            )
 
     def renamer(real: Callable[..., Any], replaces: bool) -> Callable[..., Any]:
         def rename(source: Any, target: Any, **options: Any) -> Any:
             check_free(source, SHARING_VIOLATION)
             check_name(target)
-            if is_ours(target) and _lexists(target) and os.path.abspath(source) != os.path.abspath(target):
+            if (
+                is_ours(target)
+                and _lexists(target)
+                and os.path.abspath(source) != os.path.abspath(target)
+            ):
                 if not replaces:
-                    raise FileExistsError(errno.EEXIST, "Cannot create a file when that file already exists", str(target))
+                    raise FileExistsError(
+                        errno.EEXIST,
+                        "Cannot create a file when that file already exists",
+                        str(target),
+                    )
                 if os.path.isdir(target):
                     raise windows_error(ACCESS_DENIED, os.fsdecode(target))
                 check_free(target, ACCESS_DENIED)
@@ -254,7 +296,9 @@ def windows_files(root: Path) -> None:
 
     def low_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
         if is_ours(path) and os.path.isdir(path):
-            raise PermissionError(errno.EACCES, "Permission denied [imitated: a folder cannot be opened]", str(path))
+            raise PermissionError(
+                errno.EACCES, "Permission denied [imitated: a folder cannot be opened]", str(path)
+            )
         if flags & os.O_CREAT:
             check_name(path)
         return _os_open(path, flags, *arguments, **options)
@@ -265,7 +309,11 @@ def windows_files(root: Path) -> None:
             if any(letter in mode for letter in "wxa"):
                 check_name(file)
             if "w" in mode and any(user.startswith("map") for user in users_of(os.fsdecode(file))):
-                raise OSError(errno.EINVAL, "Invalid argument [imitated: the file is mapped]", os.fsdecode(file))
+                raise OSError(
+                    errno.EINVAL,
+                    "Invalid argument [imitated: the file is mapped]",
+                    os.fsdecode(file),
+                )
             if "b" not in mode and newline is None and any(letter in mode for letter in "wxa+"):
                 newline = "\r\n"  # a line end, when it is written as text
         encoding = io.text_encoding(encoding, 2) if "b" not in mode else encoding
@@ -310,11 +358,18 @@ def streams(step: dict[str, Any], newline: str) -> Iterator[tuple[Output, Output
     encoding, out, notices = step.get("encoding", "utf-8"), Output(), Output()
     if step.get("reader_leaves"):
         is_windows = newline == "\r\n"
-        out.no_reader = OSError(errno.EINVAL, "Invalid argument") if is_windows else BrokenPipeError(errno.EPIPE, "Broken pipe")
+        out.no_reader = (
+            OSError(errno.EINVAL, "Invalid argument")
+            if is_windows
+            else BrokenPipeError(errno.EPIPE, "Broken pipe")
+        )
     out.is_terminal = notices.is_terminal = step.get("terminal", False)
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = io.TextIOWrapper(io.BytesIO(step.get("stdin", "").encode("latin-1")), encoding)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(raw, encoding, newline=newline, write_through=True) for raw in (out, notices))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(raw, encoding, newline=newline, write_through=True)
+        for raw in (out, notices)
+    )
     try:
         yield out, notices
     finally:
@@ -351,7 +406,11 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
                 import pytest
 
                 guests.update(path.stem for path in Path(step["collect"]).glob("*"))
-                result["code"] = int(pytest.main(["--collect-only", "-q", "-rs", "-p", "no:cacheprovider", step["collect"]]))
+                result["code"] = int(
+                    pytest.main(
+                        ["--collect-only", "-q", "-rs", "-p", "no:cacheprovider", step["collect"]]
+                    )
+                )
             elif "code" in step:
                 exec(compile(step["code"], PROBE, "exec"), {"__name__": PROBE})
             else:
@@ -360,7 +419,10 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
         except BaseException as error:
             result["error"] = "".join(traceback.format_exception(error))
         result["seconds"] = time.perf_counter() - started_at
-        result |= {"out": out.getvalue().decode("latin-1"), "err": notices.getvalue().decode("latin-1")}
+        result |= {
+            "out": out.getvalue().decode("latin-1"),
+            "err": notices.getvalue().decode("latin-1"),
+        }
     return result
 
 
@@ -370,7 +432,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     steps = json.load(sys.stdin)
-    results_to, sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8"), sys.stderr  # a program may replace handle 1
+    results_to, sys.stdout = (
+        os.fdopen(os.dup(1), "w", encoding="utf-8"),
+        sys.stderr,
+    )  # a program may replace handle 1
     for name in THIRD_PARTY if any("code" not in step for step in steps) else ():
         importlib.import_module(name)
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"{PACKAGE}(\.|$)")

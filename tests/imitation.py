@@ -38,7 +38,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 PACKAGE = f"{os.sep}simplellm{os.sep}"
 TABLE = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
-COMPOSITE = {"CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd"}
+COMPOSITE = {
+    "CompositeExplicitAutograd",
+    "CompositeExplicitAutogradNonFunctional",
+    "CompositeImplicitAutograd",
+}
 MPS_FORMATS = {
     torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
 }  # fmt: skip
@@ -74,9 +78,16 @@ class Wait(NamedTuple):
 @functools.cache
 def kernel_table() -> dict[str, dict[str, Any]]:
     """The operators of the installed torch by name and overload."""
-    entries = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    entries = yaml.load(
+        TABLE.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
     table = {entry["func"].split("(")[0]: entry for entry in entries}
-    made = {name.strip(): entry for entry in entries for name in entry.get("autogen", "").split(",") if name.strip()}
+    made = {
+        name.strip(): entry
+        for entry in entries
+        for name in entry.get("autogen", "").split(",")
+        if name.strip()
+    }
     return {**{name: {"dispatch": {"CompositeExplicitAutograd": ""}} for name in made}, **table}
 
 
@@ -101,7 +112,11 @@ def has_kernel(name: str, is_sparse: bool = False) -> bool:
 @functools.cache
 def _written(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Places and names of the arguments that an operator writes to."""
-    arguments = [(i, a) for i, a in enumerate(func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    arguments = [
+        (i, a)
+        for i, a in enumerate(func._schema.arguments)
+        if a.alias_info is not None and a.alias_info.is_write
+    ]
     return tuple(i for i, _ in arguments), tuple(a.name for _, a in arguments)
 
 
@@ -146,7 +161,9 @@ class Imitation:
     `broken`: names of operators that fail, and their errors, as an unforeseen fault of the device would have it.
     """
 
-    def __init__(self, kind: str, *, init_scale: float | None = None, has_bf16: bool = True) -> None:
+    def __init__(
+        self, kind: str, *, init_scale: float | None = None, has_bf16: bool = True
+    ) -> None:
         self.kind, self.init_scale, self.has_bf16 = kind, init_scale, has_bf16
         self.device = torch.device(kind, 0) if kind != "cpu" else torch.device("cpu")
         self.refused: list[str] = []
@@ -207,7 +224,10 @@ class Imitation:
     def call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if answer := _ANSWERS.get(func):
             return answer(self, args[0], func, args)
-        before, self._has_held = self._has_held, any(self.holds(tensor) for tensor in _tensors(args, kwargs))
+        before, self._has_held = (
+            self._has_held,
+            any(self.holds(tensor) for tensor in _tensors(args, kwargs)),
+        )
         try:
             return self._call(func, args, kwargs)
         finally:
@@ -249,7 +269,9 @@ class Imitation:
         if target is None or target.type == "meta":
             return func(*args, **kwargs)
         if target.type not in ("cpu", self.kind):
-            raise self.refuse(AssertionError(f"{target} is touched though {self.kind} was asked for"))
+            raise self.refuse(
+                AssertionError(f"{target} is touched though {self.kind} was asked for")
+            )
         cpu = torch.device("cpu")
         args = tuple(cpu if _device_of(value) is not None else value for value in args)
         kwargs = {key: cpu if key == "device" else value for key, value in kwargs.items()}
@@ -268,7 +290,11 @@ class Imitation:
         """`Tensor.to` between the host and the device, which always copies."""
         source, goes_to_device = args[0], target.type == self.kind
         if source.device.type == "meta":
-            return self.mark(source.to(*args[1:], **kwargs)) if goes_to_device else source.to(*args[1:], **kwargs)
+            return (
+                self.mark(source.to(*args[1:], **kwargs))
+                if goes_to_device
+                else source.to(*args[1:], **kwargs)
+            )
         if self.holds(source) == goes_to_device:
             return source.to(*args[1:], **kwargs)
         is_asynchronous = bool(kwargs.get("non_blocking")) or (len(args) > 3 and args[3] is True)
@@ -283,11 +309,17 @@ class Imitation:
             self._moves_to_host = False
         return self.mark(moved) if goes_to_device else moved
 
-    def _pin(self, source: Tensor | None, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    def _pin(
+        self, source: Tensor | None, func: Callable, args: tuple, kwargs: dict[str, Any]
+    ) -> Tensor:
         if self.kind != "cuda":
             raise self.refuse(RuntimeError("Cannot use pinned memory: no CUDA device is asked for"))
         if source is not None and self.holds(source):
-            raise self.refuse(RuntimeError("cannot pin a tensor that is not on the CPU: only dense CPU tensors can be pinned"))
+            raise self.refuse(
+                RuntimeError(
+                    "cannot pin a tensor that is not on the CPU: only dense CPU tensors can be pinned"
+                )
+            )
         kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         pinned = func(*args, **kwargs) if source is None else source.clone()
         _storage(pinned).pinned = True
@@ -301,7 +333,9 @@ class Imitation:
         if not held:
             if tensors or not self._has_held:
                 return func(*args, **kwargs)
-            return self.mark(self._drawn(func, args, kwargs))  # torch makes a tensor on the device, or beside one there
+            return self.mark(
+                self._drawn(func, args, kwargs)
+            )  # torch makes a tensor on the device, or beside one there
         name, overload = func._schema.name.removeprefix("aten::"), func._schema.overload_name
         full_name = f"{name}.{overload}" if overload else name
         self.operators.add(full_name)
@@ -310,7 +344,9 @@ class Imitation:
                 raise self.broken[part]
         self._check_devices(func, name, args, kwargs, tensors, held)
         self._check_kernel(full_name, func, held)
-        if name in WAITING or (name.startswith("index") and any(t.dtype == torch.bool for t in _tensors(args[1:2]))):
+        if name in WAITING or (
+            name.startswith("index") and any(t.dtype == torch.bool for t in _tensors(args[1:2]))
+        ):
             self.wait("read")
         if name in ("copy_", "_foreach_copy_") and len(held) < len(tensors):
             self.wait("upload" if self.holds(next(_tensors(args))) else "read")
@@ -321,7 +357,10 @@ class Imitation:
 
     def _drawn(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The operator's result; random numbers of the device come from a generator of its own."""
-        if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
+        if (
+            torch.Tag.nondeterministic_seeded not in func.tags
+            or kwargs.get("generator") is not None
+        ):
             return func(*args, **kwargs)
         host = torch.default_generator.get_state()
         torch.default_generator.set_state(self._generator.get_state())
@@ -332,7 +371,13 @@ class Imitation:
             torch.default_generator.set_state(host)
 
     def _check_devices(
-        self, func: Any, name: str, args: tuple, kwargs: dict[str, Any], tensors: list[Tensor], held: list[Tensor]
+        self,
+        func: Any,
+        name: str,
+        args: tuple,
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        held: list[Tensor],
     ) -> None:
         generator = kwargs.get("generator")
         if generator is not None and generator.device.type != self.kind:
@@ -340,13 +385,23 @@ class Imitation:
             raise self.refuse(RuntimeError(found))
         if name in COPIES:
             return
-        if name.startswith("index") and self.holds(tensors[0]):  # torch takes indices on the host where it indexes
-            is_index = name in ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
+        if name.startswith("index") and self.holds(
+            tensors[0]
+        ):  # torch takes indices on the host where it indexes
+            is_index = name in (
+                "index",
+                "index_put",
+                "index_put_",
+                "_index_put_impl_",
+                "_unsafe_index",
+            )
             strangers = list(_tensors(args[2:], kwargs)) if is_index else tensors
         else:
             strangers = tensors
         places, names = _written(func)
-        written = [args[i] for i in places if i < len(args)] + [kwargs[n] for n in names if n in kwargs]
+        written = [args[i] for i in places if i < len(args)] + [
+            kwargs[n] for n in names if n in kwargs
+        ]
         targets = {id(tensor) for tensor in _tensors(written)}
         is_strict = name.startswith(STRICT)
         ids = {id(tensor) for tensor in held}
@@ -381,7 +436,9 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._imitation = imitation
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         return self._imitation.call(func, args, kwargs or {})
 
 
@@ -390,16 +447,22 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self._imitation = imitation
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         return self._imitation.run(func, args, kwargs or {})
 
 
-def _reported_device(imitation: Imitation, tensor: Tensor, func: Callable, args: tuple) -> torch.device:
+def _reported_device(
+    imitation: Imitation, tensor: Tensor, func: Callable, args: tuple
+) -> torch.device:
     return imitation.device if imitation.holds(tensor) else func(*args)
 
 
 def _is_kind(kind: str) -> Callable[..., bool]:
-    return lambda imitation, tensor, func, args: _reported_device(imitation, tensor, Tensor.device.__get__, args).type == kind
+    return lambda imitation, tensor, func, args: (
+        _reported_device(imitation, tensor, Tensor.device.__get__, args).type == kind
+    )
 
 
 _ANSWERS: dict[Any, Callable] = {
@@ -419,12 +482,18 @@ def _patch_torch(imitation: Imitation, patch: pytest.MonkeyPatch) -> None:
         for name in CALLED[other]:
             module = getattr(torch, other)
             if hasattr(module, name):
-                patch.setattr(module, name, _own(imitation, name) if other == kind else _foreign(imitation, other, name))
+                patch.setattr(
+                    module,
+                    name,
+                    _own(imitation, name) if other == kind else _foreign(imitation, other, name),
+                )
     patch.setattr(torch.backends.mps, "is_available", _available(imitation, "mps"))
     patch.setattr(torch.cuda, "is_available", _available(imitation, "cuda"))
     patch.setattr(torch.cuda, "_initialized", kind == "cuda")
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: kind != "cuda")
-    patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", functools.partial(_grouped, imitation))
+    patch.setattr(
+        torch._C, "_group_tensors_by_device_and_dtype", functools.partial(_grouped, imitation)
+    )
     frame_init = torch.utils.checkpoint._CheckpointFrame.__init__
 
     def init(frame: Any, recompute: Callable, *arguments: Any) -> None:
@@ -435,11 +504,17 @@ def _patch_torch(imitation: Imitation, patch: pytest.MonkeyPatch) -> None:
         frame_init(frame, recompute_on_device, *arguments)
 
     patch.setattr(torch.utils.checkpoint._CheckpointFrame, "__init__", init)
-    autocast, is_enabled, dtype_of = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
+    autocast, is_enabled, dtype_of = (
+        torch.autocast,
+        torch.is_autocast_enabled,
+        torch.get_autocast_dtype,
+    )
 
     def on_cpu(device_type: str) -> str:
         if device_type not in (kind, "cpu"):
-            raise imitation.refuse(AssertionError(f"autocast for {device_type} though {kind} was asked for"))
+            raise imitation.refuse(
+                AssertionError(f"autocast for {device_type} though {kind} was asked for")
+            )
         return "cpu"
 
     class Autocast(autocast):  # type: ignore[misc, valid-type]
@@ -448,7 +523,9 @@ def _patch_torch(imitation: Imitation, patch: pytest.MonkeyPatch) -> None:
 
     for module in (torch, torch.amp, torch.amp.autocast_mode):
         patch.setattr(module, "autocast", Autocast)
-    patch.setattr(torch, "is_autocast_enabled", lambda device_type="cuda": is_enabled(on_cpu(device_type)))
+    patch.setattr(
+        torch, "is_autocast_enabled", lambda device_type="cuda": is_enabled(on_cpu(device_type))
+    )
     patch.setattr(torch, "get_autocast_dtype", lambda device_type: dtype_of(on_cpu(device_type)))
     if imitation.init_scale is not None:
         scaler = functools.partial(torch.amp.GradScaler, init_scale=imitation.init_scale)
@@ -498,7 +575,9 @@ def _own(imitation: Imitation, name: str) -> Callable[..., Any]:
     return answers.get(name, lambda *_, **__: 1 << 20)
 
 
-def _grouped(imitation: Imitation, lists: list[list[Tensor | None]], with_indices: bool = False) -> dict:
+def _grouped(
+    imitation: Imitation, lists: list[list[Tensor | None]], with_indices: bool = False
+) -> dict:
     """As torch._C has it, by the device that is reported."""
     groups: dict[Any, tuple[list[list], list[int]]] = defaultdict(lambda: ([[] for _ in lists], []))
     for i, first in enumerate(lists[0]):

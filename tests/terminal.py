@@ -33,18 +33,26 @@ def drawable(text: str) -> str:
     """Without joiners and their like, at which pyte drops the rest of what it was given."""
     if text.isascii():
         return text
-    return "".join(character for character in text if character < " " or wcwidth(character) > 0 or combining(character))
+    return "".join(
+        character
+        for character in text
+        if character < " " or wcwidth(character) > 0 or combining(character)
+    )
 
 
 class Terminal:
     """Runs `command`; what it writes is in `raw` as bytes, and on `screen` as a terminal would show it."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], columns: int = 100, rows: int = 40) -> None:
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], columns: int = 100, rows: int = 40
+    ) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
         self.stream = pyte.Stream(self.screen)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.raw = b""
-        self.child = pexpect.spawn(command[0], list(command[1:]), cwd=str(ROOT), dimensions=(rows, columns), env=dict(env))
+        self.child = pexpect.spawn(
+            command[0], list(command[1:]), cwd=str(ROOT), dimensions=(rows, columns), env=dict(env)
+        )
         self.child.delaybeforesend = None
         self.screen.write_process_input = self.press  # where is the cursor? a terminal answers
 
@@ -112,7 +120,10 @@ class Terminal:
     @property
     def everything(self) -> str:
         """The screen and what has scrolled off its top."""
-        above = ("".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top)
+        above = (
+            "".join(line[x].data for x in range(self.screen.columns))
+            for line in self.screen.history.top
+        )
         return "\n".join(line.rstrip() for line in (*above, *self.screen.display))
 
     @property
@@ -123,11 +134,15 @@ class Terminal:
     def exit_code(self) -> int:
         self.wait_for_end()
         self.child.close()
-        return self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus
+        return (
+            self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus
+        )
 
     def wait_for_end(self, seconds: float = SECONDS_TO_ANSWER) -> None:
         started_at = time.perf_counter()
-        while time.perf_counter() - started_at < seconds and (self.read(0.05) or self.child.isalive()):
+        while time.perf_counter() - started_at < seconds and (
+            self.read(0.05) or self.child.isalive()
+        ):
             pass
 
     def close(self) -> None:

@@ -17,7 +17,18 @@ LAYERS = (  # packages and top-level modules; each imports only from those befor
     "errors", "config", "device", "storage", "data", "model", "base", "checkpoint", "training", "inference", "evaluation",
     "api", "server", "app", "__main__",
 )  # fmt: skip
-COMPUTING = ("device", "data", "model", "checkpoint", "training", "inference", "evaluation", "api", "server", "app")
+COMPUTING = (
+    "device",
+    "data",
+    "model",
+    "checkpoint",
+    "training",
+    "inference",
+    "evaluation",
+    "api",
+    "server",
+    "app",
+)
 LIBRARIES = {  # third-party library -> the modules or packages that may import it
     "torch": COMPUTING, "numpy": COMPUTING,
     "torch.distributed": ("training.distributed",), "torch.utils.tensorboard": ("training.tracking",),
@@ -25,7 +36,10 @@ LIBRARIES = {  # third-party library -> the modules or packages that may import 
     "safetensors": ("checkpoint.run",), "wandb": ("training.tracking",), "tomli": ("config.settings",),
     "rich": ("app.render",), "prompt_toolkit": ("app.chat",), "transformers": ("evaluation.benchmark",),
 }  # fmt: skip
-STANDARD_DOORS = {"argparse": ("app.cli",), "tomllib": ("config.settings",)}  # parts of the standard library, likewise
+STANDARD_DOORS = {
+    "argparse": ("app.cli",),
+    "tomllib": ("config.settings",),
+}  # parts of the standard library, likewise
 HARDWARE = ("torch.cuda", "torch.backends", "torch.mps")
 HARDWARE_ROOMS = {"device": HARDWARE, "training.distributed": ("torch.cuda.set_device",)}
 NEVER_IMPORTED = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
@@ -40,7 +54,10 @@ def _name(path: Path) -> str:
 
 
 def _sources() -> dict[str, str]:
-    return {_name(path): path.read_text(encoding="utf-8") for path in sorted((ROOT / "simplellm").rglob("*.py"))}
+    return {
+        _name(path): path.read_text(encoding="utf-8")
+        for path in sorted((ROOT / "simplellm").rglob("*.py"))
+    }
 
 
 SOURCES = _sources()
@@ -65,7 +82,9 @@ def imports(source: str, name: str, known: Mapping[str, str]) -> Iterator[str]:
                 base = ".".join([*parents, base]).rstrip(".")
             for alias in node.names:
                 full = f"{base}.{alias.name}"
-                is_module = base.split(".")[0] != "simplellm" or full.removeprefix("simplellm.") in known
+                is_module = (
+                    base.split(".")[0] != "simplellm" or full.removeprefix("simplellm.") in known
+                )
                 yield full if is_module else base
 
 
@@ -85,12 +104,19 @@ def upward_imports(source: str, name: str, known: Mapping[str, str]) -> list[str
     """The modules that `name` imports though they belong to a layer that is not before its own."""
     package = name.split(".")[0]
     targets = own_imports(source, name, known)
-    return sorted(target for target in targets if target.split(".")[0] != package and layer(target) >= layer(name))
+    return sorted(
+        target
+        for target in targets
+        if target.split(".")[0] != package and layer(target) >= layer(name)
+    )
 
 
 def cycles(sources: Mapping[str, str]) -> list[list[str]]:
-    """Each group of modules that import each other, directly or around."""
-    graph = {name: own_imports(source, name, sources) & sources.keys() for name, source in sources.items()}
+    """Each group of modules that import each other, directly or through others."""
+    graph = {
+        name: own_imports(source, name, sources) & sources.keys()
+        for name, source in sources.items()
+    }
     reachable: dict[str, set[str]] = {}
     for name in graph:
         found, todo = set[str](), list(graph[name])
@@ -120,7 +146,9 @@ def used_names(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            aliases |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            aliases |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
     names = set(imports(source, "", {}))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Name, ast.Attribute)) and (dotted := _dotted(node)):
@@ -139,12 +167,16 @@ def _dotted(node: ast.expr) -> str:
 def foreign_doors(source: str, name: str) -> list[str]:
     """Libraries that module `name` uses without being in their line of LIBRARIES; an unlisted one is reported too."""
     used = {use for use in used_names(source) if use.split(".")[0] != "simplellm"}
-    imported = {full.split(".")[0] for full in imports(source, name, SOURCES)} - {"simplellm", *sys.stdlib_module_names}
+    imported = {full.split(".")[0] for full in imports(source, name, SOURCES)} - {
+        "simplellm",
+        *sys.stdlib_module_names,
+    }
     unlisted = imported - LIBRARIES.keys()
     closed = [
         library
         for library, doors in {**LIBRARIES, **STANDARD_DOORS}.items()
-        if not any(_is_under(name, door) for door in doors) and any(_is_under(use, library) for use in used)
+        if not any(_is_under(name, door) for door in doors)
+        and any(_is_under(use, library) for use in used)
     ]
     return sorted([*unlisted, *closed])
 
@@ -160,7 +192,9 @@ def hardware(source: str, name: str) -> list[str]:
     """The names by which file `name` asks the hardware, where it may not."""
     allowed = HARDWARE_ROOMS.get(name, ())
     asked = {use for use in used_names(source) if any(_is_under(use, root) for root in HARDWARE)}
-    full = {use for use in asked if not any(other != use and _is_under(other, use) for other in asked)}
+    full = {
+        use for use in asked if not any(other != use and _is_under(other, use) for other in asked)
+    }
     return sorted(use for use in full if not any(_is_under(use, room) for room in allowed))
 
 
@@ -202,7 +236,10 @@ def test_main_only_opens_the_command_line() -> None:
     assert forbidden(source, "app") == foreign_doors(source, "app") == []
 
 
-KNOWN = dict.fromkeys(("errors", "model.transformer", "training.trainer", "training.plan", "app.cli", "app.render"), "")
+KNOWN = dict.fromkeys(
+    ("errors", "model.transformer", "training.trainer", "training.plan", "app.cli", "app.render"),
+    "",
+)
 
 
 @pytest.mark.parametrize(
@@ -210,9 +247,21 @@ KNOWN = dict.fromkeys(("errors", "model.transformer", "training.trainer", "train
     [
         ("from simplellm.training.trainer import Trainer", "app.cli", []),
         ("from simplellm.training.trainer import Trainer", "training.plan", []),
-        ("from simplellm.training.trainer import Trainer", "model.transformer", ["training.trainer"]),
-        ("def f():\n    from simplellm.training.trainer import Trainer", "model.transformer", ["training.trainer"]),
-        ("if TYPE_CHECKING:\n    import simplellm.training.trainer as t", "model.transformer", ["training.trainer"]),
+        (
+            "from simplellm.training.trainer import Trainer",
+            "model.transformer",
+            ["training.trainer"],
+        ),
+        (
+            "def f():\n    from simplellm.training.trainer import Trainer",
+            "model.transformer",
+            ["training.trainer"],
+        ),
+        (
+            "if TYPE_CHECKING:\n    import simplellm.training.trainer as t",
+            "model.transformer",
+            ["training.trainer"],
+        ),
         ("from simplellm.training import trainer as t", "model.transformer", ["training.trainer"]),
         ("from ..training.trainer import Trainer", "model.transformer", ["training.trainer"]),
         ("from . import trainer", "training.plan", []),
@@ -273,7 +322,11 @@ def test_a_library_in_the_wrong_place_is_found(source: str, name: str, found: li
         ("import torch\ntorch.load('a')", "checkpoint", ["torch.load"]),
         ("from torch import load", "checkpoint", ["torch.load"]),
         ("def f():\n    import pickle", "app.cli", ["pickle"]),
-        ("from importlib import import_module\nimport_module('x')", "model", ["importlib.import_module"]),
+        (
+            "from importlib import import_module\nimport_module('x')",
+            "model",
+            ["importlib.import_module"],
+        ),
     ],
 )
 def test_what_is_forbidden_is_found(source: str, name: str, found: list[str]) -> None:
@@ -285,9 +338,17 @@ def test_what_is_forbidden_is_found(source: str, name: str, found: list[str]) ->
     [
         ("import torch\ntorch.cuda.is_available()", "device", []),
         ("import torch\ntorch.cuda.set_device(1)", "training.distributed", []),
-        ("import torch\ntorch.cuda.is_available()", "training.distributed", ["torch.cuda.is_available"]),
+        (
+            "import torch\ntorch.cuda.is_available()",
+            "training.distributed",
+            ["torch.cuda.is_available"],
+        ),
         ("from torch import cuda", "trainer", ["torch.cuda"]),
-        ("import torch\ntorch.backends.mps.is_available()", "model", ["torch.backends.mps.is_available"]),
+        (
+            "import torch\ntorch.backends.mps.is_available()",
+            "model",
+            ["torch.backends.mps.is_available"],
+        ),
     ],
 )
 def test_a_question_about_hardware_is_found(source: str, name: str, found: list[str]) -> None:

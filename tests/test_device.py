@@ -44,8 +44,13 @@ def test_auto_prefers_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch, ba
     assert choose_device().type == "cuda" and choose_device("cpu") == CPU
 
 
-@pytest.mark.parametrize(("wish", "asked"), [("cpu", []), ("mps", ["mps"]), ("cuda", ["cuda"]), ("auto", ["cuda", "mps"])])
-def test_only_candidates_are_asked_for(monkeypatch: pytest.MonkeyPatch, wish: str, asked: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("wish", "asked"),
+    [("cpu", []), ("mps", ["mps"]), ("cuda", ["cuda"]), ("auto", ["cuda", "mps"])],
+)
+def test_only_candidates_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, wish: str, asked: list[str]
+) -> None:
     seen: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen.append("cuda") or wish == "cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: seen.append("mps") or True)
@@ -53,11 +58,17 @@ def test_only_candidates_are_asked_for(monkeypatch: pytest.MonkeyPatch, wish: st
     assert seen == asked
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no kernel\ntrace"), NotImplementedError("no kernel"), TypeError("no kernel")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no kernel\ntrace"), NotImplementedError("no kernel"), TypeError("no kernel")],
+)
 def test_an_error_on_a_gpu_becomes_one_line_and_on_the_cpu_it_passes(error: Exception) -> None:
     with pytest.raises(DeviceFailure) as caught, failures_reported(torch.device("mps")):
         raise error
-    assert str(caught.value) == "the Apple GPU failed: no kernel" and caught.value.fix == "use --device cpu"
+    assert (
+        str(caught.value) == "the Apple GPU failed: no kernel"
+        and caught.value.fix == "use --device cpu"
+    )
     with pytest.raises(type(error)), failures_reported(CPU):
         raise error
 
@@ -82,7 +93,9 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise(wish: str) -> None:
     assert choose_precision(CPU, wish) == "float32" and choose_precision(CPU, "bf16") == "bf16"
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)]
+)
 def test_a_precision_is_that_of_the_matrix_products(precision: str, dtype: torch.dtype) -> None:
     with autocast(CPU, precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -7,7 +7,11 @@ import pytest
 from simplellm import errors
 from simplellm.errors import SettingError, SimpleLLMError
 
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SimpleLLMError)]
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, SimpleLLMError)
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

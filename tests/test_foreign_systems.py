@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, STORY, TINY_FLAGS
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the imitations of other systems need Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the imitations of other systems need Linux's /proc"
+)
 
 SYSTEMS = ("windows", "macos")
 MODULES = sorted(
@@ -82,17 +84,43 @@ def scenario() -> dict[str, dict[str, Any]]:
 SCENARIO = scenario()
 AS_JSON = [name for name, step in SCENARIO.items() if "--json" in step["argv"]]
 CODES = {"train badly": 1}  # of those that do not end well
-ONLY_ON_WINDOWS = ("train folder", "train stdin", "find-lr", "sweep", "bench train", "bench generate")  # to save time
-COMMANDS = [(system, name) for system in SYSTEMS for name in SCENARIO if system == "windows" or name not in ONLY_ON_WINDOWS]
+ONLY_ON_WINDOWS = (
+    "train folder",
+    "train stdin",
+    "find-lr",
+    "sweep",
+    "bench train",
+    "bench generate",
+)  # to save time
+COMMANDS = [
+    (system, name)
+    for system in SYSTEMS
+    for name in SCENARIO
+    if system == "windows" or name not in ONLY_ON_WINDOWS
+]
 
 
 def run_steps(system: str, folder: Path, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the steps came to, in one process of an imitated system."""
-    bootstrap = [sys.executable, "-X", "warn_default_encoding", str(ROOT / "tests" / "foreign_system.py"), system, str(folder)]
+    bootstrap = [
+        sys.executable,
+        "-X",
+        "warn_default_encoding",
+        str(ROOT / "tests" / "foreign_system.py"),
+        system,
+        str(folder),
+    ]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(ROOT), "TERM": "xterm", "OMP_NUM_THREADS": "1",
            "LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"}  # fmt: skip
     done = subprocess.run(
-        bootstrap, input=json.dumps(steps), capture_output=True, text=True, encoding="utf-8", cwd=folder, env=env, timeout=600
+        bootstrap,
+        input=json.dumps(steps),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=folder,
+        env=env,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -104,7 +132,9 @@ def prepare(folder: Path) -> None:
     text.parent.mkdir(parents=True)
     text.write_text(STORY.read_text(encoding="utf-8")[:9000] + MANY_CHARACTERS, encoding="utf-8")
     (text.parent / "second.txt").write_bytes(STORY.read_bytes()[:4000].replace(b"\n", b"\r\n"))
-    (folder / "my settings.toml").write_text("\ufeff# 한글\n[training]\nbatch_size = 4\n", encoding="utf-8")
+    (folder / "my settings.toml").write_text(
+        "\ufeff# 한글\n[training]\nbatch_size = 4\n", encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +168,9 @@ def test_every_command_runs(ran: Any, system: str, command: str) -> None:
     assert result["code"] == CODES.get(command, 0), told
 
 
-@pytest.mark.parametrize(("system", "command"), [(system, name) for system, name in COMMANDS if name in AS_JSON])
+@pytest.mark.parametrize(
+    ("system", "command"), [(system, name) for system, name in COMMANDS if name in AS_JSON]
+)
 def test_json_stays_json_on_every_console(ran: Any, system: str, command: str) -> None:
     out = ran(system)[command]["out"].encode("latin-1")
     assert json.loads(out.decode(SCENARIO[command].get("encoding", "utf-8")))
@@ -160,7 +192,11 @@ def test_korean_typed_in_the_encoding_of_the_console_is_read(ran: Any, system: s
 def test_the_tests_are_collected_without_a_posix_system(tmp_path: Path) -> None:
     (result,) = run_steps("windows", tmp_path, [{"collect": str(ROOT / "tests")}])
     assert (result["code"], result["error"]) == (0, ""), result["out"][-3000:]
-    assert "test_cli.py::" in result["out"] and "test_terminal.py::" not in result["out"] and "skipped" in result["out"]
+    assert (
+        "test_cli.py::" in result["out"]
+        and "test_terminal.py::" not in result["out"]
+        and "skipped" in result["out"]
+    )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -171,7 +207,8 @@ def test_utf_8_is_read_from_a_pipe_whatever_the_console_has(ran: Any, system: st
 
 STARTED = "from pathlib import Path; from simplellm.app import cli; cli.main(['--version']); "
 FAULTS = {  # what goes well on Windows
-    "a closed window is a signal": STARTED + "import signal; assert signal.getsignal(signal.SIGBREAK) is cli._terminate",
+    "a closed window is a signal": STARTED
+    + "import signal; assert signal.getsignal(signal.SIGBREAK) is cli._terminate",
     "a virus scanner holds a file for a moment": (
         "import threading; from pathlib import Path; from simplellm.storage.files import replace_file; p = Path('f'); "
         "p.write_bytes(b'old'); f = open(p, 'rb'); threading.Timer(0.05, f.close).start(); replace_file(p, b'new'); "
@@ -208,11 +245,13 @@ def test_what_windows_refuses_is_met(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- that the imitation is one
 
 MAPPED = (
-    "import mmap; open('f', 'wb').write(b'x' * 9); f = open('f', 'rb'); m = mmap.mmap(f.fileno(), 9, access=1); f.close(); "
+    "import mmap; open('f', 'wb').write(b'x' * 9); f = open('f', 'rb'); "
+    "m = mmap.mmap(f.fileno(), 9, access=1); f.close(); "
 )
 MADE = "from pathlib import Path; import os, shutil; Path('d').mkdir(); Path('d/a').touch(); Path('b').touch(); "
 LOCKED = (
-    "import msvcrt, os; g, h = (os.open('l', os.O_RDWR | os.O_CREAT) for _ in '12'); msvcrt.locking(g, msvcrt.LK_NBLCK, 1); "
+    "import msvcrt, os; g, h = (os.open('l', os.O_RDWR | os.O_CREAT) for _ in '12'); "
+    "msvcrt.locking(g, msvcrt.LK_NBLCK, 1); "
 )
 WINDOWS_RULES = {  # what is refused, and how
     "import termios": "ModuleNotFoundError", "import fcntl": "ModuleNotFoundError",
@@ -254,7 +293,9 @@ MACOS_RULES = {
     "import sys; assert sys.platform != 'darwin'": "AssertionError",
     "import resource; assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 10_000_000": "AssertionError",
 }  # fmt: skip
-MACOS_ALLOWS = ["import termios, fcntl, resource, signal, os; signal.SIGHUP, os.fsync(os.open('.', os.O_RDONLY))"]
+MACOS_ALLOWS = [
+    "import termios, fcntl, resource, signal, os; signal.SIGHUP, os.fsync(os.open('.', os.O_RDONLY))"
+]
 RULES = {"windows": (WINDOWS_RULES, WINDOWS_ALLOWS), "macos": (MACOS_RULES, MACOS_ALLOWS)}
 EMPTY = "import gc, os, shutil; gc.collect(); [shutil.rmtree(n) if os.path.isdir(n) else os.remove(n) for n in os.listdir()]"
 

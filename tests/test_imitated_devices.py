@@ -28,8 +28,29 @@ from torch import Tensor
 from simplellm.app.cli import main
 from simplellm.training.trainer import Trainer
 
-SHAPE = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "16", "--vocab-size", "300"]
-TINY = [*SHAPE, "--batch-size", "2", "--eval-tokens", "64", "--eval-interval", "2", "--log-interval", "1"]
+SHAPE = [
+    "--n-layer",
+    "2",
+    "--n-head",
+    "2",
+    "--n-embd",
+    "32",
+    "--block-size",
+    "16",
+    "--vocab-size",
+    "300",
+]
+TINY = [
+    *SHAPE,
+    "--batch-size",
+    "2",
+    "--eval-tokens",
+    "64",
+    "--eval-interval",
+    "2",
+    "--log-interval",
+    "1",
+]
 EVERYTHING = [  # with `--architecture modern`
     "--gradient-accumulation", "2", "--optimizer", "muon", "--ema-decay", "0.9", "--composition", "1", "--consistency", "1",
     "--dropout", "0.2", "--bpe-dropout", "0.3", "--token-noise", "0.1", "--label-smoothing", "0.1", "--grad-clip", "0.5",
@@ -46,7 +67,10 @@ QUICK = {  # what takes long, and is not about devices
 }  # fmt: skip
 READS = {"mps": 1, "cuda": 1}  # per step: the loss and the gradient norm, together
 FP16_READS = 1  # per step: GradScaler asks whether the gradients of Muon, which is no fused optimizer, overflowed
-UPLOADS = {"mps": 2, "cuda": 0}  # per micro step: ids and targets; CUDA copies them from pinned memory meanwhile
+UPLOADS = {
+    "mps": 2,
+    "cuda": 0,
+}  # per micro step: ids and targets; CUDA copies them from pinned memory meanwhile
 
 
 @dataclass
@@ -67,8 +91,12 @@ class Outcome:
         """Nothing refused, only this device touched and asked for, no step left out of the device."""
         imitation = self.imitation
         assert (self.code, imitation.refused, imitation.touched) == (0, [], []), self.err
-        assert imitation.asked <= {imitation.kind}, f"{imitation.asked} were asked for, {imitation.kind} is in use"
-        assert imitation.kind == "cpu" or {"embedding", "clone"} & imitation.operators, "nothing ran on the device"
+        assert imitation.asked <= {imitation.kind}, (
+            f"{imitation.asked} were asked for, {imitation.kind} is in use"
+        )
+        assert imitation.kind == "cpu" or {"embedding", "clone"} & imitation.operators, (
+            "nothing ran on the device"
+        )
         return True
 
 
@@ -126,7 +154,19 @@ def train(text: str, folder: Path) -> Callable[..., Outcome]:
     """`train(kind, name, *flags)`: a run of tiny flags in the folder of this file."""
 
     def train(kind: str, name: str, *flags: str, **options: Any) -> Outcome:
-        return run(kind, "train", text, "--name", name, "--checkpoints", str(folder), *TINY, *flags, "--json", **options)
+        return run(
+            kind,
+            "train",
+            text,
+            "--name",
+            name,
+            "--checkpoints",
+            str(folder),
+            *TINY,
+            *flags,
+            "--json",
+            **options,
+        )
 
     return train
 
@@ -144,16 +184,28 @@ def test_training_with_everything_and_all_that_a_run_is_used_for(
     name = f"{kind}-{precision}"
     trained = train(kind, name, *EVERYTHING, "--max-steps", "3", "--precision", precision)
     assert trained.is_clean() and math.isfinite(trained.json["val_loss"])
-    assert "_fused_adamw_" in trained.imitation.operators and "linalg_vector_norm" in trained.imitation.operators
+    assert (
+        "_fused_adamw_" in trained.imitation.operators
+        and "linalg_vector_norm" in trained.imitation.operators
+    )
     waits = {"read": READS[kind], "upload": 2 * UPLOADS[kind]}
-    allowed = [Counter(waits)]  # fp16: what Muon's read adds, but not in a step that is skipped for an overflow
+    allowed = [
+        Counter(waits)
+    ]  # fp16: what Muon's read adds, but not in a step that is skipped for an overflow
     allowed += [Counter({**waits, "read": READS[kind] + FP16_READS})] if precision == "fp16" else []
     assert trained.steps and all(step in allowed for step in trained.steps), trained.steps
     if precision == "bf16":
         return  # chatting is in float32 whatever it was trained in
     of_run = ["--run", name, "--checkpoints", str(folder)]
     sampling = ["--max-new-tokens", "4", "--prompt", "The"]
-    chatted = run(kind, "chat", *of_run, "--max-new-tokens", "3", stdin="Once upon\n/attn\n/next 2\n/regen\nand\n/quit\n")
+    chatted = run(
+        kind,
+        "chat",
+        *of_run,
+        "--max-new-tokens",
+        "3",
+        stdin="Once upon\n/attn\n/next 2\n/regen\nand\n/quit\n",
+    )
     assert chatted.is_clean() and "error" not in chatted.err, chatted.err
     for flags in (["--seed", "1", "--probs"], ["--num-beams", "2"], ["--quantize", "int8"]):
         assert run(kind, "generate", *of_run, *sampling, *flags).is_clean()
@@ -161,17 +213,28 @@ def test_training_with_everything_and_all_that_a_run_is_used_for(
     assert analyzed.is_clean() and analyzed.json["candidates"]
     scores = [run(where, "evaluate", *of_run, "--data", text, "--json") for where in (kind, "cpu")]
     assert all(score.is_clean() for score in scores)
-    assert scores[0].json == pytest.approx(scores[1].json, rel=1e-5), "the device computes what the CPU computes"
+    assert scores[0].json == pytest.approx(scores[1].json, rel=1e-5), (
+        "the device computes what the CPU computes"
+    )
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])
 def test_the_other_architecture_and_going_on_from_a_run(
     train: Callable[..., Outcome], folder: Path, text: str, kind: str
 ) -> None:
-    flags = ["--architecture", "gpt2", "--optimizer", "adamw", "--gradient-checkpointing", "--log-gradients"]
+    flags = [
+        "--architecture",
+        "gpt2",
+        "--optimizer",
+        "adamw",
+        "--gradient-checkpointing",
+        "--log-gradients",
+    ]
     first = train(kind, f"{kind}-gpt2", *PLAIN, *flags, "--max-steps", "2")
     assert first.is_clean()
-    assert all(step["read"] == READS[kind] + 1 for step in first.steps), "one more for the norm of each layer"
+    assert all(step["read"] == READS[kind] + 1 for step in first.steps), (
+        "one more for the norm of each layer"
+    )
     second = run(
         kind, "train", text, "--from", f"{kind}-gpt2", "--freeze", "1", "--max-steps", "1", "--batch-size", "2",
         "--eval-tokens", "64", "--name", f"{kind}-tuned", "--checkpoints", str(folder), "--json",
@@ -183,20 +246,44 @@ def test_the_other_architecture_and_going_on_from_a_run(
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])
-def test_a_resumed_run_is_the_run_that_was_not_stopped(train: Callable[..., Outcome], folder: Path, kind: str) -> None:
-    flags = [*PLAIN, *EVERYTHING[:8], "--dropout", "0.2", "--schedule", "constant", "--warmup-steps", "1"]
+def test_a_resumed_run_is_the_run_that_was_not_stopped(
+    train: Callable[..., Outcome], folder: Path, kind: str
+) -> None:
+    flags = [
+        *PLAIN,
+        *EVERYTHING[:8],
+        "--dropout",
+        "0.2",
+        "--schedule",
+        "constant",
+        "--warmup-steps",
+        "1",
+    ]
     whole = train(kind, f"{kind}-whole", *flags, "--max-steps", "2")
     half = train(kind, f"{kind}-half", *flags, "--max-steps", "1")
     resumed = run(
-        kind, "train", "--resume", "--name", f"{kind}-half", "--max-steps", "2", "--checkpoints", str(folder), "--json"
+        kind,
+        "train",
+        "--resume",
+        "--name",
+        f"{kind}-half",
+        "--max-steps",
+        "2",
+        "--checkpoints",
+        str(folder),
+        "--json",
     )
     assert whole.is_clean() and half.is_clean() and resumed.is_clean()
     ends = [weights(folder / f"{kind}-{name}" / "step-000002") for name in ("whole", "half")]
-    assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert ends[0].keys() == ends[1].keys() and all(
+        torch.equal(ends[0][name], ends[1][name]) for name in ends[0]
+    )
 
 
 @pytest.mark.parametrize("kind", ["mps"])  # torch itself restores the random state of CUDA
-def test_gradient_checkpointing_drops_the_same_twice(train: Callable[..., Outcome], kind: str) -> None:
+def test_gradient_checkpointing_drops_the_same_twice(
+    train: Callable[..., Outcome], kind: str
+) -> None:
     flags = [*PLAIN, "--max-steps", "1", "--dropout", "0.5", "--precision", "float32"]
     runs = [train(kind, f"{kind}-{name}", *flags, flag) for name, flag in (
         ("kept", "--no-gradient-checkpointing"), ("again", "--gradient-checkpointing"))]  # fmt: skip
@@ -212,7 +299,9 @@ def test_a_device_learns_what_the_cpu_learns(train: Callable[..., Outcome], kind
     assert runs[0].json["val_loss"] == pytest.approx(runs[1].json["val_loss"], rel=1e-3)
 
 
-def test_an_overflow_of_fp16_is_counted_and_leaves_the_weights(train: Callable[..., Outcome], folder: Path) -> None:
+def test_an_overflow_of_fp16_is_counted_and_leaves_the_weights(
+    train: Callable[..., Outcome], folder: Path
+) -> None:
     seen: list[tuple[int, bool]] = []
 
     def watch(imitation: Imitation) -> None:
@@ -222,7 +311,12 @@ def test_an_overflow_of_fp16_is_counted_and_leaves_the_weights(train: Callable[.
             before = [weight.detach().clone() for weight in trainer.model.parameters()]
             step(trainer, *rate)
             after = trainer.model.parameters()
-            seen.append((trainer.overflows, all(torch.equal(a, b) for a, b in zip(before, after, strict=True))))
+            seen.append(
+                (
+                    trainer.overflows,
+                    all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
+                )
+            )
 
         imitation_patch.setattr(Trainer, "train_step", watched)
 
@@ -230,9 +324,15 @@ def test_an_overflow_of_fp16_is_counted_and_leaves_the_weights(train: Callable[.
         outcome = train("cuda", "overflow", "--precision", "fp16", "--max-steps", "12", "--eval-interval", "12", *PLAIN,
                         prepare=watch, init_scale=2.0**20)  # fmt: skip
     assert (outcome.code, outcome.imitation.refused) == (0, [])
-    state = json.loads((folder / "overflow" / "step-000012" / "training" / "state.json").read_text())
+    state = json.loads(
+        (folder / "overflow" / "step-000012" / "training" / "state.json").read_text()
+    )
     n_overflows = state["overflows"]
-    assert 0 < n_overflows < 12 and state["scaler"]["scale"] == 2.0 ** (20 - n_overflows) and state["skipped_steps"] == 0
+    assert (
+        0 < n_overflows < 12
+        and state["scaler"]["scale"] == 2.0 ** (20 - n_overflows)
+        and state["skipped_steps"] == 0
+    )
     run_itself = seen[-12:]
     assert [count for count, _ in run_itself] == [min(i + 1, n_overflows) for i in range(12)]
     assert [is_same for _, is_same in run_itself] == [i < n_overflows for i in range(12)]
@@ -243,7 +343,9 @@ def test_experiments_run_on_a_device(text: str, folder: Path, kind: str) -> None
     common = ["--checkpoints", str(folder), "--json"]
     found = run(kind, "train", text, "--find-lr", *TINY, *PLAIN, *common)
     assert found.is_clean() and found.json["suggestion"] > 0
-    swept = run(kind, "sweep", text, *TINY, *PLAIN, "--max-steps", "1", "--optimizer", "muon,adamw", *common)
+    swept = run(
+        kind, "sweep", text, *TINY, *PLAIN, "--max-steps", "1", "--optimizer", "muon,adamw", *common
+    )
     assert swept.is_clean() and len(swept.json) == 2
     for flags in (
         ["train", "--compile", "off", "--batch-size", "2"],
@@ -256,14 +358,26 @@ def test_experiments_run_on_a_device(text: str, folder: Path, kind: str) -> None
 def test_auto_prefers_what_is_there(folder: Path, text: str, train: Callable[..., Outcome]) -> None:
     train("cpu", "auto", *PLAIN, "--max-steps", "1")
     for kind in ("cuda", "mps"):
-        scored = run(kind, "evaluate", "--run", "auto", "--checkpoints", str(folder), "--data", text, device="auto")
+        scored = run(
+            kind,
+            "evaluate",
+            "--run",
+            "auto",
+            "--checkpoints",
+            str(folder),
+            "--data",
+            text,
+            device="auto",
+        )
         assert (scored.code, scored.imitation.refused, scored.imitation.touched) == (0, [], [])
         assert "embedding" in scored.imitation.operators
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])
 def test_a_run_of_the_cpu_is_scored_on_a_device(trained: Path, text: str, kind: str) -> None:
-    assert run(kind, "evaluate", "--run", "tiny", "--checkpoints", str(trained), "--data", text, "--json").is_clean()
+    assert run(
+        kind, "evaluate", "--run", "tiny", "--checkpoints", str(trained), "--data", text, "--json"
+    ).is_clean()
 
 
 # ---------------------------------------------------------------- a GPU that fails
@@ -295,16 +409,24 @@ def test_training_goes_on_with_the_cpu_where_the_chosen_gpu_fails_at_once(
     assert json.loads((folder / "piped" / "run.json").read_text())["device"].startswith("cpu")
 
 
-def test_a_named_gpu_that_fails_is_an_error_and_the_name_stays_free(train: Callable[..., Outcome]) -> None:
-    outcome = train("mps", "named", *PLAIN, "--max-steps", "2", prepare=broken("embedding_dense_backward"))
+def test_a_named_gpu_that_fails_is_an_error_and_the_name_stays_free(
+    train: Callable[..., Outcome],
+) -> None:
+    outcome = train(
+        "mps", "named", *PLAIN, "--max-steps", "2", prepare=broken("embedding_dense_backward")
+    )
     assert outcome.code == 1 and outcome.out == ""
-    assert lines_about(outcome.err, "failed") == ["error: the Apple GPU failed: MPS backend failed: no such kernel"]
+    assert lines_about(outcome.err, "failed") == [
+        "error: the Apple GPU failed: MPS backend failed: no such kernel"
+    ]
     assert "use --device cpu" in outcome.err
     assert train("cpu", "named", *PLAIN, "--max-steps", "1").code == 0
 
 
 @pytest.mark.parametrize("device", ["auto", "mps"])
-def test_a_gpu_that_fails_later_is_an_error_that_names_the_last_checkpoint(train: Callable[..., Outcome], device: str) -> None:
+def test_a_gpu_that_fails_later_is_an_error_that_names_the_last_checkpoint(
+    train: Callable[..., Outcome], device: str
+) -> None:
     def later(imitation: Imitation) -> None:
         evaluate = Trainer.evaluate_and_save
 
@@ -316,7 +438,9 @@ def test_a_gpu_that_fails_later_is_an_error_that_names_the_last_checkpoint(train
         patch.setattr(Trainer, "evaluate_and_save", then_broken)
 
     with pytest.MonkeyPatch.context() as patch:
-        outcome = train("mps", f"later-{device}", *PLAIN, "--max-steps", "6", device=device, prepare=later)
+        outcome = train(
+            "mps", f"later-{device}", *PLAIN, "--max-steps", "6", device=device, prepare=later
+        )
     assert outcome.code == 1 and len(lines_about(outcome.err, "the Apple GPU failed")) == 1
     (fix,) = lines_about(outcome.err, "--resume")
     assert "step-000002" in fix and f"--name later-{device} --device cpu" in fix
@@ -326,22 +450,38 @@ def test_a_gpu_that_fails_later_is_an_error_that_names_the_last_checkpoint(train
     ("arguments", "operator"),
     [
         (["generate", "--prompt", "The", "--max-new-tokens", "3", "--json"], "embedding"),
-        (["generate", "--prompt", "The", "--max-new-tokens", "3", "--num-beams", "2", "--json"], "index_select"),
+        (
+            ["generate", "--prompt", "The", "--max-new-tokens", "3", "--num-beams", "2", "--json"],
+            "index_select",
+        ),
         (["analyze", "--prompt", "The", "--json"], "embedding"),
         (["evaluate", "--data", str(STORY), "--json"], "argmax"),
         (["chat", "--max-new-tokens", "2"], "embedding"),
-        (["bench", "train", *SHAPE, "--batch-size", "2", "--compile", "off", "--json"], "embedding_dense_backward"),
+        (
+            ["bench", "train", *SHAPE, "--batch-size", "2", "--compile", "off", "--json"],
+            "embedding_dense_backward",
+        ),
         (["train", str(STORY), "--find-lr", *TINY, *PLAIN, "--json"], "embedding_dense_backward"),
     ],
-    ids=lambda value: "-".join(word.strip("-") for word in value[:2]) if isinstance(value, list) else value,
+    ids=lambda value: (
+        "-".join(word.strip("-") for word in value[:2]) if isinstance(value, list) else value
+    ),
 )
-def test_other_commands_go_on_with_the_cpu_too(trained: Path, arguments: list[str], operator: str) -> None:
+def test_other_commands_go_on_with_the_cpu_too(
+    trained: Path, arguments: list[str], operator: str
+) -> None:
     place = ["--checkpoints", str(trained)]
-    outcome = run("mps", *arguments, *place, device="auto", stdin="Once\n/quit\n", prepare=broken(operator))
+    outcome = run(
+        "mps", *arguments, *place, device="auto", stdin="Once\n/quit\n", prepare=broken(operator)
+    )
     assert outcome.code == 0 and outcome.out and lines_about(outcome.err, "failed") == [NOTICE]
     if operator == "index_select":
         failed = run("mps", *arguments, *place, stdin="Once\n/quit\n", prepare=broken(operator))
-        assert failed.code == 1 and failed.out == "" and len(lines_about(failed.err, "the Apple GPU failed")) == 1
+        assert (
+            failed.code == 1
+            and failed.out == ""
+            and len(lines_about(failed.err, "the Apple GPU failed")) == 1
+        )
 
 
 def test_out_of_memory_is_no_reason_to_start_again(train: Callable[..., Outcome]) -> None:
@@ -355,12 +495,27 @@ def test_out_of_memory_is_no_reason_to_start_again(train: Callable[..., Outcome]
 # ---------------------------------------------------------------- the imitation itself
 
 
-def test_the_kernel_table_is_that_of_the_installed_torch(record_property: Callable[[str, object], None]) -> None:
+def test_the_kernel_table_is_that_of_the_installed_torch(
+    record_property: Callable[[str, object], None],
+) -> None:
     record_property("torch", torch.__version__)
-    known = {"mm": True, "addmm": True, "_fused_adamw_": True, "view": True, "segment_reduce": False, "special_airy_ai": False}
+    known = {
+        "mm": True,
+        "addmm": True,
+        "_fused_adamw_": True,
+        "view": True,
+        "segment_reduce": False,
+        "special_airy_ai": False,
+    }
     found = {name: has_kernel(name) for name in known}
-    assert found == known and len(kernel_table()) > 2000, f"native_functions.yaml of torch {torch.__version__}"
-    assert not has_kernel("no_such_operator") and has_kernel("mm", is_sparse=True) and not has_kernel("cumsum", is_sparse=True)
+    assert found == known and len(kernel_table()) > 2000, (
+        f"native_functions.yaml of torch {torch.__version__}"
+    )
+    assert (
+        not has_kernel("no_such_operator")
+        and has_kernel("mm", is_sparse=True)
+        and not has_kernel("cumsum", is_sparse=True)
+    )
 
 
 def on(kind: str, *shape: int, **options: Any) -> Tensor:
@@ -408,10 +563,14 @@ REFUSED: list[tuple[str, str, Callable[[str], object]]] = [
 
 
 @pytest.mark.parametrize(("kind", "pattern", "call"), REFUSED)
-def test_what_a_device_refuses_is_refused(kind: str, pattern: str, call: Callable[[str], object]) -> None:
+def test_what_a_device_refuses_is_refused(
+    kind: str, pattern: str, call: Callable[[str], object]
+) -> None:
     with Imitation(kind) as imitation, pytest.raises((RuntimeError, TypeError, AssertionError)):
         call(kind)
-    assert len(imitation.refused) == 1 and re.match(pattern, imitation.refused[0]), imitation.refused
+    assert len(imitation.refused) == 1 and re.match(pattern, imitation.refused[0]), (
+        imitation.refused
+    )
 
 
 def test_foreach_is_refused_where_torch_refuses_it() -> None:
@@ -449,11 +608,20 @@ ALLOWED: list[Callable[[str], Tensor]] = [
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])
 @pytest.mark.parametrize("make", ALLOWED)
-def test_what_a_device_allows_gives_tensors_of_the_device(kind: str, make: Callable[[str], Tensor]) -> None:
+def test_what_a_device_allows_gives_tensors_of_the_device(
+    kind: str, make: Callable[[str], Tensor]
+) -> None:
     with Imitation(kind) as imitation:
         tensor = make(kind)
-        assert tensor.device == torch.device(kind, 0) and (tensor.is_cuda, tensor.is_mps) == (kind == "cuda", kind == "mps")
-        assert tensor.cpu().device.type == "cpu" and tensor.detach().to("cpu").is_cpu and imitation.refused == []
+        assert tensor.device == torch.device(kind, 0) and (tensor.is_cuda, tensor.is_mps) == (
+            kind == "cuda",
+            kind == "mps",
+        )
+        assert (
+            tensor.cpu().device.type == "cpu"
+            and tensor.detach().to("cpu").is_cpu
+            and imitation.refused == []
+        )
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])
@@ -472,9 +640,13 @@ def test_gradients_and_what_was_kept_for_them_stay_on_the_device(kind: str) -> N
 
     with Imitation(kind) as imitation:
         weight = on(kind, 2, 2).requires_grad_()
-        split = torch.nn.functional.scaled_dot_product_attention(*[weight[None, None]] * 3, is_causal=True)
+        split = torch.nn.functional.scaled_dot_product_attention(
+            *[weight[None, None]] * 3, is_causal=True
+        )
         (Cubed.apply(split).sum() + weight[0].float().mean()).backward()
-        assert weight.grad is not None and weight.grad.device.type == kind and imitation.refused == []
+        assert (
+            weight.grad is not None and weight.grad.device.type == kind and imitation.refused == []
+        )
 
 
 def test_waiting_is_counted() -> None:
@@ -497,7 +669,10 @@ def test_waiting_is_counted() -> None:
             for call in calls:
                 imitation.waits.clear()
                 call()
-                assert [wait.kind for wait in imitation.waits] == ([kind] if kind else []), (kind, calls.index(call))
+                assert [wait.kind for wait in imitation.waits] == ([kind] if kind else []), (
+                    kind,
+                    calls.index(call),
+                )
         torch.cuda.synchronize()
         assert imitation.waits[-1].kind == "synchronize"
 
@@ -509,7 +684,14 @@ def test_other_devices_and_what_is_asked_of_them_is_recorded() -> None:
     assert imitation.touched == ["torch.cuda.manual_seed_all []"]
     with Imitation("cpu") as imitation:
         assert torch.cuda.is_available() and torch.backends.mps.is_available()
-        exec(compile("import torch; torch.cuda.is_available()", f"{STORY.parent}/simplellm/line.py", "exec"), {})
+        exec(
+            compile(
+                "import torch; torch.cuda.is_available()",
+                f"{STORY.parent}/simplellm/line.py",
+                "exec",
+            ),
+            {},
+        )
     assert imitation.asked == {"cuda"}
 
 
@@ -523,23 +705,48 @@ def test_random_numbers_of_a_device_are_its_own() -> None:
         assert torch.equal(torch.rand(4, device="mps"), first)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("cuda", torch.bfloat16), ("cuda", torch.float16), ("mps", torch.float16)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("cuda", torch.bfloat16), ("cuda", torch.float16), ("mps", torch.float16)]
+)
 def test_autocast_and_the_scaler_are_real(kind: str, dtype: torch.dtype) -> None:
     with Imitation(kind) as imitation:
         weight = on(kind, 2, 2).requires_grad_()
-        optimizer, scaler = torch.optim.SGD([weight], lr=1.0), torch.amp.GradScaler(kind, init_scale=2.0**126)
+        optimizer, scaler = (
+            torch.optim.SGD([weight], lr=1.0),
+            torch.amp.GradScaler(kind, init_scale=2.0**126),
+        )
         with torch.autocast(kind, dtype=dtype):
             product = weight @ weight
-        assert product.dtype == dtype and torch.is_autocast_enabled(kind) is False and scaler.is_enabled()
+        assert (
+            product.dtype == dtype
+            and torch.is_autocast_enabled(kind) is False
+            and scaler.is_enabled()
+        )
         scaler.scale(product.float().sum() * 8).backward()
         scaler.step(optimizer)
         scaler.update()
-        assert scaler.get_scale() == 2.0**125 and torch.equal(weight, on(kind, 2, 2)) and imitation.refused == []
+        assert (
+            scaler.get_scale() == 2.0**125
+            and torch.equal(weight, on(kind, 2, 2))
+            and imitation.refused == []
+        )
 
 
 def test_torch_is_left_as_it_was() -> None:
-    functions = [torch.cuda.is_available, torch.autocast, torch.backends.mps.is_available, torch.amp.GradScaler]
+    functions = [
+        torch.cuda.is_available,
+        torch.autocast,
+        torch.backends.mps.is_available,
+        torch.amp.GradScaler,
+    ]
     with Imitation("cuda", init_scale=2.0):
         pass
-    assert [torch.cuda.is_available, torch.autocast, torch.backends.mps.is_available, torch.amp.GradScaler] == functions
-    assert torch.ones(1).device.type == "cpu" and isinstance(torch.cuda.manual_seed, types.FunctionType)
+    assert [
+        torch.cuda.is_available,
+        torch.autocast,
+        torch.backends.mps.is_available,
+        torch.amp.GradScaler,
+    ] == functions
+    assert torch.ones(1).device.type == "cpu" and isinstance(
+        torch.cuda.manual_seed, types.FunctionType
+    )

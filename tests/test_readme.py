@@ -21,13 +21,17 @@ def settings_table() -> str:
     rows = ["| setting | default | range | meaning |", "|---|---|---|---|"]
     for config in (ModelConfig, TrainConfig, SamplingParams):
         rows.append(f"| **{config.title}** | | | |")
-        rows += [f"| `{s.name}` | {s.default_text} | {s.range} | {s.help} |" for s in config.settings()]
+        rows += [
+            f"| `{s.name}` | {s.default_text} | {s.range} | {s.help} |" for s in config.settings()
+        ]
     return "\n".join(rows)
 
 
 def commands_table() -> str:
     rows = ["| command | does |", "|---|---|"]
-    return "\n".join([*rows, *(f"| `{_cell(command.usage)}` | {_cell(command.help)} |" for command in COMMANDS)])
+    return "\n".join(
+        [*rows, *(f"| `{_cell(command.usage)}` | {_cell(command.help)} |" for command in COMMANDS)]
+    )
 
 
 def _cell(text: str) -> str:
@@ -73,7 +77,9 @@ def test_every_command_of_the_readme_is_one_of_the_program() -> None:
 
     text = README.read_text(encoding="utf-8")
     assert {
-        word for word in re.findall(r"^\| `([a-z]+)[ `]", text, re.MULTILINE) if f"| `{word}` | " not in settings_table()
+        word
+        for word in re.findall(r"^\| `([a-z]+)[ `]", text, re.MULTILINE)
+        if f"| `{word}` | " not in settings_table()
     } == set(PROGRAM)
 
 

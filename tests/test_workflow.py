@@ -15,7 +15,11 @@ from conftest import ROOT
 WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
 TEXT = WORKFLOW.read_text(encoding="utf-8")
 METADATA = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-SYSTEMS = {"POSIX :: Linux": "ubuntu-latest", "MacOS": "macos-latest", "Microsoft :: Windows": "windows-latest"}
+SYSTEMS = {
+    "POSIX :: Linux": "ubuntu-latest",
+    "MacOS": "macos-latest",
+    "Microsoft :: Windows": "windows-latest",
+}
 LINTERS = {
     "check-jsonschema": ["--builtin-schema", "vendor.github-workflows"],
     "zizmor": ["--offline", "--no-progress"],
@@ -30,11 +34,15 @@ def matrix(name: str) -> list[str]:
 
 @pytest.mark.parametrize("linter", LINTERS)
 def test_a_linter_has_nothing_to_say(linter: str) -> None:
-    program = shutil.which(linter, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    program = shutil.which(
+        linter, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    )
     if program is None:
         pytest.skip(f'{linter} is not installed (pip install -e ".[test]")')
     command = [program, *LINTERS[linter], str(WORKFLOW)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -48,14 +56,32 @@ def test_every_promised_system_and_python_is_tested() -> None:
 def test_the_commands_are_those_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert 'pip install -e ".[test]" && python -m pytest ' in readme
-    for command in ('pip install -e ".[test]"', "python -m pytest", "ruff check .", "ruff format --check .", "mypy"):
+    for command in (
+        'pip install -e ".[test]"',
+        "python -m pytest",
+        "ruff check .",
+        "ruff format --check .",
+        "mypy",
+    ):
         assert command in TEXT
-    assert re.search(r"runs-on: macos-latest\n(?s:.*)mps\.is_available(?s:.*)python main\.py --device mps < /dev/null", TEXT)
+    assert re.search(
+        r"runs-on: macos-latest\n(?s:.*)mps\.is_available(?s:.*)python main\.py --device mps < /dev/null",
+        TEXT,
+    )
 
 
 def test_the_workflow_has_few_rights_and_ends() -> None:
-    jobs = re.findall(r"^  [a-z-]+:\n(?:    .*\n|\n)+", TEXT.partition("\njobs:\n")[2], re.MULTILINE)
+    jobs = re.findall(
+        r"^  [a-z-]+:\n(?:    .*\n|\n)+", TEXT.partition("\njobs:\n")[2], re.MULTILINE
+    )
     assert len(jobs) == 4 and all("timeout-minutes:" in job for job in jobs)
-    assert re.findall(r"^permissions:\n  (.*)$", TEXT, re.MULTILINE) == ["contents: read"] and TEXT.count("permissions:") == 1
-    assert TEXT.count("fail-fast: false") == TEXT.count("matrix:") and "upload-artifact" not in TEXT and "secrets." not in TEXT
+    assert (
+        re.findall(r"^permissions:\n  (.*)$", TEXT, re.MULTILINE) == ["contents: read"]
+        and TEXT.count("permissions:") == 1
+    )
+    assert (
+        TEXT.count("fail-fast: false") == TEXT.count("matrix:")
+        and "upload-artifact" not in TEXT
+        and "secrets." not in TEXT
+    )
     assert TEXT.count("persist-credentials: false") == TEXT.count("actions/checkout@") == len(jobs)

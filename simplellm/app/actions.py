@@ -40,7 +40,9 @@ from simplellm.training.run_info import Sources
 from simplellm.training.trainer import Result
 
 PACKAGE = Path(__file__).resolve().parents[1]
-DEFAULT_TEXTS = [folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)]  # in a wheel, in a clone
+DEFAULT_TEXTS = [
+    folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)
+]  # in a wheel, in a clone
 DEFAULT_TEXT = next((path for path in DEFAULT_TEXTS if path.is_file()), DEFAULT_TEXTS[-1])
 Options = dict[str, Any]
 
@@ -51,11 +53,18 @@ def talk(options: Options) -> int:
     try:
         folder = _checkpoint(options, screen)
     except CheckpointError:
-        if options["run"] or any(run.step_folders() for run in checkpoints.list_runs(folder_of(options))):
+        if options["run"] or any(
+            run.step_folders() for run in checkpoints.list_runs(folder_of(options))
+        ):
             raise
         if not DEFAULT_TEXT.is_file():
-            raise TextError(f"there is no run, and no {DEFAULT_TEXT} to train on", fix="simplellm train YOUR-TEXT") from None
-        screen.notice(f"no trained model in {options['checkpoints']}: training one on {DEFAULT_TEXT.name}, about a minute")
+            raise TextError(
+                f"there is no run, and no {DEFAULT_TEXT} to train on",
+                fix="simplellm train YOUR-TEXT",
+            ) from None
+        screen.notice(
+            f"no trained model in {options['checkpoints']}: training one on {DEFAULT_TEXT.name}, about a minute"
+        )
         folder = Path(_train(Sources((str(DEFAULT_TEXT),)), None, options, screen)[0].path)
     return _chat_with(folder, {**options, "history": True, "continue": False}, screen)
 
@@ -85,7 +94,9 @@ def chat(options: Options) -> int:
 def generate(options: Options) -> int:
     params = SamplingParams(**options["sampling"])
     screen = screen_of(options)
-    if params.num_beams > 1 and (unheard := [name for name in UNHEARD if name in options["sampling"]]):
+    if params.num_beams > 1 and (
+        unheard := [name for name in UNHEARD if name in options["sampling"]]
+    ):
         screen.notice(f"beams draw nothing, so these have no effect: {', '.join(unheard)}")
     folder, prompt, pieces = _checkpoint(options, screen), _prompt(options), list[Piece]()
 
@@ -103,7 +114,9 @@ def generate(options: Options) -> int:
                 screen.exact(piece.text)
         return sampler, reply
 
-    sampler, reply = on_device(options, screen.notice, write, lambda: any(piece.text for piece in pieces))
+    sampler, reply = on_device(
+        options, screen.notice, write, lambda: any(piece.text for piece in pieces)
+    )
     if options["json"]:
         write_json({
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
@@ -133,7 +146,13 @@ def evaluate(options: Options) -> int:
     if options["json"]:
         write_json(evaluation.to_mapping())
     else:
-        screen.table(("", ""), [(name.replace("_", " "), f"{value:.6g}") for name, value in evaluation.to_mapping().items()])
+        screen.table(
+            ("", ""),
+            [
+                (name.replace("_", " "), f"{value:.6g}")
+                for name, value in evaluation.to_mapping().items()
+            ],
+        )
     return 0
 
 
@@ -157,7 +176,9 @@ def analyze(options: Options) -> int:
 def runs(options: Options) -> int:
     screen = screen_of(options)
     if options["json"]:
-        write_json([row for run in checkpoints.list_runs(folder_of(options)) if (row := run.summary())])
+        write_json(
+            [row for run in checkpoints.list_runs(folder_of(options)) if (row := run.summary())]
+        )
     elif table := runs_table(folder_of(options)):
         show(screen, table)
     else:
@@ -185,21 +206,36 @@ def base_of(options: Options, screen: Screen) -> Path | None:
     return checkpoints.find_checkpoint(base, folder_of(options), screen.notice) if base else None
 
 
-def _train(sources: Sources, name: str | None, options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+def _train(
+    sources: Sources, name: str | None, options: Options, screen: Screen
+) -> tuple[Result, Interrupt]:
     base_folder = base_of(options, screen)
-    return watched(lambda around: start(sources, options["given"], name, around, base_folder), options, screen)
+    return watched(
+        lambda context: start(sources, options["given"], name, context, base_folder),
+        options,
+        screen,
+    )
 
 
 def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
     run, _ = checkpoints.find_run(options["name"] or options["run"], folder_of(options))
     accepts, texts = options["accept_changes"], tuple(options["texts"])
-    return watched(lambda around: resume(run, options["given"], around, texts, accepts), options, screen)
+    return watched(
+        lambda context: resume(run, options["given"], context, texts, accepts), options, screen
+    )
 
 
 def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
     """Talk to a checkpoint. What people set and say is remembered on a terminal; a pipe is the same every time."""
-    opened, params, state = _open(folder, options, screen), SamplingParams(**options["sampling"]), state_folder()
-    is_live, keeps = is_terminal(screen), options["history"] and (is_terminal(screen) or options["continue"])
+    opened, params, state = (
+        _open(folder, options, screen),
+        SamplingParams(**options["sampling"]),
+        state_folder(),
+    )
+    is_live, keeps = (
+        is_terminal(screen),
+        options["history"] and (is_terminal(screen) or options["continue"]),
+    )
     session = Session(
         opened.sampler, opened.path, params, opened.facts, params, tuple(options["sampling"]),
         preferences=Preferences(state / "settings.json", screen.notice) if is_live else None,
@@ -243,7 +279,9 @@ def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
         "context": f"{config.block_size} tokens",
         "vocabulary": f"{config.vocab_size} tokens",
         "parameters": f"{model.n_parameters:,}",
-        "device": describe(model.token_embedding.weight.device, "int8" if is_quantized(model) else "float32"),
+        "device": describe(
+            model.token_embedding.weight.device, "int8" if is_quantized(model) else "float32"
+        ),
         "path": str(folder),
     }
 

@@ -17,8 +17,8 @@ from simplellm.checkpoint.run import Run
 from simplellm.data.corpus import STDIN_NAME, spool
 from simplellm.device import choose_device, failures_reported
 from simplellm.errors import DeviceFailure, SimpleLLMError, StoppedEarly
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import joined
-from simplellm.training.job import Surroundings
 from simplellm.training.trainer import Result
 
 Options = dict[str, Any]
@@ -51,7 +51,9 @@ def on_device(
 # ---------------------------------------------------------------- a training
 
 
-def watched(job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> tuple[Result, Interrupt]:
+def watched(
+    job: Callable[[TrainingContext], Result], options: Options, screen: Screen
+) -> tuple[Result, Interrupt]:
     """Train with progress on the screen and signals remembered; a signal before the first step ends the program.
 
     Where `--device auto` chose a GPU that fails before the first step is done, training starts again on the CPU.
@@ -63,15 +65,23 @@ def watched(job: Callable[[Surroundings], Result], options: Options, screen: Scr
 class _Attempt:
     """A training on the device it is called with, and whether it got past its first step."""
 
-    def __init__(self, job: Callable[[Surroundings], Result], options: Options, screen: Screen) -> None:
+    def __init__(
+        self, job: Callable[[TrainingContext], Result], options: Options, screen: Screen
+    ) -> None:
         self._job, self._options, self._screen = job, options, screen
         self._stdin = stdin_of(options)
         self.has_begun = False
 
     def __call__(self, device: torch.device) -> tuple[Result, Interrupt]:
         options, screen, asked = self._options, self._screen, 0
-        with joined(device) as world, Interrupt() as interrupt, Watch(screen, options.get("track", ())) as watch:
-            self.has_begun = world.size > 1  # the other processes have not failed: they cannot start again
+        with (
+            joined(device) as world,
+            Interrupt() as interrupt,
+            Watch(screen, options.get("track", ())) as watch,
+        ):
+            self.has_begun = (
+                world.size > 1
+            )  # the other processes have not failed: they cannot start again
 
             def should_stop() -> bool:  # asked before each step
                 nonlocal asked
@@ -79,15 +89,19 @@ class _Attempt:
                 self.has_begun = self.has_begun or asked > 1
                 return interrupt.is_set()
 
-            around = surroundings(options, screen, device, world, watch, should_stop, self._stdin(device))
+            context = training_context(
+                options, screen, device, world, watch, should_stop, self._stdin(device)
+            )
             try:
                 with failures_reported(device):
-                    result = self._job(around)
+                    result = self._job(context)
             except StoppedEarly as error:
                 screen.notice(str(error))
                 raise SystemExit(interrupt.exit_code) from error
             except DeviceFailure as failure:
-                raise DeviceFailure(str(failure), fix=_way_on(watch.run) if self.has_begun else failure.fix) from failure
+                raise DeviceFailure(
+                    str(failure), fix=_way_on(watch.run) if self.has_begun else failure.fix
+                ) from failure
             finally:
                 self.has_begun = self.has_begun or (asked > 0 and watch.has_saved)
         if result.stopped:
@@ -125,7 +139,7 @@ def _way_on(run: Run | None) -> str:
     return f"the last good checkpoint is {last}; simplellm train --resume --name {run.name} --device cpu"
 
 
-def surroundings(
+def training_context(
     options: Options,
     screen: Screen,
     device: torch.device,
@@ -133,8 +147,8 @@ def surroundings(
     watch: Watch,
     should_stop: Callable[[], bool],
     stdin: BinaryIO | None,
-) -> Surroundings:
-    return Surroundings(
+) -> TrainingContext:
+    return TrainingContext(
         checkpoints=Path(options["checkpoints"]), device=device, world=world, sink=watch if world.is_main else Sinks(),
         notice=screen.notice, should_stop=should_stop, stdin=stdin, make_preview=watch.make_preview,
         command=tuple(options["arguments"]), started_at=options["started_at"],

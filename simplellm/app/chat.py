@@ -106,7 +106,9 @@ def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> N
         screen.notice(note)
     with CtrlC() as ctrl_c:
         try:
-            if is_live or answer.kind != "extend":  # in a pipe the text that goes on stands there already
+            if (
+                is_live or answer.kind != "extend"
+            ):  # in a pipe the text that goes on stands there already
                 screen.write(_echo(answer.before) if is_live else answer.before, "dim")
             for piece in _pieces(answer, ctrl_c):
                 pending.append(piece)
@@ -156,7 +158,9 @@ def _tell_of(session: Session, screen: Screen, answer: Answer, is_live: bool) ->
         screen.line(summary, "dim")
     if is_live:
         figures = f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, seed {reply.seed}, {reply.stop_reason}"
-        screen.line(figures + ("; /continue goes on" if reply.stop_reason == "interrupted" else ""), "dim")
+        screen.line(
+            figures + ("; /continue goes on" if reply.stop_reason == "interrupted" else ""), "dim"
+        )
 
 
 def _echo(text: str) -> str:
@@ -198,7 +202,9 @@ def _pipe_reader() -> ReadLine:
 
 def _welcome(session: Session, screen: Screen) -> None:
     run = session.facts.get("run", "")
-    screen.line(f"{run}: type the beginning of a text and the model goes on. /help, Ctrl-D leaves.", "dim")
+    screen.line(
+        f"{run}: type the beginning of a text and the model goes on. /help, Ctrl-D leaves.", "dim"
+    )
     if told := settings_told(session):
         screen.line(f"kept from the last time: {told}", "dim")
     for turn in session.turns[-TAIL_TURNS:]:
@@ -211,7 +217,9 @@ def _prompt_reader(session: Session, keep_history: bool) -> ReadLine:
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.layout.screen import Char
 
-    Char.display_mappings = stand_ins() | Char.display_mappings  # it has its own for control characters, and none for others
+    Char.display_mappings = (
+        stand_ins() | Char.display_mappings
+    )  # it has its own for control characters, and none for others
     pastes = Pastes()
     prompt: Any = PromptSession(
         history=_history(_history_path() if keep_history else None, pastes),
@@ -222,7 +230,9 @@ def _prompt_reader(session: Session, keep_history: bool) -> ReadLine:
         prompt_continuation="  ",
         enable_open_in_editor=True,
         enable_suspend=True,
-        bottom_toolbar=lambda: _toolbar(session, prompt.default_buffer.text, prompt.output.get_size().columns),
+        bottom_toolbar=lambda: _toolbar(
+            session, prompt.default_buffer.text, prompt.output.get_size().columns
+        ),
     )
     _read_pastes_in_linear_time(prompt.input)
 

@@ -60,14 +60,22 @@ class Parser(argparse.ArgumentParser):
     commands: dict[str, Parser]
 
     def error(self, message: str) -> NoReturn:
-        raise SettingError(message, fix=self._guess(message) or f"{self.prog} --help lists what there is")
+        raise SettingError(
+            message, fix=self._guess(message) or f"{self.prog} --help lists what there is"
+        )
 
     def _guess(self, message: str) -> str:
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)|invalid choice: '([^']*)'", message)
+        unknown = re.search(
+            r"unrecognized arguments: (--[\w-]+)|invalid choice: '([^']*)'", message
+        )
         if not unknown:
             return ""
         word = unknown[1] or unknown[2]
-        known = [flag for action in self._actions for flag in action.option_strings] if unknown[1] else list(COMMANDS)
+        known = (
+            [flag for action in self._actions for flag in action.option_strings]
+            if unknown[1]
+            else list(COMMANDS)
+        )
         near = difflib.get_close_matches(word, known, n=1)
         return f"did you mean {near[0]}?" if near else ""
 
@@ -92,7 +100,9 @@ def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding is no reason to stop
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal of another encoding is no reason to stop
     for number in SIGNALS:
         if number != signal.SIGINT:
             signal.signal(number, _terminate)
@@ -107,7 +117,12 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except MemoryError:
-        _tell(SimpleLLMError("out of memory", fix="use a smaller model, a shorter context or a smaller text"), arguments)
+        _tell(
+            SimpleLLMError(
+                "out of memory", fix="use a smaller model, a shorter context or a smaller text"
+            ),
+            arguments,
+        )
         return 1
     except OSError as error:
         if is_broken_pipe(error):
@@ -189,14 +204,37 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser.commands.get(namespace.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.commands.get(namespace.command, parser).error(
+            f"unrecognized arguments: {' '.join(unknown)}"
+        )
     options = vars(namespace)
-    given = {name: options.pop(name) for name in _names(ModelConfig, TrainConfig) if name in options and name not in COMMON}
+    given = {
+        name: options.pop(name)
+        for name in _names(ModelConfig, TrainConfig)
+        if name in options and name not in COMMON
+    }
     if options["command"] == "sweep":
         given = {name: _values(name, text) for name, text in given.items()}
-    sampling = {name: options.pop(name) for name in _names(SamplingParams) if name in options and name not in COMMON}
-    defaults = {"checkpoints": "checkpoints", "run": None, "device": "auto", "seed": None, "json": False, "color": True}
-    options = {**defaults, **options, "given": given, "sampling": sampling, "arguments": list(arguments)}
+    sampling = {
+        name: options.pop(name)
+        for name in _names(SamplingParams)
+        if name in options and name not in COMMON
+    }
+    defaults = {
+        "checkpoints": "checkpoints",
+        "run": None,
+        "device": "auto",
+        "seed": None,
+        "json": False,
+        "color": True,
+    }
+    options = {
+        **defaults,
+        **options,
+        "given": given,
+        "sampling": sampling,
+        "arguments": list(arguments),
+    }
     if options["seed"] is not None:
         seed = options["seed"]
         given["seed"] = [seed] if options["command"] == "sweep" else seed
@@ -224,12 +262,29 @@ def build_parser() -> Parser:
 
 def _add_common_flags(parser: Parser) -> None:
     group = parser.add_argument_group("everywhere")
-    group.add_argument("--checkpoints", metavar="DIR", help="folder of the runs (default: checkpoints)")
-    group.add_argument("--run", metavar="NAME|PATH", help="which run (default: the newest that has a best checkpoint)")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="where to run (default: auto)")
-    group.add_argument("--seed", metavar="N", type=TrainConfig.setting("seed").parse, help="start of all randomness")
-    group.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
-    group.add_argument("--no-color", dest="color", action="store_false", help="no colour (NO_COLOR does the same)")
+    group.add_argument(
+        "--checkpoints", metavar="DIR", help="folder of the runs (default: checkpoints)"
+    )
+    group.add_argument(
+        "--run",
+        metavar="NAME|PATH",
+        help="which run (default: the newest that has a best checkpoint)",
+    )
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), help="where to run (default: auto)"
+    )
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=TrainConfig.setting("seed").parse,
+        help="start of all randomness",
+    )
+    group.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout, nothing else there"
+    )
+    group.add_argument(
+        "--no-color", dest="color", action="store_false", help="no colour (NO_COLOR does the same)"
+    )
 
 
 def _add_own_flags(commands: dict[str, Parser]) -> None:
@@ -242,60 +297,126 @@ def _add_own_flags(commands: dict[str, Parser]) -> None:
         _add_settings(commands[name], SamplingParams)
     for name in (*SAMPLED, "evaluate", "bench"):
         commands[name].add_argument(
-            "--quantize", choices=("off", "int8"), default="off", help="int8: weights in 8 bits, faster for large models"
+            "--quantize",
+            choices=("off", "int8"),
+            default="off",
+            help="int8: weights in 8 bits, faster for large models",
         )
     for name in ("generate", "analyze"):
-        commands[name].add_argument("--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin")
+        commands[name].add_argument(
+            "--prompt", metavar="TEXT", required=True, help="what to go on from; - reads stdin"
+        )
     commands["generate"].add_argument(
         "--probs", action="store_true", default=False,
         help="shade each token by its probability; with --json, add each with probability, rank and entropy",
     )  # fmt: skip
-    commands["analyze"].add_argument("--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)")
-    commands["verify"].add_argument(
-        "checkpoint", nargs="?", metavar="RUN", default=None, help="a run or one of its checkpoints (default: the newest run)"
+    commands["analyze"].add_argument(
+        "--top", metavar="N", type=_positive, default=10, help="candidates shown (default: 10)"
     )
-    commands["evaluate"].add_argument("--data", metavar="FILE", required=True, help="the text to score")
-    commands["evaluate"].add_argument("--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)")
+    commands["verify"].add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="RUN",
+        default=None,
+        help="a run or one of its checkpoints (default: the newest run)",
+    )
+    commands["evaluate"].add_argument(
+        "--data", metavar="FILE", required=True, help="the text to score"
+    )
+    commands["evaluate"].add_argument(
+        "--encoding", metavar="NAME", default="utf-8", help="of the text (default: utf-8)"
+    )
 
 
 def _add_train_flags(train: Parser) -> None:
-    train.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="files, folders, globs, - for stdin")
-    train.add_argument("--name", metavar="RUN", default=None, help="what to call the run (default: after the text)")
-    train.add_argument("--resume", action="store_true", default=False, help="go on with --name (or --run) where it stopped")
+    train.add_argument(
+        "texts", nargs="*", metavar="TEXT", default=[], help="files, folders, globs, - for stdin"
+    )
+    train.add_argument(
+        "--name", metavar="RUN", default=None, help="what to call the run (default: after the text)"
+    )
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        default=False,
+        help="go on with --name (or --run) where it stopped",
+    )
     train.add_argument(
         "--accept-changes", action="store_true", default=False,
         help="resume though the text or a setting changed; kept in run.json",
     )  # fmt: skip
     train.add_argument(
-        "--from", metavar="RUN", default=None, help="go on from this trained model, with its tokenizer, at a lower rate"
+        "--from",
+        metavar="RUN",
+        default=None,
+        help="go on from this trained model, with its tokenizer, at a lower rate",
     )
-    train.add_argument("--val-data", metavar="FILE", default=None, help="hold out this text instead of the last part")
     train.add_argument(
-        "--track", metavar="NAMES", type=_trackers, default=(), help="also log to tensorboard and/or wandb (comma between)"
+        "--val-data",
+        metavar="FILE",
+        default=None,
+        help="hold out this text instead of the last part",
     )
-    train.add_argument("--encoding", metavar="NAME", default="utf-8", help="of the texts (default: utf-8)")
-    train.add_argument("--config", metavar="FILE.toml", default=None, help="settings from a file; flags override them")
+    train.add_argument(
+        "--track",
+        metavar="NAMES",
+        type=_trackers,
+        default=(),
+        help="also log to tensorboard and/or wandb (comma between)",
+    )
+    train.add_argument(
+        "--encoding", metavar="NAME", default="utf-8", help="of the texts (default: utf-8)"
+    )
+    train.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        default=None,
+        help="settings from a file; flags override them",
+    )
     for config in (ModelConfig, TrainConfig):
         _add_settings(train, config)
-    train.add_argument("--find-lr", action="store_true", default=False, help="only find a good learning rate: a range test")
+    train.add_argument(
+        "--find-lr",
+        action="store_true",
+        default=False,
+        help="only find a good learning rate: a range test",
+    )
 
 
 def _add_sweep_flags(sweep: Parser) -> None:
-    sweep.add_argument("texts", nargs="*", metavar="TEXT", default=[], help="as of train (default: the-verdict.txt)")
+    sweep.add_argument(
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        default=[],
+        help="as of train (default: the-verdict.txt)",
+    )
     for config in (ModelConfig, TrainConfig):
         _add_settings(sweep, config, many=True)
 
 
 def _add_bench_flags(bench: Parser) -> None:
-    bench.add_argument("what", choices=("train", "generate"), help="training steps, or replies of one text at a time")
-    bench.add_argument("--versus", choices=("transformers",), default=None, help="take turns with this, and print the ratio")
+    bench.add_argument(
+        "what",
+        choices=("train", "generate"),
+        help="training steps, or replies of one text at a time",
+    )
+    bench.add_argument(
+        "--versus",
+        choices=("transformers",),
+        default=None,
+        help="take turns with this, and print the ratio",
+    )
     for kind in (ModelConfig, TrainConfig, SamplingParams):
         _add_settings(bench, kind)
 
 
 def _add_runs_flags(runs: Parser) -> None:
     runs.add_argument(
-        "--prune", action="store_true", default=False, help="delete all but each run's best and last two checkpoints"
+        "--prune",
+        action="store_true",
+        default=False,
+        help="delete all but each run's best and last two checkpoints",
     )
     runs.add_argument("--yes", action="store_true", default=False, help="delete without asking")
 
@@ -305,7 +426,12 @@ def _add_chat_flags(chat: Parser) -> None:
         "--no-history", dest="history", action="store_false", default=True,
         help="keep neither a history of what is typed nor the conversation",
     )  # fmt: skip
-    chat.add_argument("--continue", action="store_true", default=False, help="go on with the last conversation with this run")
+    chat.add_argument(
+        "--continue",
+        action="store_true",
+        default=False,
+        help="go on with the last conversation with this run",
+    )
 
 
 def _add_settings(parser: Parser, config: Any, many: bool = False) -> None:
@@ -313,7 +439,9 @@ def _add_settings(parser: Parser, config: Any, many: bool = False) -> None:
     group = parser.add_argument_group(f"{config.title} settings")
     for setting in config.settings():
         if setting.name not in COMMON:
-            group.add_argument(setting.flag, **({"metavar": "A,B,..."} if many else _flag_options(setting)))
+            group.add_argument(
+                setting.flag, **({"metavar": "A,B,..."} if many else _flag_options(setting))
+            )
 
 
 def _flag_options(setting: Setting) -> dict[str, Any]:

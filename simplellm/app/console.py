@@ -38,7 +38,9 @@ def decoded(data: bytes, console_encoding: str | None) -> str:
     \\n, a byte order mark is skipped, and what is in neither encoding becomes U+FFFD.
     """
     text = None
-    for encoding in ("utf-16",) if data.startswith(UTF_16) else ("utf-8-sig", console_encoding or "utf-8"):
+    for encoding in (
+        ("utf-16",) if data.startswith(UTF_16) else ("utf-8-sig", console_encoding or "utf-8")
+    ):
         with contextlib.suppress(UnicodeError, LookupError):
             text = data.decode(encoding)
             break

@@ -44,8 +44,12 @@ class Turn:
     stop_reason: str = "length"  # one of STOP_REASONS
     params: SamplingParams = field(default_factory=SamplingParams)  # with the seed that was used
     in_context: bool = False  # whether earlier turns were looked at
-    ids: tuple[int, ...] | None = field(default=None, compare=False)  # of both texts, where the model said them itself
-    thoughts: tuple[Piece, ...] = field(default=(), compare=False)  # the pieces of the reply, with their probabilities
+    ids: tuple[int, ...] | None = field(
+        default=None, compare=False
+    )  # of both texts, where the model said them itself
+    thoughts: tuple[Piece, ...] = field(
+        default=(), compare=False
+    )  # the pieces of the reply, with their probabilities
 
     def to_record(self, number: int) -> dict[str, Any]:
         return {
@@ -56,11 +60,19 @@ class Turn:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Turn:
         """The inverse of `to_record`; ValueError or SettingError says what is wrong."""
-        prompt, reply, reason = record.get("prompt"), record.get("reply"), record.get("stop_reason", "length")
+        prompt, reply, reason = (
+            record.get("prompt"),
+            record.get("reply"),
+            record.get("stop_reason", "length"),
+        )
         context, settings = record.get("context", False), record.get("settings", {})
         if not isinstance(prompt, str) or not isinstance(reply, str):
             raise ValueError("a turn has a prompt and a reply, both texts")
-        if reason not in STOP_REASONS or not isinstance(context, bool) or not isinstance(settings, dict):
+        if (
+            reason not in STOP_REASONS
+            or not isinstance(context, bool)
+            or not isinstance(settings, dict)
+        ):
             raise ValueError("stop_reason, context or settings cannot be that")
         return cls(prompt, reply, reason, SamplingParams.from_mapping(settings), context)
 
@@ -75,7 +87,9 @@ def save(path: Path, turns: Sequence[Turn], run: Path) -> None:
             _check_ours(path)
         replace_file(Path(os.path.realpath(path)), _lines(turns, run))
     except (OSError, ValueError) as error:
-        raise TextError(f"cannot write {path}: {_reason(error)}", fix="choose a place you may write to") from error
+        raise TextError(
+            f"cannot write {path}: {_reason(error)}", fix="choose a place you may write to"
+        ) from error
 
 
 def load(path: Path) -> list[Turn]:
@@ -94,20 +108,33 @@ def read_header(path: Path) -> dict[str, Any]:
     """The first line of a saved conversation; TextError when it is not one, or of another version."""
     try:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is no plain file" if os.path.lexists(path) else "is not there"
+            what = (
+                "is a folder"
+                if path.is_dir()
+                else "is no plain file"
+                if os.path.lexists(path)
+                else "is not there"
+            )
             raise TextError(f"{path} {what}", fix="name a file that /save wrote")
         if path.stat().st_size > MOST_BYTES:
-            raise TextError(f"{path} has over {MOST_BYTES:,} bytes, more than any conversation", fix="name another file")
+            raise TextError(
+                f"{path} has over {MOST_BYTES:,} bytes, more than any conversation",
+                fix="name another file",
+            )
         with open(path, "rb") as file:
             header = _parse(file.readline(MOST_HEADER_BYTES))
     except OSError as error:
-        raise TextError(f"cannot read {path}: {_reason(error)}", fix="name a file you may read") from error
+        raise TextError(
+            f"cannot read {path}: {_reason(error)}", fix="name a file you may read"
+        ) from error
     except ValueError:
         header = {}
     if header.get("simplellm") != KIND:
         raise TextError(f"{path} is no saved conversation", fix="name a file that /save wrote")
     if header.get("version") != VERSION:
-        raise TextError(f"{path} is of version {str(header.get('version'))[:20]}, this program reads {VERSION}")
+        raise TextError(
+            f"{path} is of version {str(header.get('version'))[:20]}, this program reads {VERSION}"
+        )
     return header
 
 
@@ -174,7 +201,9 @@ def _lines(turns: Sequence[Turn], run: Path) -> bytes:
         "run": str(run.resolve()),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
-    return b"".join(map(_line, [header, *(turn.to_record(number) for number, turn in enumerate(turns, 1))]))
+    return b"".join(
+        map(_line, [header, *(turn.to_record(number) for number, turn in enumerate(turns, 1))])
+    )
 
 
 def _line(record: dict[str, Any]) -> bytes:
@@ -191,7 +220,9 @@ def _line(record: dict[str, Any]) -> bytes:
 class Journal:
     """The file a conversation keeps itself in, from its first turn on."""
 
-    def __init__(self, folder: Path, run: Path, path: Path | None = None, turns: Sequence[Turn] = ()) -> None:
+    def __init__(
+        self, folder: Path, run: Path, path: Path | None = None, turns: Sequence[Turn] = ()
+    ) -> None:
         self.folder, self.run, self.path = folder, run, path
         self._written = list(turns)  # what the file at `path` says
 
@@ -201,7 +232,14 @@ class Journal:
             if turns:
                 self.path = _new_file(self.folder, self.run, _lines(turns, self.run))
         else:
-            same = next((i for i, (old, new) in enumerate(zip(self._written, turns, strict=False)) if old != new), None)
+            same = next(
+                (
+                    i
+                    for i, (old, new) in enumerate(zip(self._written, turns, strict=False))
+                    if old != new
+                ),
+                None,
+            )
             same = min(len(self._written), len(turns)) if same is None else same
             lines = [turn.to_record(number) for number, turn in enumerate(turns[same:], same + 1)]
             _append(self.path, lines or ([{"turns": same}] if same < len(self._written) else []))
@@ -236,7 +274,10 @@ def conversations(folder: Path, run: Path) -> list[Path]:
             return False
 
     try:
-        paths = [(path.stat().st_mtime_ns, path) for path in folder.glob(glob.escape(_stem(run)) + "-*.jsonl")]
+        paths = [
+            (path.stat().st_mtime_ns, path)
+            for path in folder.glob(glob.escape(_stem(run)) + "-*.jsonl")
+        ]
     except OSError:
         return []
     return [path for _, path in sorted(paths, reverse=True) if is_of_run(path)]

@@ -19,7 +19,7 @@ from simplellm.app.actions import (
     screen_of,
     sources_of,
 )
-from simplellm.app.attempt import on_device, stdin_of, surroundings, watched
+from simplellm.app.attempt import on_device, stdin_of, training_context, watched
 from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
@@ -31,14 +31,22 @@ from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
 from simplellm.device import choose_precision, has_fast_bf16
 from simplellm.errors import SettingError
 from simplellm.evaluation.benchmark import Benchmark, bench_generate, bench_train
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Surroundings, prepare_run, start
+from simplellm.training.job import prepare_run, start
 from simplellm.training.lr_range_test import STEPS, RangeTest, find_rate
 from simplellm.training.plan import why_not_compiled
 from simplellm.training.run_info import Sources
 from simplellm.training.trainer import Result
 
-BENCH_MODEL = {"architecture": "gpt2", "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "vocab_size": 512}
+BENCH_MODEL = {
+    "architecture": "gpt2",
+    "n_layer": 4,
+    "n_head": 4,
+    "n_embd": 128,
+    "block_size": 64,
+    "vocab_size": 512,
+}
 BENCH_TRAINING = {"optimizer": "adamw", "batch_size": 12}
 BENCH_BLOCK_WHEN_GENERATING = 256
 MOST_RUNS = 100  # of one sweep
@@ -48,10 +56,18 @@ def bench(options: Options) -> int:
     """Tokens per second of training steps, or of replies, on this machine."""
     screen, given = screen_of(options), options["given"]
     is_training = options["what"] == "train"
-    shape = BENCH_MODEL | ({} if is_training else {"block_size": BENCH_BLOCK_WHEN_GENERATING}) | given
-    model_config = ModelConfig(**{name: value for name, value in shape.items() if name in ModelConfig.names()})
+    shape = (
+        BENCH_MODEL | ({} if is_training else {"block_size": BENCH_BLOCK_WHEN_GENERATING}) | given
+    )
+    model_config = ModelConfig(
+        **{name: value for name, value in shape.items() if name in ModelConfig.names()}
+    )
     if is_training:
-        training = {name: value for name, value in (BENCH_TRAINING | given).items() if name in TrainConfig.names()}
+        training = {
+            name: value
+            for name, value in (BENCH_TRAINING | given).items()
+            if name in TrainConfig.names()
+        }
         training_config = TrainConfig(**training)
 
         def job(device: torch.device) -> Benchmark:
@@ -68,22 +84,36 @@ def bench(options: Options) -> int:
     if options["json"]:
         write_json(measured.to_mapping())
     else:
-        screen.table(("", ""), [(name.replace("_", " "), _figure(value)) for name, value in measured.to_mapping().items()])
+        screen.table(
+            ("", ""),
+            [
+                (name.replace("_", " "), _figure(value))
+                for name, value in measured.to_mapping().items()
+            ],
+        )
     return 0
 
 
 def _bench_train(
-    screen: Screen, model_config: ModelConfig, config: TrainConfig, device: torch.device, versus: str | None
+    screen: Screen,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    device: torch.device,
+    versus: str | None,
 ) -> Benchmark:
     """As a long run of `train` takes its steps: in the faster number format, and compiled where that is faster still."""
 
     def speed(way: TrainConfig) -> float:
-        return bench_train(model_config, way, device, way.precision, None, turns=3).tokens_per_second
+        return bench_train(
+            model_config, way, device, way.precision, None, turns=3
+        ).tokens_per_second
 
     formats = [choose_precision(device, config.precision)]
     if config.precision == "auto" and has_fast_bf16(device):
         formats.append("bf16")
-    fastest = max((replace(config, precision=precision, compile="off") for precision in formats), key=speed)
+    fastest = max(
+        (replace(config, precision=precision, compile="off") for precision in formats), key=speed
+    )
     if config.compile != "off":
         compiled = replace(fastest, compile="on")
         try:
@@ -99,33 +129,59 @@ def sweep(options: Options) -> int:
     """Train with every combination of the settings that were given several values; the best first."""
     screen, grid = screen_of(options), options["given"]
     swept = [name for name, values in grid.items() if len(values) > 1]
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    combinations = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
     if len(combinations) > MOST_RUNS:
-        raise SettingError(f"a sweep is of {MOST_RUNS} runs at most, got {len(combinations)}", fix="give fewer values")
+        raise SettingError(
+            f"a sweep is of {MOST_RUNS} runs at most, got {len(combinations)}",
+            fix="give fewer values",
+        )
     for given in combinations:
         choose(0, given)  # one that cannot be is said before any is trained
     texts = tuple(options["texts"]) or (str(DEFAULT_TEXT),)
     rows: list[tuple[dict[str, Any], Result]] = []
     for number, given in enumerate(combinations, 1):
-        screen.notice(f"run {number} of {len(combinations)}: " + ", ".join(f"{name} {show(given[name])}" for name in swept))
+        screen.notice(
+            f"run {number} of {len(combinations)}: "
+            + ", ".join(f"{name} {show(given[name])}" for name in swept)
+        )
         name = checkpoints.free_name(f"sweep-{Path(texts[0]).stem}", folder_of(options))
         job = partial(_start, Sources(texts), given, name)
-        result, interrupt = watched(job, {**options, "started_at": None}, screen)  # each run has a budget of its own
+        result, interrupt = watched(
+            job, {**options, "started_at": None}, screen
+        )  # each run has a budget of its own
         rows.append((given, result))
         if interrupt.is_set():
             return interrupt.exit_code
     rows.sort(key=lambda row: row[1].bits_per_byte)
     if options["json"]:
-        figures = ("run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds")
-        write_json([{**given, **{name: getattr(result, name) for name in figures}} for given, result in rows])
+        figures = (
+            "run",
+            "path",
+            "steps",
+            "best_step",
+            "val_loss",
+            "bits_per_byte",
+            "train_seconds",
+        )
+        write_json(
+            [
+                {**given, **{name: getattr(result, name) for name in figures}}
+                for given, result in rows
+            ]
+        )
     else:
         headers = (*swept, "bits/byte", "loss", "best step", "steps", "run")
-        screen.table(headers, [(*(show(given[name]) for name in swept), *_row(result)) for given, result in rows])
+        screen.table(
+            headers,
+            [(*(show(given[name]) for name in swept), *_row(result)) for given, result in rows],
+        )
     return 0
 
 
-def _start(sources: Sources, given: dict[str, Any], name: str, around: Surroundings) -> Result:
-    return start(sources, given, name, around)
+def _start(sources: Sources, given: dict[str, Any], name: str, context: TrainingContext) -> Result:
+    return start(sources, given, name, context)
 
 
 def _row(result: Result) -> tuple[str, ...]:
@@ -141,27 +197,41 @@ def find_lr(options: Options) -> int:
 
     def job(device: torch.device) -> tuple[TrainConfig, RangeTest]:
         with Interrupt() as interrupt, Watch(screen, ()) as watch:
-            around = surroundings(options, screen, device, World(), watch, interrupt.is_set, stdin(device))
+            context = training_context(
+                options, screen, device, World(), watch, interrupt.is_set, stdin(device)
+            )
             run = checkpoints.Run(folder_of(options) / "range-test")
-            trainer, _ = prepare_run(sources, given, run, around, base_folder)
+            trainer, _ = prepare_run(sources, given, run, context, base_folder)
             return trainer.config, find_rate(trainer)
 
     config, test = on_device(options, screen.notice, job)
     if options["json"]:
-        write_json({"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion})
+        write_json(
+            {"learning_rates": test.rates, "losses": test.losses, "suggestion": test.suggestion}
+        )
         return 0
     _show_curve(screen, test.rates, test.losses)
     factor = test.suggestion / config.learning_rate
-    muon = f" --muon-learning-rate {config.muon_learning_rate * factor:.2g}" if config.optimizer == "muon" else ""
+    muon = (
+        f" --muon-learning-rate {config.muon_learning_rate * factor:.2g}"
+        if config.optimizer == "muon"
+        else ""
+    )
     screen.line(f"suggestion: --learning-rate {test.suggestion:g}{muon}")
     return 0
 
 
-def _show_curve(screen: Screen, rates: tuple[float, ...], losses: tuple[float, ...], bars: int = 40) -> None:
+def _show_curve(
+    screen: Screen, rates: tuple[float, ...], losses: tuple[float, ...], bars: int = 40
+) -> None:
     """A bar for every fourth rate: the shortest is the lowest loss, the longest the highest."""
     lowest, highest = min(losses), max(losses)
     rows = [
-        (f"{rate:.2g}", f"{loss:.3f}", "#" * (1 + round((bars - 1) * (loss - lowest) / (highest - lowest or 1))))
+        (
+            f"{rate:.2g}",
+            f"{loss:.3f}",
+            "#" * (1 + round((bars - 1) * (loss - lowest) / (highest - lowest or 1))),
+        )
         for rate, loss in list(zip(rates, losses, strict=True))[::4]
     ]
     screen.table(("rate", "loss", ""), rows)

@@ -37,14 +37,18 @@ def typed_ahead_waits(terminal: IO[Any], for_prompt: bool = False) -> Iterator[N
     before: list[Any] = []
 
     def be_quiet() -> None:
-        with contextlib.suppress(OSError, termios.error):  # the terminal is gone, or not the one that controls us
+        with contextlib.suppress(
+            OSError, termios.error
+        ):  # the terminal is gone, or not the one that controls us
             if _is_foreground(keyboard):
                 before[:] = before or termios.tcgetattr(keyboard)
                 quiet = termios.tcgetattr(keyboard)
                 quiet[0] &= ~termios.ICRNL if for_prompt else ~0
                 quiet[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON)
                 quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
-                termios.tcsetattr(keyboard, termios.TCSANOW, quiet)  # TCSAFLUSH would discard what was typed
+                termios.tcsetattr(
+                    keyboard, termios.TCSANOW, quiet
+                )  # TCSAFLUSH would discard what was typed
 
     def restore() -> None:
         with contextlib.suppress(OSError, termios.error):
@@ -111,7 +115,11 @@ class Overflow:
     def _read_all(self) -> None:
         keyboard = self._keyboard
         with contextlib.suppress(OSError):
-            while keyboard is not None and _is_foreground(keyboard) and select.select([keyboard], [], [], 0)[0]:
+            while (
+                keyboard is not None
+                and _is_foreground(keyboard)
+                and select.select([keyboard], [], [], 0)[0]
+            ):
                 data = os.read(keyboard, FULL_BYTES)
                 if not data:  # the terminal is gone
                     return

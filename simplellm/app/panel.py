@@ -16,8 +16,16 @@ FEWEST_CURVE_COLUMNS = 12
 SAMPLE_LINES = 4
 EARLY_SHARE = 0.05  # of the steps: the fall from the first loss would flatten all that follows
 BRAILLE = 0x2800
-BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # by row and column of a cell
-HELD_OUT_MARK, BEST_MARK = "o", "*"  # letters, so that they differ from the curve without colour too
+BRAILLE_DOTS = (
+    (0x01, 0x08),
+    (0x02, 0x10),
+    (0x04, 0x20),
+    (0x40, 0x80),
+)  # by row and column of a cell
+HELD_OUT_MARK, BEST_MARK = (
+    "o",
+    "*",
+)  # letters, so that they differ from the curve without colour too
 STYLES = {"train": "cyan", HELD_OUT_MARK: "yellow", BEST_MARK: "bold green"}
 
 
@@ -43,13 +51,19 @@ class View:
         return str(self.evaluation.get("sample") or "")
 
 
-def panel_lines(view: View, sample: Sequence[str], columns: int, rows: int, ascii_only: bool = False) -> list[Line]:
+def panel_lines(
+    view: View, sample: Sequence[str], columns: int, rows: int, ascii_only: bool = False
+) -> list[Line]:
     """The panel for a terminal of that size. `sample` is the sample's text, made harmless and wrapped already."""
     top = [bar(view.step, columns, ascii_only), *flow(figures(view), columns)]
     bottom: list[Line] = [[(line, "italic")] for line in sample[:SAMPLE_LINES]]
     left = rows - len(top) - len(bottom) - 2  # the curve's legend, and the line the cursor is on
-    has_curve = left >= FEWEST_CURVE_ROWS and columns >= FEWEST_CURVE_COLUMNS and len(view.curves.train) > 1
-    curve = curve_lines(view.curves, columns, min(left, CURVE_ROWS), ascii_only) if has_curve else []
+    has_curve = (
+        left >= FEWEST_CURVE_ROWS and columns >= FEWEST_CURVE_COLUMNS and len(view.curves.train) > 1
+    )
+    curve = (
+        curve_lines(view.curves, columns, min(left, CURVE_ROWS), ascii_only) if has_curve else []
+    )
     return [*top, *curve, *bottom]
 
 
@@ -59,7 +73,11 @@ def bar(step: Mapping[str, Any], columns: int, ascii_only: bool = False) -> Line
     percent = f" {share:4.0%}"
     done = round(share * max(columns - len(percent), 1))
     full, empty = ("#", "-") if ascii_only else ("\u2501", "\u2500")
-    return [(full * done, "green"), (empty * max(columns - len(percent) - done, 0), "dim"), (percent, "bold")]
+    return [
+        (full * done, "green"),
+        (empty * max(columns - len(percent) - done, 0), "dim"),
+        (percent, "bold"),
+    ]
 
 
 def figures(view: View) -> list[Line]:
@@ -121,7 +139,9 @@ def duration(seconds: float) -> str:
 # ---------------------------------------------------------------- the curve
 
 
-def curve_lines(curves: LossCurves, columns: int, rows: int, ascii_only: bool = False) -> list[Line]:
+def curve_lines(
+    curves: LossCurves, columns: int, rows: int, ascii_only: bool = False
+) -> list[Line]:
     """Training loss as a braille line, evaluations as marks over it, the best apart; losses stand at the left edge."""
     points = [*curves.train, *curves.held_out]
     first, last = _range([step for step, _ in points])
@@ -133,12 +153,17 @@ def curve_lines(curves: LossCurves, columns: int, rows: int, ascii_only: bool = 
     grid = braille(_heights(curves.train, first, last, low, high, 2 * width, 4 * rows), width, rows)
     if ascii_only:
         grid = [["." if cell != chr(BRAILLE) else " " for cell in row] for row in grid]
-    marked = [(point, HELD_OUT_MARK) for point in curves.held_out] + ([(curves.best, BEST_MARK)] if curves.best else [])
+    marked = [(point, HELD_OUT_MARK) for point in curves.held_out] + (
+        [(curves.best, BEST_MARK)] if curves.best else []
+    )
     for (step, loss), mark in marked:
         column = round((step - first) / (last - first) * (width - 1))
         row = _height(loss, low, high, rows)
         grid[row][column] = mark
-    lines = [[(label.rjust(margin), "dim"), *_styled(row)] for label, row in zip(labels, grid, strict=True)]
+    lines = [
+        [(label.rjust(margin), "dim"), *_styled(row)]
+        for label, row in zip(labels, grid, strict=True)
+    ]
     legend: list[Line] = [
         [("." if ascii_only else "\u2836", STYLES["train"]), (" train", "dim")],
         [(HELD_OUT_MARK, STYLES[HELD_OUT_MARK]), (" held-out", "dim")],
@@ -158,14 +183,18 @@ def braille(heights: Sequence[int], columns: int, rows: int) -> list[list[str]]:
     return [[chr(BRAILLE + cell) for cell in row] for row in cells]
 
 
-def _heights(points: Sequence[Point], first: float, last: float, low: float, high: float, n: int, rows: int) -> list[int]:
+def _heights(
+    points: Sequence[Point], first: float, last: float, low: float, high: float, n: int, rows: int
+) -> list[int]:
     """The curve at n places from `first` to `last`, each the mean of the points that are nearest."""
     binned: dict[int, list[float]] = defaultdict(list)
     for step, loss in points:
         binned[round((step - first) / (last - first) * (n - 1))].append(loss)
     known = [(place, sum(losses) / len(losses)) for place, losses in sorted(binned.items())]
     curve = [known[0][1]] * known[0][0]
-    for (here, loss), (there, next_loss) in zip(known, [*known[1:], (n, known[-1][1])], strict=True):
+    for (here, loss), (there, next_loss) in zip(
+        known, [*known[1:], (n, known[-1][1])], strict=True
+    ):
         curve += [loss + (next_loss - loss) * i / (there - here) for i in range(there - here)]
     return [_height(loss, low, high, rows) for loss in curve]
 

@@ -67,7 +67,9 @@ class Preferences:
             content = json.loads(self._path.read_bytes())
             runs = content["runs"]
         except OSError as error:
-            self._tell(f"cannot read {self._path} ({error.strerror}); the settings are the defaults")
+            self._tell(
+                f"cannot read {self._path} ({error.strerror}); the settings are the defaults"
+            )
             return {}
         except (ValueError, TypeError, KeyError, RecursionError):
             runs = None

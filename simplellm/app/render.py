@@ -33,7 +33,9 @@ PLAIN_REPORT_SECONDS = 5.0
 PLAIN_SAMPLE_CHARACTERS = 100
 PANEL_SECONDS = 0.25  # between two drawings
 PANEL_COLUMNS = 100  # at most: the eye does not follow longer lines
-ECHO_COLUMNS = 2  # a terminal writes ^C behind the panel's last line; if that wrapped, the panel would be torn
+ECHO_COLUMNS = (
+    2  # a terminal writes ^C behind the panel's last line; if that wrapped, the panel would be torn
+)
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"  # automatic wrapping (DECAWM)
 FEWEST_COLUMNS = 24  # of a text beside others: narrower ones stand under each other
 FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 56, 4, 2
@@ -42,12 +44,23 @@ FRAME_FROM_COLUMNS, FRAME_COLUMNS, FRAME_ROWS = 56, 4, 2
 class Screen:
     """Where answers and notices go: answers to stdout, notices and progress to stderr."""
 
-    def __init__(self, color: bool = True, out: IO[str] | None = None, notices: IO[str] | None = None) -> None:
-        options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "no_color": None if color else True}
+    def __init__(
+        self, color: bool = True, out: IO[str] | None = None, notices: IO[str] | None = None
+    ) -> None:
+        options: dict[str, Any] = {
+            "highlight": False,
+            "markup": False,
+            "emoji": False,
+            "no_color": None if color else True,
+        }
         self.out = Console(file=out or sys.stdout, **options)
         self.notices = Console(file=notices or sys.stderr, **options)
         # the 16 colours of old terminals are too few to tell probabilities by
-        self.has_shades = self.is_terminal and not self.out.no_color and self.out.color_system in ("256", "truecolor")
+        self.has_shades = (
+            self.is_terminal
+            and not self.out.no_color
+            and self.out.color_system in ("256", "truecolor")
+        )
         self._foreign = Sanitizer()
         self._shading = shades.Shading()
         self._cells = 0  # written since the last line end
@@ -113,16 +126,26 @@ class Screen:
     def bars(self, bars: Bars) -> None:
         """Bars on a terminal, tab-separated lines elsewhere."""
         if self.is_terminal:
-            for line in shades.bar_lines(bars, self.out.width, cell_len, self.out.options.ascii_only):
+            for line in shades.bar_lines(
+                bars, self.out.width, cell_len, self.out.options.ascii_only
+            ):
                 self.line(line)
         else:
-            self.table(bars.headers, [(row.name, shades.percent(row.before), shades.percent(row.after)) for row in bars.rows])
+            self.table(
+                bars.headers,
+                [
+                    (row.name, shades.percent(row.before), shades.percent(row.after))
+                    for row in bars.rows
+                ],
+            )
         if bars.summary:
             self.line(bars.summary, "dim")
 
     def columns(self, columns: Columns) -> None:
         if self.is_terminal and self.out.width // max(len(columns.texts), 1) >= FEWEST_COLUMNS:
-            table = Table(box=None, pad_edge=False, expand=True, header_style="bold", padding=(0, 2, 0, 0))
+            table = Table(
+                box=None, pad_edge=False, expand=True, header_style="bold", padding=(0, 2, 0, 0)
+            )
             for header in columns.headers:
                 table.add_column(Text(visible(header)), ratio=1, overflow="fold")
             table.add_row(*(Text(visible(text)) for text in columns.texts))
@@ -156,7 +179,9 @@ class Screen:
         before = self._cells
         self.write(text, look)
         has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
-        if has_wrapped and self._cells % self.out.width:  # a terminal that scrolls fills the new line with the colour
+        if (
+            has_wrapped and self._cells % self.out.width
+        ):  # a terminal that scrolls fills the new line with the colour
             self._draw_gathered()
             self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))
 
@@ -168,7 +193,9 @@ class Screen:
             return
         table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headers))
         for number, header in enumerate(headers):
-            table.add_column(Text(visible(header)), overflow="fold", no_wrap=number == 0 and self.out.width >= 60)
+            table.add_column(
+                Text(visible(header)), overflow="fold", no_wrap=number == 0 and self.out.width >= 60
+            )
         for row in rows:
             table.add_row(*(Text(visible(cell)) for cell in row))
         self.out.print(table)
@@ -218,10 +245,15 @@ class LivePanel(RenderHook):
     def open(self) -> None:
         """From here on keys are not echoed, and what libraries print appears above the panel."""
         self._opened.enter_context(typed_ahead_waits(self._console.file))
-        self._opened.enter_context(around_stops(self.erase, lambda: None))  # the next `show` draws it below the shell's words
+        self._opened.enter_context(
+            around_stops(self.erase, lambda: None)
+        )  # the next `show` draws it below the shell's words
         self._console.push_render_hook(self)
         self._opened.callback(self._console.pop_render_hook)
-        for stream, redirect in ((sys.stdout, contextlib.redirect_stdout), (sys.stderr, contextlib.redirect_stderr)):
+        for stream, redirect in (
+            (sys.stdout, contextlib.redirect_stdout),
+            (sys.stderr, contextlib.redirect_stderr),
+        ):
             if stream.isatty():
                 proxy: Any = FileProxy(self._console, stream)
                 self._opened.enter_context(redirect(proxy))
@@ -231,7 +263,9 @@ class LivePanel(RenderHook):
         lines = self._console.render_lines(panel, pad=False)
         if border is not None:
             lines[1:-1] = [_with_border(line, border) for line in lines[1:-1]]
-        with held_back("SIGINT", "SIGTSTP"):  # they may end or stop the process, and it must be known what is drawn
+        with held_back(
+            "SIGINT", "SIGTSTP"
+        ):  # they may end or stop the process, and it must be known what is drawn
             self._lines = lines[: self._console.height]
             self._console.print(Control(ControlType.HIDE_CURSOR))
 
@@ -248,7 +282,9 @@ class LivePanel(RenderHook):
         """Called by rich at each print: the panel is erased, the text printed, the panel drawn below it, in one write."""
         erased = self._erased()
         self._columns = self._console.width
-        self._shown = ["".join(segment.text for segment in line if not segment.control) for line in self._lines]
+        self._shown = [
+            "".join(segment.text for segment in line if not segment.control) for line in self._lines
+        ]
         return [erased, *renderables, Segments(self._drawn())]
 
     def _erased(self) -> Control:
@@ -269,7 +305,9 @@ class LivePanel(RenderHook):
     def _mode(self, sequence: str) -> Segment:
         """A sequence that rich has no name for: marked as a control code, so that it takes no cell."""
         is_known = not self._console.legacy_windows
-        return Segment(sequence if is_known else "", None, [(ControlType.BELL,)] if is_known else [])
+        return Segment(
+            sequence if is_known else "", None, [(ControlType.BELL,)] if is_known else []
+        )
 
 
 def _rows(text: str, columns: int) -> int:
@@ -320,7 +358,9 @@ class TrainingProgress:
         if record["kind"] == "evaluation":
             self._tell_overfitting()
         elif record["kind"] == "early_stop":
-            self._say(f"step {record['step']}: no better for {record['patience']} evaluations, so training ends here")
+            self._say(
+                f"step {record['step']}: no better for {record['patience']} evaluations, so training ends here"
+            )
 
     def _draw(self, at_once: bool) -> None:
         if not at_once and time.monotonic() - self._reported_at < PANEL_SECONDS:
@@ -344,7 +384,9 @@ class TrainingProgress:
         if not is_framed:
             return Group(*texts), None
         width = columns + FRAME_COLUMNS
-        return Panel(Group(*texts), title="training", title_align="left", width=width, border_style="dim"), width - 1
+        return Panel(
+            Group(*texts), title="training", title_align="left", width=width, border_style="dim"
+        ), width - 1
 
     def _wrapped(self, sample: str, columns: int) -> list[str]:
         """A sample as lines that fit; cut with dots after SAMPLE_LINES."""
@@ -374,13 +416,17 @@ class TrainingProgress:
         )
         sample = _one_line(record.get("sample") or "")
         if sample:
-            self._say(f"  sample: {sample[:PLAIN_SAMPLE_CHARACTERS]}{'...' * (len(sample) > PLAIN_SAMPLE_CHARACTERS)}")
+            self._say(
+                f"  sample: {sample[:PLAIN_SAMPLE_CHARACTERS]}{'...' * (len(sample) > PLAIN_SAMPLE_CHARACTERS)}"
+            )
 
     def _tell_overfitting(self) -> None:
         since = overfitting_since(self._view.curves)
         if since is not None and not self._told_overfitting:
             self._told_overfitting = True
-            self._say(f"the model starts to learn the text by heart: held-out loss rises since step {since}; the best is kept")
+            self._say(
+                f"the model starts to learn the text by heart: held-out loss rises since step {since}; the best is kept"
+            )
 
     def _say(self, text: str) -> None:
         self._screen.notice(text)

@@ -11,7 +11,9 @@ import re
 
 # Characters as classes of a regular expression
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 but tab, line end and carriage return; DEL; C1
+CONTROLS = (
+    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 but tab, line end and carriage return; DEL; C1
+)
 SEPARATORS = "\u2028\u2029"
 HALVES = "\ud800-\udfff"  # surrogates: bytes that were no text, which no stream can encode
 INVISIBLE = (  # never part of a word or an emoji
@@ -20,14 +22,26 @@ INVISIBLE = (  # never part of a word or an emoji
 )
 TAGS = "\U000e0020-\U000e007f"  # ASCII again, unseen: a few make a flag, more hide any text
 SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # a variant of the character before: one makes sense, a row hides bytes
-JOINERS = "\xad\u200b\u200c\u200d\u2060"  # unseen too, but words of many languages and emoji need them
+JOINERS = (
+    "\xad\u200b\u200c\u200d\u2060"  # unseen too, but words of many languages and emoji need them
+)
 
 NEVER = BIDI_CONTROLS + CONTROLS + SEPARATORS + HALVES + INVISIBLE
-NEVER_SHOWN, HIDDEN, TAG, JOINER = (re.compile(f"[{which}]") for which in (NEVER, TAGS + SELECTORS, TAGS, JOINERS))
+NEVER_SHOWN, HIDDEN, TAG, JOINER = (
+    re.compile(f"[{which}]") for which in (NEVER, TAGS + SELECTORS, TAGS, JOINERS)
+)
 LOOKED_AT = "\r" + NEVER + TAGS + SELECTORS + JOINERS
-PARTS = re.compile(f"[^{LOOKED_AT}]+|[{LOOKED_AT}]")  # plain text, or one character that needs a look
+PARTS = re.compile(
+    f"[^{LOOKED_AT}]+|[{LOOKED_AT}]"
+)  # plain text, or one character that needs a look
 UNSAFE_ALONE = re.compile(f"[{NEVER}{TAGS}]")
-WHERE_UNSAFE = ((0x00, 0x3000), (0xFE00, 0xFFFF), (0x1BC00, 0x1BCFF), (0x1D100, 0x1D1FF), (0xE0000, 0xE00FF))
+WHERE_UNSAFE = (
+    (0x00, 0x3000),
+    (0xFE00, 0xFFFF),
+    (0x1BC00, 0x1BCFF),
+    (0x1D100, 0x1D1FF),
+    (0xE0000, 0xE00FF),
+)
 
 BLACK_FLAG, MOST_TAGS = "\U0001f3f4", 7  # with its tags it is the flag of Wales, of Texas, ...
 CONTROL_PICTURES, DELETE_PICTURE = 0x2400, "\u2421"  # U+2400 is the picture of NUL, and so on
@@ -94,5 +108,7 @@ def safe_json(document: str) -> str:
 
 def stand_ins() -> dict[str, str]:
     """What stands for each character that is unsafe by itself: for a library that shows text through a door of its own."""
-    characters = "".join(chr(code) for first, last in WHERE_UNSAFE for code in range(first, last + 1))
+    characters = "".join(
+        chr(code) for first, last in WHERE_UNSAFE for code in range(first, last + 1)
+    )
     return {character: spelled(character) for character in UNSAFE_ALONE.findall(characters)}

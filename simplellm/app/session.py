@@ -23,7 +23,9 @@ from simplellm.inference.beams import reply_to
 from simplellm.inference.sampler import Piece, Reply, Sampler, random_seed
 
 TURN_END = "\n"  # between a turn and the next prompt
-SAME_AGAIN = "once more; it will be the same where nothing is drawn (temperature 0, or several beams)"
+SAME_AGAIN = (
+    "once more; it will be the same where nothing is drawn (temperature 0, or several beams)"
+)
 SHOWN_BEFORE = 200  # characters of a reply shown again before it goes on
 LONGEST_TOKEN = 512  # characters: splitting cuts words and runs before that, see tokenizer.py
 ON_OFF = {"on": True, "off": False}
@@ -65,8 +67,12 @@ class Session:
     run_path: Path
     params: SamplingParams
     facts: dict[str, str] = field(default_factory=dict)  # what /info tells of the model
-    defaults: SamplingParams = field(default_factory=SamplingParams)  # with the flags of the command line
-    flags: tuple[str, ...] = ()  # settings named there: they stand above those kept for the run, and are not kept
+    defaults: SamplingParams = field(
+        default_factory=SamplingParams
+    )  # with the flags of the command line
+    flags: tuple[
+        str, ...
+    ] = ()  # settings named there: they stand above those kept for the run, and are not kept
     turns: list[Turn] = field(default_factory=list)
     keeps_context: bool = False
     shows_probabilities: bool = False
@@ -95,7 +101,9 @@ class Session:
         self.keeps_context = self._parse_switch("context", text, "/context on keeps earlier turns")
 
     def set_probabilities(self, text: str) -> None:
-        self.shows_probabilities = self._parse_switch("probs", text, "/probs on shades each token by its probability")
+        self.shows_probabilities = self._parse_switch(
+            "probs", text, "/probs on shades each token by its probability"
+        )
 
     def reset(self) -> None:
         """All settings as the command line has them; what was kept for the run is forgotten."""
@@ -109,7 +117,9 @@ class Session:
             return {}
         self._chosen = self.preferences.read(self.run_path)
         now = {name: value for name, value in self._chosen.items() if name not in self.flags}
-        self.params = replace(self.defaults, **{name: value for name, value in now.items() if name not in SWITCHES})
+        self.params = replace(
+            self.defaults, **{name: value for name, value in now.items() if name not in SWITCHES}
+        )
         self.keeps_context = now.get("context", self.keeps_context)
         self.shows_probabilities = now.get("probs", self.shows_probabilities)
         return now
@@ -141,11 +151,22 @@ class Session:
         """Another answer to the last prompt, with a seed that is random even where one is set."""
         last = self._last_turn()
         params = replace(self.params, seed=random_seed())
-        also = "" if self.params.seed is None else f"; the next prompt has seed {self.params.seed} again"
+        also = (
+            ""
+            if self.params.seed is None
+            else f"; the next prompt has seed {self.params.seed} again"
+        )
         is_drawn = params.temperature > 0 and params.num_beams == 1
         ids, notes = self._read(last.prompt)
         notes.append(f"once more, with seed {params.seed}{also}" if is_drawn else SAME_AGAIN)
-        return self._answer("regen", Turn(last.prompt, "", ids=tuple(ids)), last.prompt, len(self.turns) - 1, notes, params)
+        return self._answer(
+            "regen",
+            Turn(last.prompt, "", ids=tuple(ids)),
+            last.prompt,
+            len(self.turns) - 1,
+            notes,
+            params,
+        )
 
     def extend(self) -> Answer:
         """On from where the last reply ended, for whatever reason it did."""
@@ -184,18 +205,32 @@ class Session:
 
     def _last_turn(self) -> Turn:
         if not self.turns:
-            raise SettingError("nothing has been said yet", fix="type the beginning of a text first")
+            raise SettingError(
+                "nothing has been said yet", fix="type the beginning of a text first"
+            )
         return self.turns[-1]
 
     def _answer(
-        self, kind: str, turn: Turn, before: str, n_earlier: int, notes: list[str], params: SamplingParams | None = None
+        self,
+        kind: str,
+        turn: Turn,
+        before: str,
+        n_earlier: int,
+        notes: list[str],
+        params: SamplingParams | None = None,
     ) -> Answer:
         ids = turn.ids or ()
         context, n_left_out = self.context(n_earlier, len(ids))
         if n_left_out > self._n_left_out:
             notes = [*notes, left_out(n_left_out)]
         self._n_left_out = n_left_out
-        return Answer(kind, turn, before, reply_to(self.sampler, [*context, *ids], params or self.params), tuple(notes))
+        return Answer(
+            kind,
+            turn,
+            before,
+            reply_to(self.sampler, [*context, *ids], params or self.params),
+            tuple(notes),
+        )
 
     # ------------------------------------------------------------ what the model looks at
 
@@ -235,7 +270,9 @@ class Session:
         if len(ids) <= self.sampler.block_size:
             return ids, []
         n = self.context_limit
-        return ids[-n:], [f"the prompt is longer than the context: only its newest {n} tokens are looked at"]
+        return ids[-n:], [
+            f"the prompt is longer than the context: only its newest {n} tokens are looked at"
+        ]
 
     def _encode(self, text: str) -> list[int]:
         """Ids of `text`. Of one that is too long for the context only the end is read, but enough to be too long still."""
@@ -245,7 +282,9 @@ class Session:
         """Ids of a turn to this model: those it said itself, or the text read once."""
         turn = self.turns[number]
         if turn.ids is None:
-            turn = self.turns[number] = replace(turn, ids=tuple(self._encode(turn.prompt + turn.reply)))
+            turn = self.turns[number] = replace(
+                turn, ids=tuple(self._encode(turn.prompt + turn.reply))
+            )
         assert turn.ids is not None
         return turn.ids
 
@@ -298,12 +337,18 @@ class Session:
         try:
             self.journal.write(self.turns)
         except OSError as error:
-            self.notice(f"this conversation is not kept: {error.strerror}: {error.filename or self.journal.folder}")
+            self.notice(
+                f"this conversation is not kept: {error.strerror}: {error.filename or self.journal.folder}"
+            )
             self.journal = None
 
 
 def left_out(n: int) -> str:
-    return f"{n} earlier turns no longer fit and were left out" if n > 1 else "1 earlier turn no longer fits and was left out"
+    return (
+        f"{n} earlier turns no longer fit and were left out"
+        if n > 1
+        else "1 earlier turn no longer fits and was left out"
+    )
 
 
 def spoken(reply: Reply, tokenizer: Tokenizer) -> tuple[str, tuple[int, ...] | None]:

@@ -21,7 +21,10 @@ SCALE: tuple[RGB, ...] = (
     (31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37),
 )  # fmt: skip
 LINE_END = "\u21b5"  # shown where a token holds a line end, so that its shade can be seen
-BLOCKS, ASCII_BLOCKS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588", " #"  # a cell from empty to full
+BLOCKS, ASCII_BLOCKS = (
+    " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588",
+    " #",
+)  # a cell from empty to full
 BARS_FROM_COLUMNS = 44  # two bars side by side; under it one under the other
 SHARE_COLUMNS = 7  # ` 100.0%`
 FEWEST_BITS = 2.0**-149  # least float32 over 0: what a probability of 0 may have been
@@ -84,7 +87,9 @@ def background(level: float) -> RGB:
     """The colour of `level`, which is cut to 0 to 1."""
     place = min(max(level, 0.0), 1.0) * (len(SCALE) - 1)
     low = min(int(place), len(SCALE) - 2)
-    r, g, b = (round(a + (b - a) * (place - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True))
+    r, g, b = (
+        round(a + (b - a) * (place - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True)
+    )
     return r, g, b
 
 
@@ -101,7 +106,10 @@ def contrast(one: RGB, other: RGB) -> float:
 
 def luminance(color: RGB) -> float:
     """Relative luminance of an sRGB colour, 0 to 1 (WCAG 2)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in color)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (value / 255 for value in color)
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -169,19 +177,41 @@ def summary_of(pieces: Iterable[Piece]) -> str:
 # ---------------------------------------------------------------- bars
 
 
-def bar_lines(bars: Bars, columns: int, cells: Callable[[str], int] = len, ascii_only: bool = False) -> list[str]:
+def bar_lines(
+    bars: Bars, columns: int, cells: Callable[[str], int] = len, ascii_only: bool = False
+) -> list[str]:
     """The bars for a terminal that wide; `cells` says how wide a text is on it. All bars have one scale."""
     is_narrow = columns < BARS_FROM_COLUMNS
     names = [bars.headers[0], *(row.name for row in bars.rows)]
     width = min(max(map(cells, names)), columns if is_narrow else columns // 4)
     names = [fitted(name, width, cells, ascii_only) for name in names]
     long = (columns - 1 if is_narrow else (columns - width - 4) // 2) - SHARE_COLUMNS
-    highest = max((share for row in bars.rows for share in (row.before, row.after or 0)), default=0) or 1
-    pairs = [[_bar(share, highest, max(long, 1), ascii_only) for share in (row.before, row.after)] for row in bars.rows]
+    highest = (
+        max((share for row in bars.rows for share in (row.before, row.after or 0)), default=0) or 1
+    )
+    pairs = [
+        [_bar(share, highest, max(long, 1), ascii_only) for share in (row.before, row.after)]
+        for row in bars.rows
+    ]
     if is_narrow:
-        return [line for name, pair in zip(names[1:], pairs, strict=True) for line in (name.rstrip(), *_indented(pair))]
-    head = "  ".join([names[0], *(fitted(header, long + SHARE_COLUMNS, cells, ascii_only) for header in bars.headers[1:])])
-    return [head.rstrip(), *("  ".join([name, *pair]) for name, pair in zip(names[1:], pairs, strict=True))]
+        return [
+            line
+            for name, pair in zip(names[1:], pairs, strict=True)
+            for line in (name.rstrip(), *_indented(pair))
+        ]
+    head = "  ".join(
+        [
+            names[0],
+            *(
+                fitted(header, long + SHARE_COLUMNS, cells, ascii_only)
+                for header in bars.headers[1:]
+            ),
+        ]
+    )
+    return [
+        head.rstrip(),
+        *("  ".join([name, *pair]) for name, pair in zip(names[1:], pairs, strict=True)),
+    ]
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

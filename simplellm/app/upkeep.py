@@ -52,13 +52,20 @@ def verify(options: Options) -> int:
     screen = screen_of(options)
     run, named = checkpoints.find_run(options["checkpoint"] or options["run"], folder_of(options))
     rows = [_examined(run, folder) for folder in ([named] if named else run.step_folders())]
-    rows = [row for row in rows if row["whole"] or Path(row["path"]).exists()]  # a training lets go of old ones meanwhile
+    rows = [
+        row for row in rows if row["whole"] or Path(row["path"]).exists()
+    ]  # a training lets go of old ones meanwhile
     if not rows:
-        raise CheckpointError(f"run {run.name} has no checkpoint", fix=f"train it: simplellm train TEXT --name {run.name}")
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint",
+            fix=f"train it: simplellm train TEXT --name {run.name}",
+        )
     if options["json"]:
         write_json(rows)
     else:
-        screen.table(("checkpoint", "state"), [(row["path"], row["problem"] or "whole") for row in rows])
+        screen.table(
+            ("checkpoint", "state"), [(row["path"], row["problem"] or "whole") for row in rows]
+        )
     return 0 if all(row["whole"] for row in rows) else 1
 
 
@@ -75,15 +82,23 @@ def _examined(run: Run, folder: Path) -> dict[str, Any]:
 def prune(options: Options) -> int:
     """Delete what retention lets go, after showing it and asking."""
     screen, folder = screen_of(options), folder_of(options)
-    runs = [checkpoints.find_run(options["run"], folder)[0]] if options["run"] else checkpoints.list_runs(folder)
+    runs = (
+        [checkpoints.find_run(options["run"], folder)[0]]
+        if options["run"]
+        else checkpoints.list_runs(folder)
+    )
     with contextlib.ExitStack() as locks:
         free = [run for run in runs if _claim(run, locks, screen)]
         items = [item for run in free for item in _of_run(run)]
-        if not options["run"] and free == runs:  # a run in training may need what no run.json names yet
+        if (
+            not options["run"] and free == runs
+        ):  # a run in training may need what no run.json names yet
             items += _shared(folder, runs)
         deletes = _shown_and_agreed(items, options, screen)
         if deletes:
-            freed = [n_bytes for item in items if (n_bytes := _delete(item.path, screen)) is not None]
+            freed = [
+                n_bytes for item in items if (n_bytes := _delete(item.path, screen)) is not None
+            ]
             screen.notice(f"deleted {len(freed)}, {sum(freed) / 1e6:,.1f} MB")
     return 0
 
@@ -106,14 +121,20 @@ def _of_run(run: Run) -> Iterator[Item]:
 def _shared(folder: Path, runs: list[Run]) -> Iterator[Item]:
     """What lies beside the runs: left half-done, or prepared for a text that no run was trained on."""
     prepared = folder / PREPARED_FOLDER
-    yield from (Item(path, "left half-done") for place in (folder, prepared) for path in leftovers(place))
+    yield from (
+        Item(path, "left half-done") for place in (folder, prepared) for path in leftovers(place)
+    )
     needed = {_prepared_for(run) for run in runs}
     if "" in needed:  # a run that does not say: any may be its own
         return
     for path in sorted(prepared.glob("*")):
         if PREPARED_NAME.fullmatch(path.name) and path.name not in needed:
             index = path.with_name(path.name + INDEX_SUFFIX)
-            yield from (Item(one, "prepared for no run that is there") for one in (path, index) if one.is_dir())
+            yield from (
+                Item(one, "prepared for no run that is there")
+                for one in (path, index)
+                if one.is_dir()
+            )
 
 
 def _prepared_for(run: Run) -> str:
@@ -128,14 +149,20 @@ def _shown_and_agreed(items: list[Item], options: Options, screen: Screen) -> bo
     if options["json"]:
         write_json([item.to_mapping() for item in items])
     elif items:
-        screen.table(("goes", "MB", "because"), [(str(i.path), f"{i.n_bytes / 1e6:.1f}", i.reason) for i in items])
+        screen.table(
+            ("goes", "MB", "because"),
+            [(str(i.path), f"{i.n_bytes / 1e6:.1f}", i.reason) for i in items],
+        )
     if not items:
         screen.notice("nothing to delete: each run has its best checkpoint and its last two")
         return False
     if options["yes"]:
         return True
     if options["json"] or not is_terminal(screen):
-        raise SettingError(f"nothing was deleted ({_megabytes(items)} would be)", fix="--yes deletes what is listed")
+        raise SettingError(
+            f"nothing was deleted ({_megabytes(items)} would be)",
+            fix="--yes deletes what is listed",
+        )
     screen.notice(f"delete these, {_megabytes(items)}? [y/N]")
     return sys.stdin.readline().strip().lower() in YES
 

@@ -47,9 +47,13 @@ class Watch:
         return lambda model: sample(model, prepared, PREVIEW_TOKENS)
 
     def write(self, record: dict[str, Any]) -> None:
-        if self._is_first and self._run is not None and "step" in record:  # what a resumed run has logged before
+        if (
+            self._is_first and self._run is not None and "step" in record
+        ):  # what a resumed run has logged before
             self._is_first = False
-            self._progress.recall(old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"])
+            self._progress.recall(
+                old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"]
+            )
         self.has_saved = self.has_saved or bool(record.get("saved"))
         self._progress.write(record)
         self._tracking.write(record)
@@ -75,7 +79,9 @@ class Watch:
             model, _ = load_model(Path(result.path), device)
         text = sample(model, self._prepared, REPORT_TOKENS, REPORT_SECONDS)
         figures = {name: value for name, value in asdict(result).items() if name != "stopped"}
-        return make_report(self._run.path, self._prepared, read_log(self._run.log_path), figures, text)
+        return make_report(
+            self._run.path, self._prepared, read_log(self._run.log_path), figures, text
+        )
 
     def __enter__(self) -> Watch:
         return self
@@ -85,14 +91,18 @@ class Watch:
         self._tracking.close()
 
 
-def sample(model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")) -> str:
+def sample(
+    model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")
+) -> str:
     """What the model writes after the first words of the held-out text; empty where nothing can be drawn.
 
     Draws from a generator of its own and leaves the model in the mode it was in: training goes on as without it.
     """
     was_training, started_at = model.training, time.perf_counter()
     params = SamplingParams(max_new_tokens=n_tokens, seed=SAMPLE_SEED)
-    reply = Sampler(model, prepared.tokenizer).stream(prepared.val_ids[:PROMPT_TOKENS].tolist(), params)
+    reply = Sampler(model, prepared.tokenizer).stream(
+        prepared.val_ids[:PROMPT_TOKENS].tolist(), params
+    )
     try:
         for _ in reply:
             if time.perf_counter() - started_at > most_seconds:

@@ -76,8 +76,12 @@ def from_hub_config(data: dict[str, Any], source: str) -> ModelConfig:
                 tie_embeddings=data["tie_word_embeddings"],
             )  # fmt: skip
     except (KeyError, TypeError, SettingError) as error:
-        raise CheckpointError(f"{source} does not describe a model of this project: {error}") from error
-    raise CheckpointError(f"{source} is of type {str(data['model_type'])[:50]!r}, not qwen3 or gpt2")
+        raise CheckpointError(
+            f"{source} does not describe a model of this project: {error}"
+        ) from error
+    raise CheckpointError(
+        f"{source} is of type {str(data['model_type'])[:50]!r}, not qwen3 or gpt2"
+    )
 
 
 def to_hub_state(state: State, config: ModelConfig) -> State:
@@ -97,7 +101,10 @@ def from_hub_state(hub: State, template: State, config: ModelConfig) -> State:
     state, unread = {}, set(hub)
     for name, like in template.items():
         hub_names, hub_parts = _places(name, like, config)
-        parts = [_checked(hub, hub_name, part) for hub_name, part in zip(hub_names, hub_parts, strict=True)]
+        parts = [
+            _checked(hub, hub_name, part)
+            for hub_name, part in zip(hub_names, hub_parts, strict=True)
+        ]
         unread.difference_update(hub_names)
         state[name] = parts[0].t() if _is_transposed(name, like, config) else torch.cat(parts)
     if unread:
@@ -109,9 +116,13 @@ def _checked(hub: State, name: str, like: Tensor) -> Tensor:
     if name not in hub:
         raise CheckpointError(f"the weights lack {name!r}")
     if hub[name].shape != like.shape:
-        raise CheckpointError(f"{name!r} is {list(hub[name].shape)}, the model expects {list(like.shape)}")
+        raise CheckpointError(
+            f"{name!r} is {list(hub[name].shape)}, the model expects {list(like.shape)}"
+        )
     if hub[name].dtype not in READ_DTYPES:
-        raise CheckpointError(f"{name!r} is of type {hub[name].dtype}, which this program does not read")
+        raise CheckpointError(
+            f"{name!r} is of type {hub[name].dtype}, which this program does not read"
+        )
     if not bool(torch.isfinite(hub[name]).all()):
         raise CheckpointError(f"{name!r} holds values that are not finite numbers")
     return hub[name]
@@ -122,16 +133,23 @@ def _places(name: str, tensor: Tensor, config: ModelConfig) -> tuple[list[str], 
     if name == "head.weight":
         return ["lm_head.weight"], [tensor]
     if config.architecture == "gpt2":
-        return [f"transformer.{_gpt2_name(name)}"], [tensor.t() if _is_transposed(name, tensor, config) else tensor]
-    if not name.startswith("blocks."):
-        return [{"token_embedding.weight": "model.embed_tokens.weight", "final_norm.weight": "model.norm.weight"}[name]], [
-            tensor
+        return [f"transformer.{_gpt2_name(name)}"], [
+            tensor.t() if _is_transposed(name, tensor, config) else tensor
         ]
+    if not name.startswith("blocks."):
+        return [
+            {
+                "token_embedding.weight": "model.embed_tokens.weight",
+                "final_norm.weight": "model.norm.weight",
+            }[name]
+        ], [tensor]
     _, layer, part = name.split(".", 2)
     module, kind = part.rsplit(".", 1)
     prefix = f"model.layers.{layer}."
     if module == "attention.qkv":
-        rows = [heads * config.head_size for heads in (config.n_head, config.kv_heads, config.kv_heads)]
+        rows = [
+            heads * config.head_size for heads in (config.n_head, config.kv_heads, config.kv_heads)
+        ]
         return [f"{prefix}{theirs}.{kind}" for theirs in QKV_NAMES], list(tensor.split(rows))
     if module == "feed_forward.up":
         return [f"{prefix}{theirs}.{kind}" for theirs in GATE_UP_NAMES], list(tensor.chunk(2))
@@ -141,7 +159,9 @@ def _places(name: str, tensor: Tensor, config: ModelConfig) -> tuple[list[str], 
 def _gpt2_name(name: str) -> str:
     if not name.startswith("blocks."):
         module, kind = name.rsplit(".", 1)
-        return {"token_embedding": "wte", "position_embedding": "wpe", "final_norm": "ln_f"}[module] + f".{kind}"
+        return {"token_embedding": "wte", "position_embedding": "wpe", "final_norm": "ln_f"}[
+            module
+        ] + f".{kind}"
     _, layer, part = name.split(".", 2)
     module, kind = part.rsplit(".", 1)
     return f"h.{layer}.{GPT2_NAMES[module]}.{kind}"

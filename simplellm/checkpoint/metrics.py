@@ -76,11 +76,17 @@ def token_scores(model: SimpleLLM, ids: np.ndarray) -> tuple[np.ndarray, np.ndar
     for i in range(0, len(starts), per_batch):
         rows = starts[i : i + per_batch]
         length = min(T, n_scored)
-        block = torch.from_numpy(np.stack([ids[s : s + length + 1] for s in rows]).astype(np.int64)).to(device)
+        block = torch.from_numpy(
+            np.stack([ids[s : s + length + 1] for s in rows]).astype(np.int64)
+        ).to(device)
         logits = model(block[:, :-1]).float()  # (B, T, V)
-        losses = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), reduction="none").view(len(rows), length)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), block[:, 1:].flatten(), reduction="none"
+        ).view(len(rows), length)
         right = logits.argmax(-1) == block[:, 1:]
-        on_host = torch.stack([losses, right.float()]).cpu().numpy()  # (2, B, T): one copy; float64 exists on every host
+        on_host = (
+            torch.stack([losses, right.float()]).cpu().numpy()
+        )  # (2, B, T): one copy; float64 exists on every host
         done = rows[0] + _first_new(starts, i, length)
         for row, start in enumerate(rows):
             nats[done : start + length] = on_host[0, row, done - start :]
@@ -157,7 +163,9 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 def cut_log(path: Path, step: int) -> None:
     """Drop the records after `step`, which a resumed run will write again."""
     kept = [record for record in read_log(path) if not _is_after(record, step)]
-    replace_file(path, b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept))
+    replace_file(
+        path, b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept)
+    )
 
 
 def _is_after(record: dict[str, Any], step: int) -> bool:

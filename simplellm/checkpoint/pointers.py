@@ -25,7 +25,9 @@ def step_of(folder: Path) -> int:
 
 def step_folders(run: Path) -> list[Path]:
     """Folders named as checkpoints, newest step first; they may be damaged."""
-    folders = [path for path in run.glob("step-*") if STEP_NAME.fullmatch(path.name) and path.is_dir()]
+    folders = [
+        path for path in run.glob("step-*") if STEP_NAME.fullmatch(path.name) and path.is_dir()
+    ]
     return sorted(folders, key=step_of, reverse=True)
 
 
@@ -40,10 +42,15 @@ def read_pointer(run: Path, which: str) -> Pointer | None:
 
 def pointer_among(folders: list[Path], which: str) -> Pointer | None:
     """What best.json or last.json would say if there were only these checkpoints, newest first."""
-    known = [{**_evaluation_of(folder), "step": step_of(folder), "path": folder.name} for folder in folders]
+    known = [
+        {**_evaluation_of(folder), "step": step_of(folder), "path": folder.name}
+        for folder in folders
+    ]
     if which == "last":
         return known[0] if known else None
-    scored = [pointer for pointer in reversed(known) if "val_loss" in pointer]  # of equal ones the first
+    scored = [
+        pointer for pointer in reversed(known) if "val_loss" in pointer
+    ]  # of equal ones the first
     return min(scored, key=lambda pointer: pointer["val_loss"], default=None)
 
 
@@ -82,7 +89,9 @@ def _evaluation_of(folder: Path) -> dict[str, Any]:
 
 def numbers(figures: Any) -> dict[str, Any]:
     """Figures that were read from a file; ValueError where they are not numbers by name."""
-    if not isinstance(figures, dict) or any(type(figure) not in (int, float) for figure in figures.values()):
+    if not isinstance(figures, dict) or any(
+        type(figure) not in (int, float) for figure in figures.values()
+    ):
         raise ValueError("figures that are no numbers")
     return figures
 
@@ -91,6 +100,10 @@ def best_by(step: int, figures: Any) -> dict[str, Any]:
     """The best evaluation up to `step`, as a file says it; ValueError or KeyError where there can be no such one."""
     best = numbers(figures)
     least = {"step": 1, "tokens": 1, "bytes": 1, "val_loss": 0, "accuracy": 0}
-    if type(best["step"]) is not int or best["step"] > step or any(best[name] < least[name] for name in least):
+    if (
+        type(best["step"]) is not int
+        or best["step"] > step
+        or any(best[name] < least[name] for name in least)
+    ):
         raise ValueError("a best evaluation that cannot be")
     return best

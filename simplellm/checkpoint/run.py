@@ -28,7 +28,12 @@ import torch
 from safetensors import SafetensorError
 
 from simplellm.checkpoint import pointers
-from simplellm.checkpoint.hugging_face import from_hub_config, from_hub_state, to_hub_config, to_hub_state
+from simplellm.checkpoint.hugging_face import (
+    from_hub_config,
+    from_hub_state,
+    to_hub_config,
+    to_hub_state,
+)
 from simplellm.checkpoint.metrics import cut_log as cut_log
 from simplellm.checkpoint.metrics import read_log as read_log
 from simplellm.checkpoint.pointers import STEP_NAME
@@ -56,11 +61,18 @@ from simplellm.storage.safetensors_header import check_fit, read_header
 
 RUN_VERSION = 1
 WEIGHT_TYPES, STATE_TYPES = ("F32", "F16", "BF16"), ("F32",)
-MOST_ROPE_BYTES, ROPE_PER_WEIGHTS = 1 << 28, 64  # the table of positions of a model: what a small file may ask for
+MOST_ROPE_BYTES, ROPE_PER_WEIGHTS = (
+    1 << 28,
+    64,
+)  # the table of positions of a model: what a small file may ask for
 NEVER_SAVED = ("run.json", "log.jsonl", LOCK_NAME)  # all that a run has before its first checkpoint
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # no file may be called so there
-KEPT_LAST = 2  # checkpoints kept besides the best: the newest, and one before it should that be damaged
+WINDOWS_DEVICE = re.compile(
+    r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE
+)  # no file may be called so there
+KEPT_LAST = (
+    2  # checkpoints kept besides the best: the newest, and one before it should that be damaged
+)
 Notice = Callable[[str], None]
 
 
@@ -92,7 +104,9 @@ class Run:
             return read_json(self.path / "run.json")
         except CheckpointError as error:
             fix = f"its checkpoints can still be used: simplellm chat --run {self.name}, or train TEXT --from {self.name}"
-            raise CheckpointError(str(error), fix=fix if self.step_folders() else "train it anew") from error
+            raise CheckpointError(
+                str(error), fix=fix if self.step_folders() else "train it anew"
+            ) from error
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Create the folder if need be, and say in run.json what this run is."""
@@ -111,12 +125,25 @@ class Run:
         """Name, best checkpoint and its figures, for a list of runs; None where there is no best checkpoint."""
         best = self.pointer("best") or {}
         figures = {name: best.get(name) for name in ("val_loss", "bits_per_byte")}
-        if not all(isinstance(figure, (int, float)) for figure in figures.values()) or not isinstance(best.get("step"), int):
+        if not all(
+            isinstance(figure, (int, float)) for figure in figures.values()
+        ) or not isinstance(best.get("step"), int):
             return None
-        return {"run": self.name, "path": str(self.path / best["path"]), "best_step": best["step"], **figures}
+        return {
+            "run": self.name,
+            "path": str(self.path / best["path"]),
+            "best_step": best["step"],
+            **figures,
+        }
 
     def save(
-        self, step: int, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState, figures: dict[str, Any], best: bool
+        self,
+        step: int,
+        model: SimpleLLM,
+        tokenizer: Tokenizer,
+        state: TrainingState,
+        figures: dict[str, Any],
+        best: bool,
     ) -> Path:
         """Commit a checkpoint, then swap the pointers, then let go of checkpoints nothing points to.
 
@@ -128,7 +155,12 @@ class Run:
             if folder.exists():
                 discard_folder(folder)
             with new_folder(folder) as temporary:
-                _write(temporary, model, tokenizer, replace(state, figures={**state.figures, "evaluation": figures}))
+                _write(
+                    temporary,
+                    model,
+                    tokenizer,
+                    replace(state, figures={**state.figures, "evaluation": figures}),
+                )
         for which in ("last", "best") if best else ("last",):
             self.point(which, step, figures)
         self._retain(step)
@@ -142,7 +174,9 @@ class Run:
         """The verified best checkpoint; the newest whole one where the best is damaged, which is told to `notice`."""
         pointer = self.pointer("best")
         pointed = [self.path / pointer["path"]] if pointer else []
-        return self._first_whole([*pointed, *(path for path in self.step_folders() if path not in pointed)], notice)
+        return self._first_whole(
+            [*pointed, *(path for path in self.step_folders() if path not in pointed)], notice
+        )
 
     def last(self, notice: Notice = lambda text: None) -> Path:
         """The verified checkpoint of the highest step; what is wrong with later ones is told to `notice`."""
@@ -159,12 +193,16 @@ class Run:
                 notice(f"{error}; using an earlier checkpoint")
             else:
                 return folder
-        raise CheckpointError(f"run {self.name} has no whole checkpoint", fix="train it anew, or name another --run")
+        raise CheckpointError(
+            f"run {self.name} has no whole checkpoint", fix="train it anew, or name another --run"
+        )
 
     def _retain(self, step: int) -> None:
         """Called when the checkpoint of `step` was committed, so that it is whole."""
         kept = {pointer["path"] for which in ("best", "last") if (pointer := self.pointer(which))}
-        for folder in [folder for folder in self.step_folders() if step_of(folder) <= step][KEPT_LAST:]:
+        for folder in [folder for folder in self.step_folders() if step_of(folder) <= step][
+            KEPT_LAST:
+        ]:
             if folder.name not in kept:
                 with contextlib.suppress(OSError):  # it can wait
                     discard_folder(folder)
@@ -175,8 +213,13 @@ class Run:
         whole = [folder for folder in folders if is_whole(folder)]
         best = pointers.pointer_to_whole(self.path, "best", whole)
         kept = {*whole[:KEPT_LAST], *([self.path / best["path"]] if best else [])}
-        reasons = {folder: "older checkpoint" if folder in whole else "damaged checkpoint" for folder in folders}
-        return {folder: reason for folder, reason in reasons.items() if whole and folder not in kept}
+        reasons = {
+            folder: "older checkpoint" if folder in whole else "damaged checkpoint"
+            for folder in folders
+        }
+        return {
+            folder: reason for folder, reason in reasons.items() if whole and folder not in kept
+        }
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer]:
@@ -195,7 +238,9 @@ def load_training_state(folder: Path) -> TrainingState:
     """The training/ part of a verified checkpoint: figures of its own step, tensors of finite numbers."""
     figures = read_json(folder / "training" / "state.json")
     if figures.get("step") != step_of(folder):
-        raise CheckpointError(f"{folder / 'training' / 'state.json'} is of another step than {folder.name}")
+        raise CheckpointError(
+            f"{folder / 'training' / 'state.json'} is of another step than {folder.name}"
+        )
     path = folder / "training" / "state.safetensors"
     _refuse_types(path)
     tensors = _read_tensors(path)
@@ -213,7 +258,9 @@ def examine(folder: Path) -> None:
     _refuse_types(folder / "training" / "state.safetensors")
 
 
-def seconds_to_save(checkpoints: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState) -> float:
+def seconds_to_save(
+    checkpoints: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState
+) -> float:
     """What it takes to write such a checkpoint here: one is, and is thrown away. 0 where that fails."""
     started_at, folder = time.perf_counter(), temporary_beside(checkpoints / "rehearsal")
     with contextlib.suppress(OSError):
@@ -228,7 +275,9 @@ def refuse_unfinite(tensors: Mapping[str, torch.Tensor]) -> None:
     """CheckpointError that names the first tensor with a number in it that is not finite."""
     for name, tensor in tensors.items():
         # Either is NaN where any number is; a fourteenth of the time that torch.isfinite takes.
-        extremes = torch.stack(tensor.aminmax()).tolist() if tensor.numel() else ()  # one read from the device
+        extremes = (
+            torch.stack(tensor.aminmax()).tolist() if tensor.numel() else ()
+        )  # one read from the device
         if not all(map(math.isfinite, extremes)):
             raise CheckpointError(f"{name!r} holds values that are not finite numbers")
 
@@ -238,16 +287,24 @@ def _described(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     config = from_hub_config(read_json(folder / "config.json"), str(folder / "config.json"))
     path = folder / "model.safetensors"
     header = read_header(path)
-    with torch.device("meta"):  # a context of 2: the weights of `modern` do not depend on it, its table of positions does
-        small = SimpleLLM(replace(config, block_size=2) if config.architecture == "modern" else config)
+    with torch.device(
+        "meta"
+    ):  # a context of 2: the weights of `modern` do not depend on it, its table of positions does
+        small = SimpleLLM(
+            replace(config, block_size=2) if config.architecture == "modern" else config
+        )
     expected = to_hub_state(small.state_dict(), config)
-    check_fit(path, header, {name: tuple(tensor.shape) for name, tensor in expected.items()}, WEIGHT_TYPES)
+    check_fit(
+        path, header, {name: tuple(tensor.shape) for name, tensor in expected.items()}, WEIGHT_TYPES
+    )
     rope_bytes = 8 * config.block_size * config.head_size
     if rope_bytes > max(MOST_ROPE_BYTES, ROPE_PER_WEIGHTS * path.stat().st_size):
         raise CheckpointError(
             f"{folder / 'config.json'} asks for a context of {config.block_size} tokens, too long for its model"
         )
-    tokenizer = Tokenizer.from_json(read_json(folder / "tokenizer.json"), str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_json(
+        read_json(folder / "tokenizer.json"), str(folder / "tokenizer.json")
+    )
     if tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, its model expects {config.vocab_size}",
@@ -268,16 +325,25 @@ def find_run(wish: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     if wish is None:
         runs = [run for run in list_runs(checkpoints) if run.step_folders()]
         if not runs:
-            raise CheckpointError(f"there is no trained run in {checkpoints}", fix="train one: simplellm train TEXT")
+            raise CheckpointError(
+                f"there is no trained run in {checkpoints}", fix="train one: simplellm train TEXT"
+            )
         return runs[0], None
     path = checkpoints / wish if PLAIN_NAME.fullmatch(wish) else Path(wish)
-    if not PLAIN_NAME.fullmatch(wish) and "/" not in wish and "\\" not in wish and not path.is_dir():
+    if (
+        not PLAIN_NAME.fullmatch(wish)
+        and "/" not in wish
+        and "\\" not in wish
+        and not path.is_dir()
+    ):
         raise bad_name(wish)
     if STEP_NAME.fullmatch(path.name) and path.is_dir():
         return Run(path.resolve().parent), path
     if not (path / "run.json").is_file() and not Run(path).step_folders():
         names = ", ".join(run.name for run in list_runs(checkpoints)) or "none"
-        raise CheckpointError(f"there is no run {wish} in {checkpoints}", fix=f"runs there: {names}")
+        raise CheckpointError(
+            f"there is no run {wish} in {checkpoints}", fix=f"runs there: {names}"
+        )
     return Run(path), None
 
 
@@ -291,7 +357,9 @@ def find_checkpoint(wish: str | None, checkpoints: Path, notice: Notice) -> Path
     for candidate in list_runs(checkpoints):
         with contextlib.suppress(CheckpointError):
             return candidate.best(notice)
-    raise CheckpointError(f"no run in {checkpoints} has a whole checkpoint", fix="train one: simplellm train TEXT")
+    raise CheckpointError(
+        f"no run in {checkpoints} has a whole checkpoint", fix="train one: simplellm train TEXT"
+    )
 
 
 def list_runs(checkpoints: Path) -> list[Run]:
@@ -304,7 +372,9 @@ def list_runs(checkpoints: Path) -> list[Run]:
             return ""
 
     found = {path.parent for path in checkpoints.glob("*/run.json")}
-    found |= {path.parent.parent for path in checkpoints.glob(f"*/step-*/{MANIFEST_NAME}")}  # run.json may be lost
+    found |= {
+        path.parent.parent for path in checkpoints.glob(f"*/step-*/{MANIFEST_NAME}")
+    }  # run.json may be lost
     return sorted(map(Run, found), key=lambda run: (started(run), run.name), reverse=True)
 
 
@@ -313,7 +383,9 @@ def new_run(name: str, checkpoints: Path) -> Run:
     if not PLAIN_NAME.fullmatch(name) or STEP_NAME.fullmatch(name) or name.endswith("."):
         raise bad_name(name)
     if WINDOWS_DEVICE.fullmatch(name):
-        raise SettingError(f"{name} is the name of a device on Windows", fix="choose a name such as my-run")
+        raise SettingError(
+            f"{name} is the name of a device on Windows", fix="choose a name such as my-run"
+        )
     if _is_taken(checkpoints / name):
         who = holder(checkpoints / name)
         raise CheckpointError(
@@ -344,18 +416,24 @@ def _is_taken(folder: Path) -> bool:
 
 def bad_name(name: str) -> SettingError:
     return SettingError(
-        f"a run name has letters, digits, dots, dashes and underscores, got {name!r}", fix="choose a name such as my-run"
+        f"a run name has letters, digits, dots, dashes and underscores, got {name!r}",
+        fix="choose a name such as my-run",
     )
 
 
 def _write(folder: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState) -> None:
     """The files of a checkpoint, the manifest last."""
     end = tokenizer.end_of_text
-    hub_state = to_hub_state({name: tensor.cpu() for name, tensor in model.state_dict().items()}, model.config)
+    hub_state = to_hub_state(
+        {name: tensor.cpu() for name, tensor in model.state_dict().items()}, model.config
+    )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     files = ManifestWriter(folder)
     files.write("config.json", to_json(to_hub_config(model.config, end)))
-    files.write("generation_config.json", to_json({"bos_token_id": end, "eos_token_id": end, "do_sample": True}))
+    files.write(
+        "generation_config.json",
+        to_json({"bos_token_id": end, "eos_token_id": end, "do_sample": True}),
+    )
     files.write("tokenizer.json", _tokenizer_json(tokenizer))
     files.write("tokenizer_config.json", to_json(_tokenizer_config(model.config)))
     files.write("model.safetensors", safetensors.torch.save(hub_state, {"format": "pt"}))

@@ -19,7 +19,9 @@ FINE_TUNING_RATE = 0.3  # share of the usual rates (guess)
 SMALL_TEXT_BYTES = 200_000  # up to here a text is seen many times over, and regularisation decides
 SMALLEST_TUNED_BYTES = 18_000
 MOST_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, held-out loss rises (300 steps on 18 kB)
-RESEGMENTED_TEXT_BYTES = 4_000_000  # larger texts are hardly seen twice, and would not fit the cache of words
+RESEGMENTED_TEXT_BYTES = (
+    4_000_000  # larger texts are hardly seen twice, and would not fit the cache of words
+)
 HEAD_SIZE = 64  # dimensions of an attention head: enough for sharp attention
 SHAPES = (  # from this many seconds on: blocks, width
     (0, 4, 128),
@@ -27,7 +29,9 @@ SHAPES = (  # from this many seconds on: blocks, width
     (200, 6, 192),
     (400, 6, 256),
 )
-SECONDS_PER_MEGABYTE = 40.0  # with more time for each byte something is dropped, with every doubling more
+SECONDS_PER_MEGABYTE = (
+    40.0  # with more time for each byte something is dropped, with every doubling more
+)
 DROPOUT_PER_DOUBLING, MOST_DROPOUT = 0.05, 0.2
 RESEGMENTED_FROM_DOUBLINGS = 1.0  # from here on BPE-dropout pays
 
@@ -46,21 +50,29 @@ def choose(
     known = {**(base.to_mapping() if base else {}), **given}
     chosen = {**recipe(train_bytes, known, speed), **given}
     if "n_head" in chosen and "n_head" not in given:
-        chosen["n_head"] = _fitting_heads(chosen.get("n_embd", ModelConfig.setting("n_embd").default), chosen["n_head"])
+        chosen["n_head"] = _fitting_heads(
+            chosen.get("n_embd", ModelConfig.setting("n_embd").default), chosen["n_head"]
+        )
     train = {name: value for name, value in chosen.items() if name in train_names}
     if base is None:
-        model = ModelConfig(**{name: value for name, value in chosen.items() if name in model_names})
+        model = ModelConfig(
+            **{name: value for name, value in chosen.items() if name in model_names}
+        )
     else:
         model = _shape_of(base, chosen.get("dropout", base.dropout), given)
         train = _fine_tuning(train, given)
     if train.get("consistency") and not model.dropout:
         if "consistency" in given:
             raise SettingError(
-                "consistency compares passes with different dropout, got dropout 0", fix="use --dropout 0.1 or more"
+                "consistency compares passes with different dropout, got dropout 0",
+                fix="use --dropout 0.1 or more",
             )
         train["consistency"] = 0.0
     if train.get("freeze", 0) > model.n_layer:
-        raise SettingError(f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}", fix="use a lower --freeze")
+        raise SettingError(
+            f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}",
+            fix="use a lower --freeze",
+        )
     return model, TrainConfig(**train)
 
 
@@ -90,13 +102,22 @@ def _fine_tuning(train: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         for name in ("learning_rate", "muon_learning_rate")
         if name not in given
     }
-    off = {name: value for name, value in (("composition", 0.0), ("induction", False)) if name not in given}
+    off = {
+        name: value
+        for name, value in (("composition", 0.0), ("induction", False))
+        if name not in given
+    }
     return {**train, **lower, **off}
 
 
 def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> dict[str, Any]:
     """What pays for a text of this size in this time. `speed` is the machine's, in that of the trials' (2 CPU cores)."""
-    settings: dict[str, Any] = {"beta2": 0.95, "weight_decay": 0.0, "schedule": "wsd", "tie_embeddings": False}
+    settings: dict[str, Any] = {
+        "beta2": 0.95,
+        "weight_decay": 0.0,
+        "schedule": "wsd",
+        "tie_embeddings": False,
+    }
     if all(given.get(limit) is None for limit in ("budget", "max_steps", "max_epochs")):
         settings["budget"] = DEFAULT_BUDGET_SECONDS
     seconds = float(given.get("budget") or settings.get("budget") or DEFAULT_BUDGET_SECONDS) * speed
@@ -110,8 +131,12 @@ def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> di
         settings |= {"bpe_dropout": 0.0, "composition": 0.0}
     if given.get("optimizer") == "adamw" or given.get("architecture") == "gpt2":
         settings |= {"weight_decay": 0.1, "learning_rate": 1e-3}
-    settings["n_head"] = max(int(given.get("n_embd", settings["n_embd"])) // HEAD_SIZE, given.get("n_kv_head") or 1)
-    settings["batch_size"] = max(settings.pop("tokens") // int(given.get("block_size", settings["block_size"])), 1)
+    settings["n_head"] = max(
+        int(given.get("n_embd", settings["n_embd"])) // HEAD_SIZE, given.get("n_kv_head") or 1
+    )
+    settings["batch_size"] = max(
+        settings.pop("tokens") // int(given.get("block_size", settings["block_size"])), 1
+    )
     return settings
 
 
@@ -138,7 +163,9 @@ def _small(train_bytes: int) -> dict[str, Any]:
 
 def _most_epochs(train_bytes: int) -> float:
     """Where held-out loss begins to rise. A very small text is soon gone through, but its model takes steps to begin."""
-    return MOST_EPOCHS_OF_SMALL_TEXT * math.sqrt(max(SMALLEST_TUNED_BYTES / max(train_bytes, 1), 1.0))
+    return MOST_EPOCHS_OF_SMALL_TEXT * math.sqrt(
+        max(SMALLEST_TUNED_BYTES / max(train_bytes, 1), 1.0)
+    )
 
 
 def _large(train_bytes: int, seconds: float) -> dict[str, Any]:

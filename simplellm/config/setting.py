@@ -61,7 +61,11 @@ class Setting:
             return KIND_NAMES[self.kind]
         if self.kind == "texts":
             return f"up to {self.maximum:g}"
-        low = "" if self.minimum is None else f"{'over ' if self.open_minimum else ''}{self.minimum:g}"
+        low = (
+            ""
+            if self.minimum is None
+            else f"{'over ' if self.open_minimum else ''}{self.minimum:g}"
+        )
         if self.maximum is None:
             return f"{low} or more" if not self.open_minimum else low
         high = f"{'under ' if self.open_maximum else ''}{_plain(self.maximum)}"
@@ -108,8 +112,12 @@ class Setting:
             return all(value) and (self.maximum is None or len(value) <= self.maximum)
         if isinstance(value, (str, bool)):
             return True
-        above = self.minimum is None or (value > self.minimum if self.open_minimum else value >= self.minimum)
-        below = self.maximum is None or (value < self.maximum if self.open_maximum else value <= self.maximum)
+        above = self.minimum is None or (
+            value > self.minimum if self.open_minimum else value >= self.minimum
+        )
+        below = self.maximum is None or (
+            value < self.maximum if self.open_maximum else value <= self.maximum
+        )
         return value == value and above and below
 
 
@@ -134,7 +142,9 @@ def _convert(kind: str, value: Any) -> Any:
         return float(value) if is_number else _seconds(value) if isinstance(value, str) else None
     if kind == "texts":
         values = (value,) if isinstance(value, str) else value
-        is_list = isinstance(values, (list, tuple)) and all(isinstance(item, str) for item in values)
+        is_list = isinstance(values, (list, tuple)) and all(
+            isinstance(item, str) for item in values
+        )
         return tuple(values) if is_list else None
     return value if isinstance(value, bool if kind == "bool" else str) else None
 
@@ -191,7 +201,11 @@ class Settings:
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
         return tuple(
-            Setting(name=item.name, default=None if item.default is MISSING else item.default, **item.metadata["setting"])
+            Setting(
+                name=item.name,
+                default=None if item.default is MISSING else item.default,
+                **item.metadata["setting"],
+            )
             for item in dataclasses.fields(cls)
             if "setting" in item.metadata
         )

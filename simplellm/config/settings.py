@@ -27,21 +27,47 @@ class ModelConfig(Settings):
 
     title: ClassVar[str] = "model"
 
-    architecture: str = setting("str", "modern", "modern (RMSNorm, RoPE, QK-norm, SwiGLU) or gpt2", choices=("modern", "gpt2"))
+    architecture: str = setting(
+        "str",
+        "modern",
+        "modern (RMSNorm, RoPE, QK-norm, SwiGLU) or gpt2",
+        choices=("modern", "gpt2"),
+    )
     n_layer: int = setting("int", 4, "transformer blocks", minimum=1, maximum=1000)
     n_head: int = setting("int", 4, "attention heads", minimum=1, maximum=1024)
     n_kv_head: int | None = setting(
-        "int", None, "key and value heads, shared by groups of heads", minimum=1, maximum=1024, auto="as n_head"
+        "int",
+        None,
+        "key and value heads, shared by groups of heads",
+        minimum=1,
+        maximum=1024,
+        auto="as n_head",
     )
     n_embd: int = setting("int", 128, "width of the residual stream", minimum=2, maximum=65536)
     n_inner: int | None = setting(
-        "int", None, "width inside the feed-forward layer", minimum=1, maximum=262144, auto="4 n_embd; modern 8/3 n_embd"
+        "int",
+        None,
+        "width inside the feed-forward layer",
+        minimum=1,
+        maximum=262144,
+        auto="4 n_embd; modern 8/3 n_embd",
     )
-    block_size: int = setting("int", 64, "tokens the model sees at once", minimum=2, maximum=1_048_576)
-    vocab_size: int = setting("int", 1024, "tokens of the vocabulary, at most", minimum=257, maximum=2_000_000)
-    tie_embeddings: bool = setting("bool", True, "one table for the tokens read and the tokens predicted")
+    block_size: int = setting(
+        "int", 64, "tokens the model sees at once", minimum=2, maximum=1_048_576
+    )
+    vocab_size: int = setting(
+        "int", 1024, "tokens of the vocabulary, at most", minimum=257, maximum=2_000_000
+    )
+    tie_embeddings: bool = setting(
+        "bool", True, "one table for the tokens read and the tokens predicted"
+    )
     dropout: float = setting(
-        "float", 0.0, "share of activations dropped while training", minimum=0, maximum=1, open_maximum=True
+        "float",
+        0.0,
+        "share of activations dropped while training",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
     )
 
     def check_fit(self) -> None:
@@ -79,7 +105,11 @@ class ModelConfig(Settings):
         """Width of the feed-forward layer; modern keeps the parameter count of 4 n_embd with three matrices."""
         if self.n_inner:
             return self.n_inner
-        return 4 * self.n_embd if self.architecture == "gpt2" else 32 * math.ceil(self.n_embd * 8 / 3 / 32)
+        return (
+            4 * self.n_embd
+            if self.architecture == "gpt2"
+            else 32 * math.ceil(self.n_embd * 8 / 3 / 32)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +123,12 @@ class TrainConfig(Settings):
         minimum=0, open_minimum=True, maximum=31_536_000, auto="60s where max_steps is not given",
     )  # fmt: skip
     max_steps: int | None = setting(
-        "int", None, "optimizer updates", minimum=1, maximum=1_000_000_000, auto="as many as fit the budget"
+        "int",
+        None,
+        "optimizer updates",
+        minimum=1,
+        maximum=1_000_000_000,
+        auto="as many as fit the budget",
     )
     max_epochs: float | None = setting(
         "float",
@@ -105,12 +140,16 @@ class TrainConfig(Settings):
         auto="no limit",
     )
     batch_size: int = setting("int", 32, "blocks in one micro step", minimum=1, maximum=1_000_000)
-    gradient_accumulation: int = setting("int", 1, "micro steps in one step", minimum=1, maximum=1_000_000)
+    gradient_accumulation: int = setting(
+        "int", 1, "micro steps in one step", minimum=1, maximum=1_000_000
+    )
     stride: int | None = setting(
         "int", None, "tokens from one block to the next; less than block_size overlaps them", minimum=1, maximum=1_048_576,
         auto="block_size",
     )  # fmt: skip
-    tokenizer: str = setting("str", "bpe", "bpe (trained on your text) or gpt2", choices=("bpe", "gpt2"))
+    tokenizer: str = setting(
+        "str", "bpe", "bpe (trained on your text) or gpt2", choices=("bpe", "gpt2")
+    )
     bpe_dropout: float = setting(
         "float",
         0.0,
@@ -120,17 +159,37 @@ class TrainConfig(Settings):
         open_maximum=True,
     )
     renaming: float = setting(
-        "float", 0.0, "share of the names in a passage exchanged for others, afresh each epoch", minimum=0, maximum=1
+        "float",
+        0.0,
+        "share of the names in a passage exchanged for others, afresh each epoch",
+        minimum=0,
+        maximum=1,
     )
     token_noise: float = setting(
-        "float", 0.0, "share of input tokens replaced by others of the text", minimum=0, maximum=1, open_maximum=True
+        "float",
+        0.0,
+        "share of input tokens replaced by others of the text",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
     )
-    induction: bool = setting("bool", False, "begin with a pair of heads that know how to copy from the context")
+    induction: bool = setting(
+        "bool", False, "begin with a pair of heads that know how to copy from the context"
+    )
     composition: float = setting(
-        "float", 0.0, "how much a token's embedding is made of those of its parts", minimum=0, maximum=10
+        "float",
+        0.0,
+        "how much a token's embedding is made of those of its parts",
+        minimum=0,
+        maximum=10,
     )
     label_smoothing: float = setting(
-        "float", 0.0, "share of each target spread over the whole vocabulary", minimum=0, maximum=1, open_maximum=True
+        "float",
+        0.0,
+        "share of each target spread over the whole vocabulary",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
     )
     consistency: float = setting(
         "float",
@@ -140,45 +199,113 @@ class TrainConfig(Settings):
         maximum=100,
     )
     val_fraction: float = setting(
-        "float", 0.1, "last part of the text that is held out", minimum=0, open_minimum=True, maximum=0.9
+        "float",
+        0.1,
+        "last part of the text that is held out",
+        minimum=0,
+        open_minimum=True,
+        maximum=0.9,
     )
-    optimizer: str = setting("str", "muon", "muon (matrices; AdamW for the rest) or adamw", choices=("muon", "adamw"))
-    learning_rate: float = setting("float", 3e-3, "peak rate of AdamW", minimum=0, open_minimum=True, maximum=10)
-    muon_learning_rate: float = setting("float", 0.02, "peak rate of Muon", minimum=0, open_minimum=True, maximum=10)
-    weight_decay: float = setting("float", 0.1, "pull of the matrices towards zero", minimum=0, maximum=10)
-    beta1: float = setting("float", 0.9, "AdamW's memory of gradients", minimum=0, maximum=1, open_maximum=True)
-    beta2: float = setting("float", 0.99, "AdamW's memory of squared gradients", minimum=0, maximum=1, open_maximum=True)
-    grad_clip: float = setting("float", 1.0, "highest gradient norm; 0 is no limit", minimum=0, maximum=1_000_000)
+    optimizer: str = setting(
+        "str", "muon", "muon (matrices; AdamW for the rest) or adamw", choices=("muon", "adamw")
+    )
+    learning_rate: float = setting(
+        "float", 3e-3, "peak rate of AdamW", minimum=0, open_minimum=True, maximum=10
+    )
+    muon_learning_rate: float = setting(
+        "float", 0.02, "peak rate of Muon", minimum=0, open_minimum=True, maximum=10
+    )
+    weight_decay: float = setting(
+        "float", 0.1, "pull of the matrices towards zero", minimum=0, maximum=10
+    )
+    beta1: float = setting(
+        "float", 0.9, "AdamW's memory of gradients", minimum=0, maximum=1, open_maximum=True
+    )
+    beta2: float = setting(
+        "float",
+        0.99,
+        "AdamW's memory of squared gradients",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
+    )
+    grad_clip: float = setting(
+        "float", 1.0, "highest gradient norm; 0 is no limit", minimum=0, maximum=1_000_000
+    )
     warmup_steps: int | None = setting(
-        "int", None, "steps until the peak rate", minimum=0, maximum=1_000_000_000, auto="2% of the steps"
+        "int",
+        None,
+        "steps until the peak rate",
+        minimum=0,
+        maximum=1_000_000_000,
+        auto="2% of the steps",
     )
     schedule: str = setting(
-        "str", "linear", "how the rate falls after the warm-up", choices=("linear", "cosine", "constant", "wsd", "noam")
+        "str",
+        "linear",
+        "how the rate falls after the warm-up",
+        choices=("linear", "cosine", "constant", "wsd", "noam"),
     )
-    min_learning_rate: float = setting("float", 0.0, "last rate, as a share of the peak", minimum=0, maximum=1)
+    min_learning_rate: float = setting(
+        "float", 0.0, "last rate, as a share of the peak", minimum=0, maximum=1
+    )
     ema_decay: float = setting(
-        "float", 0.0, "memory of the averaged weights; 0 is off", minimum=0, maximum=1, open_maximum=True
+        "float",
+        0.0,
+        "memory of the averaged weights; 0 is off",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
     )
     eval_interval: int | None = setting(
-        "int", None, "steps between evaluations", minimum=1, maximum=1_000_000_000, auto="about 20 in a run"
+        "int",
+        None,
+        "steps between evaluations",
+        minimum=1,
+        maximum=1_000_000_000,
+        auto="about 20 in a run",
     )
     eval_tokens: int = setting(
-        "int", 20_000, "held-out tokens scored at each evaluation but the last", minimum=64, maximum=1_000_000_000
+        "int",
+        20_000,
+        "held-out tokens scored at each evaluation but the last",
+        minimum=64,
+        maximum=1_000_000_000,
     )
     patience: int = setting(
-        "int", 0, "evaluations without a new best after which training ends; 0 is never", minimum=0, maximum=1_000_000
+        "int",
+        0,
+        "evaluations without a new best after which training ends; 0 is never",
+        minimum=0,
+        maximum=1_000_000,
     )
-    log_interval: int = setting("int", 10, "steps between lines of the log", minimum=1, maximum=1_000_000_000)
+    log_interval: int = setting(
+        "int", 10, "steps between lines of the log", minimum=1, maximum=1_000_000_000
+    )
     seed: int = setting("int", 1337, "start of all randomness", minimum=0, maximum=2**63 - 1)
-    gradient_checkpointing: bool = setting("bool", False, "compute activations twice to keep fewer: less memory, more time")
+    gradient_checkpointing: bool = setting(
+        "bool", False, "compute activations twice to keep fewer: less memory, more time"
+    )
     compile: str = setting(
-        "str", "auto", "torch.compile: auto tries it where a long run repays it", choices=("auto", "on", "off")
+        "str",
+        "auto",
+        "torch.compile: auto tries it where a long run repays it",
+        choices=("auto", "on", "off"),
     )
     log_gradients: bool = setting("bool", False, "log the gradient norm of every layer")
     freeze: int = setting(
-        "int", 0, "blocks that stay as they are, from the first, and with them the embeddings", minimum=0, maximum=1000
+        "int",
+        0,
+        "blocks that stay as they are, from the first, and with them the embeddings",
+        minimum=0,
+        maximum=1000,
     )
-    precision: str = setting("str", "auto", "number format of the matrix products", choices=("auto", "float32", "bf16", "fp16"))
+    precision: str = setting(
+        "str",
+        "auto",
+        "number format of the matrix products",
+        choices=("auto", "float32", "bf16", "fp16"),
+    )
 
 
 @dataclass(frozen=True)
@@ -187,23 +314,53 @@ class SamplingParams(Settings):
 
     title: ClassVar[str] = "sampling"
 
-    temperature: float = setting("float", 0.8, "0 always takes the most likely token", minimum=0, maximum=5)
+    temperature: float = setting(
+        "float", 0.8, "0 always takes the most likely token", minimum=0, maximum=5
+    )
     top_k: int = setting("int", 50, "keep the k most likely tokens; 0 keeps all", minimum=0)
     top_p: float = setting(
-        "float", 0.95, "keep the likeliest tokens that make up this share", minimum=0, open_minimum=True, maximum=1
+        "float",
+        0.95,
+        "keep the likeliest tokens that make up this share",
+        minimum=0,
+        open_minimum=True,
+        maximum=1,
     )
     min_p: float = setting(
-        "float", 0.0, "keep tokens at least this share as likely as the likeliest", minimum=0, maximum=1, open_maximum=True
+        "float",
+        0.0,
+        "keep tokens at least this share as likely as the likeliest",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
     )
     repetition_penalty: float = setting(
-        "float", 1.0, "over 1 makes the last 64 tokens less likely again", minimum=0, open_minimum=True, maximum=10
+        "float",
+        1.0,
+        "over 1 makes the last 64 tokens less likely again",
+        minimum=0,
+        open_minimum=True,
+        maximum=10,
     )
     max_new_tokens: int = setting("int", 100, "longest reply", minimum=1, maximum=100_000)
-    stop: tuple[str, ...] = setting("texts", (), "texts that end a reply, up to 8, never shown", maximum=8)
-    num_beams: int = setting(
-        "int", 1, "over 1: search for the most likely text with so many beams; nothing is drawn then", minimum=1, maximum=64
+    stop: tuple[str, ...] = setting(
+        "texts", (), "texts that end a reply, up to 8, never shown", maximum=8
     )
-    seed: int | None = setting("int", None, "makes a reply repeatable", minimum=0, maximum=2**63 - 1, auto="random, and shown")
+    num_beams: int = setting(
+        "int",
+        1,
+        "over 1: search for the most likely text with so many beams; nothing is drawn then",
+        minimum=1,
+        maximum=64,
+    )
+    seed: int | None = setting(
+        "int",
+        None,
+        "makes a reply repeatable",
+        minimum=0,
+        maximum=2**63 - 1,
+        auto="random, and shown",
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -214,14 +371,20 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingError(f"cannot read {path}: {error.strerror}", fix="name a TOML file that is there") from error
+        raise SettingError(
+            f"cannot read {path}: {error.strerror}", fix="name a TOML file that is there"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingError(f"{path} is not TOML: {error}", fix="write lines such as n_layer = 4") from error
+        raise SettingError(
+            f"{path} is not TOML: {error}", fix="write lines such as n_layer = 4"
+        ) from error
     groups = {config.title: config for config in (ModelConfig, TrainConfig)}
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key in groups and isinstance(value, dict):
-            reject_unknown_keys(value, [item.name for item in groups[key].settings()], f"[{key}] of {path}")
+            reject_unknown_keys(
+                value, [item.name for item in groups[key].settings()], f"[{key}] of {path}"
+            )
             flat.update(value)
         else:
             flat[key] = value
@@ -231,4 +394,6 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _nearest_divisor(number: int, wish: int) -> int:
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - wish), d))
+    return min(
+        (d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - wish), d)
+    )

@@ -118,7 +118,8 @@ class Source:
                 text = None
             if not isinstance(text, str):
                 raise TextError(
-                    f'{self.name} line {number} is not a JSON object with a "text"', fix='write {"text": "..."} on each line'
+                    f'{self.name} line {number} is not a JSON object with a "text"',
+                    fix='write {"text": "..."} on each line',
                 )
             if text:
                 yield Piece(text, True, line=number)
@@ -131,7 +132,10 @@ class Source:
             decoder = codecs.getincrementaldecoder(encoding)("strict")
             while True:
                 if (nul := _nul_in(block, encoding)) >= 0:
-                    raise TextError(f"{self.name} is not text: byte {offset + nul} is NUL", fix="name a text file (UTF-8)")
+                    raise TextError(
+                        f"{self.name} is not text: byte {offset + nul} is NUL",
+                        fix="name a text file (UTF-8)",
+                    )
                 text = self._decode(decoder, block, encoding, offset)
                 yield newlines.decode(text, final=not block)
                 if not block:
@@ -147,7 +151,9 @@ class Source:
                 return name, len(mark), head[len(mark) :] or _read(file, self.name, READ_BYTES)
         return self.encoding, 0, head
 
-    def _decode(self, decoder: codecs.IncrementalDecoder, block: bytes, encoding: str, offset: int) -> str:
+    def _decode(
+        self, decoder: codecs.IncrementalDecoder, block: bytes, encoding: str, offset: int
+    ) -> str:
         pending = len(decoder.getstate()[0])  # bytes of a character begun in the block before
         try:
             return decoder.decode(block, final=not block)
@@ -166,7 +172,9 @@ class Source:
         )
 
 
-def read_corpus(texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO | None = None) -> Corpus:
+def read_corpus(
+    texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO | None = None
+) -> Corpus:
     """Check, count and fingerprint the corpus of `texts` (files, folders, globs, `-`). TextError when there is none."""
     _check_encoding(encoding)
     sources = tuple(_sources(texts, encoding, stdin))
@@ -181,7 +189,9 @@ def read_corpus(texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO |
     if not has_words:
         names = ", ".join(source.name for source in sources[:3])
         raise TextError(f"there is no text in {names}", fix="name a file with some text in it")
-    return Corpus(sources, tuple(characters), n_bytes, {source.name: _sha256(source) for source in sources})
+    return Corpus(
+        sources, tuple(characters), n_bytes, {source.name: _sha256(source) for source in sources}
+    )
 
 
 def _check_encoding(name: str) -> None:
@@ -192,11 +202,16 @@ def _check_encoding(name: str) -> None:
     except (LookupError, ValueError, TypeError):
         is_text = False
     if not is_text:
-        raise TextError(f"no encoding of text is called {name!r}", fix="use utf-8, cp949, euc-kr, latin-1, ...")
+        raise TextError(
+            f"no encoding of text is called {name!r}", fix="use utf-8, cp949, euc-kr, latin-1, ..."
+        )
 
 
 def _cannot_read(name: str, error: OSError) -> TextError:
-    return TextError(f"cannot read {name}: {error.strerror or error}", fix="name a text file that is there and readable")
+    return TextError(
+        f"cannot read {name}: {error.strerror or error}",
+        fix="name a text file that is there and readable",
+    )
 
 
 def _read(file: BinaryIO, name: str, size: int) -> bytes:
@@ -211,20 +226,29 @@ def _sources(texts: Iterable[str], encoding: str, stdin: BinaryIO | None) -> Ite
         if text == STDIN_NAME:
             yield Source(STDIN_NAME, encoding, spool(stdin))
         elif _is_path(text) and Path(text).is_dir():
-            files = sorted(str(path) for path in Path(text).rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file())
+            files = sorted(
+                str(path)
+                for path in Path(text).rglob("*")
+                if path.suffix in TEXT_SUFFIXES and path.is_file()
+            )
             if not files:
-                raise TextError(f"there is no *.txt, *.md or *.jsonl in {text}", fix="name the files themselves")
+                raise TextError(
+                    f"there is no *.txt, *.md or *.jsonl in {text}", fix="name the files themselves"
+                )
             yield from (Source(name, encoding) for name in files)
         elif _is_path(text):
             yield _regular(text, encoding)
         elif glob.has_magic(text):
-            matches = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())
+            matches = sorted(
+                name for name in glob.glob(text, recursive=True) if Path(name).is_file()
+            )
             if not matches:
                 raise TextError(f"no file matches {text}", fix="check the pattern, and quote it")
             yield from (Source(name, encoding) for name in matches)
         else:
             raise TextError(
-                f"there is no file {text[:200] or repr(text)}", fix="check the path; a folder, a glob or - (stdin) will do too"
+                f"there is no file {text[:200] or repr(text)}",
+                fix="check the path; a folder, a glob or - (stdin) will do too",
             )
 
 
@@ -241,7 +265,9 @@ def _regular(name: str, encoding: str) -> Source:
     if Path(name).is_file():
         return Source(name, encoding)
     if not Path(name).is_fifo():  # the zeros of /dev/zero never end
-        raise TextError(f"{name} is a device, not a text", fix="name a text file, or - for standard input")
+        raise TextError(
+            f"{name} is a device, not a text", fix="name a text file, or - for standard input"
+        )
     with Source(name, encoding).open() as stream:
         return Source(name, encoding, spool(stream))
 
@@ -267,7 +293,11 @@ def _sha256(source: Source) -> str:
 
 def _nul_in(block: bytes, encoding: str) -> int:
     """Offset of the first NUL byte, -1 where there is none or where the encoding has them by nature."""
-    return -1 if encoding.replace("_", "-").lower().startswith(("utf-16", "utf-32")) else block.find(b"\0")
+    return (
+        -1
+        if encoding.replace("_", "-").lower().startswith(("utf-16", "utf-32"))
+        else block.find(b"\0")
+    )
 
 
 def _safe_cut(buffer: str) -> int | None:

@@ -33,7 +33,9 @@ PREPARED_VERSION = 3
 PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin", "documents.bin")
 DOCUMENT_TYPE = np.dtype("<u4")
 TOLD_BYTES = 25_000_000  # progress is told each time this much is done
-TOKENIZER_SAMPLE_CHARACTERS = 1 << 25  # merges of 1-2k tokens do not change with more text than this (guess)
+TOKENIZER_SAMPLE_CHARACTERS = (
+    1 << 25
+)  # merges of 1-2k tokens do not change with more text than this (guess)
 EpochIds = Callable[[int], np.ndarray]
 
 
@@ -43,7 +45,9 @@ class Prepared:
 
     folder: Path  # where it lies
     tokenizer: Tokenizer
-    train_ids: np.ndarray  # memory-mapped, uint16 or uint32; END_OF_TEXT stands before each document
+    train_ids: (
+        np.ndarray
+    )  # memory-mapped, uint16 or uint32; END_OF_TEXT stands before each document
     val_ids: np.ndarray
     train_bytes: int  # UTF-8 bytes of the text behind the ids
     val_bytes: int
@@ -63,7 +67,14 @@ class TextDataset:
     A share `noise` of the inputs is replaced by tokens from elsewhere in the text; the targets stay.
     """
 
-    def __init__(self, epoch_ids: EpochIds, block_size: int, seed: int, noise: float = 0.0, stride: int | None = None) -> None:
+    def __init__(
+        self,
+        epoch_ids: EpochIds,
+        block_size: int,
+        seed: int,
+        noise: float = 0.0,
+        stride: int | None = None,
+    ) -> None:
         self.block_size = block_size
         self.seed = seed
         self.noise = noise
@@ -81,19 +92,29 @@ class TextDataset:
         self.windows_per_epoch = max((len(first) - 1 - block_size + self.stride) // self.stride, 1)
 
     def batch(
-        self, step: int, micro_step: int, batch_size: int, accumulation: int = 1, rank: int = 0, world_size: int = 1
+        self,
+        step: int,
+        micro_step: int,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, both (B, T) int64; the target of a token is the token after it.
 
         The windows of a step are the same set however it is cut into micro steps and ranks.
         """
         place = (step * accumulation + micro_step) * world_size + rank
-        windows = np.stack([self._window(place * batch_size + i) for i in range(batch_size)])  # (B, T + 1)
+        windows = np.stack(
+            [self._window(place * batch_size + i) for i in range(batch_size)]
+        )  # (B, T + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]
         if self.noise:
             first = (micro_step * world_size + rank) * batch_size
             replaced, others = self._noise(step, accumulation * world_size * batch_size)
-            inputs = np.where(replaced[first : first + batch_size], others[first : first + batch_size], inputs)
+            inputs = np.where(
+                replaced[first : first + batch_size], others[first : first + batch_size], inputs
+            )
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def _noise(self, step: int, n_windows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +122,9 @@ class TextDataset:
         generator = np.random.default_rng((self.seed, step))
         ids = self._epoch_ids(step * n_windows // self.windows_per_epoch)
         shape = (n_windows, self.block_size)
-        return generator.random(shape) < self.noise, ids[generator.integers(len(ids), size=shape)].astype(np.int64)
+        return generator.random(shape) < self.noise, ids[
+            generator.integers(len(ids), size=shape)
+        ].astype(np.int64)
 
     def epoch_of(self, windows_seen: int) -> float:
         return windows_seen / self.windows_per_epoch
@@ -150,12 +173,21 @@ def prepare(
             fix="use more text",
         )
     name = tokenizer if isinstance(tokenizer, str) else tokenizer.fingerprint
-    recipe = [PREPARED_VERSION, _identity(corpus), cut, _identity(held_out), name, vocab_size if name == "bpe" else 0]
+    recipe = [
+        PREPARED_VERSION,
+        _identity(corpus),
+        cut,
+        _identity(held_out),
+        name,
+        vocab_size if name == "bpe" else 0,
+    ]
     target = folder / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     if not _is_whole(target):
         shutil.rmtree(target, ignore_errors=True)
         try:
-            _write_prepared(target, corpus, cut, held_out, held_out_from, tokenizer, vocab_size, notice)
+            _write_prepared(
+                target, corpus, cut, held_out, held_out_from, tokenizer, vocab_size, notice
+            )
         except OSError:
             if not _is_whole(target):  # another process may have prepared the same meanwhile
                 raise
@@ -184,7 +216,11 @@ def _write_prepared(
 ) -> None:
     if corpus.n_bytes > TOLD_BYTES:
         notice(f"preparing {corpus.n_bytes / 1e6:,.0f} MB: training the tokenizer")
-    trained = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(tokenizer, corpus, cut, vocab_size)
+    trained = (
+        tokenizer
+        if isinstance(tokenizer, Tokenizer)
+        else _tokenizer(tokenizer, corpus, cut, vocab_size)
+    )
     with new_folder(target) as temporary:
         write_file(temporary / "tokenizer.json", to_json(trained.to_json()))
         documents = array("I")
@@ -192,10 +228,18 @@ def _write_prepared(
         train_bytes = _write_ids(temporary / "train.bin", told, trained)
         write_file(temporary / "documents.bin", np.array(documents, DOCUMENT_TYPE).tobytes())
         val_bytes = _write_ids(temporary / "val.bin", held_out.pieces(held_out_from), trained)
-        if train_bytes + val_bytes != corpus.n_bytes + (held_out.n_bytes if held_out is not corpus else 0):
-            raise TextError("the text changed while it was read", fix="train on it when it is written to no more")
+        if train_bytes + val_bytes != corpus.n_bytes + (
+            held_out.n_bytes if held_out is not corpus else 0
+        ):
+            raise TextError(
+                "the text changed while it was read",
+                fix="train on it when it is written to no more",
+            )
         digests = {name: sha256_of(temporary / name) for name in PREPARED_FILES}
-        write_file(temporary / "meta.json", to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests}))
+        write_file(
+            temporary / "meta.json",
+            to_json({"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests}),
+        )
 
 
 def _told(pieces: Iterable[Piece], n_bytes: int, notice: Callable[[str], None]) -> Iterator[Piece]:
@@ -222,7 +266,10 @@ def _listed(pieces: Iterable[Piece], documents: array[int]) -> Iterator[Piece]:
 def _identity(corpus: Corpus) -> list[list[object]]:
     """What decides the text of a corpus: the bytes of its files, and how they are read."""
     digests = corpus.fingerprint
-    return [[digests[source.name], source.encoding, source.name.endswith(".jsonl")] for source in corpus.sources]
+    return [
+        [digests[source.name], source.encoding, source.name.endswith(".jsonl")]
+        for source in corpus.sources
+    ]
 
 
 def _is_whole(folder: Path) -> bool:
@@ -253,7 +300,9 @@ def _write_ids(path: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> int
     pieces, texts = itertools.tee(pieces)
     threads = os.cpu_count() or 1
     with open(path, "wb") as file, ThreadPoolExecutor(threads) as pool:
-        encoded = _map_bounded(pool, tokenizer.encode_array, (piece.text for piece in texts), ahead=2 * threads)
+        encoded = _map_bounded(
+            pool, tokenizer.encode_array, (piece.text for piece in texts), ahead=2 * threads
+        )
         for piece, ids in zip(pieces, encoded, strict=True):
             if begins_document:
                 file.write(dtype.type(tokenizer.end_of_text).tobytes())
@@ -266,7 +315,10 @@ def _write_ids(path: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> int
 
 
 def _map_bounded(
-    pool: ThreadPoolExecutor, function: Callable[[str], np.ndarray], items: Iterable[str], ahead: int
+    pool: ThreadPoolExecutor,
+    function: Callable[[str], np.ndarray],
+    items: Iterable[str],
+    ahead: int,
 ) -> Iterator[np.ndarray]:
     """Like `pool.map`, but takes only `ahead` items before their results are asked for: memory stays bounded."""
     iterator = iter(items)
@@ -281,8 +333,15 @@ def _id_type(tokenizer: Tokenizer) -> np.dtype:
 
 
 def _open_prepared(folder: Path) -> Prepared:
-    tokenizer = Tokenizer.from_json(json.loads((folder / "tokenizer.json").read_bytes()), str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_json(
+        json.loads((folder / "tokenizer.json").read_bytes()), str(folder / "tokenizer.json")
+    )
     meta = json.loads((folder / "meta.json").read_bytes())
-    train_ids, val_ids = (np.memmap(folder / name, dtype=_id_type(tokenizer), mode="r") for name in ("train.bin", "val.bin"))
+    train_ids, val_ids = (
+        np.memmap(folder / name, dtype=_id_type(tokenizer), mode="r")
+        for name in ("train.bin", "val.bin")
+    )
     documents = np.frombuffer((folder / "documents.bin").read_bytes(), DOCUMENT_TYPE).reshape(-1, 2)
-    return Prepared(folder, tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], documents)
+    return Prepared(
+        folder, tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], documents
+    )

@@ -46,9 +46,15 @@ class Renamer:
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._pool = np.array([number for pool in pools for number in pool], dtype=np.int64)
 
-    def __call__(self, words: np.ndarray, times: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, words: np.ndarray, times: np.ndarray, share: float, generator: np.random.Generator
+    ) -> np.ndarray:
         """The number of each word of a passage (N) and how often it occurs there, in; a `share` of the names exchanged, out."""
-        is_name = (self._kinds[words] >= 0) & (times >= 2) & (times >= RARER_ELSEWHERE * self._usual[words])
+        is_name = (
+            (self._kinds[words] >= 0)
+            & (times >= 2)
+            & (times >= RARER_ELSEWHERE * self._usual[words])
+        )
         chosen = np.flatnonzero(is_name & (generator.random(len(words)) < share))
         kinds = self._kinds[words[chosen]]
         drawn = (generator.random(len(chosen)) * self._sizes[kinds]).astype(np.int64)
@@ -62,16 +68,31 @@ def kind_of(word: str) -> Kind | None:
     letters = word if word[:1].isalpha() else word[1:]
     if not letters.isalpha() or len(letters.encode()) < SHORTEST_NAME:
         return None
-    case = "upper" if letters.isupper() else "title" if letters[0].isupper() else "lower" if letters.islower() else "other"
+    case = (
+        "upper"
+        if letters.isupper()
+        else "title"
+        if letters[0].isupper()
+        else "lower"
+        if letters.islower()
+        else "other"
+    )
     return word[: len(word) - len(letters)], case
 
 
-def _made_up(words: list[str], kind: Kind, known: set[str], generator: np.random.Generator) -> list[str]:
+def _made_up(
+    words: list[str], kind: Kind, known: set[str], generator: np.random.Generator
+) -> list[str]:
     """New words of one kind: the beginning of one word and the end of another."""
     made_up = set()
-    for first, second in generator.integers(len(words), size=(min(MADE_UP_PER_WORD * len(words), MOST_MADE_UP), 2)):
+    for first, second in generator.integers(
+        len(words), size=(min(MADE_UP_PER_WORD * len(words), MOST_MADE_UP), 2)
+    ):
         beginning, end = words[first], words[second]
-        word = beginning[: generator.integers(1, len(beginning) + 1)] + end[generator.integers(len(end)) :]
+        word = (
+            beginning[: generator.integers(1, len(beginning) + 1)]
+            + end[generator.integers(len(end)) :]
+        )
         if kind_of(word) == kind and word not in known:
             made_up.add(word)
     return sorted(made_up)

@@ -41,15 +41,25 @@ class Segmenter:
     ) -> None:
         """`renaming`: share of the names of a passage that are exchanged; `passage`: its length in words."""
         self._seed, self._renaming, self._passage = seed, renaming, passage
-        words = [word for document in documents for word in ("", *tokenizer.split(document))]  # "": END_OF_TEXT
+        words = [
+            word for document in documents for word in ("", *tokenizer.split(document))
+        ]  # "": END_OF_TEXT
         counts = Counter(words)
         number_of = {word: number for number, word in enumerate(counts)}
         self._words = np.array([number_of[word] for word in words])
-        self._renamer = Renamer(list(counts), list(counts.values()), passage, seed) if renaming else None
+        self._renamer = (
+            Renamer(list(counts), list(counts.values()), passage, seed) if renaming else None
+        )
         made_up = self._renamer.made_up if self._renamer else []
         uniform = random.Random(seed).random
         variants = [
-            _variants(tokenizer, word, bpe_dropout, min(MOST_VARIANTS, 2 * count + RARE_WORD_VARIANTS), uniform)
+            _variants(
+                tokenizer,
+                word,
+                bpe_dropout,
+                min(MOST_VARIANTS, 2 * count + RARE_WORD_VARIANTS),
+                uniform,
+            )
             for word, count in counts.items()
         ] + [[tokenizer.encode(word)] for word in made_up]
         flat = [ids for word_variants in variants for ids in word_variants]
@@ -61,7 +71,9 @@ class Segmenter:
 
     def __call__(self, epoch: int, merged: float = 0.0) -> np.ndarray:
         generator = np.random.default_rng((self._seed, epoch))
-        passages = (np.arange(len(self._words)) + generator.integers(self._passage)) // self._passage
+        passages = (
+            np.arange(len(self._words)) + generator.integers(self._passage)
+        ) // self._passage
         places, place, times = np.unique(
             passages * len(self._n_variants) + self._words, return_inverse=True, return_counts=True
         )
@@ -78,7 +90,9 @@ class Segmenter:
         return self._ids[shifts + np.arange(ends[-1])]
 
 
-def _variants(tokenizer: Tokenizer, word: str, probability: float, n: int, uniform: Callable[[], float]) -> list[list[int]]:
+def _variants(
+    tokenizer: Tokenizer, word: str, probability: float, n: int, uniform: Callable[[], float]
+) -> list[list[int]]:
     """The word as the tokenizer cuts it, then `n` random segmentations (none where there is but one)."""
     if not word:
         return [[tokenizer.end_of_text]]

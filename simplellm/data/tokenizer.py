@@ -28,14 +28,18 @@ SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]{1,64}|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]|\s{1,64}(?!\S)|\s{1,64}"
 )
-GPT2_SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,512}(?!\S)|\s{1,512}"""
+GPT2_SPLIT_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,512}(?!\S)|\s{1,512}"""
+)
 N_BYTES = 256
 
 
 class Tokenizer:
     """Byte-level BPE over `ranks` (bytes of a token -> id), with one special token, END_OF_TEXT."""
 
-    def __init__(self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN, end_of_text: int | None = None) -> None:
+    def __init__(
+        self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN, end_of_text: int | None = None
+    ) -> None:
         self.ranks = ranks
         self.pattern = pattern
         self._bytes = {rank: token for token, rank in ranks.items()}
@@ -43,7 +47,9 @@ class Tokenizer:
         try:
             self._encoding = _encoding(tuple(ranks.items()), pattern, self.end_of_text)
         except (ValueError, AssertionError, OverflowError) as error:
-            raise TokenizerError(f"the tokenizer's vocabulary does not hold together: {error}") from error
+            raise TokenizerError(
+                f"the tokenizer's vocabulary does not hold together: {error}"
+            ) from error
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -51,7 +57,9 @@ class Tokenizer:
         import rustbpe
 
         trainer = rustbpe.Tokenizer()
-        trainer.train_from_iterator((_encodable(text) for text in texts), vocab_size - 1, pattern=SPLIT_PATTERN)
+        trainer.train_from_iterator(
+            (_encodable(text) for text in texts), vocab_size - 1, pattern=SPLIT_PATTERN
+        )
         return cls({bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
 
     @classmethod
@@ -59,7 +67,9 @@ class Tokenizer:
         """The tokenizer of GPT-2, whose vocabulary tiktoken downloads once and keeps."""
         try:
             encoding = tiktoken.get_encoding("gpt2")
-        except Exception as error:  # requests, urllib3 and OS errors alike: there is no network, or no folder
+        except (
+            Exception
+        ) as error:  # requests, urllib3 and OS errors alike: there is no network, or no folder
             raise TokenizerError(
                 f"GPT-2's vocabulary is not on this machine and cannot be fetched ({type(error).__name__})",
                 fix="use --tokenizer bpe, or go online once (TIKTOKEN_CACHE_DIR names the folder it is kept in)",
@@ -82,7 +92,9 @@ class Tokenizer:
         """The words of `text` that merges never cross; joined they are the text again."""
         return regex.findall(self.pattern, _encodable(text))
 
-    def encode_with_dropout(self, word: str, probability: float, uniform: Callable[[], float]) -> list[int]:
+    def encode_with_dropout(
+        self, word: str, probability: float, uniform: Callable[[], float]
+    ) -> list[int]:
         """One random segmentation of a word: each merge is passed over with `probability` (BPE-dropout, 2020, alg. 1).
 
         `uniform()` draws from [0, 1).
@@ -92,7 +104,8 @@ class Tokenizer:
             merges = [
                 (rank, i)
                 for i in range(len(parts) - 1)
-                if (rank := self.ranks.get(parts[i] + parts[i + 1])) is not None and uniform() >= probability
+                if (rank := self.ranks.get(parts[i] + parts[i + 1])) is not None
+                and uniform() >= probability
             ]
             if not merges:
                 break
@@ -119,9 +132,23 @@ class Tokenizer:
         """This tokenizer as the content of a Hugging Face `tokenizer.json`."""
         ordered = sorted(self.ranks, key=self.ranks.__getitem__)
         vocab = {_printable(token): self.ranks[token] for token in ordered}
-        merges = [list(map(_printable, _parents(token, self.ranks))) for token in ordered if len(token) > 1]
-        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        merges = [
+            list(map(_printable, _parents(token, self.ranks)))
+            for token in ordered
+            if len(token) > 1
+        ]
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": self.pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+        byte_level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
         special = {"id": self.end_of_text, "content": END_OF_TEXT, "single_word": False, "lstrip": False,
                    "rstrip": False, "normalized": False, "special": True}  # fmt: skip
         return {
@@ -142,7 +169,10 @@ class Tokenizer:
     def from_json(cls, data: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
         """The inverse of `to_json`; TokenizerError names `source` when it is no such file."""
         try:
-            ranks = {bytes(map(_BYTE_OF_CHARACTER.__getitem__, token)): rank for token, rank in data["model"]["vocab"].items()}
+            ranks = {
+                bytes(map(_BYTE_OF_CHARACTER.__getitem__, token)): rank
+                for token, rank in data["model"]["vocab"].items()
+            }
             specials = {item["content"]: item["id"] for item in data["added_tokens"]}
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             end_of_text = specials[END_OF_TEXT]
@@ -152,21 +182,33 @@ class Tokenizer:
             return cls(ranks, pattern, end_of_text)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise TokenizerError(
-                f"{source} is not a byte-level BPE of this project: {error!r}", fix="use the tokenizer saved with the model"
+                f"{source} is not a byte-level BPE of this project: {error!r}",
+                fix="use the tokenizer saved with the model",
             ) from error
 
     @property
     def fingerprint(self) -> str:
         """Equal for equal tokenizers: CRC-32 of the pattern and the vocabulary."""
-        content = json.dumps([self.pattern, self.end_of_text, [[token.hex(), rank] for token, rank in self.ranks.items()]])
+        content = json.dumps(
+            [
+                self.pattern,
+                self.end_of_text,
+                [[token.hex(), rank] for token, rank in self.ranks.items()],
+            ]
+        )
         return f"{zlib.crc32(content.encode()):08x}"
 
 
 @functools.lru_cache(maxsize=8)
-def _encoding(ranks: tuple[tuple[bytes, int], ...], pattern: str, end_of_text: int) -> tiktoken.Encoding:
+def _encoding(
+    ranks: tuple[tuple[bytes, int], ...], pattern: str, end_of_text: int
+) -> tiktoken.Encoding:
     """Kept: it takes 33 ms to build, and a training builds the same three times."""
     return tiktoken.Encoding(
-        "simplellm", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={END_OF_TEXT: end_of_text}
+        "simplellm",
+        pat_str=pattern,
+        mergeable_ranks=dict(ranks),
+        special_tokens={END_OF_TEXT: end_of_text},
     )
 
 
@@ -174,9 +216,15 @@ def _check_vocabulary(ranks: dict[bytes, int], end_of_text: int) -> None:
     """Every byte has a token and the ids are 0, 1, 2, ... once each: the encoder takes this on trust."""
     ids = [*ranks.values(), end_of_text]
     if any(type(number) is not int for number in ids) or sorted(ids) != list(range(len(ids))):
-        raise TokenizerError("the tokenizer's ids are not 0, 1, 2, ... once each", fix="use the tokenizer saved with the model")
+        raise TokenizerError(
+            "the tokenizer's ids are not 0, 1, 2, ... once each",
+            fix="use the tokenizer saved with the model",
+        )
     if not all(bytes([byte]) in ranks for byte in range(N_BYTES)):
-        raise TokenizerError("the tokenizer lacks tokens of single bytes", fix="use the tokenizer saved with the model")
+        raise TokenizerError(
+            "the tokenizer lacks tokens of single bytes",
+            fix="use the tokenizer saved with the model",
+        )
 
 
 class TextStream:
@@ -205,7 +253,10 @@ def _parents(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The two tokens that merge into `token`: what is left when only merges of lower rank are done."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        best = min(range(len(parts) - 1), key=lambda i: _rank_below(parts[i] + parts[i + 1], ranks, ranks[token]))
+        best = min(
+            range(len(parts) - 1),
+            key=lambda i: _rank_below(parts[i] + parts[i + 1], ranks, ranks[token]),
+        )
         if _rank_below(parts[best] + parts[best + 1], ranks, ranks[token]) == len(ranks) + 1:
             raise TokenizerError(f"token {token!r} cannot be built from the merges of lower rank")
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
@@ -221,7 +272,9 @@ def _byte_alphabet() -> dict[int, str]:
     """GPT-2's printable character for each byte (the byte itself where it is printable, else from 256 up)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(N_BYTES) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(N_BYTES + i) for i, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(N_BYTES + i) for i, byte in enumerate(others)
+    }
 
 
 _CHARACTER_OF_BYTE = _byte_alphabet()

@@ -17,7 +17,14 @@ from torch import Tensor
 from simplellm.config.settings import SamplingParams
 from simplellm.data.tokenizer import END_OF_TEXT, TextStream, Tokenizer
 from simplellm.device import failures_reported
-from simplellm.inference.sampler import PENALTY_WINDOW, Piece, Reply, Sampler, distribution, judgement
+from simplellm.inference.sampler import (
+    PENALTY_WINDOW,
+    Piece,
+    Reply,
+    Sampler,
+    distribution,
+    judgement,
+)
 from simplellm.model.transformer import MultiHeadAttention, SimpleLLM, TransformerBlock
 
 
@@ -35,7 +42,9 @@ class Candidate:
         return asdict(self)
 
 
-def candidates(sampler: Sampler, ids: Sequence[int], params: SamplingParams, top: int) -> list[Candidate]:
+def candidates(
+    sampler: Sampler, ids: Sequence[int], params: SamplingParams, top: int
+) -> list[Candidate]:
     """The `top` most likely tokens after `ids`, most likely first."""
     logits = np.array(sampler.next_logits(list(ids)))
     tokens, after = distribution(logits, list(ids)[-PENALTY_WINDOW:], params)
@@ -65,7 +74,9 @@ def characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, 
     """`ids` as pieces of whole characters: the text of each, and the first and behind the last of its tokens."""
     stream, first = TextStream(tokenizer), 0
     for last, token in enumerate(ids, 1):
-        text = stream.finish() + END_OF_TEXT if token == tokenizer.end_of_text else stream.push(token)
+        text = (
+            stream.finish() + END_OF_TEXT if token == tokenizer.end_of_text else stream.push(token)
+        )
         text += stream.finish() if last == len(ids) else ""
         if text or last == len(ids):
             yield text, first, last
@@ -93,7 +104,13 @@ def thoughts(sampler: Sampler, reply: Reply, pieces: Iterable[Piece]) -> list[Th
     """One for each of `reply.new_ids`: those of the pieces that came, and of the end of the text, which is no piece."""
     tokenizer = sampler.tokenizer
     found = [
-        Thought(token_text(tokenizer, piece.token), piece.token, piece.probability, piece.rank, piece.entropy)
+        Thought(
+            token_text(tokenizer, piece.token),
+            piece.token,
+            piece.probability,
+            piece.rank,
+            piece.entropy,
+        )
         for piece in pieces
         if piece.token is not None
     ]
@@ -123,7 +140,10 @@ def attention(model: SimpleLLM, ids: Sequence[int]) -> Tensor:
         looks.append(scores.softmax(-1).cpu())
 
     device = model.token_embedding.weight.device
-    handles = [cast(TransformerBlock, block).attention.register_forward_pre_hook(look) for block in model.blocks]
+    handles = [
+        cast(TransformerBlock, block).attention.register_forward_pre_hook(look)
+        for block in model.blocks
+    ]
     try:
         with failures_reported(device):
             model.hidden(torch.tensor([list(ids)], device=device))

@@ -56,13 +56,25 @@ class Benchmark:
 
 
 def bench_train(
-    model_config: ModelConfig, config: TrainConfig, device: torch.device, precision: str, versus: str | None, turns: int = 15
+    model_config: ModelConfig,
+    config: TrainConfig,
+    device: torch.device,
+    precision: str,
+    versus: str | None,
+    turns: int = 15,
 ) -> Benchmark:
     """Time training steps on random tokens: forward, backward, clipping and the update of the weights."""
     devices.reuse_freed_memory()  # for both sides
-    model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(config.seed)).to(device).train()
+    model = (
+        SimpleLLM(model_config)
+        .init_weights(torch.Generator().manual_seed(config.seed))
+        .to(device)
+        .train()
+    )
     shape = (config.batch_size, model_config.block_size + 1)
-    block = torch.randint(model_config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    block = torch.randint(
+        model_config.vocab_size, shape, generator=torch.Generator().manual_seed(0)
+    ).to(device)
     if config.compile == "on":
         model.compile_training()
     optimizer, scaler = Optimizer(model, config), devices.grad_scaler(device, precision)
@@ -81,8 +93,14 @@ def bench_train(
         return block[:, 1:].numel()
 
     other = _transformers_train_step(model, block, config, device) if versus else None
-    measured = _measured(model, device, precision, step, other, versus, turns, _training_flops_per_token(model))
-    return replace(measured, device=f"{measured.device}, compiled") if config.compile == "on" else measured
+    measured = _measured(
+        model, device, precision, step, other, versus, turns, _training_flops_per_token(model)
+    )
+    return (
+        replace(measured, device=f"{measured.device}, compiled")
+        if config.compile == "on"
+        else measured
+    )
 
 
 def bench_generate(
@@ -96,7 +114,9 @@ def bench_generate(
     other = _transformers_generate_step(model, prompt, n_new, params, device) if versus else None
     sampler = Sampler(
         quantize(model) if int8 else model,
-        Tokenizer({bytes([byte]): byte for byte in range(256)}, end_of_text=model_config.vocab_size - 1),
+        Tokenizer(
+            {bytes([byte]): byte for byte in range(256)}, end_of_text=model_config.vocab_size - 1
+        ),
     )
 
     def step() -> int:
@@ -127,10 +147,14 @@ def _measured(
         device=devices.describe(device, precision),
         dtype=precision,
         peak_memory_bytes=devices.peak_memory_bytes(device),
-        model_flops_utilization=speed * flops_per_token / peak if peak and flops_per_token else None,
+        model_flops_utilization=speed * flops_per_token / peak
+        if peak and flops_per_token
+        else None,
         versus=versus if other else None,
         versus_tokens_per_second=statistics.median(other_speeds) if other else None,
-        ratio=statistics.median(a / b for a, b in zip(speeds, other_speeds, strict=True)) if other else None,
+        ratio=statistics.median(a / b for a, b in zip(speeds, other_speeds, strict=True))
+        if other
+        else None,
     )
 
 
@@ -159,7 +183,11 @@ def _training_flops_per_token(model: SimpleLLM) -> float:
     """6 for each weight of a matrix product, and 12 L C T for attention (PaLM paper, appendix B)."""
     config = model.config
     tables = 0 if config.architecture == "modern" else config.block_size * config.n_embd
-    weights = model.n_parameters - tables - (0 if config.tie_embeddings else config.vocab_size * config.n_embd)
+    weights = (
+        model.n_parameters
+        - tables
+        - (0 if config.tie_embeddings else config.vocab_size * config.n_embd)
+    )
     return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
 
 
@@ -178,7 +206,9 @@ def _hub_model(model: SimpleLLM, device: torch.device) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise SettingError("--versus transformers needs the package", fix='pip install "simplellm[test]"') from error
+        raise SettingError(
+            "--versus transformers needs the package", fix='pip install "simplellm[test]"'
+        ) from error
     config = to_hub_config(model.config, model.config.vocab_size - 1)
     kinds = {"gpt2": (transformers.GPT2LMHeadModel, transformers.GPT2Config),
              "modern": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config)}  # fmt: skip
@@ -189,7 +219,9 @@ def _hub_model(model: SimpleLLM, device: torch.device) -> Any:
     return hub_model.to(device)
 
 
-def _transformers_train_step(model: SimpleLLM, block: Tensor, config: TrainConfig, device: torch.device) -> Step:
+def _transformers_train_step(
+    model: SimpleLLM, block: Tensor, config: TrainConfig, device: torch.device
+) -> Step:
     """A plain training loop around the other's model, in float32, with the same AdamW."""
     hub_model = _hub_model(model, device).train()
     optimizer = torch.optim.AdamW(
@@ -217,7 +249,12 @@ def _transformers_generate_step(
     ids = torch.tensor([prompt], device=device)
     sampling: dict[str, Any] = {"do_sample": False}
     if params.temperature > 0:
-        sampling = {"do_sample": True, "temperature": params.temperature, "top_k": params.top_k, "top_p": params.top_p}
+        sampling = {
+            "do_sample": True,
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+        }
 
     @torch.inference_mode()
     def step() -> int:

@@ -36,7 +36,9 @@ class Frame:
     def __init__(self, curves: LossCurves) -> None:
         points = [*curves.train, *curves.held_out] or [(0, 0.0), (1, 1.0)]
         self.last_step = max(max(step for step, _ in points), 1)
-        late = [loss for step, loss in points if step >= EARLY_SHARE * self.last_step] or [points[-1][1]]
+        late = [loss for step, loss in points if step >= EARLY_SHARE * self.last_step] or [
+            points[-1][1]
+        ]
         self.high = max(*late, LEAST_RANGE)
         self.low = min(min(loss for _, loss in points), self.high - LEAST_RANGE)
 
@@ -45,12 +47,17 @@ class Frame:
 
     def y(self, loss: float) -> float:
         """A loss over the highest shown lies on the upper edge."""
-        return TOP + (self.high - min(loss, self.high)) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM - LABEL_ROOM)
+        return TOP + (self.high - min(loss, self.high)) / (self.high - self.low) * (
+            HEIGHT - TOP - BOTTOM - LABEL_ROOM
+        )
 
     @property
     def floor(self) -> float:
         """The lowest loss there is room for."""
-        return max(self.low - (self.high - self.low) * LABEL_ROOM / (HEIGHT - TOP - BOTTOM - LABEL_ROOM), 0.0)
+        return max(
+            self.low - (self.high - self.low) * LABEL_ROOM / (HEIGHT - TOP - BOTTOM - LABEL_ROOM),
+            0.0,
+        )
 
 
 def loss_svg(curves: LossCurves, name: str) -> str:
@@ -76,12 +83,17 @@ def ticks(low: float, high: float, about: int = TICKS) -> list[float]:
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     width = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-    return [i * width for i in range(math.ceil(low / width - 1e-9), math.floor(high / width + 1e-9) + 1)]
+    return [
+        i * width for i in range(math.ceil(low / width - 1e-9), math.floor(high / width + 1e-9) + 1)
+    ]
 
 
 def _axes(frame: Frame) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    losses, steps = ticks(frame.floor, frame.high), [step for step in ticks(0, frame.last_step) if step == int(step)]
+    losses, steps = (
+        ticks(frame.floor, frame.high),
+        [step for step in ticks(0, frame.last_step) if step == int(step)],
+    )
     digits = max(0, -math.floor(math.log10(losses[1] - losses[0]) + 1e-9)) if len(losses) > 1 else 3
     middle = (TOP + bottom) / 2
     return [
@@ -89,8 +101,14 @@ def _axes(frame: Frame) -> list[str]:
             f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{frame.y(loss):.1f}" y2="{frame.y(loss):.1f}"/>'
             for loss in losses
         ),
-        *(f'<text x="{LEFT - 8}" y="{frame.y(loss) + 4:.1f}" text-anchor="end">{loss:.{digits}f}</text>' for loss in losses),
-        *(f'<text x="{frame.x(step):.1f}" y="{bottom + 18}" text-anchor="middle">{step:,.0f}</text>' for step in steps),
+        *(
+            f'<text x="{LEFT - 8}" y="{frame.y(loss) + 4:.1f}" text-anchor="end">{loss:.{digits}f}</text>'
+            for loss in losses
+        ),
+        *(
+            f'<text x="{frame.x(step):.1f}" y="{bottom + 18}" text-anchor="middle">{step:,.0f}</text>'
+            for step in steps
+        ),
         f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>',
         f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">step</text>',
         f'<text transform="translate(16 {middle:.0f}) rotate(-90)" text-anchor="middle">loss (nats per token)</text>',
@@ -105,7 +123,9 @@ def _path(frame: Frame, points: Sequence[Point], style: str) -> str:
     if len(points) <= MOST_CORNERS:
         return f'<path class="{style}" d="M{_corners(frame, points)}"/>'
     faint = f'<path class="{style} faint" d="M{_corners(frame, points)}"/>'
-    return f'{faint}<path class="{style}" d="M{_corners(frame, means(points, MOST_CORNERS // 2))}"/>'
+    return (
+        f'{faint}<path class="{style}" d="M{_corners(frame, means(points, MOST_CORNERS // 2))}"/>'
+    )
 
 
 def _corners(frame: Frame, points: Sequence[Point]) -> str:
@@ -116,7 +136,10 @@ def means(points: Sequence[Point], most: int) -> list[Point]:
     """At most so many points: means of neighbours, in groups of one size."""
     width = -(-len(points) // most)
     groups = (points[i : i + width] for i in range(0, len(points), width))
-    return [(sum(step for step, _ in group) // len(group), sum(loss for _, loss in group) / len(group)) for group in groups]
+    return [
+        (sum(step for step, _ in group) // len(group), sum(loss for _, loss in group) / len(group))
+        for group in groups
+    ]
 
 
 def _best(frame: Frame, best: Point | None) -> list[str]:
@@ -133,7 +156,10 @@ def _best(frame: Frame, best: Point | None) -> list[str]:
 
 def _legend() -> list[str]:
     places = (("train", "training", WIDTH - 210), ("held", "held out", WIDTH - 110))
-    return [f'<path class="{style}" d="M{x} 20h20"/><text x="{x + 26}" y="24">{words}</text>' for style, words, x in places]
+    return [
+        f'<path class="{style}" d="M{x} 20h20"/><text x="{x + 26}" y="24">{words}</text>'
+        for style, words, x in places
+    ]
 
 
 def _xml_text(text: str) -> str:

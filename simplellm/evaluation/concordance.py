@@ -19,11 +19,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-DOCUMENT_MARK = "\udcff"  # stands before each document; a lone surrogate is in no text that has a UTF-8 form
+DOCUMENT_MARK = (
+    "\udcff"  # stands before each document; a lone surrogate is in no text that has a UTF-8 form
+)
 BREAK = 0  # the word nothing equals: a document mark, or a word that is not looked for
 SHARD_WORDS = 1 << 23  # sorted at once: about 32 MB of English text, in 0.4 GB of memory
-SORTED_WORDS = 1 << 12  # by so many words behind it: in texts that repeat themselves at length the sorting would not end
-OVERLAP_WORDS = 1 << 14  # of two shards; a passage over their border is found whole up to this length
+SORTED_WORDS = (
+    1 << 12
+)  # by so many words behind it: in texts that repeat themselves at length the sorting would not end
+OVERLAP_WORDS = (
+    1 << 14
+)  # of two shards; a passage over their border is found whole up to this length
 LONGEST_CUT_CHARACTERS = 1 << 22  # a text without white space is cut here, wherever that is
 COMPARED_WORDS = 64  # at first
 HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, near 2^64 / golden ratio (Knuth, 6.4)
@@ -43,9 +49,13 @@ class Words(NamedTuple):
     """The words of a stretch of text."""
 
     starts: np.ndarray  # (n,) int64: characters before each
-    ends: np.ndarray  # (n,) int64: the characters up to the end of each, white space behind it left out
+    ends: (
+        np.ndarray
+    )  # (n,) int64: the characters up to the end of each, white space behind it left out
     hashes: np.ndarray  # (n,) uint64, equal for equal words; BREAK for a document mark
-    lines: np.ndarray  # int64: for each new line and each document mark, how many words stand before
+    lines: (
+        np.ndarray
+    )  # int64: for each new line and each document mark, how many words stand before
 
 
 def words_of(text: str) -> Words:
@@ -65,7 +75,9 @@ def words_of(text: str) -> Words:
     return Words(starts, ends, hashes, _lines(codes, starts, is_mark))
 
 
-def _hashes(codes: np.ndarray, kinds: np.ndarray, starts: np.ndarray, nexts: np.ndarray) -> np.ndarray:
+def _hashes(
+    codes: np.ndarray, kinds: np.ndarray, starts: np.ndarray, nexts: np.ndarray
+) -> np.ndarray:
     """Polynomials modulo 2^64 of the characters of each word: differences of one running sum, shifted to the same power."""
     powers = np.cumprod(np.full(len(codes), HASH_FACTOR))
     inverses = np.cumprod(np.full(len(codes), HASH_INVERSE))
@@ -76,7 +88,9 @@ def _hashes(codes: np.ndarray, kinds: np.ndarray, starts: np.ndarray, nexts: np.
 
 def _lines(codes: np.ndarray, starts: np.ndarray, is_mark: np.ndarray) -> np.ndarray:
     newlines = np.searchsorted(starts, np.flatnonzero(codes == 10))
-    return np.sort(np.concatenate([newlines, np.flatnonzero(is_mark)]))  # a line that ends before a mark: equal, either way
+    return np.sort(
+        np.concatenate([newlines, np.flatnonzero(is_mark)])
+    )  # a line that ends before a mark: equal, either way
 
 
 @functools.lru_cache(maxsize=1)
@@ -84,11 +98,19 @@ def _kinds() -> np.ndarray:
     """What each character does to words; the last entry is for all that are not listed."""
     of_category = {"L": LETTER, "N": LETTER, "M": JOINED, "Z": SPACE}
     kinds = np.fromiter(
-        (of_category.get(unicodedata.category(chr(code))[0], ALONE) for code in range(LISTED_CHARACTERS + 1)), np.uint8
+        (
+            of_category.get(unicodedata.category(chr(code))[0], ALONE)
+            for code in range(LISTED_CHARACTERS + 1)
+        ),
+        np.uint8,
     )
     for first, stop in UNSPACED:
         kinds[first:stop][kinds[first:stop] == LETTER] = ALONE
-    kinds[slice(*FLAGS)], kinds[slice(*SKIN_TONES)], kinds[LISTED_CHARACTERS] = LETTER, JOINED, ALONE
+    kinds[slice(*FLAGS)], kinds[slice(*SKIN_TONES)], kinds[LISTED_CHARACTERS] = (
+        LETTER,
+        JOINED,
+        ALONE,
+    )
     for code in range(LISTED_CHARACTERS):
         if chr(code).isspace():
             kinds[code] = SPACE
@@ -107,8 +129,12 @@ class Shard:
     first: int  # place of its first word
     vocabulary: np.ndarray  # (V,) uint64: the hashes of its different words, ascending
     words: np.ndarray  # (n,) big-endian uint32, so that bytes compare as numbers do: place in the vocabulary + 1, or BREAK
-    order: np.ndarray  # (n,) uint32: the words of the shard, sorted by themselves and all that follows
-    lines: np.ndarray  # int64: places where a line or a document begins, without those of the shard before
+    order: (
+        np.ndarray
+    )  # (n,) uint32: the words of the shard, sorted by themselves and all that follows
+    lines: (
+        np.ndarray
+    )  # int64: places where a line or a document begins, without those of the shard before
     marks: np.ndarray  # int64: places of document marks, likewise
 
     def longest(self, needle: np.ndarray) -> int:
@@ -117,7 +143,10 @@ class Shard:
         while True:
             head = needle[:width]
             place = self._bisect(head, bisect.bisect_left)
-            near = (self.words[start : start + len(head)] for start in self.order[max(place - 1, 0) : place + 1].tolist())
+            near = (
+                self.words[start : start + len(head)]
+                for start in self.order[max(place - 1, 0) : place + 1].tolist()
+            )
             found = max((_common(head, words) for words in near), default=0)
             if found < width or width >= len(needle):
                 return found
@@ -126,7 +155,10 @@ class Shard:
     def first_place(self, needle: np.ndarray) -> int | None:
         """The first place where these words stand, of which SORTED_WORDS are looked at."""
         needle = needle[:SORTED_WORDS]
-        low, high = self._bisect(needle, bisect.bisect_left), self._bisect(needle, bisect.bisect_right)
+        low, high = (
+            self._bisect(needle, bisect.bisect_left),
+            self._bisect(needle, bisect.bisect_right),
+        )
         return self.first + int(self.order[low:high].min()) if low < high else None
 
     def numbers(self, hashes: np.ndarray) -> np.ndarray:
@@ -135,10 +167,16 @@ class Shard:
 
     def _bisect(self, needle: np.ndarray, bisect_side: Callable[..., int]) -> int:
         width = len(needle)
-        return bisect_side(self.order, needle.tobytes(), key=lambda start: self.words[start : start + width].tobytes())
+        return bisect_side(
+            self.order,
+            needle.tobytes(),
+            key=lambda start: self.words[start : start + width].tobytes(),
+        )
 
 
-def build(texts: Iterable[str], sought: np.ndarray | None = None, shortest: int = 0) -> Iterator[Shard]:
+def build(
+    texts: Iterable[str], sought: np.ndarray | None = None, shortest: int = 0
+) -> Iterator[Shard]:
     """The text (in pieces of any length, DOCUMENT_MARK before each document) as shards, one at a time in memory.
 
     With `sought` (ascending hashes) only stretches of `shortest` characters or more, made of those words alone, are
@@ -163,10 +201,19 @@ def build(texts: Iterable[str], sought: np.ndarray | None = None, shortest: int 
         yield _shard(np.concatenate(hashes), first, lines, marks)
 
 
-def _shard(hashes: np.ndarray, first: int, lines: list[np.ndarray], marks: list[np.ndarray]) -> Shard:
+def _shard(
+    hashes: np.ndarray, first: int, lines: list[np.ndarray], marks: list[np.ndarray]
+) -> Shard:
     vocabulary, numbers = _vocabulary(hashes)
     order = _sorted(numbers, len(vocabulary))
-    return Shard(first, vocabulary, numbers.astype(">u4"), order, np.concatenate(lines), np.concatenate(marks))
+    return Shard(
+        first,
+        vocabulary,
+        numbers.astype(">u4"),
+        order,
+        np.concatenate(lines),
+        np.concatenate(marks),
+    )
 
 
 def _vocabulary(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,10 +245,14 @@ def _sorted(numbers: np.ndarray, n_different: int) -> np.ndarray:
         is_first = np.ones(len(keys), bool)  # of its equals
         np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
         order[places] = starts
-        ranks[starts] = places[np.maximum.accumulate(np.where(is_first, np.arange(len(keys), dtype=np.uint32), 0))]
+        ranks[starts] = places[
+            np.maximum.accumulate(np.where(is_first, np.arange(len(keys), dtype=np.uint32), 0))
+        ]
         places = places[~(is_first & np.append(is_first[1:], True))]
         starts = order[places]
-        keys = ranks[starts].astype(np.uint64) << np.uint64(32) | _ranks_behind(ranks, starts, compared)
+        keys = ranks[starts].astype(np.uint64) << np.uint64(32) | _ranks_behind(
+            ranks, starts, compared
+        )
         compared *= 2
     return order
 
@@ -218,7 +269,11 @@ def _packed(numbers: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
 def _ranks_behind(ranks: np.ndarray, starts: np.ndarray, distance: int) -> np.ndarray:
     """The rank of what stands `distance` behind each of `starts`, from 1 on; 0 behind the end."""
     behind = starts.astype(np.int64) + distance
-    return np.where(behind < len(ranks), ranks[np.minimum(behind, len(ranks) - 1)].astype(np.uint64) + np.uint64(1), 0)
+    return np.where(
+        behind < len(ranks),
+        ranks[np.minimum(behind, len(ranks) - 1)].astype(np.uint64) + np.uint64(1),
+        0,
+    )
 
 
 def _only(words: Words, sought: np.ndarray, shortest: int) -> np.ndarray:
@@ -230,7 +285,9 @@ def _only(words: Words, sought: np.ndarray, shortest: int) -> np.ndarray:
     is_sought = _numbers(sought, words.hashes) != BREAK
     edges = np.flatnonzero(np.diff(is_sought, prepend=False, append=False))
     begins, ends = edges[::2], edges[1::2]
-    is_long = (words.ends[ends - 1] - words.starts[begins] >= shortest) | (begins == 0) | (ends == n)
+    is_long = (
+        (words.ends[ends - 1] - words.starts[begins] >= shortest) | (begins == 0) | (ends == n)
+    )
     steps = np.zeros(n + 1, np.int8)
     steps[begins[is_long]] += 1
     steps[ends[is_long]] -= 1
@@ -244,7 +301,11 @@ def _stretches(texts: Iterable[str]) -> Iterator[Words]:
     rest = ""
     for text in texts:
         rest += text
-        cut = max(map(rest.rfind, " \n" + DOCUMENT_MARK)) if len(rest) < LONGEST_CUT_CHARACTERS else len(rest)
+        cut = (
+            max(map(rest.rfind, " \n" + DOCUMENT_MARK))
+            if len(rest) < LONGEST_CUT_CHARACTERS
+            else len(rest)
+        )
         if cut > 0:
             yield words_of(rest[:cut])
             rest = rest[cut:]

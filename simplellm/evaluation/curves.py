@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_POINTS = 2048  # of a training loss curve; from there on neighbours are averaged
-OVERFITTING_SHARE = 0.02  # held-out loss over its best, as a share of it, that is more than noise (guess)
+OVERFITTING_SHARE = (
+    0.02  # held-out loss over its best, as a share of it, that is more than noise (guess)
+)
 OVERFITTING_EVALUATIONS = 2  # in a row
 Point = tuple[int, float]  # step, loss
 
@@ -36,7 +38,9 @@ class LossCurves:
         curve.append((int(record["step"]), float(loss)))
         if len(self.train) > MOST_POINTS:
             pairs = zip(self.train[::2], self.train[1::2], strict=False)
-            self.train[: len(self.train) // 2 * 2] = [((i + j) // 2, (a + b) / 2) for (i, a), (j, b) in pairs]
+            self.train[: len(self.train) // 2 * 2] = [
+                ((i + j) // 2, (a + b) / 2) for (i, a), (j, b) in pairs
+            ]
 
     @property
     def best(self) -> Point | None:
@@ -51,10 +55,15 @@ def overfitting_since(curves: LossCurves) -> int | None:
     if curves.best is None or len(curves.held_out) <= OVERFITTING_EVALUATIONS:
         return None
     best_step, best = curves.best
-    if any(loss <= best * (1 + OVERFITTING_SHARE) for _, loss in curves.held_out[-OVERFITTING_EVALUATIONS:]):
+    if any(
+        loss <= best * (1 + OVERFITTING_SHARE)
+        for _, loss in curves.held_out[-OVERFITTING_EVALUATIONS:]
+    ):
         return None
     steps = [step for step, _ in curves.held_out]
-    then = _mean_loss(curves.train, max((step for step in steps if step < best_step), default=0), best_step)
+    then = _mean_loss(
+        curves.train, max((step for step in steps if step < best_step), default=0), best_step
+    )
     now = _mean_loss(curves.train, steps[-2], steps[-1])
     return best_step if now < then else None
 

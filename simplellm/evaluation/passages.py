@@ -27,11 +27,21 @@ from simplellm.data.corpus import STDIN_NAME, Corpus, Source
 from simplellm.data.dataset import find_prepared, train_characters
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError
-from simplellm.evaluation.concordance import BREAK, DOCUMENT_MARK, WIDE_FROM, Shard, Words, build, words_of
+from simplellm.evaluation.concordance import (
+    BREAK,
+    DOCUMENT_MARK,
+    WIDE_FROM,
+    Shard,
+    Words,
+    build,
+    words_of,
+)
 from simplellm.storage.files import new_folder, sha256_of, to_json, write_file
 from simplellm.training.job import PREPARED_FOLDER
 
-PASSAGE_CHARACTERS = 20  # visible ones, wide ones counted twice: a shorter passage may be a common phrase (guess)
+PASSAGE_CHARACTERS = (
+    20  # visible ones, wide ones counted twice: a shorter passage may be a common phrase (guess)
+)
 MOST_PASSAGES = 5  # told of one reply
 PROMPT_CHARACTERS = 2000  # of what stands before a reply are looked at
 TOKENS_PER_PIECE = 1 << 18
@@ -63,7 +73,9 @@ class Passage:
 
     text: str  # as the reply has it
     began_before: bool  # in the prompt, of which `text` has nothing
-    place: Place | None  # of the first of the places where it stands; None where files are not known
+    place: (
+        Place | None
+    )  # of the first of the places where it stands; None where files are not known
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,9 @@ class TrainingText:
     @functools.cached_property
     def _lines(self) -> tuple[np.ndarray, np.ndarray]:
         """The places (in words) at which a line begins, and those at which a document does."""
-        return np.concatenate([shard.lines for shard in self.shards]), np.concatenate([shard.marks for shard in self.shards])
+        return np.concatenate([shard.lines for shard in self.shards]), np.concatenate(
+            [shard.marks for shard in self.shards]
+        )
 
     def place(self, words: np.ndarray, skipped: int) -> Place | None:
         """Where the word `skipped` behind the first of these (hashes) stands, the first time they all do."""
@@ -98,14 +112,18 @@ class TrainingText:
         source, line = self.documents[number].tolist()
         file = self.files[source]
         if not file.path.endswith(".jsonl"):
-            line += int(np.subtract(*np.searchsorted(lines, [first + skipped, marks[number]], "right")))
+            line += int(
+                np.subtract(*np.searchsorted(lines, [first + skipped, marks[number]], "right"))
+            )
         return Place(file.path, line, file_state(file.path, file.sha256))
 
 
 # ---------------------------------------------------------------- passages of a reply
 
 
-def find_passages(reply: str, texts: Sequence[TrainingText], before: str = "", shortest: int = PASSAGE_CHARACTERS) -> Copied:
+def find_passages(
+    reply: str, texts: Sequence[TrainingText], before: str = "", shortest: int = PASSAGE_CHARACTERS
+) -> Copied:
     """The passages of `reply` in `texts`. One that began in the prompt `before` it is measured as a whole; what of it is
     in the reply counts as copied."""
     before = _encodable(before)[-PROMPT_CHARACTERS:]
@@ -117,7 +135,9 @@ def find_passages(reply: str, texts: Sequence[TrainingText], before: str = "", s
     in_reply = np.s_[len(before) :]
     is_visible = widths[in_reply] > 0
     share = float((is_copied[in_reply] & is_visible).sum() / max(int(is_visible.sum()), 1))
-    return Copied(share, tuple(_passage(reading, *bounds, texts) for bounds in _longest(reading, ends)))
+    return Copied(
+        share, tuple(_passage(reading, *bounds, texts) for bounds in _longest(reading, ends))
+    )
 
 
 class _Reading(NamedTuple):
@@ -131,7 +151,10 @@ class _Reading(NamedTuple):
 
     def stretches(self, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First character and end of each passage from a word to the word before number `ends` (0: there is none)."""
-        begins, stops = self.words.starts, self.words.ends[np.maximum(ends, 1) - 1] if len(ends) else ends
+        begins, stops = (
+            self.words.starts,
+            self.words.ends[np.maximum(ends, 1) - 1] if len(ends) else ends,
+        )
         is_passage = (ends > 0) & (self.sizes[stops] - self.sizes[begins] >= self.shortest)
         return begins[is_passage], stops[is_passage]
 
@@ -183,7 +206,12 @@ def _widths(text: str, words: Words) -> np.ndarray:
 
 def _inside(length: int, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """For each of so many characters whether it lies in one of these stretches."""
-    return np.cumsum(np.bincount(begins, minlength=length + 1) - np.bincount(ends, minlength=length + 1))[:length] > 0
+    return (
+        np.cumsum(
+            np.bincount(begins, minlength=length + 1) - np.bincount(ends, minlength=length + 1)
+        )[:length]
+        > 0
+    )
 
 
 def _encodable(text: str) -> str:
@@ -194,19 +222,28 @@ def _encodable(text: str) -> str:
 # ---------------------------------------------------------------- the text a run was trained on
 
 
-def sampled_text(sample: str, texts: Iterable[str], shortest: int = PASSAGE_CHARACTERS) -> TrainingText:
+def sampled_text(
+    sample: str, texts: Iterable[str], shortest: int = PASSAGE_CHARACTERS
+) -> TrainingText:
     """Just enough of a text (in pieces, see `text_pieces`) to find the passages of one sample, without places."""
     sought = np.unique(words_of(_encodable(sample)).hashes)
-    return TrainingText(list(build(texts, sought, shortest // 2)), np.zeros((0, 2), np.uint32), ())  # half: all may be wide
+    return TrainingText(
+        list(build(texts, sought, shortest // 2)), np.zeros((0, 2), np.uint32), ()
+    )  # half: all may be wide
 
 
 def text_pieces(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
     """The text behind `ids` in pieces of about a megabyte, DOCUMENT_MARK for END_OF_TEXT."""
     mark = DOCUMENT_MARK.encode("utf-8", "surrogateescape")  # a byte that is in no UTF-8
-    tokens = [mark if token == tokenizer.end_of_text else tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+    tokens = [
+        mark if token == tokenizer.end_of_text else tokenizer.token_bytes(token)
+        for token in range(tokenizer.vocab_size)
+    ]
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     for start in range(0, len(ids), TOKENS_PER_PIECE):
-        yield decoder.decode(b"".join(map(tokens.__getitem__, ids[start : start + TOKENS_PER_PIECE].tolist())))
+        yield decoder.decode(
+            b"".join(map(tokens.__getitem__, ids[start : start + TOKENS_PER_PIECE].tolist()))
+        )
 
 
 class Trained(NamedTuple):
@@ -238,29 +275,43 @@ def trained_on(run_path: Path, notice: Notice = lambda text: None) -> Trained:
     return Trained(tuple(texts), tuple(missing))
 
 
-def _trained_text(run_path: Path, info: Mapping[str, Any], notice: Notice) -> tuple[TrainingText, list[str]]:
+def _trained_text(
+    run_path: Path, info: Mapping[str, Any], notice: Notice
+) -> tuple[TrainingText, list[str]]:
     """From what was prepared for the training; where that is gone, from the files that are as they were."""
     folder, name = run_path.parent / PREPARED_FOLDER, str(info.get("prepared"))
     try:
-        files = [File(str(file["path"]), str(file["sha256"]), int(file["characters"])) for file in info["files"]]
+        files = [
+            File(str(file["path"]), str(file["sha256"]), int(file["characters"]))
+            for file in info["files"]
+        ]
         fraction = None if info["val_data"] else float(info["training"]["val_fraction"])
         encoding = str(info["encoding"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run_path / 'run.json'} does not say what text {run_path.name} was trained on") from error
+        raise CheckpointError(
+            f"{run_path / 'run.json'} does not say what text {run_path.name} was trained on"
+        ) from error
     n_characters = sum(file.characters for file in files)
     told = f"sorting the {n_characters / 1e6:,.0f} million characters {run_path.name} was trained on, once"
     tell = functools.partial(notice, told) if n_characters >= TOLD_CHARACTERS else lambda: None
-    if PREPARED_NAME.fullmatch(name) and (kept := _kept(folder / name, lambda: _prepared_text(folder / name), tell)):
+    if PREPARED_NAME.fullmatch(name) and (
+        kept := _kept(folder / name, lambda: _prepared_text(folder / name), tell)
+    ):
         return TrainingText(*kept, files), []
     lacks = [_lack(file) for file in files]
     missing = [lack for lack in lacks if lack]
     if len(missing) == len(files):
         raise CheckpointError(
-            f"the text {run_path.name} was trained on is not there any more: {', '.join(missing)}", fix="put it back"
+            f"the text {run_path.name} was trained on is not there any more: {', '.join(missing)}",
+            fix="put it back",
         )
     key = json.dumps([files, fraction, encoding, missing])
     target = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
-    kept = _kept(target, lambda: _text_of_files(files, [not lack for lack in lacks], fraction, encoding), tell)
+    kept = _kept(
+        target,
+        lambda: _text_of_files(files, [not lack for lack in lacks], fraction, encoding),
+        tell,
+    )
     assert kept is not None, "some files are there"
     return TrainingText(*kept, files), missing
 
@@ -281,7 +332,9 @@ def file_state(path: str, sha256: str) -> str:
         if not Path(path).is_file():  # a pipe is not read again
             return "is gone"
         stat = Path(path).stat()
-        return "" if _digest(path, stat.st_mtime_ns, stat.st_size) == sha256 else "has changed since"
+        return (
+            "" if _digest(path, stat.st_mtime_ns, stat.st_size) == sha256 else "has changed since"
+        )
     except (OSError, ValueError):
         return "cannot be read"
 
@@ -291,15 +344,23 @@ def _digest(path: str, modified: int, size: int) -> str:
     return sha256_of(Path(path))
 
 
-TextAndDocuments = tuple[Iterable[str], Callable[[], np.ndarray]]  # the documents are known when the text has been read
+TextAndDocuments = tuple[
+    Iterable[str], Callable[[], np.ndarray]
+]  # the documents are known when the text has been read
 
 
 def _prepared_text(folder: Path) -> TextAndDocuments | None:
     prepared = find_prepared(folder)
-    return None if prepared is None else (text_pieces(prepared.train_ids, prepared.tokenizer), lambda: prepared.documents)
+    return (
+        None
+        if prepared is None
+        else (text_pieces(prepared.train_ids, prepared.tokenizer), lambda: prepared.documents)
+    )
 
 
-def _text_of_files(files: Sequence[File], is_there: Sequence[bool], fraction: float | None, encoding: str) -> TextAndDocuments:
+def _text_of_files(
+    files: Sequence[File], is_there: Sequence[bool], fraction: float | None, encoding: str
+) -> TextAndDocuments:
     """The training part of those files that are there."""
     documents = array("I")
 
@@ -347,10 +408,15 @@ def _save(folder: Path, texts: Iterable[str], documents: Callable[[], np.ndarray
         for number, shard in enumerate(build(texts)):
             firsts.append(shard.first)
             for name, dtype in SHARD_ARRAYS.items():
-                write_file(temporary / f"{number}-{name}.bin", getattr(shard, name).astype(dtype).tobytes())
+                write_file(
+                    temporary / f"{number}-{name}.bin", getattr(shard, name).astype(dtype).tobytes()
+                )
         write_file(temporary / "documents.bin", documents().astype("<u4").tobytes())
         digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
-        write_file(temporary / "meta.json", to_json({"version": INDEX_VERSION, "firsts": firsts, "sha256": digests}))
+        write_file(
+            temporary / "meta.json",
+            to_json({"version": INDEX_VERSION, "firsts": firsts, "sha256": digests}),
+        )
 
 
 def _load(folder: Path) -> tuple[list[Shard], np.ndarray] | None:
@@ -358,17 +424,31 @@ def _load(folder: Path) -> tuple[list[Shard], np.ndarray] | None:
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         firsts = [int(first) for first in meta["firsts"]]
-        names = [f"{number}-{name}.bin" for number in range(len(firsts)) for name in SHARD_ARRAYS] + ["documents.bin"]
-        if meta["version"] != INDEX_VERSION or any(sha256_of(folder / name) != meta["sha256"][name] for name in names):
+        names = [
+            f"{number}-{name}.bin" for number in range(len(firsts)) for name in SHARD_ARRAYS
+        ] + ["documents.bin"]
+        if meta["version"] != INDEX_VERSION or any(
+            sha256_of(folder / name) != meta["sha256"][name] for name in names
+        ):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     shards = [
-        Shard(first, *(_mapped(folder / f"{number}-{name}.bin", dtype) for name, dtype in SHARD_ARRAYS.items()))
+        Shard(
+            first,
+            *(
+                _mapped(folder / f"{number}-{name}.bin", dtype)
+                for name, dtype in SHARD_ARRAYS.items()
+            ),
+        )
         for number, first in enumerate(firsts)
     ]
     return shards, _mapped(folder / "documents.bin", "<u4").reshape(-1, 2)
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:
-    return np.memmap(path, dtype, mode="r").view(np.ndarray) if path.stat().st_size else np.zeros(0, dtype)
+    return (
+        np.memmap(path, dtype, mode="r").view(np.ndarray)
+        if path.stat().st_size
+        else np.zeros(0, dtype)
+    )

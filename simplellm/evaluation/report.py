@@ -16,7 +16,12 @@ from simplellm.data.dataset import Prepared
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.evaluation.chart import loss_svg
 from simplellm.evaluation.curves import LossCurves
-from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages, sampled_text, text_pieces
+from simplellm.evaluation.passages import (
+    PASSAGE_CHARACTERS,
+    find_passages,
+    sampled_text,
+    text_pieces,
+)
 from simplellm.storage.files import replace_file, to_json
 
 N_BYTES = 256
@@ -63,7 +68,11 @@ class Report:
 
 
 def make_report(
-    folder: Path, prepared: Prepared, records: Iterable[Mapping[str, Any]], figures: Mapping[str, Any], sample: str
+    folder: Path,
+    prepared: Prepared,
+    records: Iterable[Mapping[str, Any]],
+    figures: Mapping[str, Any],
+    sample: str,
 ) -> Report:
     """Measure, and keep report.json and loss.svg in the run folder. `records` are those of its log.
 
@@ -74,7 +83,11 @@ def make_report(
     replace_file(svg, loss_svg(LossCurves.of(records), folder.name).encode())
     copied = copy_rate(sample, text_pieces(prepared.train_ids, prepared.tokenizer))
     report = Report(
-        dict(figures), baselines(byte_pieces(prepared.train_ids, prepared.tokenizer), held_out), copied, sample, str(svg)
+        dict(figures),
+        baselines(byte_pieces(prepared.train_ids, prepared.tokenizer), held_out),
+        copied,
+        sample,
+        str(svg),
     )
     replace_file(folder / "report.json", to_json(report.to_mapping()))
     return report
@@ -115,7 +128,10 @@ def compressed_bits(train: bytes, held_out: bytes) -> dict[str, float]:
             for name, compress in COMPRESSORS.items()
         }
         sizes = {name: [len(job.result()) for job in pair] for name, pair in jobs.items()}
-    return {name: 8 * max(both - alone, 0) / max(len(held_out), 1) for name, (both, alone) in sizes.items()}
+    return {
+        name: 8 * max(both - alone, 0) / max(len(held_out), 1)
+        for name, (both, alone) in sizes.items()
+    }
 
 
 # ---------------------------------------------------------------- in words
@@ -137,7 +153,11 @@ def report_lines(report: Report) -> Sequence[str]:
         ("byte unigram", marks.unigram),
         ("uniform bytes", marks.uniform),
     ]
-    longest = f", the longest of {len(copied.longest)}: {' '.join(copied.longest.split())!r}" if copied.longest else ""
+    longest = (
+        f", the longest of {len(copied.longest)}: {' '.join(copied.longest.split())!r}"
+        if copied.longest
+        else ""
+    )
     return [
         f"held-out loss {report.figures['val_loss']:.3f}, perplexity {report.figures['perplexity']:.4g}; bits per byte:",
         *(f"{name:<14} {bits:.3f}" for name, bits in rows),

@@ -31,7 +31,9 @@ class Texts:
         self._length = 0  # tokens of a text so far, those that have left the context included
 
     @torch.inference_mode()
-    def next_logits(self, texts: Sequence[Sequence[int]], parents: Sequence[int] | None = None) -> Tensor:
+    def next_logits(
+        self, texts: Sequence[Sequence[int]], parents: Sequence[int] | None = None
+    ) -> Tensor:
         """Logits (B, V) float32 on the CPU of the token after each text.
 
         Text i is text `parents[i]` of the call before (by default, text i) with one more token.
@@ -41,13 +43,19 @@ class Texts:
 
     def _next_logits(self, texts: Sequence[Sequence[int]], parents: Sequence[int] | None) -> Tensor:
         cache = self._cache
-        if cache is not None and len(texts[0]) == self._length + 1 and cache.length < self._sampler.block_size:
+        if (
+            cache is not None
+            and len(texts[0]) == self._length + 1
+            and cache.length < self._sampler.block_size
+        ):
             self._cache = cache = _chosen(cache, parents)
             new = [[text[-1]] for text in texts]
         else:
             same = all(text == texts[0] for text in texts)  # as at the beginning: read once
             new = [in_context(self._sampler, text) for text in (texts[:1] if same else texts)]
-            self._cache = cache = KVCache(self._model.config, len(new), self._model.token_embedding.weight, self._capacity)
+            self._cache = cache = KVCache(
+                self._model.config, len(new), self._model.token_embedding.weight, self._capacity
+            )
         hidden = self._model.hidden(torch.tensor(new, device=cache.keys.device), cache)
         logits = self._model.logits(hidden[:, -1]).float().cpu()
         if len(new) < len(texts):
@@ -66,18 +74,26 @@ def _chosen(cache: KVCache, rows: Sequence[int] | None) -> KVCache:
     if rows is None or list(rows) == list(range(cache.keys.shape[1])):
         return cache
     index = torch.tensor(rows, device=cache.keys.device)
-    cache.keys, cache.values = cache.keys.index_select(1, index), cache.values.index_select(1, index)
+    cache.keys, cache.values = (
+        cache.keys.index_select(1, index),
+        cache.values.index_select(1, index),
+    )
     return cache
 
 
 class ReplyBatch:
     """Replies to one prompt, each with its own settings, decoded together; the same as one after another."""
 
-    def __init__(self, sampler: Sampler, ids: Sequence[int], settings: Sequence[SamplingParams]) -> None:
+    def __init__(
+        self, sampler: Sampler, ids: Sequence[int], settings: Sequence[SamplingParams]
+    ) -> None:
         longest = len(ids) + max(params.max_new_tokens for params in settings)
         self._texts = Texts(sampler, longest)
         self._voices = [_Voice(self, sampler) for _ in settings]
-        self.replies = [Reply(voice, list(ids), params) for voice, params in zip(self._voices, settings, strict=True)]
+        self.replies = [
+            Reply(voice, list(ids), params)
+            for voice, params in zip(self._voices, settings, strict=True)
+        ]
         self._running = list(range(len(settings)))
         self._read = list(self._running)  # which replies the cache holds
 
@@ -95,8 +111,12 @@ class ReplyBatch:
     def think(self) -> None:
         """Give every reply that still runs the logits of its next token: each has drawn the one before."""
         n_drawn = max(len(self.replies[number].new_ids) for number in self._running)
-        running = [number for number in self._running if len(self.replies[number].new_ids) == n_drawn]  # not at their end
-        texts = [[*self.replies[number].prompt_ids, *self.replies[number].new_ids] for number in running]
+        running = [
+            number for number in self._running if len(self.replies[number].new_ids) == n_drawn
+        ]  # not at their end
+        texts = [
+            [*self.replies[number].prompt_ids, *self.replies[number].new_ids] for number in running
+        ]
         logits = self._texts.next_logits(texts, [self._read.index(number) for number in running])
         self._read = running
         for number, row in zip(running, logits.numpy(), strict=True):
@@ -107,7 +127,11 @@ class _Voice(Sampler):
     """The sampler of one reply in a batch: what it is asked first, it is asked for all."""
 
     def __init__(self, batch: ReplyBatch, sampler: Sampler) -> None:
-        self.model, self.tokenizer, self.block_size = sampler.model, sampler.tokenizer, sampler.block_size
+        self.model, self.tokenizer, self.block_size = (
+            sampler.model,
+            sampler.tokenizer,
+            sampler.block_size,
+        )
         self.logits: np.ndarray | None = None
         self._batch = batch
 

@@ -20,7 +20,14 @@ from simplellm.errors import SamplingError
 from simplellm.inference.batch import Texts
 from simplellm.inference.sampler import Piece, Reply, Sampler, StopGate, judgement
 
-UNHEARD = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")  # settings of drawing: nothing is drawn
+UNHEARD = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+)  # settings of drawing: nothing is drawn
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ def beam_search(sampler: Sampler, ids: Sequence[int], params: SamplingParams) ->
             return best
 
 
-def search_steps(sampler: Sampler, ids: Sequence[int], params: SamplingParams) -> Generator[Piece, None, Beam]:
+def search_steps(
+    sampler: Sampler, ids: Sequence[int], params: SamplingParams
+) -> Generator[Piece, None, Beam]:
     """`beam_search` with an empty piece after each step, so that it can be left there; returns the best."""
     n, prompt = params.num_beams, list(ids)
     texts = Texts(sampler, len(prompt) + params.max_new_tokens)
@@ -57,7 +66,9 @@ def search_steps(sampler: Sampler, ids: Sequence[int], params: SamplingParams) -
         found = _lengthened(running, logits.numpy(), 2 * n)  # at most half of them end the text
         is_last = step == params.max_new_tokens
         ended = [is_last or beam.ids[-1] == sampler.tokenizer.end_of_text for _, beam in found]
-        finished += [beam for (_, beam), has_ended in zip(found[:n], ended, strict=False) if has_ended]
+        finished += [
+            beam for (_, beam), has_ended in zip(found[:n], ended, strict=False) if has_ended
+        ]
         finished = sorted(finished, key=lambda beam: -beam.score)[:n]
         going_on = [pair for pair, has_ended in zip(found, ended, strict=True) if not has_ended][:n]
         if is_last or (len(finished) == n and going_on[0][1].score <= finished[-1].score):
@@ -69,20 +80,27 @@ def search_steps(sampler: Sampler, ids: Sequence[int], params: SamplingParams) -
 
 def _lengthened(beams: list[Beam], logits: np.ndarray, n: int) -> list[tuple[int, Beam]]:
     """The n most likely of all beams with one more token, best first, each with the number of the beam it comes from."""
-    log_probabilities = _log_softmax(logits) + np.array([[beam.log_probability] for beam in beams], np.float32)  # (N, V)
+    log_probabilities = _log_softmax(logits) + np.array(
+        [[beam.log_probability] for beam in beams], np.float32
+    )  # (N, V)
     flat = log_probabilities.ravel()
     n = min(n, len(flat))
     best = np.argpartition(-flat, n - 1)[:n]
     best = best[np.argsort(-flat[best], kind="stable")]
     places = [divmod(int(place), logits.shape[1]) for place in best]
-    return [(parent, Beam([*beams[parent].ids, token], float(log_probabilities[parent, token]))) for parent, token in places]
+    return [
+        (parent, Beam([*beams[parent].ids, token], float(log_probabilities[parent, token])))
+        for parent, token in places
+    ]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log probabilities of (N, V); SamplingError where there are none."""
     highest = logits.max(-1, keepdims=True)
     if not np.isfinite(highest).all():  # the maximum is NaN where any is
-        raise SamplingError(f"the model gave logits that cannot be searched (the highest is {float(highest.max())})")
+        raise SamplingError(
+            f"the model gave logits that cannot be searched (the highest is {float(highest.max())})"
+        )
     shifted = logits - highest
     result: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return result
@@ -124,4 +142,8 @@ class BeamReply(Reply):
 
 def reply_to(sampler: Sampler, ids: Sequence[int], params: SamplingParams) -> Reply:
     """A reply to `ids`, to be iterated over: searched where there are beams, drawn otherwise."""
-    return BeamReply(sampler, list(ids), params) if params.num_beams > 1 else sampler.stream(ids, params)
+    return (
+        BeamReply(sampler, list(ids), params)
+        if params.num_beams > 1
+        else sampler.stream(ids, params)
+    )

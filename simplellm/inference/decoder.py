@@ -33,7 +33,9 @@ from simplellm.model.transformer import (
 
 Array = np.ndarray
 Into = Callable[[Array, Array], object]  # reads the first, overwrites the second
-Turn = Callable[[Array | None], None]  # what is done to queries and keys, with the table (2, D) of this position
+Turn = Callable[
+    [Array | None], None
+]  # what is done to queries and keys, with the table (2, D) of this position
 LARGE_MATRIX_BYTES = 4 << 20  # more than a core's own cache
 LARGEST_SAFE_SCORE = 70.0  # exp of it, summed over a million tokens, is still a float32
 GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715  # Hendrycks and Gimpel 2016
@@ -46,12 +48,21 @@ class Decoder:
         config = model.config
         assert cache.keys.shape[1] == 1, "one text at a time"
         self._cache = cache
-        self._keys, self._values = cache.keys.numpy()[:, 0], cache.values.numpy()[:, 0]  # (L, G, capacity, D)
+        self._keys, self._values = (
+            cache.keys.numpy()[:, 0],
+            cache.values.numpy()[:, 0],
+        )  # (L, G, capacity, D)
         self._embeddings = _array(model.token_embedding.weight)
-        self._positions = _array(model.position_embedding.weight) if config.architecture == "gpt2" else None
-        self._rope = model.get_buffer("rope").numpy()[:, :, 0] if config.architecture == "modern" else None
+        self._positions = (
+            _array(model.position_embedding.weight) if config.architecture == "gpt2" else None
+        )
+        self._rope = (
+            model.get_buffer("rope").numpy()[:, :, 0] if config.architecture == "modern" else None
+        )
         blocks = cast("list[TransformerBlock]", list(model.blocks))
-        weights = np.empty((config.kv_heads, config.n_head // config.kv_heads, cache.capacity), np.float32)  # of attention
+        weights = np.empty(
+            (config.kv_heads, config.n_head // config.kv_heads, cache.capacity), np.float32
+        )  # of attention
         self._layers = [(_attention(block, weights), _feed_forward(block)) for block in blocks]
         self._final_norm = _norm(model.final_norm)
         self._head = _product(getattr(model, "head", model.token_embedding))
@@ -76,14 +87,27 @@ class Decoder:
         return self._logits
 
 
-def _attention(block: TransformerBlock, all_weights: Array) -> Callable[[Array, Array | None, Array, Array], None]:
+def _attention(
+    block: TransformerBlock, all_weights: Array
+) -> Callable[[Array, Array | None, Array, Array], None]:
     """x += attention(norm(x)) for one token; k and v (G, S, D) are the cache, whose last row is this token's."""
     attention: MultiHeadAttention = block.attention
     H, G, D = attention.sizes
-    norm, project_in, project_out = _norm(block.attention_norm), _product(attention.qkv), _product(attention.proj)
+    norm, project_in, project_out = (
+        _norm(block.attention_norm),
+        _product(attention.qkv),
+        _product(attention.proj),
+    )
     heads = np.empty((H + 2 * G, D), np.float32)
-    turn, is_bounded = _rotation(attention, heads[: H + G]) if block.is_modern else _scaling(heads[:H])
-    qkv, q, new_k, new_v = heads.reshape(-1), heads[:H].reshape(G, H // G, D), heads[H : H + G], heads[H + G :]
+    turn, is_bounded = (
+        _rotation(attention, heads[: H + G]) if block.is_modern else _scaling(heads[:H])
+    )
+    qkv, q, new_k, new_v = (
+        heads.reshape(-1),
+        heads[:H].reshape(G, H // G, D),
+        heads[H : H + G],
+        heads[H + G :],
+    )
     normed, added = np.empty((2, attention.qkv.in_features), np.float32)
     result = np.empty((G, H // G, D), np.float32)
     highest, total = np.empty((2, G, H // G, 1), np.float32)
@@ -116,9 +140,13 @@ def _rotation(attention: MultiHeadAttention, heads: Array) -> tuple[Turn, bool]:
     """
     H, G, D = attention.sizes
     q_gain, k_gain = (_array(norm.weight) for norm in (attention.q_norm, attention.k_norm))
-    is_bounded = bool(math.sqrt(D) * np.abs(q_gain).max() * np.abs(k_gain).max() < LARGEST_SAFE_SCORE)
+    is_bounded = bool(
+        math.sqrt(D) * np.abs(q_gain).max() * np.abs(k_gain).max() < LARGEST_SAFE_SCORE
+    )
     # sqrt(D): the sum below is no mean. What scales the scores is put into the queries.
-    gains = np.concatenate([np.tile(q_gain, (H, 1)), np.tile(k_gain * np.float32(math.sqrt(D)), (G, 1))])
+    gains = np.concatenate(
+        [np.tile(q_gain, (H, 1)), np.tile(k_gain * np.float32(math.sqrt(D)), (G, 1))]
+    )
     epsilon = np.array(D * NORM_EPSILON["modern"], np.float32)
     length, turned = np.empty(H + G, np.float32), np.empty((H + G, 2, D // 2), np.float32)
     column, swapped = length[:, None], heads.reshape(H + G, 2, D // 2)[:, ::-1]
@@ -182,7 +210,9 @@ def _swiglu(gate_up: Array) -> Callable[[], Array]:
 
 def _gelu(x: Array) -> Callable[[], Array]:
     """GELU by tanh of what stands in `x` (I,), in place."""
-    half, one, scale, cubic = (np.array(number, np.float32) for number in (0.5, 1, GELU_SCALE, GELU_SCALE * GELU_CUBIC))
+    half, one, scale, cubic = (
+        np.array(number, np.float32) for number in (0.5, 1, GELU_SCALE, GELU_SCALE * GELU_CUBIC)
+    )
     bent = np.empty_like(x)
 
     def activate() -> Array:
@@ -200,7 +230,11 @@ def _gelu(x: Array) -> Callable[[], Array]:
 
 def _norm(module: nn.Module) -> Into:
     """RMSNorm or LayerNorm of x (C,)."""
-    return _rms_norm(_array(module.weight)) if isinstance(module, RMSNorm) else _layer_norm(*map(_array, module.parameters()))
+    return (
+        _rms_norm(_array(module.weight))
+        if isinstance(module, RMSNorm)
+        else _layer_norm(*map(_array, module.parameters()))
+    )
 
 
 def _rms_norm(gain: Array) -> Into:
@@ -230,7 +264,11 @@ def _layer_norm(gain: Array, bias: Array) -> Into:
 
 def _product(module: nn.Module) -> Into:
     """W x + b of a matrix, or of an embedding table as the head."""
-    multiply = _int8_product(module) if isinstance(module, Int8Linear) else _float_product(_array(module.weight))
+    multiply = (
+        _int8_product(module)
+        if isinstance(module, Int8Linear)
+        else _float_product(_array(module.weight))
+    )
     bias = getattr(module, "bias", None)
     if bias is None:
         return multiply
@@ -263,7 +301,11 @@ def _torch_product(weight: Array) -> Into:
 @functools.cache
 def _is_faster_in_torch(rows: int, columns: int) -> bool:
     """Tried out, once for each shape: it depends on the cores and on how much one of them can read."""
-    weight, x, result = np.ones((rows, columns), np.float32), np.ones(columns, np.float32), np.empty(rows, np.float32)
+    weight, x, result = (
+        np.ones((rows, columns), np.float32),
+        np.ones(columns, np.float32),
+        np.empty(rows, np.float32),
+    )
     return _seconds(_torch_product(weight), x, result) < _seconds(weight.dot, x, result)
 
 

@@ -23,8 +23,17 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         # bfloat16, as the product below takes it: rounded before the weights are, so that both use the same scale
-        scale = (weight.abs().amax(1) / LARGEST_INT8).clamp_min(torch.finfo(torch.bfloat16).tiny).bfloat16()
-        rows = (weight / scale.float()[:, None]).round_().clamp_(-LARGEST_INT8, LARGEST_INT8).to(torch.int8)
+        scale = (
+            (weight.abs().amax(1) / LARGEST_INT8)
+            .clamp_min(torch.finfo(torch.bfloat16).tiny)
+            .bfloat16()
+        )
+        rows = (
+            (weight / scale.float()[:, None])
+            .round_()
+            .clamp_(-LARGEST_INT8, LARGEST_INT8)
+            .to(torch.int8)
+        )
         self.register_buffer("weight", rows)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
@@ -32,11 +41,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, scale = self.get_buffer("weight"), self.get_buffer("scale")
-        return F.linear(x, weight.to(x.dtype) * scale.to(x.dtype)[:, None], cast("Tensor | None", self.bias))
+        return F.linear(
+            x, weight.to(x.dtype) * scale.to(x.dtype)[:, None], cast("Tensor | None", self.bias)
+        )
 
     def product(self, x: Tensor) -> Tensor:
         """`forward` of one vector (in,) without the bias: (out,) in bfloat16, which is read four times as fast."""
-        return torch._weight_int8pack_mm(x.bfloat16()[None], self.get_buffer("weight"), self.get_buffer("scale"))[0]
+        return torch._weight_int8pack_mm(
+            x.bfloat16()[None], self.get_buffer("weight"), self.get_buffer("scale")
+        )[0]
 
 
 @torch.no_grad()

@@ -25,7 +25,9 @@ from simplellm.inference.decoder import Decoder
 from simplellm.model.transformer import KVCache, SimpleLLM
 
 PENALTY_WINDOW = 64  # tokens looked back on by the repetition penalty
-GREEDY_BELOW = 1e-5  # temperatures under this would overflow float32: the most likely token is taken
+GREEDY_BELOW = (
+    1e-5  # temperatures under this would overflow float32: the most likely token is taken
+)
 SEED_BITS = 63
 LEAST_LOG = -1e30  # stands for the log of 0 where it is multiplied by 0
 Array = np.ndarray
@@ -49,7 +51,10 @@ def penalize(logits: Array, recent: Sequence[int], penalty: float) -> Array:
     if penalty == 1 or not recent:
         return logits
     tokens, limits = sorted(set(recent)), np.finfo(np.float32)
-    seen, factor = logits[tokens], np.float32(max(penalty, limits.tiny))  # less would be 0 in float32
+    seen, factor = (
+        logits[tokens],
+        np.float32(max(penalty, limits.tiny)),
+    )  # less would be 0 in float32
     with np.errstate(over="ignore"):
         penalized = np.where(seen < 0, seen * factor, seen / factor).clip(-limits.max, limits.max)
     result = logits.copy()
@@ -81,7 +86,9 @@ def keep_min_p(scores: Array, p: float) -> Array:
     return np.flatnonzero(probabilities >= np.float32(p) * probabilities.max())
 
 
-def distribution(logits: Array, recent: Sequence[int], params: SamplingParams) -> tuple[Array, Array]:
+def distribution(
+    logits: Array, recent: Sequence[int], params: SamplingParams
+) -> tuple[Array, Array]:
     """What the settings make of `logits` (V,) float32: token ids (K,) and the probability of each.
 
     The k highest come first: they are the same before and after the temperature, and all else then costs K, not V.
@@ -89,7 +96,9 @@ def distribution(logits: Array, recent: Sequence[int], params: SamplingParams) -
     """
     highest = logits.max()
     if not math.isfinite(highest):  # the maximum is NaN where any is
-        raise SamplingError(f"the model gave logits that cannot be drawn from (the highest is {float(highest)})")
+        raise SamplingError(
+            f"the model gave logits that cannot be drawn from (the highest is {float(highest)})"
+        )
     scores = penalize(logits, recent, params.repetition_penalty)
     if params.temperature < GREEDY_BELOW:
         return scores.argmax(axis=0, keepdims=True), np.ones(1, np.float32)
@@ -161,7 +170,11 @@ class Sampler:
         When the context is full its newest half is kept and read again. The next call may overwrite what this one gave.
         A list that was given before and is longer by one token is taken to begin as it did: no reply compares its past.
         """
-        if ids is self._followed and len(ids) == self._n_followed + 1 and self._cache.length < self.block_size:
+        if (
+            ids is self._followed
+            and len(ids) == self._n_followed + 1
+            and self._cache.length < self.block_size
+        ):
             new = [ids[-1]]
             self._cached_ids.append(ids[-1])
         else:
@@ -179,7 +192,11 @@ class Sampler:
         return Reply(self, list(ids), params)
 
     def _read(self, new: list[int]) -> Array:
-        return self._decoder.read(new[0]) if self._decoder is not None and len(new) == 1 else self._read_all(new)
+        return (
+            self._decoder.read(new[0])
+            if self._decoder is not None and len(new) == 1
+            else self._read_all(new)
+        )
 
     @torch.inference_mode()
     def _read_all(self, new: list[int]) -> Array:
@@ -191,7 +208,9 @@ class Sampler:
     def newest(self, context: list[int]) -> list[int]:
         """The newest tokens of a context that is too long, aligned so that the next tokens find it in the cache."""
         half = max(self.block_size // 2, 1)
-        dropped = -(-(len(context) - self.block_size) // (self.block_size - half)) * (self.block_size - half)
+        dropped = -(-(len(context) - self.block_size) // (self.block_size - half)) * (
+            self.block_size - half
+        )
         return context[dropped:]
 
     def _known(self, context: list[int]) -> int:
@@ -300,4 +319,8 @@ def judgement(logits: Array, token: int) -> tuple[float, int, float]:
     weights = np.exp(shifted)
     total = float(weights.sum())
     entropy = math.log(total) - float(weights.dot(np.maximum(shifted, LEAST_LOG))) / total
-    return float(weights[token]) / total, 1 + int(np.count_nonzero(shifted > shifted[token])), entropy
+    return (
+        float(weights[token]) / total,
+        1 + int(np.count_nonzero(shifted > shifted[token])),
+        entropy,
+    )

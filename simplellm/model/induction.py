@@ -25,12 +25,19 @@ import math
 import torch
 from torch import Tensor
 
-from simplellm.model.transformer import MultiHeadAttention, SimpleLLM, modern_embedding_std, rope_frequencies
+from simplellm.model.transformer import (
+    MultiHeadAttention,
+    SimpleLLM,
+    modern_embedding_std,
+    rope_frequencies,
+)
 
 QK_GAIN = 1.5  # of queries and keys: as far as 64 dimensions let attention be sharp (measured: docs/recipe.md)
 SAME_FOR_ALL = 0.7  # size of the part that all embeddings share, against that of the token's own
 MOST_CODE = 32  # dimensions of a code
-SLOWEST_TURN = 1.5  # radians over a block: dimensions that turn less compare tokens, wherever they stand
+SLOWEST_TURN = (
+    1.5  # radians over a block: dimensions that turn less compare tokens, wherever they stand
+)
 FASTEST_DIMENSIONS = 8  # pairs whose turning tells neighbours apart
 LEFT_OF_THE_DRAWN = 0.1  # share of the randomly drawn weights that stays in the heads written here
 COPY_LOGIT = 4.0  # what a token that was found is given in the output table
@@ -53,13 +60,21 @@ def plant_induction_heads(model: SimpleLLM, generator: torch.Generator) -> bool:
     same, before, after, token = _parts(config.n_embd, K, generator)
     embeddings = torch.randn(config.vocab_size, token.shape[1], generator=generator)
     std, loudness = modern_embedding_std(config), math.hypot(1.0, SAME_FOR_ALL)
-    own_size = math.sqrt(config.n_embd / token.shape[1])  # so that they are as large as embeddings all over the stream
-    model.token_embedding.weight.copy_(std * (own_size * embeddings @ token.T + SAME_FOR_ALL * math.sqrt(config.n_embd) * same))
+    own_size = math.sqrt(
+        config.n_embd / token.shape[1]
+    )  # so that they are as large as embeddings all over the stream
+    model.token_embedding.weight.copy_(
+        std * (own_size * embeddings @ token.T + SAME_FOR_ALL * math.sqrt(config.n_embd) * same)
+    )
     code = torch.linalg.qr(torch.randn(token.shape[1], K, generator=generator))[0]  # (token, K)
     read_code = (token @ code).T  # (K, C)
     write_size = std * loudness * math.sqrt(token.shape[1] / K)
 
-    first, second = (module for module in model.modules() if isinstance(module, MultiHeadAttention) and module.layer < 2)
+    first, second = (
+        module
+        for module in model.modules()
+        if isinstance(module, MultiHeadAttention) and module.layer < 2
+    )
     query, key, value, output = _first_head(first)
     here, one_earlier = _neighbours(frequencies, half)
     query += torch.outer(here, same)
@@ -81,17 +96,24 @@ def plant_induction_heads(model: SimpleLLM, generator: torch.Generator) -> bool:
     return True
 
 
-def _parts(width: int, code_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _parts(
+    width: int, code_size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Orthonormal columns, (C), (C, K), (C, K) and (C, the rest)."""
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
-    same, before, after, token = basis.split([1, code_size, code_size, width - 1 - 2 * code_size], dim=1)
+    same, before, after, token = basis.split(
+        [1, code_size, code_size, width - 1 - 2 * code_size], dim=1
+    )
     return same[:, 0], before, after, token
 
 
 def _first_head(attention: MultiHeadAttention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Its rows of query, key and value (D, C) and its columns of the output (C, D), what was drawn there made faint."""
     H, G, D = attention.sizes
-    query, key, value = (attention.qkv.weight[head * D : (head + 1) * D].mul_(LEFT_OF_THE_DRAWN) for head in (0, H, H + G))
+    query, key, value = (
+        attention.qkv.weight[head * D : (head + 1) * D].mul_(LEFT_OF_THE_DRAWN)
+        for head in (0, H, H + G)
+    )
     return query, key, value, attention.proj.weight[:, :D]
 
 

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 QUERY_BLOCK = 128  # tokens
-LONGEST_DENSE_ATTENTION = 1024  # tokens; beyond, keeping the T x T / 2 weights takes too much memory
+LONGEST_DENSE_ATTENTION = (
+    1024  # tokens; beyond, keeping the T x T / 2 weights takes too much memory
+)
 SMALLEST_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact all the same
 Context = Any
 
@@ -49,9 +51,17 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype | Non
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Context, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Context, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+    ) -> Tensor:
         x = x.float()
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        inverse = (
+            torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            .square_()
+            .div_(x.shape[-1])
+            .add_(epsilon)
+            .rsqrt_()
+        )
         normed = x * inverse
         ctx.save_for_backward(normed, inverse, weight)
         return (normed * weight).to(dtype)
@@ -64,7 +74,12 @@ class _RMSNorm(torch.autograd.Function):
         grad_normed = grad * normed
         grad_weight = grad_normed.flatten(0, -2).sum(0)
         mean = (grad_normed @ weight).div_(weight.numel()).unsqueeze(-1)
-        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(inverse), grad_weight, None, None
+        return (
+            torch.addcmul(grad * weight, normed, mean, value=-1).mul_(inverse),
+            grad_weight,
+            None,
+            None,
+        )
 
 
 # ---------------------------------------------------------------- SwiGLU
@@ -107,7 +122,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k and v may have fewer heads than q, each shared by a group of them.
     """
     if q.device.type != "cpu" or q.shape[2] > LONGEST_DENSE_ATTENTION:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=k.shape[1] != q.shape[1])
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=q.shape[2] > 1, enable_gqa=k.shape[1] != q.shape[1]
+        )
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     if torch.compiler.is_compiling():
@@ -124,7 +141,9 @@ def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     results = []
     for i, (start, end) in enumerate(_query_blocks(q.shape[2])):
         k, v = torch.cat(keys[: i + 1], dim=2), torch.cat(values[: i + 1], dim=2)
-        seen = torch.arange(start, end, device=q.device)[:, None] >= torch.arange(end, device=q.device)
+        seen = torch.arange(start, end, device=q.device)[:, None] >= torch.arange(
+            end, device=q.device
+        )
         scores = torch.where(seen, (queries[i] @ k.mT).float() * q.shape[-1] ** -0.5, float("-inf"))
         results.append(torch.softmax(scores, dim=-1).to(v.dtype) @ v)
     return torch.cat(results, dim=2)
@@ -159,11 +178,17 @@ class _CausalAttention(torch.autograd.Function):
         shape, scale = grad.shape, q.shape[-1] ** -0.5
         grad = grad.contiguous().view(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for weights, (start, end) in zip(reversed(blocks), reversed(_query_blocks(q.shape[1])), strict=True):
+        for weights, (start, end) in zip(
+            reversed(blocks), reversed(_query_blocks(q.shape[1])), strict=True
+        ):
             grad_weights = torch.bmm(grad[:, start:end], v[:, :end].mT)
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype).mul_(scale)
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype).mul_(
+                scale
+            )
             torch.bmm(grad_scores, k[:, :end], out=grad_q[:, start:end])
-            beta = 0 if end == q.shape[1] else 1  # the last queries see all keys: to their share the others add
+            beta = (
+                0 if end == q.shape[1] else 1
+            )  # the last queries see all keys: to their share the others add
             grad_k[:, :end].baddbmm_(grad_scores.mT, q[:, start:end], beta=beta)
             grad_v[:, :end].baddbmm_(weights.mT, grad[:, start:end], beta=beta)
         return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape)
@@ -211,7 +236,9 @@ class _CrossEntropy(torch.autograd.Function):
 # ---------------------------------------------------------------- R-Drop
 
 
-def consistent_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float, weight: float) -> Tensor:
+def consistent_cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float, weight: float
+) -> Tensor:
     """Cross entropy of two passes with different dropout, and `weight` times how much they disagree.
 
     `logits` (2 N, V) are those of the one pass, then of the other; `targets` (N). They disagree by the mean of both
@@ -220,7 +247,10 @@ def consistent_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: f
     if _is_plain(logits):
         p, q = (half.float().log_softmax(-1) for half in logits.chunk(2))
         disagreement = ((p.exp() - q.exp()) * (p - q)).sum(-1).mean() / 2
-        return F.cross_entropy(logits.float(), targets.repeat(2), label_smoothing=label_smoothing) + weight * disagreement
+        return (
+            F.cross_entropy(logits.float(), targets.repeat(2), label_smoothing=label_smoothing)
+            + weight * disagreement
+        )
     return _ConsistentCrossEntropy.apply(logits, targets.repeat(2), label_smoothing, weight)
 
 
@@ -228,16 +258,23 @@ class _ConsistentCrossEntropy(torch.autograd.Function):
     """As `_CrossEntropy`. With r = log p - log q, the gradient of KL(p, q) + KL(q, p) is p (r - KL(p, q)) + p - q for p."""
 
     @staticmethod
-    def forward(ctx: Context, logits: Tensor, targets: Tensor, smoothing: float, weight: float) -> Tensor:
+    def forward(
+        ctx: Context, logits: Tensor, targets: Tensor, smoothing: float, weight: float
+    ) -> Tensor:
         N, V = logits.shape[0] // 2, logits.shape[1]
         column, share = targets.unsqueeze(1), weight / (2 * N)
         log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         loss = -(1 - smoothing) * log_p.gather(1, column).mean() - smoothing * log_p.mean()
         ratio = log_p[:N] - log_p[N:]
         p, q = (probabilities := log_p.exp_()).chunk(2)
-        forward, backward = (p * ratio).sum(1, keepdim=True), (q * ratio).sum(1, keepdim=True).neg_()  # KL, (N, 1)
+        forward, backward = (
+            (p * ratio).sum(1, keepdim=True),
+            (q * ratio).sum(1, keepdim=True).neg_(),
+        )  # KL, (N, 1)
         grad_p = torch.addcmul(q * -share, p, (ratio - forward).mul_(share).add_(share + 0.5 / N))
-        grad_q = torch.addcmul(p * -share, q, ratio.neg_().sub_(backward).mul_(share).add_(share + 0.5 / N))
+        grad_q = torch.addcmul(
+            p * -share, q, ratio.neg_().sub_(backward).mul_(share).add_(share + 0.5 / N)
+        )
         grad = torch.cat([grad_p, grad_q], out=probabilities).sub_(smoothing / V / (2 * N))
         grad.scatter_add_(1, column, torch.full((2 * N, 1), (smoothing - 1) / (2 * N)))
         ctx.save_for_backward(grad.to(logits.dtype))
@@ -267,8 +304,12 @@ def _mask(x: Tensor, probability: float) -> Tensor:
     """0 or 1 / (1 - p) for each element, from random 16-bit integers: a third of the time of a float for each."""
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    threshold = min(round(probability * 2**16) - 2**15, 2**15 - 1)  # the highest 16-bit number is always kept
-    return bits.ge_(threshold).to(x.dtype).mul_(1 / (1 - probability))  # in place: by way of bool it takes six times as long
+    threshold = min(
+        round(probability * 2**16) - 2**15, 2**15 - 1
+    )  # the highest 16-bit number is always kept
+    return (
+        bits.ge_(threshold).to(x.dtype).mul_(1 / (1 - probability))
+    )  # in place: by way of bool it takes six times as long
 
 
 # What a compiler is not to look into: it would draw the numbers by a slower generator of its own. So steps compiled

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from simplellm.config.settings import ModelConfig
-from simplellm.model.kernels import causal_attention, consistent_cross_entropy, cross_entropy, dropout, rms_norm, swiglu
+from simplellm.model.kernels import (
+    causal_attention,
+    consistent_cross_entropy,
+    cross_entropy,
+    dropout,
+    rms_norm,
+    swiglu,
+)
 
 GPT2_STD = 0.02  # GPT-2 paper
 LARGEST_EMBEDDING_STD = 0.05  # measured: docs/recipe.md
@@ -49,8 +56,16 @@ class KVCache:
     `keys` and `values` are (L, B, G, capacity, D). The sampler owns it, the model appends to it.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, like: Tensor, capacity: int | None = None) -> None:
-        shape = (config.n_layer, batch_size, config.kv_heads, capacity or config.block_size, config.head_size)
+    def __init__(
+        self, config: ModelConfig, batch_size: int, like: Tensor, capacity: int | None = None
+    ) -> None:
+        shape = (
+            config.n_layer,
+            batch_size,
+            config.kv_heads,
+            capacity or config.block_size,
+            config.head_size,
+        )
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
         self.length = 0
@@ -78,15 +93,21 @@ class MultiHeadAttention(nn.Module):
         heads = config.n_head + 2 * config.kv_heads
         self.qkv = Linear(config.n_embd, heads * config.head_size, bias=bias)
         self.proj = Linear(config.n_head * config.head_size, config.n_embd, bias=bias)
-        if config.architecture == "modern":  # keeps attention logits bounded (Qwen3; Henry et al. 2020)
+        if (
+            config.architecture == "modern"
+        ):  # keeps attention logits bounded (Qwen3; Henry et al. 2020)
             self.q_norm = RMSNorm(config.head_size, torch.float32)
             self.k_norm = RMSNorm(config.head_size, torch.float32)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:
         B, T, _ = x.shape
         H, _, D = self.sizes
         q, k, v = self.heads(x, rope)
-        y = causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)  # (B, H, T, D)
+        y = (
+            causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)
+        )  # (B, H, T, D)
         return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
 
     def heads(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +116,10 @@ class MultiHeadAttention(nn.Module):
         H, G, D = self.sizes
         q, k, v = self.qkv(x).view(B, T, H + 2 * G, D).split([H, G, G], dim=2)  # (B, T, H or G, D)
         if rope is not None:
-            q, k = rotate(self.q_norm(q), *rope).to(v.dtype), rotate(self.k_norm(k), *rope).to(v.dtype)
+            q, k = (
+                rotate(self.q_norm(q), *rope).to(v.dtype),
+                rotate(self.k_norm(k), *rope).to(v.dtype),
+            )
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def attend_to_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
@@ -103,7 +127,9 @@ class MultiHeadAttention(nn.Module):
         k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
         mask = causal_mask(T, past, q.device) if past and T > 1 else None
         is_causal = mask is None and T > 1
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=k.shape[1] != q.shape[1])
+        return F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=is_causal, enable_gqa=k.shape[1] != q.shape[1]
+        )
 
 
 class FeedForward(nn.Module):
@@ -113,7 +139,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = config.architecture == "modern"
         bias = not self.gated
-        self.up = Linear(config.n_embd, config.inner_size * (2 if self.gated else 1), bias=bias)  # gate and up in one
+        self.up = Linear(
+            config.n_embd, config.inner_size * (2 if self.gated else 1), bias=bias
+        )  # gate and up in one
         self.down = Linear(config.inner_size, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +162,9 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:
         x = x + self.drop(self.attention(self.attention_norm(x), rope, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -155,13 +185,19 @@ class SimpleLLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False  # keep only what goes into a block, and compute the block again for its gradient
-        self.recompute_contexts: Callable[[], Any] = noop_context_fn  # see `device.recompute_contexts`
+        self.gradient_checkpointing = (
+            False  # keep only what goes into a block, and compute the block again for its gradient
+        )
+        self.recompute_contexts: Callable[[], Any] = (
+            noop_context_fn  # see `device.recompute_contexts`
+        )
         self.compiled_block: Callable[..., Tensor] | None = None  # see `compile_training`
         self.token_embedding = Embedding(config.vocab_size, config.n_embd)
         if config.architecture == "gpt2":
             self.position_embedding = Embedding(config.block_size, config.n_embd)
-        self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.n_layer))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config, layer) for layer in range(config.n_layer)
+        )
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
             self.head = Linear(config.n_embd, config.vocab_size, bias=False)
@@ -193,7 +229,15 @@ class SimpleLLM(nn.Module):
         through = (is_training_step and self.compiled_block) or TransformerBlock.__call__
         for block in self.blocks:
             if self.gradient_checkpointing and is_training_step:
-                x = checkpoint(through, block, x, rope, None, use_reentrant=False, context_fn=self.recompute_contexts)
+                x = checkpoint(
+                    through,
+                    block,
+                    x,
+                    rope,
+                    None,
+                    use_reentrant=False,
+                    context_fn=self.recompute_contexts,
+                )
             else:
                 x = through(block, x, rope, cache)
         if cache is not None:
@@ -205,7 +249,9 @@ class SimpleLLM(nn.Module):
             return self.head(hidden)  # (..., C) -> (..., V)
         return F.linear(hidden, self.token_embedding.weight)
 
-    def loss(self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0, consistency: float = 0.0) -> Tensor:
+    def loss(
+        self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0, consistency: float = 0.0
+    ) -> Tensor:
         """Mean cross entropy in nats per token; `ids` and `targets` are (B, T).
 
         With `consistency` each block is read twice in one batch, with different dropout, and what the two disagree is
@@ -213,7 +259,9 @@ class SimpleLLM(nn.Module):
         """
         if consistency:
             ids = ids.repeat(2, 1)
-        logits = self.logits(dropout(self.hidden(ids), self.config.dropout, self.training)).flatten(0, 1)
+        logits = self.logits(dropout(self.hidden(ids), self.config.dropout, self.training)).flatten(
+            0, 1
+        )
         if consistency:
             return consistent_cross_entropy(logits, targets.flatten(), label_smoothing, consistency)
         return cross_entropy(logits, targets.flatten(), label_smoothing)
@@ -241,8 +289,12 @@ class SimpleLLM(nn.Module):
         is_gpt2 = self.config.architecture == "gpt2"
         embedding_std = GPT2_STD if is_gpt2 else modern_embedding_std(self.config)
         matrix_std = GPT2_STD if is_gpt2 else self.config.n_embd**-0.5
-        residual_std = GPT2_STD / math.sqrt(2 * self.config.n_layer) if is_gpt2 else 0.0  # GPT-2 paper, 2.3
-        stds = {"embedding.weight": embedding_std, "head.weight": GPT2_STD} | dict.fromkeys(RESIDUAL_MATRICES, residual_std)
+        residual_std = (
+            GPT2_STD / math.sqrt(2 * self.config.n_layer) if is_gpt2 else 0.0
+        )  # GPT-2 paper, 2.3
+        stds = {"embedding.weight": embedding_std, "head.weight": GPT2_STD} | dict.fromkeys(
+            RESIDUAL_MATRICES, residual_std
+        )
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 weight.zero_()
@@ -266,12 +318,15 @@ class SimpleLLM(nn.Module):
         G, D = self.config.kv_heads, self.config.head_size
         fused = {
             "attention.qkv.weight": [self.config.n_embd, G * D, G * D],
-            "feed_forward.up.weight": [self.config.inner_size] * (2 if self.config.architecture == "modern" else 1),
+            "feed_forward.up.weight": [self.config.inner_size]
+            * (2 if self.config.architecture == "modern" else 1),
         }
         return {
             name: Matrix(
                 rows=fused.get(name.split(".", 2)[2], [weight.shape[0]]),
-                scale=modern_embedding_std(self.config) if name.endswith(RESIDUAL_MATRICES) else 1.0,
+                scale=modern_embedding_std(self.config)
+                if name.endswith(RESIDUAL_MATRICES)
+                else 1.0,
             )
             for name, weight in self.named_parameters()
             if name.startswith("blocks.") and weight.dim() == 2
@@ -296,7 +351,11 @@ class RMSNorm(nn.Module):
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
-    return RMSNorm(config.n_embd) if config.architecture == "modern" else nn.LayerNorm(config.n_embd, NORM_EPSILON["gpt2"])
+    return (
+        RMSNorm(config.n_embd)
+        if config.architecture == "modern"
+        else nn.LayerNorm(config.n_embd, NORM_EPSILON["gpt2"])
+    )
 
 
 def rope_table(n_positions: int, head_size: int) -> Tensor:
@@ -304,7 +363,9 @@ def rope_table(n_positions: int, head_size: int) -> Tensor:
 
     By numpy, so that a model built on the meta device, to be filled from a file, has its table at once.
     """
-    angles = np.outer(np.arange(n_positions, dtype=np.float32), rope_frequencies(head_size))  # (n_positions, D / 2)
+    angles = np.outer(
+        np.arange(n_positions, dtype=np.float32), rope_frequencies(head_size)
+    )  # (n_positions, D / 2)
     cos, sin = np.cos(angles), np.sin(angles)
     table = np.stack([np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)])
     return torch.from_numpy(table[:, :, None])
@@ -312,7 +373,9 @@ def rope_table(n_positions: int, head_size: int) -> Tensor:
 
 def rope_frequencies(head_size: int) -> np.ndarray:
     """How far each pair of dimensions turns from one position to the next, in radians: (D / 2) float32, fastest first."""
-    return (ROPE_BASE ** -(np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size))).astype(np.float32)
+    return (
+        ROPE_BASE ** -(np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size))
+    ).astype(np.float32)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

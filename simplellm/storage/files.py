@@ -31,9 +31,20 @@ else:
 TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
 MOST_JSON_BYTES = 1 << 28  # a tokenizer of 2 million tokens stays under it
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that knows none: going on without
-RETRY_SECONDS = (0.01, 0.03, 0.1, 0.3)  # on Windows, while a virus scanner or an indexer holds a file
-ABANDONED_SECONDS = 24 * 3600.0  # a guess: no file of a folder in the making stays unchanged for so long
+NO_LOCKS = (
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOLCK,
+)  # of a file system that knows none: going on without
+RETRY_SECONDS = (
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+)  # on Windows, while a virus scanner or an indexer holds a file
+ABANDONED_SECONDS = (
+    24 * 3600.0
+)  # a guess: no file of a folder in the making stays unchanged for so long
 WINDOWS_LOCKED_BYTE = 1 << 30  # far behind what a locked file holds, which others shall read
 
 
@@ -140,7 +151,9 @@ def _held_temporary(path: Path) -> tuple[Path, int | None]:
             if try_lock(handle) and temporary.exists():
                 return temporary, handle
             os.close(handle)
-            raise FileNotFoundError(temporary)  # another process took it for a leftover before it was locked
+            raise FileNotFoundError(
+                temporary
+            )  # another process took it for a leftover before it was locked
 
 
 @contextlib.contextmanager
@@ -216,7 +229,9 @@ def sha256_of(path: Path) -> str:
 
 def to_json(value: Any) -> bytes:
     """JSON as this project writes it: UTF-8, readable, one newline at the end, no NaN."""
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode("utf-8", "surrogatepass")
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -224,7 +239,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_JSON_BYTES:
             raise CheckpointError(f"{path} is damaged: it is too long")
-        content = json.loads(path.read_bytes(), object_pairs_hook=without_repeats, parse_float=_finite, parse_constant=_finite)
+        content = json.loads(
+            path.read_bytes(),
+            object_pairs_hook=without_repeats,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

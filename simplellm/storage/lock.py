@@ -50,7 +50,9 @@ class FolderLock:
     def release(self) -> None:
         """Give the lock back. Folders made for it go with it where nothing was put into them."""
         is_ours = self._handle is not None and _is_at(self._handle, self.path)
-        if os.name == "nt":  # no open file can be deleted there: ours must be closed first, one that another opens next stays
+        if (
+            os.name == "nt"
+        ):  # no open file can be deleted there: ours must be closed first, one that another opens next stays
             self._close()
         with contextlib.suppress(OSError):
             if is_ours:
@@ -95,7 +97,8 @@ def _open_locked(path: Path) -> int | None:
     try:
         if not _try_a_while(handle):
             raise CheckpointError(
-                f"{path.parent} is being trained by {_who(handle)}", fix="wait until it ends, or train under another --name"
+                f"{path.parent} is being trained by {_who(handle)}",
+                fix="wait until it ends, or train under another --name",
             )
         if _is_at(handle, path):
             return handle

@@ -42,10 +42,14 @@ def write_manifest(folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """Raise CheckpointError that names the first file of `folder` which is missing, extra, a link or changed."""
-    there = _plain_files(folder) - {MANIFEST_NAME}  # first: a pipe called manifest.json would never end
+    there = _plain_files(folder) - {
+        MANIFEST_NAME
+    }  # first: a pipe called manifest.json would never end
     files = _listed(folder)
     for name in sorted(there.symmetric_difference(files)):
-        raise CheckpointError(f"{folder / name} is {'not in the manifest' if name in there else 'missing'}")
+        raise CheckpointError(
+            f"{folder / name} is {'not in the manifest' if name in there else 'missing'}"
+        )
     for name, (size, digest) in files.items():
         try:
             whole = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
@@ -73,14 +77,18 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     manifest = read_json(path)
     try:
         is_as_written = path.read_bytes() == to_json(manifest)
-        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        files = {
+            str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+        }
         version = manifest["version"]
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged") from error
     if not is_as_written:
         raise CheckpointError(f"{path} is damaged")
     if version != MANIFEST_VERSION:
-        raise CheckpointError(f"{folder} is of version {version}, this program reads {MANIFEST_VERSION}")
+        raise CheckpointError(
+            f"{folder} is of version {version}, this program reads {MANIFEST_VERSION}"
+        )
     return files
 
 

@@ -52,19 +52,26 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 
 def check_fit(
-    path: Path, entries: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]], dtypes: tuple[str, ...]
+    path: Path,
+    entries: Mapping[str, Entry],
+    expected: Mapping[str, tuple[int, ...]],
+    dtypes: tuple[str, ...],
 ) -> None:
     """CheckpointError that names the first tensor which is missing, unknown, of another shape or of a type not in `dtypes`."""
     for name, shape in expected.items():
         if name not in entries:
             raise CheckpointError(f"{path} lacks {name!r}")
         if entries[name].shape != shape:
-            raise CheckpointError(f"{name!r} in {path} is {list(entries[name].shape)}, {list(shape)} was expected")
+            raise CheckpointError(
+                f"{name!r} in {path} is {list(entries[name].shape)}, {list(shape)} was expected"
+            )
     for name, entry in entries.items():
         if name not in expected:
             raise CheckpointError(f"{path} holds {name[:100]!r}, which is not part of this model")
         if entry.dtype not in dtypes:
-            raise CheckpointError(f"{name!r} in {path} is of type {entry.dtype}, which this program does not read")
+            raise CheckpointError(
+                f"{name!r} in {path} is of type {entry.dtype}, which this program does not read"
+            )
 
 
 def _entries(header: bytes) -> dict[str, Entry]:
@@ -80,7 +87,9 @@ def _entry(name: str, value: Any) -> Entry:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name[:100]!r} has no type, shape and place") from error
     if (
-        not all(type(number) is int and 0 <= number < LARGEST_NUMBER for number in (*shape, begin, end))
+        not all(
+            type(number) is int and 0 <= number < LARGEST_NUMBER for number in (*shape, begin, end)
+        )
         or len(shape) > MOST_DIMENSIONS
     ):
         raise ValueError(f"{name[:100]!r} has a shape or a place that cannot be")

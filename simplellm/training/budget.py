@@ -20,21 +20,31 @@ from simplellm.training.schedule import CONSTANT_SHARE, Decision
 from simplellm.training.trainer import RECENT_SECONDS, Result, Trainer
 
 PLANNED_SHARE = 0.98  # of the budget
-REPORT_SECONDS = 1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text),
+REPORT_SECONDS = (
+    1.0  # that the report at the end takes on a quiet machine (measured, 1 MB of text),
+)
 REPORT_SHARE = 0.02  # and at most this share of the budget: a short one is of a small text
 MOST_SLOWDOWN = 3.0  # of the report on a busy one (guess)
 PAUSE_MARGIN = 1.05  # times the measured cost of evaluations,
-BUSY_MARGIN = 0.2  # and more for each time as slow: evaluations slow down more than steps (measured)
+BUSY_MARGIN = (
+    0.2  # and more for each time as slow: evaluations slow down more than steps (measured)
+)
 TOLERANCE = 0.02  # of the budget: the predicted end may be off by so much before it is decided anew
 LEAST_DISTANCE = 0.01  # of the budget, between two decisions
 WINDOW = 0.15  # of the budget: the speed of the steps is averaged over so long,
 LONGEST_WINDOW = 60.0  # at most over so many seconds,
 WINDOW_LEFT = 0.5  # and at most this share of the time that is left: towards the end what a step takes now decides
-SECOND_LOOK_SHARE = 0.04  # of the budget, after which the machine is looked at again, before anything is saved
-DECAY_GRACE = 0.05  # of the budget, for a decay that has yet to begin when time is up, as after a suspension
+SECOND_LOOK_SHARE = (
+    0.04  # of the budget, after which the machine is looked at again, before anything is saved
+)
+DECAY_GRACE = (
+    0.05  # of the budget, for a decay that has yet to begin when time is up, as after a suspension
+)
 EVALUATIONS_PER_RUN = 20
 EVALUATION_TIME_SHARE = 0.05  # evaluating may take this share of the steps' time
-SAVE_TIME_SHARE = 0.025  # and saving this one: 3% are promised, and some saves take longer than others
+SAVE_TIME_SHARE = (
+    0.025  # and saving this one: 3% are promised, and some saves take longer than others
+)
 PAUSE_SHARE = EVALUATION_TIME_SHARE + SAVE_TIME_SHARE
 Record = Callable[[Sequence[Decision]], None]
 
@@ -76,7 +86,11 @@ class BudgetController:
         budget, clock, planned = trainer.config.budget, trainer.clock, trainer.config.max_steps
         assert budget is not None and planned is not None
         slowdown = min(clock.slowdown(RECENT_SECONDS), MOST_SLOWDOWN)
-        left = budget * PLANNED_SHARE - clock.seconds - min(REPORT_SECONDS, REPORT_SHARE * budget) * slowdown
+        left = (
+            budget * PLANNED_SHARE
+            - clock.seconds
+            - min(REPORT_SECONDS, REPORT_SHARE * budget) * slowdown
+        )
         step_seconds = clock.step_seconds(min(WINDOW * budget, LONGEST_WINDOW, WINDOW_LEFT * left))
         if step_seconds is None:
             return 0
@@ -95,7 +109,9 @@ class BudgetController:
     def _pauses_per_step(self, trainer: Trainer) -> float:
         """Evaluations per step, as they are or as few as the next decision would make them."""
         now = 1 / trainer.decisions[-1].eval_interval
-        return now if self._eval_interval else min(now, PAUSE_SHARE / max(trainer.pause_steps, 1e-9))
+        return (
+            now if self._eval_interval else min(now, PAUSE_SHARE / max(trainer.pause_steps, 1e-9))
+        )
 
     def _interval(self, trainer: Trainer, max_steps: int) -> int:
         return self._eval_interval or eval_interval(max_steps, [(PAUSE_SHARE, trainer.pause_steps)])
@@ -124,12 +140,16 @@ def train_within_budget(
             decided_until=trainer.step,
         )
 
-    controller = BudgetController(most_steps, record, recorded, decided_until, given.get("eval_interval"))
+    controller = BudgetController(
+        most_steps, record, recorded, decided_until, given.get("eval_interval")
+    )
     looks = [look] if look else []
 
     def after_step(trainer: Trainer) -> None:
         is_due = trainer.clock.seconds > trainer.clock.before + SECOND_LOOK_SHARE * budget
-        if looks and any_of(is_due, trainer.world, trainer.device):  # clocks differ: all ranks look at the same step
+        if looks and any_of(
+            is_due, trainer.world, trainer.device
+        ):  # clocks differ: all ranks look at the same step
             look = looks.pop()
             if not trainer.saved_step:
                 look(trainer)
@@ -138,7 +158,9 @@ def train_within_budget(
     trainer.after_step = after_step
     result = trainer.train()
     if not result.stopped and trainer.step > decided_until:
-        record(trainer.decisions)  # nothing more is decided, should it be resumed from an earlier checkpoint
+        record(
+            trainer.decisions
+        )  # nothing more is decided, should it be resumed from an earlier checkpoint
     return result
 
 
@@ -169,7 +191,9 @@ def recorded_decisions(
         estimate = max(step, round(step * config.budget / max(seconds, 1e-3)), 1)
         decisions, decided_until = [Decision(0, estimate, decisions[0].eval_interval)], 0
     if config.eval_interval != info["training"]["eval_interval"] and config.eval_interval:
-        decisions = [replace(decision, eval_interval=config.eval_interval) for decision in decisions]
+        decisions = [
+            replace(decision, eval_interval=config.eval_interval) for decision in decisions
+        ]
     return decisions, decided_until
 
 

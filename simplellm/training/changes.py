@@ -14,13 +14,30 @@ from simplellm.data.corpus import Corpus
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError
 
-EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")  # a resumed run may change these
-FIXED = ("tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction")  # what is saved would not fit another
+EXTENDABLE = (
+    "max_steps",
+    "log_interval",
+    "eval_interval",
+    "patience",
+    "budget",
+)  # a resumed run may change these
+FIXED = (
+    "tokenizer",
+    "optimizer",
+    "composition",
+    "ema_decay",
+    "freeze",
+    "val_fraction",
+)  # what is saved would not fit another
 ACCEPT = "--accept-changes"
 
 
 def with_settings(
-    known: Mapping[str, Any], given_then: Mapping[str, Any], config: TrainConfig, given: Mapping[str, Any], accept: bool
+    known: Mapping[str, Any],
+    given_then: Mapping[str, Any],
+    config: TrainConfig,
+    given: Mapping[str, Any],
+    accept: bool,
 ) -> tuple[TrainConfig, list[str]]:
     """The run's config with what may change, and the changes that are more than that.
 
@@ -38,8 +55,16 @@ def with_settings(
                 fix=f"{fix}; {ACCEPT} takes it" if can_change else fix,
             )
         changes.append(f"{name} {show(known[name])} became {show(value)}")
-    taken = {name: value for name, value in given.items() if name in TrainConfig.names() and name not in FIXED}
-    taken = {name: value for name, value in taken.items() if name in EXTENDABLE or value != given_then.get(name)}
+    taken = {
+        name: value
+        for name, value in given.items()
+        if name in TrainConfig.names() and name not in FIXED
+    }
+    taken = {
+        name: value
+        for name, value in taken.items()
+        if name in EXTENDABLE or value != given_then.get(name)
+    }
     return dataclasses.replace(config, **taken), changes
 
 
@@ -49,27 +74,44 @@ def texts(info: Mapping[str, Any], corpus: Corpus, val_corpus: Corpus | None) ->
     then = [*info["fingerprint"].values(), *(info["val_fingerprint"] or {}).values()]
     if now == then:
         return []
-    names = [name for name, digest in corpus.fingerprint.items() if digest not in info["fingerprint"].values()]
+    names = [
+        name
+        for name, digest in corpus.fingerprint.items()
+        if digest not in info["fingerprint"].values()
+    ]
     return [f"the text changed since the run was started: {', '.join(names) or 'other files'}"]
 
 
 def tokenizer(info: Mapping[str, Any], saved: Tokenizer) -> list[str]:
     is_same = info.get("tokenizer_fingerprint") in (None, saved.fingerprint)
-    return [] if is_same else ["the tokenizer in the checkpoint is not the one the run was started with"]
+    return (
+        []
+        if is_same
+        else ["the tokenizer in the checkpoint is not the one the run was started with"]
+    )
 
 
 def model(started: ModelConfig, saved: ModelConfig) -> list[str]:
     """In what the model of the checkpoint differs from that of run.json; dropout is none of its shape."""
-    then, now = (to_hub_config(dataclasses.replace(config, dropout=0.0), 0) for config in (started, saved))
+    then, now = (
+        to_hub_config(dataclasses.replace(config, dropout=0.0), 0) for config in (started, saved)
+    )
     keys = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
     words = [f"{key} {then.get(key)} became {now.get(key)}" for key in keys]
-    return [f"the model in the checkpoint is not the one the run was started with: {', '.join(words)}"] if keys else []
+    return (
+        [f"the model in the checkpoint is not the one the run was started with: {', '.join(words)}"]
+        if keys
+        else []
+    )
 
 
 def refuse(changes: Sequence[str], accept: bool) -> None:
     """CheckpointError that names all changes, unless they are accepted."""
     if changes and not accept:
-        raise CheckpointError("; ".join(changes), fix=f"restore it, start a new run, or go on all the same with {ACCEPT}")
+        raise CheckpointError(
+            "; ".join(changes),
+            fix=f"restore it, start a new run, or go on all the same with {ACCEPT}",
+        )
 
 
 def record(info: Mapping[str, Any], changes: Sequence[str], step: int) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 
 REMEMBERED_STEPS = 1024
 FEWEST_STEPS = 3  # of which a speed is told
-MOST_STEP_RATIO = (
-    5.0  # times the median of the newest ones: a longer step was suspended, and says nothing about the next (guess)
-)
+MOST_STEP_RATIO = 5.0  # times the median of the newest: a longer step was suspended (guess)
 
 
 BEAT_SECONDS = 0.25
 LEAST_SUSPENSION = 2.0  # seconds between two beats from which the process may have been suspended
-SUSPENDED_SHARE = 0.1  # of one processor: a process that used more in that time was busy, not suspended (guess)
+SUSPENDED_SHARE = (
+    0.1  # of one processor: a process that used more in that time was busy, not suspended (guess)
+)
 
 
 class Clock:
@@ -67,7 +67,11 @@ class Clock:
 
     def slowdown(self, window: float) -> float:
         """How many times as long the steps of the last `window` seconds took as the fastest one."""
-        return (self.step_seconds(window) or 1.0) / min(self._steps) if len(self._steps) >= FEWEST_STEPS else 1.0
+        return (
+            (self.step_seconds(window) or 1.0) / min(self._steps)
+            if len(self._steps) >= FEWEST_STEPS
+            else 1.0
+        )
 
     def lap(self, step: int) -> float:
         """Steps per second since the last call."""

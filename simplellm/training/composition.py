@@ -50,4 +50,6 @@ def _sparse(entries: list[Entry], size: int) -> Tensor:
     entries = [(i, i, 1.0) for i in range(size)] + entries
     rows, columns, values = zip(*entries, strict=True)
     places = torch.tensor([rows, columns])
-    return torch.sparse_coo_tensor(places, torch.tensor(values), (size, size), check_invariants=True).coalesce()
+    return torch.sparse_coo_tensor(
+        places, torch.tensor(values), (size, size), check_invariants=True
+    ).coalesce()

@@ -15,8 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-MOST_GRADIENTS = 1 << 25  # sent at once: fewer messages are faster, and what is sent is a copy (128 MB)
-PATIENCE = timedelta(hours=6)  # with the others: the main process may prepare a large text, or score a large model, alone
+MOST_GRADIENTS = (
+    1 << 25
+)  # sent at once: fewer messages are faster, and what is sent is a copy (128 MB)
+PATIENCE = timedelta(
+    hours=6
+)  # with the others: the main process may prepare a large text, or score a large model, alone
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ def _average(tensors: list[Tensor], n_ranks: int) -> None:
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
     flat.div_(n_ranks)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, part in zip(
+        tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+    ):
         tensor.copy_(part.view_as(tensor))
 
 
@@ -79,7 +85,9 @@ def from_main(value: float, world: World, device: torch.device) -> float:
     """The main rank's `value`, on every rank: for decisions that all must take alike."""
     if world.size == 1:
         return value
-    bits = torch.tensor([value], dtype=torch.float64).view(torch.int64).to(device)  # not every device has float64
+    bits = (
+        torch.tensor([value], dtype=torch.float64).view(torch.int64).to(device)
+    )  # not every device has float64
     dist.broadcast(bits, src=0)
     return float(bits.cpu().view(torch.float64))
 

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simplellm.checkpoint import run as checkpoints
-from simplellm.checkpoint.metrics import JsonlSink, Sink, Sinks, evaluate
+from simplellm.checkpoint.metrics import JsonlSink, Sinks, evaluate
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
 from simplellm.config.recipe import choose
@@ -33,34 +33,19 @@ from simplellm.storage.lock import FolderLock
 from simplellm.training import changes
 from simplellm.training.budget import recorded_decisions, train_within_budget
 from simplellm.training.clock import Heartbeat
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World, any_of, from_main, wait_for_all
 from simplellm.training.plan import compile_or_say, most_steps, plan
 from simplellm.training.run_info import Sources, absolute, corpus_info, recorded, run_info
 from simplellm.training.saver import Saver
 from simplellm.training.schedule import Decision
-from simplellm.training.trainer import Preview, Result, Trainer
+from simplellm.training.trainer import Result, Trainer
 
 PREPARED_FOLDER = ".prepared"
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
 PASSAGE_BLOCKS = 2  # words of a passage, in tokens of a block: few blocks lie across two passages
 LEAST_SPEED_RATIO = 1.25  # of the second measurement to the first, from which a larger model is worth starting anew (guess)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Where a training runs and who listens."""
-
-    checkpoints: Path
-    device: torch.device
-    world: World
-    sink: Sink
-    notice: Callable[[str], None]
-    should_stop: Callable[[], bool]
-    stdin: BinaryIO | None = None
-    make_preview: Callable[[Run, Prepared], Preview] | None = None
-    command: tuple[str, ...] = ()
-    started_at: float | None = None  # by time.perf_counter, where the budget begins earlier than the call
 
 
 class _FasterThanMeasured(Exception):
@@ -81,32 +66,40 @@ class Base:
 
 
 def start(
-    sources: Sources, given: Mapping[str, Any], name: str | None, around: Surroundings, base_folder: Path | None = None
+    sources: Sources,
+    given: Mapping[str, Any],
+    name: str | None,
+    context: TrainingContext,
+    base_folder: Path | None = None,
 ) -> Result:
     """Train a new run called `name` (default: after the text). `given` settings override the recipe.
 
     `base_folder`: a checkpoint to go on from instead of weights drawn anew.
     """
-    started_at = around.started_at or time.perf_counter()
-    _refuse_stdin(sources.texts, around.world)
-    run = checkpoints.new_run(name or _name_of(sources, around.checkpoints), around.checkpoints)
-    wait_for_all(around.world)  # nothing is written before each has seen that the name is free
-    with claimed(run, around) as lock, Heartbeat() as heartbeat:
+    started_at = context.started_at or time.perf_counter()
+    _refuse_stdin(sources.texts, context.world)
+    run = checkpoints.new_run(name or _name_of(sources, context.checkpoints), context.checkpoints)
+    wait_for_all(context.world)  # nothing is written before each has seen that the name is free
+    with claimed(run, context) as lock, Heartbeat() as heartbeat:
         speed: float | None = None
         while True:
             try:
-                return _begin(sources, given, run, around, base_folder, lock, started_at, heartbeat, speed)
+                return _begin(
+                    sources, given, run, context, base_folder, lock, started_at, heartbeat, speed
+                )
             except _FasterThanMeasured as faster:
                 speed = faster.speed
-            around.notice("the machine is faster than it seemed: starting anew with a larger model")
-            around.sink.write({"kind": "restart"})
+            context.notice(
+                "the machine is faster than it seemed: starting anew with a larger model"
+            )
+            context.sink.write({"kind": "restart"})
 
 
 def _begin(
     sources: Sources,
     given: Mapping[str, Any],
     run: Run,
-    around: Surroundings,
+    context: TrainingContext,
     base_folder: Path | None,
     lock: FolderLock,
     started_at: float,
@@ -114,46 +107,60 @@ def _begin(
     speed: float | None,
 ) -> Result:
     """Plan and train. Where `speed` is None, it may raise `_FasterThanMeasured` before anything is saved."""
-    trainer, info = prepare_run(sources, given, run, around, base_folder, lock, started_at, speed)
+    trainer, info = prepare_run(sources, given, run, context, base_folder, lock, started_at, speed)
     trainer.clock.before = time.perf_counter() - started_at - heartbeat.suspended()
     trainer.clock.leave_out(heartbeat.suspended)
-    around.notice(_summary(trainer))
-    if around.world.is_main:
-        run.log_path.unlink(missing_ok=True)  # of a run of this name that ended before it saved anything
-        run.write_info(info | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()})
-    wait_for_all(around.world)
+    context.notice(_summary(trainer))
+    if context.world.is_main:
+        run.log_path.unlink(
+            missing_ok=True
+        )  # of a run of this name that ended before it saved anything
+        run.write_info(
+            info
+            | {"model": trainer.model.config.to_mapping(), "training": trainer.config.to_mapping()}
+        )
+    wait_for_all(context.world)
     is_settled = speed is not None or base_folder is not None
-    look = None if is_settled else functools.partial(_look_again, info["corpus_bytes"], given, info["speed"])
+    look = (
+        None
+        if is_settled
+        else functools.partial(_look_again, info["corpus_bytes"], given, info["speed"])
+    )
     return train_within_budget(trainer, given, most_steps(trainer, given.get("max_steps")), look)
 
 
-def _look_again(corpus_bytes: int, given: Mapping[str, Any], speed: float, trainer: Trainer) -> None:
+def _look_again(
+    corpus_bytes: int, given: Mapping[str, Any], speed: float, trainer: Trainer
+) -> None:
     """Measure the machine's speed a second time, soon after the start, while another model costs little."""
     again = from_main(relative_speed(trainer.device), trainer.world, trainer.device)
     if again < LEAST_SPEED_RATIO * speed:
         return
     larger, _ = choose(corpus_bytes, given, None, again)
-    if larger.n_layer * larger.n_embd**2 > trainer.model.config.n_layer * trainer.model.config.n_embd**2:
+    if (
+        larger.n_layer * larger.n_embd**2
+        > trainer.model.config.n_layer * trainer.model.config.n_embd**2
+    ):
         raise _FasterThanMeasured(again)
 
 
 @contextlib.contextmanager
-def claimed(run: Run, around: Surroundings) -> Iterator[FolderLock]:
+def claimed(run: Run, context: TrainingContext) -> Iterator[FolderLock]:
     """The run's folder for this training alone, without what others left half-done; CheckpointError names who has it."""
     lock = FolderLock(run.path)
     refused: Exception | None = None
-    if around.world.is_main:
+    if context.world.is_main:
         try:
             lock.acquire()
         except (SimpleLLMError, OSError) as error:
             refused = error
-    if any_of(refused is not None, around.world, around.device):
+    if any_of(refused is not None, context.world, context.device):
         raise refused or CheckpointError(f"the main process cannot train {run.name}")
     try:
-        if around.world.is_main:
+        if context.world.is_main:
             remove_leftovers(run.path, with_files=True)
-            remove_leftovers(around.checkpoints)
-            remove_leftovers(around.checkpoints / PREPARED_FOLDER)
+            remove_leftovers(context.checkpoints)
+            remove_leftovers(context.checkpoints / PREPARED_FOLDER)
         yield lock
     finally:
         lock.release()
@@ -163,7 +170,7 @@ def prepare_run(
     sources: Sources,
     given: Mapping[str, Any],
     run: Run,
-    around: Surroundings,
+    context: TrainingContext,
     base_folder: Path | None = None,
     lock: FolderLock | None = None,
     started_at: float | None = None,
@@ -178,18 +185,27 @@ def prepare_run(
     base = _open_base(base_folder) if base_folder else None
     base_config = base.model.config if base else None
     choose(0, given, base_config)  # what cannot be is said before anything is read or written
-    corpus, val_corpus = sources.read(around.stdin)
-    speed = speed or from_main(relative_speed(around.device), around.world, around.device)
+    corpus, val_corpus = sources.read(context.stdin)
+    speed = speed or from_main(relative_speed(context.device), context.world, context.device)
     model_config, config = choose(corpus.n_bytes, given, base_config, speed)
-    precision = choose_precision(around.device, config.precision)
-    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, base.tokenizer if base else None)
+    precision = choose_precision(context.device, config.precision)
+    prepared = _prepared(
+        corpus,
+        val_corpus,
+        config,
+        model_config.vocab_size,
+        context,
+        base.tokenizer if base else None,
+    )
     if base:
-        _warn_of_other_text(base, prepared, around)
+        _warn_of_other_text(base, prepared, context)
     model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
     initial = base.model.state_dict() if base else None
-    make = _maker(model_config, config, prepared, run, around, lock, initial)
-    trainer = plan(make(config, precision), make, time.perf_counter() - started_at, around.notice)
-    return trainer, run_info(trainer, sources, given, corpus, val_corpus, around.command, base_folder) | {
+    make = _maker(model_config, config, prepared, run, context, lock, initial)
+    trainer = plan(make(config, precision), make, time.perf_counter() - started_at, context.notice)
+    return trainer, run_info(
+        trainer, sources, given, corpus, val_corpus, context.command, base_folder
+    ) | {
         "corpus_bytes": corpus.n_bytes,
         "speed": speed,
     }
@@ -201,20 +217,24 @@ def _open_base(folder: Path) -> Base:
     return Base(folder, model, tokenizer, pointer.get("bits_per_byte"))
 
 
-def _warn_of_other_text(base: Base, prepared: Prepared, around: Surroundings) -> None:
+def _warn_of_other_text(base: Base, prepared: Prepared, context: TrainingContext) -> None:
     """Say so when the model finds the new text much stranger than its own."""
     ids = np.asarray(prepared.val_ids[: PROBE_TOKENS + 1])
     n_bytes = sum(len(base.tokenizer.token_bytes(int(token))) for token in ids[1:])
     now = evaluate(base.model, ids, max(n_bytes, 1)).bits_per_byte
     if base.bits_per_byte and now > STRANGE_TEXT_RATIO * base.bits_per_byte:
-        around.notice(
+        context.notice(
             f"this text is very different: {now:.2f} bits/byte before training, against {base.bits_per_byte:.2f} "
             "on the text the model was trained on; a new run may do better"
         )
 
 
 def resume(
-    run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...] = (), accept_changes: bool = False
+    run: Run,
+    given: Mapping[str, Any],
+    context: TrainingContext,
+    texts: tuple[str, ...] = (),
+    accept_changes: bool = False,
 ) -> Result:
     """Go on with a run from its newest whole checkpoint, exactly as if it had not stopped.
 
@@ -223,37 +243,49 @@ def resume(
     same, and run.json keeps what changed.
     """
     run.read_info()  # a run that is none is said before it is claimed
-    with claimed(run, around) as lock, Heartbeat() as heartbeat:
+    with claimed(run, context) as lock, Heartbeat() as heartbeat:
         reuse_freed_memory()
-        trainer, info, to_come = _prepare_resume(run, given, around, texts, accept_changes, lock)
-        around.notice(f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}")
-        if around.world.is_main:
+        trainer, info, to_come = _prepare_resume(run, given, context, texts, accept_changes, lock)
+        context.notice(
+            f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}"
+        )
+        if context.world.is_main:
             checkpoints.cut_log(run.log_path, trainer.step)
             run.write_info(info)
-        wait_for_all(around.world)
+        wait_for_all(context.world)
         trainer.clock.leave_out(heartbeat.suspended)
         given = {**info["given"], **given}
         limit = most_steps(trainer, given.get("max_steps"))
-        return train_within_budget(trainer, given, limit, None, to_come, info.get("decided_until", 0))
+        return train_within_budget(
+            trainer, given, limit, None, to_come, info.get("decided_until", 0)
+        )
 
 
 def _prepare_resume(
-    run: Run, given: Mapping[str, Any], around: Surroundings, texts: tuple[str, ...], accept: bool, lock: FolderLock
+    run: Run,
+    given: Mapping[str, Any],
+    context: TrainingContext,
+    texts: tuple[str, ...],
+    accept: bool,
+    lock: FolderLock,
 ) -> tuple[Trainer, dict[str, Any], list[Decision]]:
     """A trainer that stands where the run was, what run.json is to say from now on, and recorded decisions to come."""
     info = run.read_info()
     sources, model_config, config = recorded(run, info)
     if texts and absolute(texts) != absolute(sources.texts):
-        raise SettingError(f"run {run.name} was started on other texts than {', '.join(texts)}", fix="leave TEXT out")
+        raise SettingError(
+            f"run {run.name} was started on other texts than {', '.join(texts)}",
+            fix="leave TEXT out",
+        )
     known = {**model_config.to_mapping(), **config.to_mapping()}
     config, changed = changes.with_settings(known, info["given"], config, given, accept)
     if "max_steps" in given and "budget" not in given:
         config = dataclasses.replace(config, budget=None)  # so many steps, however long they take
-    if around.world.is_main:
+    if context.world.is_main:
         mend_pointers(run.path)
-    wait_for_all(around.world)
-    folder = run.last(around.notice)
-    corpus, val_corpus = sources.read(around.stdin)
+    wait_for_all(context.world)
+    folder = run.last(context.notice)
+    corpus, val_corpus = sources.read(context.stdin)
     model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
     kept = [
         changes.texts(info, corpus, val_corpus),
@@ -264,24 +296,36 @@ def _prepare_resume(
     changes.refuse(changed, accept)
     if kept[-1]:
         model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
-    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, around, tokenizer)
-    trainer = _maker(model_config, config, prepared, run, around, lock)(config, config.precision)
+    prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, context, tokenizer)
+    trainer = _maker(model_config, config, prepared, run, context, lock)(config, config.precision)
     state = checkpoints.load_training_state(folder)
     decisions, decided_until = recorded_decisions(run.name, info, state.figures, trainer.config)
     if decisions:
-        trainer.decisions = [decision for decision in decisions if decision.step <= state.figures["step"]]
-        trainer.config = dataclasses.replace(trainer.config, max_steps=trainer.decisions[-1].max_steps)
+        trainer.decisions = [
+            decision for decision in decisions if decision.step <= state.figures["step"]
+        ]
+        trainer.config = dataclasses.replace(
+            trainer.config, max_steps=trainer.decisions[-1].max_steps
+        )
     trainer.resume(model.state_dict(), state)
     if config.compile == "on" and trainer.step < (config.max_steps or 0):
-        compile_or_say(trainer, around.notice)
+        compile_or_say(trainer, context.notice)
     if changed:
-        info = {**info, "given": {**info["given"], **given}, **corpus_info(corpus, val_corpus, prepared)}
+        info = {
+            **info,
+            "given": {**info["given"], **given},
+            **corpus_info(corpus, val_corpus, prepared),
+        }
         info |= changes.record(info, changed, trainer.step)
     to_come = [decision for decision in decisions if decision.step > trainer.step]
     if decisions:
         mappings = [decision.to_mapping() for decision in decisions]
         info = {**info, "decisions": mappings, "decided_until": decided_until}
-    return trainer, {**info, "model": model_config.to_mapping(), "training": trainer.config.to_mapping()}, to_come
+    return (
+        trainer,
+        {**info, "model": model_config.to_mapping(), "training": trainer.config.to_mapping()},
+        to_come,
+    )
 
 
 def _maker(
@@ -289,7 +333,7 @@ def _maker(
     config: TrainConfig,
     prepared: Prepared,
     run: Run,
-    around: Surroundings,
+    context: TrainingContext,
     lock: FolderLock | None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> Callable[[TrainConfig, str], Trainer]:
@@ -305,16 +349,26 @@ def _maker(
         if config.bpe_dropout or config.renaming
         else None
     )
-    sink = Sinks(JsonlSink(run.log_path, around.notice), around.sink) if around.world.is_main else Sinks()
-    saver = Saver(run, around.world, around.device, around.notice, lock)
-    preview = around.make_preview(run, prepared) if around.make_preview and around.world.is_main else None
+    sink = (
+        Sinks(JsonlSink(run.log_path, context.notice), context.sink)
+        if context.world.is_main
+        else Sinks()
+    )
+    saver = Saver(run, context.world, context.device, context.notice, lock)
+    preview = (
+        context.make_preview(run, prepared)
+        if context.make_preview and context.world.is_main
+        else None
+    )
 
-    dataset_of = functools.partial(_dataset, prepared, segmenter, model_config.block_size, around.world)
+    dataset_of = functools.partial(
+        _dataset, prepared, segmenter, model_config.block_size, context.world
+    )
 
     def make(config: TrainConfig, precision: str) -> Trainer:
         return Trainer(
-            model_config, config, prepared, dataset_of, run, around.device, precision,
-            around.world, sink, preview, around.should_stop, initial, saver,
+            model_config, config, prepared, dataset_of, run, context.device, precision,
+            context.world, sink, preview, context.should_stop, initial, saver,
         )  # fmt: skip
 
     return make
@@ -330,12 +384,20 @@ def _dataset(
 ) -> TextDataset:
     """Windows over the ids, or over fresh segmentations that turn into the plain one in the second half of the run."""
     if segmenter is None:
-        return TextDataset(lambda epoch: prepared.train_ids, block_size, config.seed, config.token_noise, config.stride)
+        return TextDataset(
+            lambda epoch: prepared.train_ids,
+            block_size,
+            config.seed,
+            config.token_noise,
+            config.stride,
+        )
     windows_per_epoch = max((len(segmenter(0)) - 1) // (config.stride or block_size), 1)
     windows_per_step = config.batch_size * config.gradient_accumulation * world.size
 
     def epoch_ids(epoch: int) -> np.ndarray:
-        return segmenter(epoch, max(2 * share_done(epoch * windows_per_epoch / windows_per_step) - 1, 0.0))
+        return segmenter(
+            epoch, max(2 * share_done(epoch * windows_per_epoch / windows_per_step) - 1, 0.0)
+        )
 
     return TextDataset(epoch_ids, block_size, config.seed, config.token_noise, config.stride)
 
@@ -345,22 +407,27 @@ def _prepared(
     val_corpus: Corpus | None,
     config: TrainConfig,
     vocab_size: int,
-    around: Surroundings,
+    context: TrainingContext,
     tokenizer: Any = None,
 ) -> Prepared:
     """Made by the main process first; the others find it, or make it where they do not share its disk."""
-    folder, chosen = around.checkpoints / PREPARED_FOLDER, tokenizer or config.tokenizer
-    if not around.world.is_main:
-        wait_for_all(around.world)
-    prepared = prepare(corpus, val_corpus, config.val_fraction, chosen, vocab_size, folder, around.notice)
-    if around.world.is_main:
-        wait_for_all(around.world)
+    folder, chosen = context.checkpoints / PREPARED_FOLDER, tokenizer or config.tokenizer
+    if not context.world.is_main:
+        wait_for_all(context.world)
+    prepared = prepare(
+        corpus, val_corpus, config.val_fraction, chosen, vocab_size, folder, context.notice
+    )
+    if context.world.is_main:
+        wait_for_all(context.world)
     return prepared
 
 
 def _refuse_stdin(texts: tuple[str, ...], world: World) -> None:
     if STDIN_NAME in texts and world.size > 1:
-        raise SettingError("several processes cannot read one standard input", fix="save the text to a file and name that")
+        raise SettingError(
+            "several processes cannot read one standard input",
+            fix="save the text to a file and name that",
+        )
 
 
 def _name_of(sources: Sources, folder: Path) -> str:

@@ -51,7 +51,10 @@ def find_rate(trainer: Trainer) -> RangeTest:
 def suggest(rates: list[float], losses: list[float]) -> float:
     """The rate at which the smoothed loss fell fastest over its logarithm, to two digits."""
     slopes = [
-        ((losses[i + SPAN] - losses[i]) / math.log(rates[i + SPAN] / rates[i]), math.sqrt(rates[i] * rates[i + SPAN]))
+        (
+            (losses[i + SPAN] - losses[i]) / math.log(rates[i + SPAN] / rates[i]),
+            math.sqrt(rates[i] * rates[i + SPAN]),
+        )
         for i in range(len(rates) - SPAN)
     ]
     return float(f"{min(slopes)[1] if slopes else rates[0]:.2g}")

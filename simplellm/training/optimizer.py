@@ -16,8 +16,14 @@ from simplellm.model.transformer import Matrix, SimpleLLM
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
 # Each step's odd quintic is the one nearest to 1 on what the step before leaves of [0.02, 1] (Amsel et al. 2025,
 # "The Polar Express"): after three, singular values from 0.02 of the matrix's norm on are within 1 +- 0.1.
-NEWTON_SCHULZ_COEFFICIENTS = ((7.711, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.594, 0.4107))
-ROUNDING_MARGIN = 1.01  # matrices begin this much smaller, so that rounding takes none past the bound
+NEWTON_SCHULZ_COEFFICIENTS = (
+    (7.711, -22.1138, 16.2487),
+    (3.2153, -2.4112, 0.5013),
+    (2.2183, -1.594, 0.4107),
+)
+ROUNDING_MARGIN = (
+    1.01  # matrices begin this much smaller, so that rounding takes none past the bound
+)
 ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum",)
 
 
@@ -28,7 +34,9 @@ class Muon(torch.optim.Optimizer):
     scale. Matrices of one shape are done as one batch: that is what makes it cheap.
     """
 
-    def __init__(self, params: list[Tensor], matrices: list[Matrix], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, params: list[Tensor], matrices: list[Matrix], lr: float, weight_decay: float
+    ) -> None:
         super().__init__([{"params": params}], {"lr": lr, "weight_decay": weight_decay})
         self.matrices = matrices
 
@@ -37,7 +45,11 @@ class Muon(torch.optim.Optimizer):
         (group,) = self.param_groups
         weights = [weight for weight in group["params"] if weight.grad is not None]
         updates = [self._momentum(weight) for weight in weights]
-        pieces = [piece for update, matrix in zip(updates, self.matrices, strict=True) for piece in update.split(matrix.rows)]
+        pieces = [
+            piece
+            for update, matrix in zip(updates, self.matrices, strict=True)
+            for piece in update.split(matrix.rows)
+        ]
         orthogonalize_all(pieces)
         torch._foreach_mul_(updates, [matrix.scale for matrix in self.matrices])
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -60,7 +72,9 @@ def orthogonalize_all(matrices: list[Tensor]) -> None:
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.t()
         by_shape[wide.shape[0], wide.shape[1]].append(matrix)
     for (short, _), group in by_shape.items():
-        stacked = torch.stack([matrix if matrix.shape[0] == short else matrix.t() for matrix in group])
+        stacked = torch.stack(
+            [matrix if matrix.shape[0] == short else matrix.t() for matrix in group]
+        )
         for matrix, result in zip(group, newton_schulz(stacked), strict=True):
             scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
             matrix.copy_(result if matrix.shape[0] == short else result.t()).mul_(scale)
@@ -81,19 +95,36 @@ def newton_schulz(matrices: Tensor) -> Tensor:
 class Optimizer:
     """The optimizers of one model, moved together: one `step`, one rate factor, one state."""
 
-    def __init__(self, model: SimpleLLM, config: TrainConfig, compositions: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        model: SimpleLLM,
+        config: TrainConfig,
+        compositions: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """`compositions`: by name the matrix A of a table that is trained as A R (see composition.py)."""
-        named: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        named: dict[str, Tensor] = {
+            name: weight for name, weight in model.named_parameters() if weight.requires_grad
+        }
         tables = {name: matrix for name, matrix in (compositions or {}).items() if name in named}
-        self._composed = [_ComposedTable(name, named[name], matrix) for name, matrix in tables.items()]
+        self._composed = [
+            _ComposedTable(name, named[name], matrix) for name, matrix in tables.items()
+        ]
         named |= {table.name: table.raw for table in self._composed}
         self._names = {id(weight): name for name, weight in named.items()}
-        matrices = {name: matrix for name, matrix in model.matrices().items() if name in named and config.optimizer == "muon"}
+        matrices = {
+            name: matrix
+            for name, matrix in model.matrices().items()
+            if name in named and config.optimizer == "muon"
+        }
         rest = [weight for name, weight in named.items() if name not in matrices]
         self._optimizers: list[torch.optim.Optimizer] = [_adamw(rest, config)]
         if matrices:
             weights = [named[name] for name in matrices]
-            self._optimizers.append(Muon(weights, list(matrices.values()), config.muon_learning_rate, config.weight_decay))
+            self._optimizers.append(
+                Muon(
+                    weights, list(matrices.values()), config.muon_learning_rate, config.weight_decay
+                )
+            )
         self._peak_rates = [group["lr"] for group in self.groups]
 
     @property
@@ -159,10 +190,15 @@ class Optimizer:
         for table in self._composed:
             table.raw.data.copy_(by_name[table.name].pop("raw"))
         for optimizer in self._optimizers:
-            for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+            for weight in (
+                weight for group in optimizer.param_groups for weight in group["params"]
+            ):
                 saved = by_name.get(self._names[id(weight)])
                 if saved:
-                    optimizer.state[weight] = {key: value.to(weight.device, copy=key == "step") for key, value in saved.items()}
+                    optimizer.state[weight] = {
+                        key: value.to(weight.device, copy=key == "step")
+                        for key, value in saved.items()
+                    }
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """All that `state` gives after a step, or before the first one; each tensor of its weight's shape."""
@@ -170,12 +206,19 @@ class Optimizer:
         if state.keys() != shapes.keys():
             for optimizer in self._optimizers:
                 keys = MUON_STATE if isinstance(optimizer, Muon) else ADAMW_STATE
-                for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+                for weight in (
+                    weight for group in optimizer.param_groups for weight in group["params"]
+                ):
                     name = self._names[id(weight)]
-                    shapes |= {f"{name}/{key}": torch.Size() if key == "step" else weight.shape for key in keys}
+                    shapes |= {
+                        f"{name}/{key}": torch.Size() if key == "step" else weight.shape
+                        for key in keys
+                    }
         for path in sorted(shapes.keys() | state.keys()):
             if path not in state or path not in shapes or state[path].shape != shapes[path]:
-                raise ValueError(f"{path[:100]} of the optimizer is missing, not its own or of another shape")
+                raise ValueError(
+                    f"{path[:100]} of the optimizer is missing, not its own or of another shape"
+                )
 
 
 def _layer_of(name: str) -> str:
@@ -190,7 +233,9 @@ class _ComposedTable:
     def __init__(self, name: str, weight: Tensor, matrix: Tensor) -> None:
         self.name, self.weight = name, weight
         self.raw = torch.nn.Parameter(weight.detach().clone())
-        is_sparse = weight.device.type == "cpu"  # elsewhere: MPS lacks the product in some torch, CUDA's may vary by run
+        is_sparse = (
+            weight.device.type == "cpu"
+        )  # elsewhere: MPS lacks the product in some torch, CUDA's may vary by run
         self._matrix = matrix if is_sparse else matrix.to_dense().to(weight.device)
         self._transposed = self._matrix.t().coalesce() if is_sparse else self._matrix.t()
         self._product = torch.sparse.mm if is_sparse else torch.mm
@@ -209,7 +254,10 @@ class _ComposedTable:
 def _adamw(weights: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:
     """Matrices decay towards zero, vectors (norms, biases) do not."""
     groups = [
-        {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": config.weight_decay},
+        {
+            "params": [weight for weight in weights if weight.dim() >= 2],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
@@ -229,7 +277,9 @@ class AveragedWeights:
         """Take in the weights after `step`; the memory grows with the steps, so that the start is soon forgotten."""
         if self.decay:
             decay = min(self.decay, (step + 1) / (step + 10))
-            torch._foreach_lerp_(self._average, [weight.detach() for weight in self._live], 1 - decay)
+            torch._foreach_lerp_(
+                self._average, [weight.detach() for weight in self._live], 1 - decay
+            )
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

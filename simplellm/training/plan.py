@@ -15,7 +15,13 @@ from simplellm import device as devices
 from simplellm.checkpoint.run import seconds_to_save
 from simplellm.config.settings import TrainConfig
 from simplellm.errors import SettingError
-from simplellm.training.budget import EVALUATION_TIME_SHARE, PLANNED_SHARE, SAVE_TIME_SHARE, eval_interval, final_share
+from simplellm.training.budget import (
+    EVALUATION_TIME_SHARE,
+    PLANNED_SHARE,
+    SAVE_TIME_SHARE,
+    eval_interval,
+    final_share,
+)
 from simplellm.training.distributed import any_of, from_main
 from simplellm.training.schedule import warmup_steps
 from simplellm.training.trainer import Trainer
@@ -24,7 +30,10 @@ UNUSED_SHARE = 0.1  # of a budget, from which a text that cannot use it is repor
 TIMED_STEPS, WARM_UP_STEPS = 3, 2
 TIMED_EVALUATIONS, TIMED_EVALUATION_TOKENS = 3, 4096
 TIMING_SHARE = 0.05  # of the budget: a slow or busy machine times fewer steps of each way (guess)
-COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}  # of training, where compiling is tried: it takes up to a minute
+COMPILE_FROM_SECONDS = {
+    "cuda": 120.0,
+    "cpu": 300.0,
+}  # of training, where compiling is tried: it takes up to a minute
 LEAST_COMPILE_GAIN = 1.02  # the time to compile is spent either way, but a run that is resumed spends it again (guess)
 Make = Callable[[TrainConfig, str], Trainer]
 
@@ -42,7 +51,9 @@ class Way:
     save_seconds: float = 0.0  # of a checkpoint, where it decides how often one is saved
 
 
-def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[str], None]) -> Trainer:
+def plan(
+    trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[str], None]
+) -> Trainer:
     """The trainer with its mode fixed and its steps estimated: from timed steps, and the limits in the config.
 
     `make(config, precision)` builds a trainer anew; `seconds_spent` of the budget are gone already. `notice` is told
@@ -58,20 +69,38 @@ def plan(trainer: Trainer, make: Make, seconds_spent: float, notice: Callable[[s
     seconds_left -= time.perf_counter() - started_at
     seconds_left -= max(final_share(trainer), 1) * evaluation_seconds
     steps_that_fit = seconds_left * (1 - EVALUATION_TIME_SHARE) / way.seconds
-    steps_that_fit = from_main(steps_that_fit, trainer.world, trainer.device)  # what is refused is refused by all
+    steps_that_fit = from_main(
+        steps_that_fit, trainer.world, trainer.device
+    )  # what is refused is refused by all
     if steps_that_fit < 1:
-        needed = math.ceil((config.budget or 0) + (2 * way.seconds + evaluation_seconds - seconds_left) / PLANNED_SHARE) + 1
+        needed = (
+            math.ceil(
+                (config.budget or 0)
+                + (2 * way.seconds + evaluation_seconds - seconds_left) / PLANNED_SHARE
+            )
+            + 1
+        )
         raise SettingError(
             f"a budget of {config.budget:g}s is too short here for one step and one evaluation",
             fix=f"--budget {needed}s or more",
         )
     max_steps = max(int(min(most_steps(trainer, config.max_steps), steps_that_fit)), 1)
     shown_seconds = evaluation_seconds + preview_seconds
-    costs = [(EVALUATION_TIME_SHARE, shown_seconds / way.seconds), (SAVE_TIME_SHARE, way.save_seconds / way.seconds)]
+    costs = [
+        (EVALUATION_TIME_SHARE, shown_seconds / way.seconds),
+        (SAVE_TIME_SHARE, way.save_seconds / way.seconds),
+    ]
     interval = config.eval_interval or eval_interval(max_steps, costs)
-    shared = [int(from_main(value, trainer.world, trainer.device)) for value in (max_steps, interval, way.is_compiled)]
+    shared = [
+        int(from_main(value, trainer.world, trainer.device))
+        for value in (max_steps, interval, way.is_compiled)
+    ]
     fixed = replace(
-        config, max_steps=shared[0], eval_interval=shared[1], precision=way.precision, compile="on" if shared[2] else "off"
+        config,
+        max_steps=shared[0],
+        eval_interval=shared[1],
+        precision=way.precision,
+        compile="on" if shared[2] else "off",
     )
     unused_seconds = seconds_left * (1 - max_steps / steps_that_fit) if config.budget else 0.0
     if unused_seconds > UNUSED_SHARE * budget:
@@ -106,7 +135,9 @@ def steps_of_epochs(trainer: Trainer) -> float:
     if trainer.config.max_epochs is None:
         return math.inf
     windows_per_step = trainer.tokens_per_step // trainer.dataset.block_size
-    return math.ceil(trainer.config.max_epochs * trainer.dataset.windows_per_epoch / windows_per_step)
+    return math.ceil(
+        trainer.config.max_epochs * trainer.dataset.windows_per_epoch / windows_per_step
+    )
 
 
 def _fastest_precision(trainer: Trainer, make: Make) -> Way:
@@ -120,11 +151,17 @@ def _fastest_precision(trainer: Trainer, make: Make) -> Way:
     return replace(way, seconds=from_main(way.seconds, trainer.world, trainer.device))
 
 
-def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, notice: Callable[[str], None]) -> Way | None:
+def _compiled(
+    trainer: Trainer, make: Make, eager: Way, seconds_left: float, notice: Callable[[str], None]
+) -> Way | None:
     """The compiled way where it is asked for, or where a long run repays what compiling takes; None elsewhere."""
     wish, worth_it_from = trainer.config.compile, COMPILE_FROM_SECONDS.get(trainer.device.type)
-    planned_seconds = min(seconds_left, most_steps(trainer, trainer.config.max_steps) * eager.seconds)
-    if wish == "off" or (wish == "auto" and (worth_it_from is None or planned_seconds < worth_it_from)):
+    planned_seconds = min(
+        seconds_left, most_steps(trainer, trainer.config.max_steps) * eager.seconds
+    )
+    if wish == "off" or (
+        wish == "auto" and (worth_it_from is None or planned_seconds < worth_it_from)
+    ):
         return None
     started_at = time.perf_counter()
     scratch = _scratch(trainer, make, eager.precision)
@@ -134,7 +171,9 @@ def _compiled(trainer: Trainer, make: Make, eager: Way, seconds_left: float, not
     compiled = replace(_timed(scratch, eager.precision), is_compiled=True)
     gain = eager.seconds / compiled.seconds
     is_used = wish == "on" or gain > LEAST_COMPILE_GAIN
-    notice(f"compiled in {seconds:.0f} s, {gain:.2f} times as fast: {'used' if is_used else 'not used'}")
+    notice(
+        f"compiled in {seconds:.0f} s, {gain:.2f} times as fast: {'used' if is_used else 'not used'}"
+    )
     return compiled if is_used else None
 
 
@@ -170,7 +209,9 @@ def _timed(trainer: Trainer, precision: str) -> Way:
     most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
 
     def is_late(seconds: float) -> bool:
-        return any_of(seconds >= most_seconds, trainer.world, trainer.device)  # all ranks take as many steps
+        return any_of(
+            seconds >= most_seconds, trainer.world, trainer.device
+        )  # all ranks take as many steps
 
     seconds = _seconds(step, TIMED_STEPS, WARM_UP_STEPS, is_late)
     is_wanted = trainer.config.eval_interval is None and trainer.world.is_main
@@ -182,17 +223,26 @@ def _seconds_to_evaluate(trainer: Trainer) -> float:
     scored = min(trainer.config.eval_tokens, len(trainer.prepared.val_ids) - 1)
     timed = min(scored, TIMED_EVALUATION_TOKENS)
     most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
-    seconds = _seconds(lambda: trainer.evaluate(timed), TIMED_EVALUATIONS, is_late=lambda seconds: seconds >= most_seconds)
+    seconds = _seconds(
+        lambda: trainer.evaluate(timed),
+        TIMED_EVALUATIONS,
+        is_late=lambda seconds: seconds >= most_seconds,
+    )
     return seconds * scored / timed
 
 
 def _seconds_to_save(trainer: Trainer) -> float:
     with trainer.average.in_place():
-        return seconds_to_save(trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state())
+        return seconds_to_save(
+            trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state()
+        )
 
 
 def _seconds(
-    function: Callable[[], object], times: int, warm_up: int = 0, is_late: Callable[[float], bool] = lambda seconds: False
+    function: Callable[[], object],
+    times: int,
+    warm_up: int = 0,
+    is_late: Callable[[float], bool] = lambda seconds: False,
 ) -> float:
     """The shortest of `times` calls after `warm_up` others; of fewer, but one, where all together take too long."""
     seconds: list[float] = []

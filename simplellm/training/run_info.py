@@ -68,7 +68,11 @@ def corpus_info(corpus: Corpus, val_corpus: Corpus | None, prepared: Prepared) -
     return {
         "fingerprint": corpus.fingerprint,
         "files": [
-            {"path": absolute((source.name,))[0], "sha256": corpus.fingerprint[source.name], "characters": characters}
+            {
+                "path": absolute((source.name,))[0],
+                "sha256": corpus.fingerprint[source.name],
+                "characters": characters,
+            }
             for source, characters in zip(corpus.sources, corpus.characters, strict=True)
         ],
         "prepared": prepared.folder.name,
@@ -93,7 +97,11 @@ def recorded(run: Run, info: Mapping[str, Any]) -> tuple[Sources, ModelConfig, T
     try:
         sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
         dict(info["given"]), dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
-        return sources, ModelConfig.from_mapping(info["model"]), TrainConfig.from_mapping(info["training"])
+        return (
+            sources,
+            ModelConfig.from_mapping(info["model"]),
+            TrainConfig.from_mapping(info["training"]),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
         fix = f"start a new run; train TEXT --from {run.name} goes on from its weights"
         raise CheckpointError(f"{run.path / 'run.json'} is damaged: {error}", fix=fix) from error

@@ -56,7 +56,13 @@ class Saver:
         return True
 
     def save(
-        self, step: int, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState, figures: dict[str, Any], best: bool
+        self,
+        step: int,
+        model: SimpleLLM,
+        tokenizer: Tokenizer,
+        state: TrainingState,
+        figures: dict[str, Any],
+        best: bool,
     ) -> bool:
         """Whether the checkpoint is on the disk.
 
@@ -77,7 +83,13 @@ class Saver:
         return is_saved
 
     def _save(
-        self, step: int, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState, figures: dict[str, Any], best: bool
+        self,
+        step: int,
+        model: SimpleLLM,
+        tokenizer: Tokenizer,
+        state: TrainingState,
+        figures: dict[str, Any],
+        best: bool,
     ) -> None:
         try:
             self._restore_folder()
@@ -91,7 +103,9 @@ class Saver:
             if self.world.is_main:
                 self.run.point("best", best["step"], best)
         except OSError as error:
-            self.notice(f"the final score could not be kept in {self.run.path / 'best.json'}: {error.strerror}")
+            self.notice(
+                f"the final score could not be kept in {self.run.path / 'best.json'}: {error.strerror}"
+            )
 
     def last_good(self) -> str:
         """The checkpoint to go on from, for a message."""
@@ -109,7 +123,9 @@ class Saver:
             self.lock.keep()
         if self._info and not (self.run.path / "run.json").exists():
             self.run.write_info(self._info)
-            self.notice(f"{self.run.path} had vanished; it was made anew, with what is saved from now on")
+            self.notice(
+                f"{self.run.path} had vanished; it was made anew, with what is saved from now on"
+            )
 
     def _tell(self, step: int, failure: OSError | TrainingError | None) -> None:
         """Say what failed (None: the main process does), or end the training with it."""
@@ -117,7 +133,9 @@ class Saver:
         if any_of(is_over, self.world, self.device):
             raise self._end(step, failure)
         if failure is not None:
-            self.notice(f"step {step} could not be saved: {_why(failure)}; training goes on, the next evaluation tries again")
+            self.notice(
+                f"step {step} could not be saved: {_why(failure)}; training goes on, the next evaluation tries again"
+            )
 
     def _end(self, step: int, failure: OSError | TrainingError | None) -> TrainingError:
         if isinstance(failure, OSError):

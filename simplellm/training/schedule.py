@@ -17,7 +17,11 @@ from simplellm.config.settings import TrainConfig
 
 WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
 WSD_DECAY_SHARE = 0.4  # last share of the steps in which wsd decays (measured; MiniCPM, 2024: 10-20% of far longer runs)
-CONSTANT_SHARE = {"wsd": 1.0 - WSD_DECAY_SHARE, "constant": 1.0, "noam": 1.0}  # of progress, before the end matters; else 0
+CONSTANT_SHARE = {
+    "wsd": 1.0 - WSD_DECAY_SHARE,
+    "constant": 1.0,
+    "noam": 1.0,
+}  # of progress, before the end matters; else 0
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,18 @@ class Decision:
     def from_mapping(cls, values: Mapping[str, Any]) -> Decision:
         """The inverse of `to_mapping`; ValueError or KeyError for anything else."""
         decision = cls(*(int(values[name]) for name in ("step", "max_steps", "eval_interval")))
-        if not 0 <= decision.step <= decision.max_steps or decision.eval_interval < 1 or decision.max_steps < 1:
+        if (
+            not 0 <= decision.step <= decision.max_steps
+            or decision.eval_interval < 1
+            or decision.max_steps < 1
+        ):
             raise ValueError(f"{decision} is not a decision")
         return decision
 
 
-def progress(step: float, decisions: Sequence[Decision], constant_share: float = 0.0, first_step: int = 0) -> float:
+def progress(
+    step: float, decisions: Sequence[Decision], constant_share: float = 0.0, first_step: int = 0
+) -> float:
     """Share of the run that is done before `step`: 0 at `first_step`, 1 at the last decision's end.
 
     It is linear from each decision to the end that was decided. A decision made while progress is below
@@ -65,10 +75,16 @@ def _line(step: float, begin: int, share: float, end: int) -> float:
 
 def warmup_steps(config: TrainConfig) -> int:
     """Steps over which the rate rises: as the config says, or a share of all."""
-    return round(WARMUP_SHARE * (config.max_steps or 1)) if config.warmup_steps is None else config.warmup_steps
+    return (
+        round(WARMUP_SHARE * (config.max_steps or 1))
+        if config.warmup_steps is None
+        else config.warmup_steps
+    )
 
 
-def rate_factor(step: int, decisions: Sequence[Decision], warmup_steps: int, schedule: str, minimum: float = 0.0) -> float:
+def rate_factor(
+    step: int, decisions: Sequence[Decision], warmup_steps: int, schedule: str, minimum: float = 0.0
+) -> float:
     """Share of the peak rate at `step` (0 is the first). All schedules rise linearly over `warmup_steps` first.
 
     constant, wsd and noam do not depend on the end of the run, or only in their last part; linear and cosine do

@@ -22,7 +22,10 @@ from pathlib import Path
 from simplellm.training.clock import every
 
 LOOK_SECONDS = 0.5
-BUSY_CORES, QUIET_CORES = 0.3, 0.15  # used by others: from the first on the machine is busy, below the second it is quiet
+BUSY_CORES, QUIET_CORES = (
+    0.3,
+    0.15,
+)  # used by others: from the first on the machine is busy, below the second it is quiet
 QUIET_LOOKS = 2  # in a row, before threads spin again
 PROCESSOR_TIMES = Path("/proc/stat")
 USER_CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -53,10 +56,17 @@ def adapted_to_load() -> Iterator[None]:
     import torch
 
     busy = busy_seconds()
-    if any(name in os.environ for name in USER_CHOICES) or torch.get_num_threads() == 1 or busy is None:
+    if (
+        any(name in os.environ for name in USER_CHOICES)
+        or torch.get_num_threads() == 1
+        or busy is None
+    ):
         yield
         return
-    meter, asleep = LoadMeter(busy, time.process_time(), time.perf_counter()), contextlib.ExitStack()
+    meter, asleep = (
+        LoadMeter(busy, time.process_time(), time.perf_counter()),
+        contextlib.ExitStack(),
+    )
 
     def look() -> None:
         was_busy, busy = meter.is_busy, busy_seconds()

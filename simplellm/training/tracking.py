@@ -45,10 +45,21 @@ class WeightsAndBiases:
         import wandb
 
         info = _run_info(run_folder)
-        identity = hashlib.sha256(f"{run_folder.name} {info.get('started_at')}".encode()).hexdigest()[:16]
-        config = {name: info[name] for name in ("model", "training", "fingerprint", "versions") if name in info}
+        identity = hashlib.sha256(
+            f"{run_folder.name} {info.get('started_at')}".encode()
+        ).hexdigest()[:16]
+        config = {
+            name: info[name]
+            for name in ("model", "training", "fingerprint", "versions")
+            if name in info
+        }
         self._run = wandb.init(
-            project="simplellm", name=run_folder.name, id=identity, resume="allow", dir=str(run_folder), config=config
+            project="simplellm",
+            name=run_folder.name,
+            id=identity,
+            resume="allow",
+            dir=str(run_folder),
+            config=config,
         )
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
@@ -58,7 +69,10 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+}
 
 
 class Tracking:
@@ -121,13 +135,17 @@ def _require(name: str) -> None:
         else:
             import wandb  # noqa: F401
     except ImportError as error:
-        raise SettingError(f"--track {name} is not installed ({error})", fix='pip install "simplellm[track]"') from error
+        raise SettingError(
+            f"--track {name} is not installed ({error})", fix='pip install "simplellm[track]"'
+        ) from error
 
 
 def _open(name: str, folder: Path, first_step: int) -> Tracker:
     try:
         return TRACKERS[name](folder, first_step)
-    except Exception as error:  # whatever a tracker raises when it is not logged in, offline or out of space
+    except (
+        Exception
+    ) as error:  # whatever a tracker raises when it is not logged in, offline or out of space
         raise TrainingError(
             f"{name} cannot be started: {' '.join(str(error).split())[:200] or type(error).__name__}",
             fix="WANDB_MODE=offline works without an account; or leave --track out",

@@ -29,11 +29,21 @@ from simplellm.training.composition import composition_matrices
 from simplellm.training.distributed import World, any_of, average_gradients, mean
 from simplellm.training.optimizer import AveragedWeights, Optimizer
 from simplellm.training.saver import Saver
-from simplellm.training.schedule import CONSTANT_SHARE, Decision, progress, rate_factor, warmup_steps
+from simplellm.training.schedule import (
+    CONSTANT_SHARE,
+    Decision,
+    progress,
+    rate_factor,
+    warmup_steps,
+)
 
-READS_PER_STEP = 1  # loss and gradient norm together: whether both are finite decides if the step is taken
+READS_PER_STEP = (
+    1  # loss and gradient norm together: whether both are finite decides if the step is taken
+)
 FP16_READS_PER_STEP = 1  # GradScaler asks whether Muon's gradients overflowed; fused AdamW takes the answer on the device
-SKIPPED_STEPS_LIMIT = 20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
+SKIPPED_STEPS_LIMIT = (
+    20  # fp16 overflows in a row; the scaler halves its scale each time, so this is 2^20
+)
 RECENT_SECONDS = 3.0  # over which steps tell how fast the machine is now
 MOST_FINAL_TOKENS = 200_000  # a few seconds on 2 cores
 MOST_STOPPING_TOKENS = 2048  # scored where it is stopped before the first evaluation: who stops it does not want to wait
@@ -87,26 +97,41 @@ class Trainer:
         self.dataset = dataset_of(config, self.share_done)
         self.device, self.precision = device, precision
         self.world, self.sink = world or World(), sink or Sinks()
-        self.preview, self.should_stop, self.saver = preview, should_stop, saver or Saver(run, self.world, device)
+        self.preview, self.should_stop, self.saver = (
+            preview,
+            should_stop,
+            saver or Saver(run, self.world, device),
+        )
         self.model = _model(model_config, config, device, initial)
-        compositions = composition_matrices(prepared.tokenizer, config.composition, model_config.tie_embeddings)
+        compositions = composition_matrices(
+            prepared.tokenizer, config.composition, model_config.tie_embeddings
+        )
         self.optimizer = Optimizer(self.model, config, compositions)
         self.average = AveragedWeights(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
         self.step = self.saved_step = 0
-        self.best: dict[str, Any] = {"val_loss": math.inf}  # of the evaluations whose checkpoint is on the disk
+        self.best: dict[str, Any] = {
+            "val_loss": math.inf
+        }  # of the evaluations whose checkpoint is on the disk
         self.last: dict[str, Any] = {}  # evaluation, whether saved or not
         self.last_counts = True  # for the best one and for patience
         self.evaluations_without_best = 0
         self.evaluated_step = 0  # of the last evaluation
-        self.final: tuple[int, Evaluation | None] = (0, None)  # the last step, scored as `score_best` does
+        self.final: tuple[int, Evaluation | None] = (
+            0,
+            None,
+        )  # the last step, scored as `score_best` does
         # Cost of an evaluation, and of one with its sample and save, in units of the time of a step; 0 where it is unknown.
         # It is measured once: other programs may slow the evaluation and not the steps before it, or the other way round.
         self.evaluation_steps = self.pause_steps = 0.0
         self.skipped_steps = self.overflows = 0  # in a row, and all
-        self.gradient_norms: dict[str, float] = {}  # by layer, of the last step to be logged, where they are asked for
+        self.gradient_norms: dict[
+            str, float
+        ] = {}  # by layer, of the last step to be logged, where they are asked for
         self.clock = Clock()
-        self.after_step: Callable[[Trainer], None] = lambda trainer: None  # may move the end of the run, see `take`
+        self.after_step: Callable[[Trainer], None] = lambda trainer: (
+            None
+        )  # may move the end of the run, see `take`
 
     def take(self, decision: Decision) -> None:
         """Follow `decision` from its step on; the steps before it stay as they are."""
@@ -125,7 +150,11 @@ class Trainer:
         assert self.config.max_steps is not None, "the caller plans the steps"
         self.clock.begin(self.step)
         self.saver.remember_info()
-        while self.step < self.config.max_steps and not self.is_out_of_patience and not self._is_told_to_stop():
+        while (
+            self.step < self.config.max_steps
+            and not self.is_out_of_patience
+            and not self._is_told_to_stop()
+        ):
             with self.clock.timed_step():
                 self.train_step()
             self.after_step(self)
@@ -134,8 +163,12 @@ class Trainer:
             if self._is_evaluation_due():
                 self.evaluate_and_save()
         if self.is_out_of_patience:
-            self.sink.write({"kind": "early_stop", "step": self.step, "patience": self.config.patience})
-        while self.saved_step < self.step:  # stopped between two evaluations, or the last save failed
+            self.sink.write(
+                {"kind": "early_stop", "step": self.step, "patience": self.config.patience}
+            )
+        while (
+            self.saved_step < self.step
+        ):  # stopped between two evaluations, or the last save failed
             self.save_here()
         if self.step == self.config.max_steps or self.is_out_of_patience:
             self.score_best()
@@ -178,7 +211,12 @@ class Trainer:
         self.model.train()
         for micro_step in range(config.gradient_accumulation):
             ids, targets = self.dataset.batch(
-                self.step, micro_step, config.batch_size, config.gradient_accumulation, self.world.rank, self.world.size
+                self.step,
+                micro_step,
+                config.batch_size,
+                config.gradient_accumulation,
+                self.world.rank,
+                self.world.size,
             )
             ids, targets = devices.upload(ids, self.device), devices.upload(targets, self.device)
             devices.seed_dropout(self.device, config.seed, self.step, micro_step, self.world.rank)
@@ -206,7 +244,11 @@ class Trainer:
         if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):
             self.skipped_steps = 0
             return True
-        if self.scaler.is_enabled() and math.isfinite(self.loss) and self.skipped_steps < SKIPPED_STEPS_LIMIT:
+        if (
+            self.scaler.is_enabled()
+            and math.isfinite(self.loss)
+            and self.skipped_steps < SKIPPED_STEPS_LIMIT
+        ):
             self.skipped_steps += 1
             self.overflows += 1
             return False
@@ -218,7 +260,13 @@ class Trainer:
     @property
     def rate_factor(self) -> float:
         config = self.config
-        return rate_factor(self.step, self.decisions, warmup_steps(config), config.schedule, config.min_learning_rate)
+        return rate_factor(
+            self.step,
+            self.decisions,
+            warmup_steps(config),
+            config.schedule,
+            config.min_learning_rate,
+        )
 
     # ------------------------------------------------------------------ measure and keep
 
@@ -226,19 +274,38 @@ class Trainer:
         """Score the averaged weights on held-out text and commit them as a checkpoint."""
         started_at, step_seconds = self.clock.seconds, self.clock.step_seconds(RECENT_SECONDS)
         with self.average.in_place():
-            evaluation = self._evaluate_last() if self.step == self.config.max_steps else self.evaluate(self.config.eval_tokens)
+            evaluation = (
+                self._evaluate_last()
+                if self.step == self.config.max_steps
+                else self.evaluate(self.config.eval_tokens)
+            )
             evaluated_at = self.clock.seconds
             sample = self.sample()
         if not math.isfinite(evaluation.loss):
-            raise TrainingError(f"step {self.step}: held-out loss {evaluation.loss:g}; not saved", fix=self.saver.fix())
-        self.last, self.last_counts, self.evaluated_step = _figures(self.step, evaluation), True, self.step
+            raise TrainingError(
+                f"step {self.step}: held-out loss {evaluation.loss:g}; not saved",
+                fix=self.saver.fix(),
+            )
+        self.last, self.last_counts, self.evaluated_step = (
+            _figures(self.step, evaluation),
+            True,
+            self.step,
+        )
         is_best = self._is_better(evaluation.loss)
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
-        record = {"kind": "evaluation", **self.last, "best": is_best, "sample": sample, "saved": self._save(is_best)}
+        record = {
+            "kind": "evaluation",
+            **self.last,
+            "best": is_best,
+            "sample": sample,
+            "saved": self._save(is_best),
+        }
         if step_seconds is not None and not self.evaluation_steps:
             self.evaluation_steps = (evaluated_at - started_at) / step_seconds
             self.pause_steps = (self.clock.seconds - started_at) / step_seconds
-        self.sink.write(record | {"save_seconds": self.saver.seconds, "seconds": self.clock.seconds})
+        self.sink.write(
+            record | {"save_seconds": self.saver.seconds, "seconds": self.clock.seconds}
+        )
         return evaluation
 
     def save_here(self) -> None:
@@ -260,13 +327,20 @@ class Trainer:
         if is_best and self.last_counts:
             self.best = self.last
         with self.average.in_place():
-            is_saved = self.saver.save(self.step, self.model, self.prepared.tokenizer, self.state(), self.last, is_best)
-        self.best, self.saved_step = (self.best, self.step) if is_saved else (best_before, self.saved_step)
+            is_saved = self.saver.save(
+                self.step, self.model, self.prepared.tokenizer, self.state(), self.last, is_best
+            )
+        self.best, self.saved_step = (
+            (self.best, self.step) if is_saved else (best_before, self.saved_step)
+        )
         return is_saved
 
     def _is_better(self, loss: float) -> bool:
         """Whether a loss is below the best one, or that one's checkpoint has vanished."""
-        is_better = loss < self.best["val_loss"] or not (self.run.path / step_name(self.best["step"])).is_dir()
+        is_better = (
+            loss < self.best["val_loss"]
+            or not (self.run.path / step_name(self.best["step"])).is_dir()
+        )
         return any_of(is_better, self.world, self.device)
 
     def score_best(self) -> None:
@@ -286,7 +360,9 @@ class Trainer:
         """Held-out tokens the best checkpoint is scored on at the end."""
         return min(len(self.prepared.val_ids) - 1, max(MOST_FINAL_TOKENS, self.config.eval_tokens))
 
-    def evaluate(self, most_tokens: int | None = None, model: SimpleLLM | None = None) -> Evaluation:
+    def evaluate(
+        self, most_tokens: int | None = None, model: SimpleLLM | None = None
+    ) -> Evaluation:
         """Score the held-out text, or its first `most_tokens`, with the weights the model (default: in training) holds."""
         ids, n_bytes = self._held_out(most_tokens)
         with devices.fast_float32(self.device):
@@ -317,7 +393,10 @@ class Trainer:
         """Called while the averaged weights are in place, so that the live ones are those kept aside."""
         tensors = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
         names = [name for name, _ in self.model.named_parameters()]
-        tensors |= {f"live/{name}": value for name, value in zip(names, self.average.kept_aside(), strict=False)}
+        tensors |= {
+            f"live/{name}": value
+            for name, value in zip(names, self.average.kept_aside(), strict=False)
+        }
         figures = {
             "step": self.step,
             "best": self.best if math.isfinite(self.best["val_loss"]) else None,
@@ -341,9 +420,18 @@ class Trainer:
         try:
             self._restore_weights(averaged, state.tensors)
             self._restore_figures(state.figures)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             why = (str(error).splitlines() or [""])[0][:200]
-            raise CheckpointError(f"the training state of {self.run.name} does not fit its model: {why}") from error
+            raise CheckpointError(
+                f"the training state of {self.run.name} does not fit its model: {why}"
+            ) from error
 
     def _restore_weights(self, averaged: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(averaged)
@@ -360,14 +448,24 @@ class Trainer:
         self.step = self.saved_step = int(figures["step"])
         self.evaluation_steps = float(figures.get("evaluation_steps", 0.0))
         self.pause_steps = float(figures.get("pause_steps", 0.0))
-        self.evaluated_step = int(figures.get("evaluated_step", self.step - self.step % self.decisions[-1].eval_interval))
+        self.evaluated_step = int(
+            figures.get("evaluated_step", self.step - self.step % self.decisions[-1].eval_interval)
+        )
         pointer = self.run.pointer("best") or {}
-        self.best, self.last = best_by(self.step, figures["best"]) if figures["best"] else self.best, pointer
+        self.best, self.last = (
+            best_by(self.step, figures["best"]) if figures["best"] else self.best,
+            pointer,
+        )
         is_gone = "step" in self.best and self._is_better(math.inf)
-        if is_gone or pointer.get("step") == self.best.get("step"):  # or scored on the whole held-out text meanwhile
+        if is_gone or pointer.get("step") == self.best.get(
+            "step"
+        ):  # or scored on the whole held-out text meanwhile
             self.best |= {name: pointer[name] for name in self.best if name in pointer}
         self.evaluations_without_best = int(figures["evaluations_without_best"])
-        self.skipped_steps, self.overflows = int(figures["skipped_steps"]), int(figures.get("overflows", 0))
+        self.skipped_steps, self.overflows = (
+            int(figures["skipped_steps"]),
+            int(figures.get("overflows", 0)),
+        )
         self.scaler.load_state_dict(figures["scaler"])
         self.clock = Clock(float(figures["seconds"]))
 
@@ -375,7 +473,9 @@ class Trainer:
         """The figures of the run as it stands. TrainingError when nothing has been trained yet."""
         best = self.best if math.isfinite(self.best["val_loss"]) else self.last
         if not best:
-            raise StoppedEarly("stopped before the first step was done; nothing was saved", fix="start again")
+            raise StoppedEarly(
+                "stopped before the first step was done; nothing was saved", fix="start again"
+            )
         evaluation = Evaluation(best["tokens"], best["bytes"], best["val_loss"], best["accuracy"])
         return Result(
             run=self.run.name,
@@ -396,7 +496,12 @@ class Trainer:
     @property
     def tokens_per_step(self) -> int:
         config = self.config
-        return config.batch_size * config.gradient_accumulation * self.world.size * self.dataset.block_size
+        return (
+            config.batch_size
+            * config.gradient_accumulation
+            * self.world.size
+            * self.dataset.block_size
+        )
 
     def _report_step(self) -> None:
         self.sink.write(
@@ -404,7 +509,9 @@ class Trainer:
                 "kind": "step",
                 "step": self.step,
                 "max_steps": self.config.max_steps,
-                "epoch": self.dataset.epoch_of(self.step * self.tokens_per_step // self.dataset.block_size),
+                "epoch": self.dataset.epoch_of(
+                    self.step * self.tokens_per_step // self.dataset.block_size
+                ),
                 "loss": self.loss,
                 "gradient_norm": self.gradient_norm,
                 **({"gradient_norms": self.gradient_norms} if self.config.log_gradients else {}),
@@ -421,7 +528,10 @@ class Trainer:
         return step % interval == 0 or step == self.config.max_steps
 
     def _is_evaluation_due(self) -> bool:
-        return self.step - self.evaluated_step >= self.decisions[-1].eval_interval or self.step == self.config.max_steps
+        return (
+            self.step - self.evaluated_step >= self.decisions[-1].eval_interval
+            or self.step == self.config.max_steps
+        )
 
     def _is_told_to_stop(self) -> bool:
         """One answer for all ranks: a signal may have reached only one of them."""
@@ -430,12 +540,22 @@ class Trainer:
     def _out_of_memory(self) -> DeviceError:
         batch_size, accumulation = self.config.batch_size, self.config.gradient_accumulation
         smaller = f"--batch-size {batch_size // 2} --gradient-accumulation {accumulation * 2} keeps the tokens per step"
-        fix = smaller if batch_size > 1 else "use --gradient-checkpointing, a smaller --block-size or a smaller model"
-        return DeviceError(f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}", fix=fix)
+        fix = (
+            smaller
+            if batch_size > 1
+            else "use --gradient-checkpointing, a smaller --block-size or a smaller model"
+        )
+        return DeviceError(
+            f"out of memory with {batch_size} x {self.dataset.block_size} tokens; {self.saver.fix()}",
+            fix=fix,
+        )
 
 
 def _model(
-    model_config: ModelConfig, config: TrainConfig, device: torch.device, initial: Mapping[str, Tensor] | None
+    model_config: ModelConfig,
+    config: TrainConfig,
+    device: torch.device,
+    initial: Mapping[str, Tensor] | None,
 ) -> SimpleLLM:
     """A model on `device`, ready to be trained as `config` says, with weights drawn anew or those of `initial`."""
     generator = torch.Generator().manual_seed(config.seed)

@@ -61,7 +61,11 @@ def test_a_line_in_a_reply_out_and_nothing_else(session, monkeypatch):
 def test_slash_commands_work_in_a_pipe_and_are_never_sent_to_the_model(session, monkeypatch):
     out, notices = piped(session, monkeypatch, "/temp 0.5\n/tepm 1\n/topk -3\n  /seed\n")
     assert out.startswith("temperature 0.5\nseed 3") and "\x1b" not in out + notices
-    assert "did you mean /temp?" in notices and "top_k" in notices and session.params.temperature == 0.5
+    assert (
+        "did you mean /temp?" in notices
+        and "top_k" in notices
+        and session.params.temperature == 0.5
+    )
 
 
 @pytest.mark.parametrize("word", ["quit", "exit", "/quit", "/exit", "/bye"])
@@ -83,7 +87,9 @@ def test_a_mistake_of_the_model_is_told_and_the_chat_goes_on(session, monkeypatc
 
 
 def test_a_prompt_longer_than_the_context_is_answered(session, monkeypatch):
-    assert piped(session, monkeypatch, "The judge said. " * 50)[0].startswith("The judge said. The judge")
+    assert piped(session, monkeypatch, "The judge said. " * 50)[0].startswith(
+        "The judge said. The judge"
+    )
 
 
 def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(session, monkeypatch):
@@ -100,13 +106,21 @@ def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(session, monkeypatch):
     monkeypatch.setattr(session.sampler, "next_logits", interrupted_later)
     out, _ = piped(session, monkeypatch, "The judge\n/seed 5\n")
     assert len(calls) <= 5 and out.startswith("The judge") and "seed 5" in out
-    assert session.turns[0].stop_reason == "interrupted" and session.turns[0].reply and out.count("The judge") == 1
+    assert (
+        session.turns[0].stop_reason == "interrupted"
+        and session.turns[0].reply
+        and out.count("The judge") == 1
+    )
 
 
 def test_in_a_pipe_what_is_continued_is_not_said_twice(session, monkeypatch):
     out, notices = piped(session, monkeypatch, "The judge\n/continue\n")
     said = session.turns[0].prompt + session.turns[0].reply
-    assert out.replace("\n", "") == said.replace("\n", "") and notices == "" and len(session.turns) == 1
+    assert (
+        out.replace("\n", "") == said.replace("\n", "")
+        and notices == ""
+        and len(session.turns) == 1
+    )
 
 
 def test_fast_pieces_are_written_together_and_none_is_lost(session, monkeypatch):
@@ -123,7 +137,11 @@ def test_fast_pieces_are_written_together_and_none_is_lost(session, monkeypatch)
 
 def test_what_should_be_known_first_is_told_apart_from_the_reply(session, monkeypatch):
     out, notices = piped(session, monkeypatch, "The judge\n/regen\n" + "word " * 100 + "\n")
-    assert out.count("The judge") == 2 and "once more, with seed" in notices and "longer than the context" in notices
+    assert (
+        out.count("The judge") == 2
+        and "once more, with seed" in notices
+        and "longer than the context" in notices
+    )
     assert notices.count("\n") == 2
 
 
@@ -134,7 +152,9 @@ def test_bad_input_is_one_line_each_and_the_chat_goes_on(session, monkeypatch, t
         f"/load {tmp_path}/foreign", f"/save {tmp_path}", f"/save {tmp_path}/no/folder", f"/save {tmp_path}/foreign",
     ]  # fmt: skip
     out, notices = piped(session, monkeypatch, "\n".join([*lines, "/seed"]))
-    assert out.startswith("seed 3") and notices.count("error: ") == notices.count("fix: ") == len(lines)
+    assert out.startswith("seed 3") and notices.count("error: ") == notices.count("fix: ") == len(
+        lines
+    )
     assert (tmp_path / "foreign").read_text() == "my text" and session.turns == []
 
 
@@ -164,7 +184,11 @@ def test_a_failure_within_a_reply_keeps_what_was_said(session, monkeypatch):
 
     monkeypatch.setattr(session.sampler, "next_logits", fail_later)
     _, notices = piped(session, monkeypatch, "The judge\n")
-    assert "no logits" in notices and session.turns[0].reply and session.turns[0].stop_reason == "interrupted"
+    assert (
+        "no logits" in notices
+        and session.turns[0].reply
+        and session.turns[0].stop_reason == "interrupted"
+    )
 
 
 # ---------------------------------------------------------------- Ctrl-C
@@ -198,7 +222,11 @@ def test_an_interrupted_reply_is_marked_and_can_be_gone_on_with(session, monkeyp
     whole = "".join(piece.text for piece in session.ask("The judge"))
     calls = interrupted_at(session, monkeypatch, number)
     out, _ = live(session, "The judge", "/continue")
-    assert "interrupted; /continue goes on" in out and len(calls) >= number + 8 and len(session.turns) == 1
+    assert (
+        "interrupted; /continue goes on" in out
+        and len(calls) >= number + 8
+        and len(session.turns) == 1
+    )
     assert (session.turns[0].prompt + session.turns[0].reply).startswith("The judge" + whole)
     assert session.turns[0].stop_reason == "length"
 
@@ -240,7 +268,9 @@ def test_ctrl_c_while_a_pipe_is_waited_for_ends_the_program(session, monkeypatch
         time.sleep(1)
 
     with pytest.raises(KeyboardInterrupt):
-        room._converse(session, Screen(out=io.StringIO(), notices=io.StringIO()), press, is_live=False)
+        room._converse(
+            session, Screen(out=io.StringIO(), notices=io.StringIO()), press, is_live=False
+        )
 
 
 def test_after_a_reply_ctrl_c_is_as_it_was(session):
@@ -257,18 +287,31 @@ def type_keys(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     """Presses keys at the prompt; returns what read_line gives, once per expected line."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
-    def press(keys: str, lines: int = 1, keep_history: bool = True, later: str = "") -> list[str | None]:
+    def press(
+        keys: str, lines: int = 1, keep_history: bool = True, later: str = ""
+    ) -> list[str | None]:
         with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
             pipe.send_text(keys)
             if later:
-                threading.Timer(0.5, pipe.send_text, [later]).start()  # history is read by a thread of the prompt's
+                threading.Timer(
+                    0.5, pipe.send_text, [later]
+                ).start()  # history is read by a thread of the prompt's
             read_line: Callable[[], str | None] = room._prompt_reader(session, keep_history)
             return [read_line() for _ in range(lines)]
 
     return press
 
 
-CTRL_A, CTRL_C, CTRL_D, CTRL_J, UP, RIGHT, ALT_ENTER, TAB = "\x01", "\x03", "\x04", "\n", "\x1b[A", "\x1b[C", "\x1b\r", "\t"
+CTRL_A, CTRL_C, CTRL_D, CTRL_J, UP, RIGHT, ALT_ENTER, TAB = (
+    "\x01",
+    "\x03",
+    "\x04",
+    "\n",
+    "\x1b[A",
+    "\x1b[C",
+    "\x1b\r",
+    "\t",
+)
 CTRL_R, SECONDS_TO_WAIT = "\x12", 10
 PASTE, PASTE_END = "\x1b[200~", "\x1b[201~"
 
@@ -331,7 +374,14 @@ def test_the_completion_menu_has_every_command_with_help(session):
 
 def test_the_toolbar_tells_the_run_the_settings_and_the_context(session):
     size = session.sampler.block_size
-    words = ("tiny", "temp 0.8", "top-k 50", "top-p 0.95", "bits/byte", f"context 0 used {size} left")
+    words = (
+        "tiny",
+        "temp 0.8",
+        "top-k 50",
+        "top-p 0.95",
+        "bits/byte",
+        f"context 0 used {size} left",
+    )
     assert all(word in room._toolbar(session) for word in words)
     n = len(session.sampler.encode("The judge"))
     assert f"context {n} used {size - n} left" in room._toolbar(session, "The judge")
@@ -369,7 +419,10 @@ def typed(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def press(*steps: Step) -> tuple[str, str]:
         out, notices = io.StringIO(), io.StringIO()
         screen = Screen(out=out, notices=notices)
-        with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()) as app_session:
+        with (
+            create_pipe_input() as pipe,
+            create_app_session(input=pipe, output=DummyOutput()) as app_session,
+        ):
 
             def send() -> None:
                 ends_at = time.perf_counter() + SECONDS_TO_WAIT
@@ -377,7 +430,9 @@ def typed(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
                     if isinstance(step, str):
                         pipe.send_text(step)
                     else:
-                        while time.perf_counter() < ends_at and not (app_session.app and step(app_session.app.current_buffer)):
+                        while time.perf_counter() < ends_at and not (
+                            app_session.app and step(app_session.app.current_buffer)
+                        ):
                             time.sleep(0.01)
 
             threading.Thread(target=send, daemon=True).start()
@@ -395,13 +450,24 @@ def test_a_typed_conversation(typed, session):
         "/continue\r", "/undo\r", "/context on\r", "Jack\r",
     )  # fmt: skip
     lines = out.splitlines()
-    assert lines[0].startswith("tiny: ") and lines[1].startswith("The judge") and "temperature 0" in lines
+    assert (
+        lines[0].startswith("tiny: ")
+        and lines[1].startswith("The judge")
+        and "temperature 0" in lines
+    )
     assert out.count("two\nlines\nmore") == 2 and "in vain" not in out
     assert sum("tokens/s, seed" in line for line in lines) == 5
-    assert [line.split(",")[0] for line in lines if line.startswith("took back")] == ["took back 'two lines more'; 1 turn left"]
-    assert "did you mean /temp?" in notices and "Ctrl-D leaves" in notices and "once more" in notices
+    assert [line.split(",")[0] for line in lines if line.startswith("took back")] == [
+        "took back 'two lines more'; 1 turn left"
+    ]
+    assert (
+        "did you mean /temp?" in notices and "Ctrl-D leaves" in notices and "once more" in notices
+    )
     assert [turn.prompt for turn in session.turns] == ["The judge", "Jack"]
-    assert [turn.in_context for turn in session.turns] == [False, True] and "\x1b" not in out + notices
+    assert [turn.in_context for turn in session.turns] == [
+        False,
+        True,
+    ] and "\x1b" not in out + notices
 
 
 def test_a_conversation_goes_on_from_one_session_to_the_next(typed, session, tmp_path):
@@ -410,24 +476,41 @@ def test_a_conversation_goes_on_from_one_session_to_the_next(typed, session, tmp
     typed("The judge\r", "/temp 0\r")
     session.resume(*resume(tmp_path, session.run_path, print))
     out, _ = typed("Jack\r")
-    assert out.splitlines()[1].startswith("kept from the last time: temperature 0") and "The judge" in out.splitlines()[2]
-    assert [turn.prompt for turn in load(session.journal.path)] == ["The judge", "Jack"] and session.turns[1].in_context
+    assert (
+        out.splitlines()[1].startswith("kept from the last time: temperature 0")
+        and "The judge" in out.splitlines()[2]
+    )
+    assert [turn.prompt for turn in load(session.journal.path)] == [
+        "The judge",
+        "Jack",
+    ] and session.turns[1].in_context
 
 
 def test_a_long_paste_is_one_short_line_and_one_message(typed, session):
     text = "word\n" * 1_000_000
     started_at = time.perf_counter()
     out, notices = typed(f"Say {PASTE}{text}{PASTE_END}", "!\r")
-    assert time.perf_counter() - started_at < 10  # 9 s more where each read searches all that has come
+    assert (
+        time.perf_counter() - started_at < 10
+    )  # 9 s more where each read searches all that has come
     assert [turn.prompt for turn in session.turns] == [f"Say {text}!"]
-    assert len(out) < 10_000 and "4,998,005 characters before" in out and notices.count("longer than the context") == 1
+    assert (
+        len(out) < 10_000
+        and "4,998,005 characters before" in out
+        and notices.count("longer than the context") == 1
+    )
 
 
 def test_pastes_stand_for_their_texts_as_often_as_they_are_named():
     pastes = room.Pastes()
     first, second = pastes.shown("a" * 20_000), pastes.shown("b" * 20_000)
-    assert pastes.shown("short") == "short" and max(len(first), len(second)) < 40 and first != second
-    assert pastes.filled(f"{first}-{second}-{first}") == f"{'a' * 20_000}-{'b' * 20_000}-{'a' * 20_000}"
+    assert (
+        pastes.shown("short") == "short" and max(len(first), len(second)) < 40 and first != second
+    )
+    assert (
+        pastes.filled(f"{first}-{second}-{first}")
+        == f"{'a' * 20_000}-{'b' * 20_000}-{'a' * 20_000}"
+    )
     assert pastes.has(f"x{second}") and not pastes.has("x")
 
 
@@ -468,13 +551,26 @@ def test_an_editor_may_write_the_message(typed, session, monkeypatch, tmp_path):
 
 
 def test_ghost_text_from_history_is_taken_with_the_right_arrow(typed, session):
-    typed("The judge said\r", lambda _: session.turns, "The j", lambda buffer: buffer.suggestion, f"{RIGHT}\r")
+    typed(
+        "The judge said\r",
+        lambda _: session.turns,
+        "The j",
+        lambda buffer: buffer.suggestion,
+        f"{RIGHT}\r",
+    )
     assert [turn.prompt for turn in session.turns] == ["The judge said"] * 2
 
 
 def test_ctrl_r_searches_the_history(typed, session):
     is_loaded = lambda buffer: len(session.turns) == 2 and len(buffer._working_lines) == 3  # noqa: E731
-    typed("The judge\r", "Jack\r", is_loaded, f"{CTRL_R}nothing{CTRL_C}", lambda buffer: buffer.text == "", f"{CTRL_R}udg\r\r")
+    typed(
+        "The judge\r",
+        "Jack\r",
+        is_loaded,
+        f"{CTRL_R}nothing{CTRL_C}",
+        lambda buffer: buffer.text == "",
+        f"{CTRL_R}udg\r\r",
+    )
     assert [turn.prompt for turn in session.turns] == ["The judge", "Jack", "The judge"]
 
 

@@ -49,7 +49,11 @@ def call(trained: Path, capsys: pytest.CaptureFixture[str]):
 
 def spawn(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "simplellm", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        [sys.executable, "-m", "simplellm", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
     )
 
 
@@ -58,20 +62,30 @@ def keys(name: str) -> list[str]:
 
 
 def test_json_has_the_keys_of_the_contract(call, tmp_path):
-    for command in (GENERATE, ["evaluate", "--data", str(STORY)], ["analyze", "--prompt", "The", "--top", "3"]):
+    for command in (
+        GENERATE,
+        ["evaluate", "--data", str(STORY)],
+        ["analyze", "--prompt", "The", "--top", "3"],
+    ):
         code, out, _ = call(*command, "--json")
         assert code == 0 and sorted(json.loads(out)) == keys(command[0]) and out.count("\n") == 1
-    assert all(sorted(candidate) == keys("candidate") for candidate in json.loads(out)["candidates"])
+    assert all(
+        sorted(candidate) == keys("candidate") for candidate in json.loads(out)["candidates"]
+    )
     _, out, _ = call("runs", "--json")
     assert [sorted(run) for run in json.loads(out)] == [keys("runs")]
     assert Path(json.loads(out)[0]["path"], "manifest.json").is_file()
-    _, out, _ = call("train", str(STORY), "--max-steps", "2", "--json", *TINY_FLAGS, checkpoints=tmp_path)
+    _, out, _ = call(
+        "train", str(STORY), "--max-steps", "2", "--json", *TINY_FLAGS, checkpoints=tmp_path
+    )
     assert sorted(json.loads(out)) == keys("train") and json.loads(out)["run"] == "the-verdict"
 
 
 def test_flags_stand_before_or_after_the_command(call):
     flags = ["--seed", "5", "--json", "--device", "cpu", "--run", "tiny", "--no-color"]
-    texts = [json.loads(call(*order)[1])["text"] for order in ([*flags, *GENERATE], [*GENERATE, *flags])]
+    texts = [
+        json.loads(call(*order)[1])["text"] for order in ([*flags, *GENERATE], [*GENERATE, *flags])
+    ]
     assert texts[0] == texts[1]
 
 
@@ -87,7 +101,9 @@ def test_a_prompt_may_come_from_stdin(call, monkeypatch):
 
 
 def test_flags_override_a_config_file(call, tmp_path):
-    (tmp_path / "c.toml").write_text("max_steps = 1\n[model]\nn_layer = 1\n[training]\nlog_interval = 1\n")
+    (tmp_path / "c.toml").write_text(
+        "max_steps = 1\n[model]\nn_layer = 1\n[training]\nlog_interval = 1\n"
+    )
     assert TINY_FLAGS[0] == "--n-layer"
     call("train", str(STORY), "--name", "x", "--config", str(tmp_path / "c.toml"), "--max-steps", "2",
          *TINY_FLAGS[2:], checkpoints=tmp_path)  # fmt: skip
@@ -106,7 +122,9 @@ def test_runs_of_an_empty_folder_are_none(call, tmp_path):
     assert call("runs", checkpoints=tmp_path)[:2] == (0, "")
 
 
-@pytest.mark.parametrize("content", ['{"path": 5}', '{"path": "x", "bits_per_byte": "y"}', "[]", ""])
+@pytest.mark.parametrize(
+    "content", ['{"path": 5}', '{"path": "x", "bits_per_byte": "y"}', "[]", ""]
+)
 def test_a_damaged_pointer_is_no_traceback(call, trained, tmp_path, content, monkeypatch):
     shutil.copytree(trained, tmp_path / "copy")
     (tmp_path / "copy" / "tiny" / "best.json").write_text(content)
@@ -180,7 +198,12 @@ def test_a_damaged_checkpoint_is_named_and_another_used(call, trained, tmp_path)
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     (copy / "tiny" / "step-000030" / "config.json").write_text("{}")
     code, out, err = call(*GENERATE, checkpoints=copy)
-    assert code == 0 and out and "step-000030/config.json is damaged" in err and len(err.splitlines()) == 1
+    assert (
+        code == 0
+        and out
+        and "step-000030/config.json is damaged" in err
+        and len(err.splitlines()) == 1
+    )
     (copy / "tiny" / "step-000020" / "config.json").unlink()
     code, out, err = call(*GENERATE, "--run", "tiny", checkpoints=copy)
     assert (code, out) == (1, "") and "no whole checkpoint" in err
@@ -189,12 +212,16 @@ def test_a_damaged_checkpoint_is_named_and_another_used(call, trained, tmp_path)
 
 def test_a_folder_that_cannot_be_written_is_one_line(call, tmp_path):
     (tmp_path / "file").write_text("x")
-    code, out, err = call(*TRAIN[:1], str(STORY), "--max-steps", "1", *TINY_FLAGS, checkpoints=tmp_path / "file" / "x")
+    code, out, err = call(
+        *TRAIN[:1], str(STORY), "--max-steps", "1", *TINY_FLAGS, checkpoints=tmp_path / "file" / "x"
+    )
     assert (code, out) == (1, "") and "error: " in err and len(err.splitlines()) <= 3
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_while_the_text_is_prepared_ends_with_its_code(call, tmp_path, monkeypatch, number, code):
+def test_a_signal_while_the_text_is_prepared_ends_with_its_code(
+    call, tmp_path, monkeypatch, number, code
+):
     prepare = training.prepare
 
     def signalled(*arguments: Any) -> Any:
@@ -217,13 +244,21 @@ def test_help_and_mistakes_answer_at_once_and_without_torch():
             done = spawn(*arguments)
             out, err = done.communicate(timeout=30)
             seconds.append(time.perf_counter() - started_at)
-        assert done.returncode == (0 if "--help" in arguments else 2) and bool(out) == ("--help" in arguments)
+        assert done.returncode == (0 if "--help" in arguments else 2) and bool(out) == (
+            "--help" in arguments
+        )
         assert min(seconds) < 1.0, f"{arguments}: {seconds}"  # 0.3 s alone on a core
     code = (
-        "import sys\nfrom simplellm.app.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\nmain(['generate'])\n"
+        "import sys\nfrom simplellm.app.cli import main\n"
+        "try:\n main(['--help'])\nexcept SystemExit: pass\nmain(['generate'])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code + "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"], cwd=ROOT
+        [
+            sys.executable,
+            "-c",
+            code + "assert 'torch' not in sys.modules and 'numpy' not in sys.modules",
+        ],
+        cwd=ROOT,
     )
     assert done.returncode == 0
 
@@ -236,14 +271,28 @@ def test_help_lists_every_command_and_version_is_told(capsys):
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(trained):
-    child = spawn("generate", "--prompt", "The judge", "--max-new-tokens", "3000", "--checkpoints", str(trained))
+    child = spawn(
+        "generate",
+        "--prompt",
+        "The judge",
+        "--max-new-tokens",
+        "3000",
+        "--checkpoints",
+        str(trained),
+    )
     child.stdout.read(1)
     child.stdout.close()
     assert (child.wait(timeout=60), child.stderr.read()) == (0, b"")
 
 
 def test_bytes_that_are_no_text_are_no_traceback(trained):
-    child = spawn("chat", "--checkpoints", str(trained), stdin=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    child = spawn(
+        "chat",
+        "--checkpoints",
+        str(trained),
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
     out, err = child.communicate(b"caf\xe9\n/tokens 5\n", timeout=60)
     assert child.returncode == 0 and b"Traceback" not in err and b"max_new_tokens 5" in out
 
@@ -251,8 +300,19 @@ def test_bytes_that_are_no_text_are_no_traceback(trained):
 @posix_only
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_training_saves_and_ends_with_its_code(tmp_path, number, code):
-    endless = ["--max-steps", "100000", "--eval-interval", "100000", "--log-interval", "1", "--compile", "off"]
-    child = spawn("train", str(STORY), "--name", "x", *endless, "--checkpoints", str(tmp_path), *TINY_FLAGS)
+    endless = [
+        "--max-steps",
+        "100000",
+        "--eval-interval",
+        "100000",
+        "--log-interval",
+        "1",
+        "--compile",
+        "off",
+    ]
+    child = spawn(
+        "train", str(STORY), "--name", "x", *endless, "--checkpoints", str(tmp_path), *TINY_FLAGS
+    )
     log, started_at = tmp_path / "x" / "log.jsonl", time.perf_counter()
     while not (log.exists() and log.stat().st_size) and time.perf_counter() - started_at < 60:
         time.sleep(0.05)

@@ -56,13 +56,17 @@ def session(sampler: Sampler, trained: Path) -> Session:
 def said(session: Session, line: str) -> str:
     shown = dispatch(session, line)
     assert isinstance(shown, Lines | Rows)
-    return shown.text if isinstance(shown, Lines) else "\n".join("\t".join(row) for row in shown.rows)
+    return (
+        shown.text if isinstance(shown, Lines) else "\n".join("\t".join(row) for row in shown.rows)
+    )
 
 
 @pytest.mark.parametrize("name", BY_SETTING)
 def test_a_setting_command_sets_its_setting_and_says_so(session, name):
     setting, value = BY_SETTING[name]
-    assert value in said(session, f"/{name} {value}") and setting in said(session, f"/{name} {value}")
+    assert value in said(session, f"/{name} {value}") and setting in said(
+        session, f"/{name} {value}"
+    )
     assert str(getattr(session.params, setting)) == value
 
 
@@ -70,7 +74,10 @@ def test_a_setting_command_sets_its_setting_and_says_so(session, name):
 def test_without_a_value_it_shows_value_range_and_meaning(session, name):
     setting = SamplingParams.setting(BY_SETTING[name][0])
     text = said(session, f"/{name}")
-    assert setting.name in text and setting.default_text.split(",")[0].replace("random", "auto") in text
+    assert (
+        setting.name in text
+        and setting.default_text.split(",")[0].replace("random", "auto") in text
+    )
     assert setting.range in text and setting.help in text
 
 
@@ -84,13 +91,18 @@ def test_a_bad_value_changes_nothing_and_says_what_is_allowed(session, line):
 
 
 def test_help_lists_every_command(session):
-    assert all(command.usage in said(session, "/help") and command.help in said(session, "/help") for command in COMMANDS)
+    assert all(
+        command.usage in said(session, "/help") and command.help in said(session, "/help")
+        for command in COMMANDS
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_tells_of_each_command(session, command):
     for word in (command.name, "/" + command.name, *command.aliases):
-        assert command.usage in said(session, f"/help {word}") and command.help in said(session, f"/help {word}")
+        assert command.usage in said(session, f"/help {word}") and command.help in said(
+            session, f"/help {word}"
+        )
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -101,12 +113,18 @@ def test_every_command_runs_without_an_argument(session, command):
 
 def test_names_and_aliases_are_plain_and_taken_once():
     names = [name for command in COMMANDS for name in (command.name, *command.aliases)]
-    assert len(set(names)) == len(names) and all(name == name.lower() and " " not in name for name in names)
+    assert len(set(names)) == len(names) and all(
+        name == name.lower() and " " not in name for name in names
+    )
     assert all(command.help and "\n" not in command.help for command in COMMANDS)
 
 
 def test_a_unique_prefix_runs():
-    assert find("pen").name == "penalty" and find("he").name == "help" and find("temper").name == "temp"
+    assert (
+        find("pen").name == "penalty"
+        and find("he").name == "help"
+        and find("temper").name == "temp"
+    )
 
 
 def test_an_ambiguous_prefix_lists_its_candidates():
@@ -115,7 +133,8 @@ def test_an_ambiguous_prefix_lists_its_candidates():
 
 
 @pytest.mark.parametrize(
-    "word, guess", [("tmep", "/temp"), ("hlep", "/help"), ("tokns", "/tokens"), ("zzz", "/help"), ("", "/help")]
+    "word, guess",
+    [("tmep", "/temp"), ("hlep", "/help"), ("tokns", "/tokens"), ("zzz", "/help"), ("", "/help")],
 )
 def test_an_unknown_command_is_guessed(word, guess):
     with pytest.raises(SettingError) as found:
@@ -146,7 +165,10 @@ def test_seed_auto_is_random_again(session):
 
 
 def test_set_lists_and_changes_every_setting(session):
-    assert all(item.name in said(session, "/set") and item.range in said(session, "/set") for item in SamplingParams.settings())
+    assert all(
+        item.name in said(session, "/set") and item.range in said(session, "/set")
+        for item in SamplingParams.settings()
+    )
     assert "12" in said(session, "/set top_k 12") and session.params.top_k == 12
 
 
@@ -181,7 +203,10 @@ def test_save_and_load_tell_what_they_did(session, tmp_path):
     path = tmp_path / "with a space.jsonl"
     assert said(session, f"/save {path}") == f"saved 1 turn in {path}"
     session.clear()
-    assert said(session, f"/load {path}").startswith(f"1 turn from {path}") and session.turns[0].reply == " said nothing"
+    assert (
+        said(session, f"/load {path}").startswith(f"1 turn from {path}")
+        and session.turns[0].reply == " said nothing"
+    )
 
 
 def test_files_may_be_named_from_home(session, tmp_path, monkeypatch):
@@ -196,7 +221,9 @@ def test_save_and_load_without_a_file_tell_of_those_that_keep_themselves(session
     assert str(tmp_path) in said(session, "/save")
     session.keep(session.ask("Who"))
     assert str(session.journal.path) in said(session, "/save")
-    assert str(session.journal.path) in said(session, "/load") and "2 turns\t'The judge'" in said(session, "/load")
+    assert str(session.journal.path) in said(session, "/load") and "2 turns\t'The judge'" in said(
+        session, "/load"
+    )
 
 
 @pytest.fixture
@@ -221,7 +248,10 @@ def test_runs_are_listed(runs, tmp_path):
 @pytest.mark.parametrize("name", ["tiny", "tin", "t"])
 def test_a_run_is_switched_to_by_its_name_or_the_beginning_of_it(runs, name):
     assert said(runs, "/run") == "before answers; /runs lists the others"
-    assert said(runs, f"/run {name}").startswith("tiny answers, 2.5 bits/byte") and runs.facts["run"] == "tiny"
+    assert (
+        said(runs, f"/run {name}").startswith("tiny answers, 2.5 bits/byte")
+        and runs.facts["run"] == "tiny"
+    )
 
 
 def test_the_beginning_of_two_runs_names_both(runs, tmp_path):
@@ -280,7 +310,9 @@ def test_completion_offers_runs_and_files(runs, tmp_path, monkeypatch):
 
     assert offered("/run ") == offered("/run ti") == ["tiny"] and offered("/run x") == []
     assert offered("/load ") == offered("/save ") == ["a.jsonl", "folder/"]
-    assert offered("/load folder/") == ["folder/b c.jsonl"] and offered("/load .h") == [".hidden.jsonl"]
+    assert offered("/load folder/") == ["folder/b c.jsonl"] and offered("/load .h") == [
+        ".hidden.jsonl"
+    ]
     assert offered(f"/load {tmp_path}/a") == [f"{tmp_path}/a.jsonl"]
     assert offered("/load missing/") == offered("/load \0/") == []
     monkeypatch.setenv("HOME", str(tmp_path))

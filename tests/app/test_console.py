@@ -13,7 +13,14 @@ import pytest
 from simplellm.app.cli import main
 from simplellm.app.console import decoded, input_lines, is_broken_pipe, standard_input, write_json
 
-VALUES = {"latin": "caf\xe9", "korean": "한글", "emoji": "😀", "half": "\ud83d", "control": "\x9b31m", "quote": '"\\'}
+VALUES = {
+    "latin": "caf\xe9",
+    "korean": "한글",
+    "emoji": "😀",
+    "half": "\ud83d",
+    "control": "\x9b31m",
+    "quote": '"\\',
+}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +38,9 @@ VALUES = {"latin": "caf\xe9", "korean": "한글", "emoji": "😀", "half": "\ud8
         (b"", "cp949", ""),
     ],
 )
-def test_bytes_from_a_pipe_are_utf_8_or_else_of_the_console(data: bytes, encoding: str | None, text: str) -> None:
+def test_bytes_from_a_pipe_are_utf_8_or_else_of_the_console(
+    data: bytes, encoding: str | None, text: str
+) -> None:
     assert decoded(data, encoding) == text
 
 
@@ -46,7 +55,9 @@ def test_a_closed_standard_input_has_no_lines(monkeypatch: pytest.MonkeyPatch) -
     assert standard_input() is None and list(input_lines()) == []
 
 
-@pytest.mark.parametrize("command", [["train", "-"], ["generate", "--prompt", "-"], ["evaluate", "--data", "-"]])
+@pytest.mark.parametrize(
+    "command", [["train", "-"], ["generate", "--prompt", "-"], ["evaluate", "--data", "-"]]
+)
 def test_a_closed_standard_input_is_one_line(
     command: list[str], trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -56,7 +67,9 @@ def test_a_closed_standard_input_is_one_line(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp949", "cp1252", "ascii", "latin-1", "utf-16"])
-def test_json_means_the_same_in_every_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+def test_json_means_the_same_in_every_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, errors="backslashreplace"))
     write_json(VALUES)
@@ -77,6 +90,10 @@ def test_json_for_nobody_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_broken_pipe_has_another_number_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     invalid = OSError(errno.EINVAL, "Invalid argument")
-    assert is_broken_pipe(BrokenPipeError(errno.EPIPE, "Broken pipe")) and not is_broken_pipe(invalid)
+    assert is_broken_pipe(BrokenPipeError(errno.EPIPE, "Broken pipe")) and not is_broken_pipe(
+        invalid
+    )
     monkeypatch.setattr(os, "name", "nt")
-    assert is_broken_pipe(invalid) and not is_broken_pipe(OSError(errno.EINVAL, "Invalid argument", "a:b"))
+    assert is_broken_pipe(invalid) and not is_broken_pipe(
+        OSError(errno.EINVAL, "Invalid argument", "a:b")
+    )

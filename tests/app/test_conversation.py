@@ -47,7 +47,9 @@ HOSTILE = [
         b'{"turn": 1, "prompt": "a", "reply": "' + b"b" * 1_000_000,
     ]),
 ]  # fmt: skip
-texts = st.text() | st.sampled_from(["", "한국어\n둘째 줄", "a\u2028b\u0085c", "\x1b[31m", "\ud800", '"}\n{"turn": 1'])
+texts = st.text() | st.sampled_from(
+    ["", "한국어\n둘째 줄", "a\u2028b\u0085c", "\x1b[31m", "\ud800", '"}\n{"turn": 1']
+)
 some_turns = st.lists(
     st.builds(
         Turn, texts, texts, st.sampled_from(conversation.STOP_REASONS),
@@ -85,7 +87,10 @@ def test_a_file_that_is_no_conversation_is_one_typed_error(tmp_path, content):
 
 
 @settings(deadline=None, max_examples=200)
-@given(content=st.binary() | st.lists(st.sampled_from([HEADER, TURN, b"{", b'{"turns": 0}\n', b"\n"])).map(b"".join))
+@given(
+    content=st.binary()
+    | st.lists(st.sampled_from([HEADER, TURN, b"{", b'{"turns": 0}\n', b"\n"])).map(b"".join)
+)
 def test_any_bytes_are_a_conversation_or_one_typed_error(place, content):
     place.write_bytes(content)
     with contextlib.suppress(TextError):
@@ -146,7 +151,9 @@ def test_through_a_link_its_target_is_written(tmp_path):
 
 
 @posix_only
-@pytest.mark.parametrize("name", [".", "missing/c", "file/c", "x" * 300, "\0", "pipe", "loop", "/dev/null", "/proc/c"])
+@pytest.mark.parametrize(
+    "name", [".", "missing/c", "file/c", "x" * 300, "\0", "pipe", "loop", "/dev/null", "/proc/c"]
+)
 def test_a_place_that_cannot_be_written_is_one_typed_error(tmp_path, name):
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -179,7 +186,10 @@ def after(turns: list[Turn], step: str, number: int) -> list[Turn]:
     if step == "ask" or (step in ("again", "more") and not turns):
         return [*turns, Turn(f"prompt {number}", "reply")]
     if step in ("again", "more"):
-        return [*turns[:-1], Turn(turns[-1].prompt, f"{turns[-1].reply if step == 'more' else ''} {number}")]
+        return [
+            *turns[:-1],
+            Turn(turns[-1].prompt, f"{turns[-1].reply if step == 'more' else ''} {number}"),
+        ]
     return {"undo": turns[:-1], "nothing": turns, "all": [*turns, *turns]}[step][:20]
 
 
@@ -249,7 +259,9 @@ def test_the_conversation_spoken_in_last_is_gone_on_with(tmp_path):
         journal.write([Turn(f"{run} {number}", "")])
         os.utime(journal.path, (number, number))
     journal, turns = resume(tmp_path, RUN, lambda text: pytest.fail(text))
-    assert [turn.prompt for turn in turns] == [f"{RUN} 1"] and len(conversations(tmp_path, RUN)) == 2
+    assert [turn.prompt for turn in turns] == [f"{RUN} 1"] and len(
+        conversations(tmp_path, RUN)
+    ) == 2
     assert resume(tmp_path, Path("/nowhere/tiny-2"), print)[1][0].prompt == "/nowhere/tiny-2 2"
 
 

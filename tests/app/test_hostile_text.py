@@ -21,11 +21,22 @@ SEQUENCES = [
 ]  # fmt: skip
 OTHERS = "\x9b31m\x9d0;t\x9c\x85\x7f\x08\r\x0e\u202eevil\u2066\u200f\u061c\u2028\U000e0041[red]x[|][link=y]:smile:"
 HOSTILE = "".join(SEQUENCES) + OTHERS  # also the name of a file
-OURS = re.compile(r"\x1b\[(?:[0-9;]*[mABCDGHJK]|\?[0-9;]+[hl]|6n)|\x08|\r")  # looks, moves, modes, where is the cursor
+OURS = re.compile(
+    r"\x1b\[(?:[0-9;]*[mABCDGHJK]|\?[0-9;]+[hl]|6n)|\x08|\r"
+)  # looks, moves, modes, where is the cursor
 FOREIGN = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\U000e0000-\U000e007f]"
 )
-WILD = ("--temperature", "5", "--top-k", "0", "--top-p", "1", "--seed", "4")  # a model that was hardly trained says any bytes
+WILD = (
+    "--temperature",
+    "5",
+    "--top-k",
+    "0",
+    "--top-p",
+    "1",
+    "--seed",
+    "4",
+)  # a model that was hardly trained says any bytes
 TINY = (
     "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size", "400", "--device", "cpu",
     "--precision", "float32", "--max-steps", "12", "--eval-interval", "4",
@@ -49,7 +60,9 @@ def leaks(raw: bytes) -> list[str]:
 def zoo(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose files are called HOSTILE and hold it: a text, a config, a run."""
     folder = tmp_path_factory.mktemp("zoo")
-    (folder / f"{HOSTILE}.txt").write_text((HOSTILE + " The judge sat.\n") * 400, encoding="utf-8", newline="")
+    (folder / f"{HOSTILE}.txt").write_text(
+        (HOSTILE + " The judge sat.\n") * 400, encoding="utf-8", newline=""
+    )
     (folder / "binary.txt").write_bytes(b"\x00\x9b31m\xff")
     (folder / "name.toml").write_text(f"{json.dumps(HOSTILE)} = 3\n")
     (folder / "value.toml").write_text(f"n_layer = {json.dumps(HOSTILE)}\n")
@@ -68,7 +81,18 @@ def commands(zoo: Path, trained: Path) -> Iterator[list[str]]:
         yield ["runs", *runs, *form]
         yield ["evaluate", *good, "--data", text, *form]
     yield ["train", text, *runs, *TINY]  # the panel shows what such a model writes
-    for name in ("name", "from", "val-data", "encoding", "track", "architecture", "n-layer", "dropout", "config", HOSTILE):
+    for name in (
+        "name",
+        "from",
+        "val-data",
+        "encoding",
+        "track",
+        "architecture",
+        "n-layer",
+        "dropout",
+        "config",
+        HOSTILE,
+    ):
         yield ["train", text, *runs, f"--{name}", HOSTILE]
     yield ["train", text, *runs, "--resume", "--name", HOSTILE]
     yield ["train", text, *runs, "--config", str(zoo / "name.toml")]
@@ -85,10 +109,14 @@ def commands(zoo: Path, trained: Path) -> Iterator[list[str]]:
     yield [f"--{HOSTILE}"]
 
 
-def test_no_command_lets_foreign_text_drive_the_terminal(zoo: Path, trained: Path, tmp_path: Path) -> None:
+def test_no_command_lets_foreign_text_drive_the_terminal(
+    zoo: Path, trained: Path, tmp_path: Path
+) -> None:
     jobs = tmp_path / "jobs.json"
     jobs.write_text(json.dumps(list(commands(zoo, trained))))
-    terminal = Terminal([sys.executable, "-c", ALL_IN_ONE, str(jobs)], environment(XDG_STATE_HOME=str(tmp_path)))
+    terminal = Terminal(
+        [sys.executable, "-c", ALL_IN_ONE, str(jobs)], environment(XDG_STATE_HOME=str(tmp_path))
+    )
     terminal.wait_for_end(SECONDS_TO_START)
     assert terminal.exit_code() == 0 and b"Traceback" not in terminal.raw
     assert leaks(terminal.raw) == []
@@ -125,7 +153,17 @@ def test_no_key_history_or_completion_drives_the_terminal(zoo: Path, tmp_path: P
     history.parent.mkdir()
     history.write_text(f"\n+{a_line(HOSTILE)}\n", encoding="utf-8")
     run = zoo / "runs" / HOSTILE
-    command = [*SIMPLELLM, "chat", "--checkpoints", str(zoo / "runs"), "--run", str(run), *WILD, "--max-new-tokens", "50"]
+    command = [
+        *SIMPLELLM,
+        "chat",
+        "--checkpoints",
+        str(zoo / "runs"),
+        "--run",
+        str(run),
+        *WILD,
+        "--max-new-tokens",
+        "50",
+    ]
     terminal = Terminal(command, environment(XDG_STATE_HOME=str(tmp_path)), columns=300)
     terminal.ready(seconds=SECONDS_TO_START)
     terminal.press(Key.UP)  # from the history

@@ -57,7 +57,13 @@ def shown(session: Session, line: str, kind: type) -> Tokens | Bars | Columns | 
 
 def test_probs_switches_and_says_so(session) -> None:
     assert "off" in shown(session, "/probs", Lines).text
-    assert [mark.level for mark in shown(session, "/probs on", Tokens).marks] == [0, 0.25, 0.5, 0.75, 1]
+    assert [mark.level for mark in shown(session, "/probs on", Tokens).marks] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    ]
     assert session.shows_probabilities and isinstance(dispatch(session, "/probs"), Tokens)
     shown(session, "/probs off", Lines)
     assert not session.shows_probabilities
@@ -72,7 +78,9 @@ def test_probs_alone_shows_the_last_reply_by_the_models_own_probabilities(sessio
     with torch.no_grad():
         log_probabilities = session.sampler.model(torch.tensor([ids]))[0].double().log_softmax(-1)
     own = [float(log_probabilities[n - 1, ids[n]]) for n in range(n_prompt, len(ids))]
-    assert np.prod([mark.level for mark in found.marks]) == pytest.approx(np.exp(sum(own)), rel=1e-3)
+    assert np.prod([mark.level for mark in found.marks]) == pytest.approx(
+        np.exp(sum(own)), rel=1e-3
+    )
 
 
 def test_probs_takes_on_or_off(session) -> None:
@@ -84,7 +92,9 @@ def test_probs_takes_on_or_off(session) -> None:
 # ---------------------------------------------------------------- next
 
 
-@pytest.mark.parametrize("line", ["/temp 0", "/topk 3", "/topp 0.4", "/minp 0.3", "/penalty 4", "/temp 3"])
+@pytest.mark.parametrize(
+    "line", ["/temp 0", "/topk 3", "/topp 0.4", "/minp 0.3", "/penalty 4", "/temp 3"]
+)
 def test_next_shows_the_softmax_and_what_the_settings_make_of_it(session, line: str) -> None:
     dispatch(session, line)
     found = shown(session, "/next The judge", Bars)
@@ -96,7 +106,10 @@ def test_next_shows_the_softmax_and_what_the_settings_make_of_it(session, line: 
     tokens, after = distribution(logits.numpy(), ids, session.params)
     kept = {bar.after for bar in found.rows if bar.after is not None}
     assert max(kept) == pytest.approx(float(after.max()), abs=1e-5) and len(kept) <= len(tokens)
-    assert sum(bar.after is not None for bar in found.rows) == min(TOP, len(tokens)) or session.params.repetition_penalty != 1
+    assert (
+        sum(bar.after is not None for bar in found.rows) == min(TOP, len(tokens))
+        or session.params.repetition_penalty != 1
+    )
 
 
 @pytest.mark.parametrize("context", ["on", "off"])
@@ -106,8 +119,13 @@ def test_next_alone_goes_on_from_what_was_said(session, context: str) -> None:
     reply = say(session, "The baker")
     rows = shown(session, "/next", Bars).rows
     if context == "off":
-        ids = [*session.sampler.encode("The baker"), *session.turns[-1].ids[len(session.sampler.encode("The baker")) :]]
-        assert session.here() == ids and rows == shown(session, f"/next The baker{reply}", Bars).rows
+        ids = [
+            *session.sampler.encode("The baker"),
+            *session.turns[-1].ids[len(session.sampler.encode("The baker")) :],
+        ]
+        assert (
+            session.here() == ids and rows == shown(session, f"/next The baker{reply}", Bars).rows
+        )
     else:
         assert len(session.here()) > len(session.turns[-1].ids)
 
@@ -124,8 +142,12 @@ def test_next_before_anything_is_said_is_the_beginning_of_a_document(session) ->
 def test_tokenize_shows_every_token_with_its_id(session, text: str) -> None:
     found = shown(session, f"/tokenize {text}", Tokens)
     ids = session.sampler.tokenizer.encode(text.strip())
-    assert [mark.label for mark in found.marks] == [str(token) for token in ids] and found.always_labels
-    assert all(one.level != other.level for one, other in zip(found.marks, found.marks[1:], strict=False))
+    assert [mark.label for mark in found.marks] == [
+        str(token) for token in ids
+    ] and found.always_labels
+    assert all(
+        one.level != other.level for one, other in zip(found.marks, found.marks[1:], strict=False)
+    )
     n_bytes = len(text.strip().encode())
     assert f"{len(ids)} token" in found.summary and f"{n_bytes} byte" in found.summary
     assert f"{n_bytes / len(ids):.2f} bytes/token" in found.summary
@@ -138,7 +160,11 @@ def test_part_of_a_character_is_bytes(session) -> None:
 
 def test_a_long_text_is_counted_whole_and_shown_in_part(session) -> None:
     found = shown(session, "/tokenize " + "xyz " * 3000, Tokens)
-    assert len(found.marks) == MOST_TOKENS and "first 2,000" in found.summary and "11,999 bytes" in found.summary
+    assert (
+        len(found.marks) == MOST_TOKENS
+        and "first 2,000" in found.summary
+        and "11,999 bytes" in found.summary
+    )
 
 
 def test_tokenize_alone_says_what_it_takes(session) -> None:
@@ -154,9 +180,16 @@ def looks(session: Session) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "place, pick",
-    [("", lambda a: a.mean((0, 1))), ("2", lambda a: a[1].mean(0)), ("1.2", lambda a: a[0, 1]), ("2.1", lambda a: a[1, 0])],
+    [
+        ("", lambda a: a.mean((0, 1))),
+        ("2", lambda a: a[1].mean(0)),
+        ("1.2", lambda a: a[0, 1]),
+        ("2.1", lambda a: a[1, 0]),
+    ],
 )
-def test_attn_shades_each_token_by_how_much_the_last_one_looked_at_it(session, place: str, pick: Callable) -> None:
+def test_attn_shades_each_token_by_how_much_the_last_one_looked_at_it(
+    session, place: str, pick: Callable
+) -> None:
     reply = say(session, "The judge")
     found = shown(session, f"/attn {place}".strip(), Tokens)
     expected = pick(looks(session))
@@ -175,7 +208,10 @@ def test_attn_of_a_context_that_is_full_and_of_halves_of_characters(session) -> 
     assert 50 < sum(numbers) <= 100 + len(numbers)
 
 
-@pytest.mark.parametrize("place", ["0", "3", "1.0", "1.3", "x", "1.", ".1", "1.1.1", "-1", "1e9", "99999999999.1", "①", "1 1"])
+@pytest.mark.parametrize(
+    "place",
+    ["0", "3", "1.0", "1.3", "x", "1.", ".1", "1.1.1", "-1", "1e9", "99999999999.1", "①", "1 1"],
+)
 def test_a_head_that_is_not_there_is_one_clear_line(session, place: str) -> None:
     say(session, "The judge")
     with pytest.raises(SettingError, match="layers 1 to 2 and heads 1 to 2") as found:
@@ -200,9 +236,14 @@ def test_the_temperatures_are_three_allowed_ones_with_the_one_that_is_set(now: f
 
 def test_compare_is_three_replies_with_one_seed_and_three_temperatures(session) -> None:
     found = shown(session, "/compare The judge", Columns)
-    assert found.headers == ("temperature 0.4", "temperature 0.8", "temperature 1.2") and "seed 3" in found.summary
+    assert (
+        found.headers == ("temperature 0.4", "temperature 0.8", "temperature 1.2")
+        and "seed 3" in found.summary
+    )
     for text, temperature in zip(found.texts, (0.4, 0.8, 1.2), strict=True):
-        reply = session.sampler.stream(session.sampler.encode("The judge"), replace(PARAMS, temperature=temperature))
+        reply = session.sampler.stream(
+            session.sampler.encode("The judge"), replace(PARAMS, temperature=temperature)
+        )
         list(reply)
         assert text == reply.text
     assert session.turns == []
@@ -234,7 +275,9 @@ def test_ctrl_c_ends_a_comparison_and_keeps_what_was_said(session, monkeypatch) 
 # ---------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("line", ["/next", "/next The", "/attn", "/compare", "/compare x", "/tokenize The", "/probs"])
+@pytest.mark.parametrize(
+    "line", ["/next", "/next The", "/attn", "/compare", "/compare x", "/tokenize The", "/probs"]
+)
 def test_asking_changes_nothing_that_is_said(session, line: str) -> None:
     expected = [say(session, "The judge"), say(session, "The baker")]
     session.clear()
@@ -255,7 +298,9 @@ def generated(capsys, trained: Path, *flags: str) -> tuple[str, str]:
     return capsys.readouterr()
 
 
-@pytest.mark.parametrize("flags", [[], ["--temperature", "0"], ["--num-beams", "3"], ["--stop", "e"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--temperature", "0"], ["--num-beams", "3"], ["--stop", "e"]]
+)
 def test_generate_adds_the_numbers_of_each_token(capsys, trained: Path, flags: list[str]) -> None:
     plain = json.loads(generated(capsys, trained, "--json", *flags)[0])
     found = json.loads(generated(capsys, trained, "--json", "--probs", *flags)[0])
@@ -269,7 +314,9 @@ def test_generate_adds_the_numbers_of_each_token(capsys, trained: Path, flags: l
             probabilities = model(torch.tensor([ids]))[0, -1].double().softmax(0)
         assert one["probability"] == pytest.approx(float(probabilities[one["id"]]), abs=1e-5)
         assert one["rank"] == 1 + int((probabilities > probabilities[one["id"]]).sum())
-        assert one["entropy"] == pytest.approx(float(torch.special.entr(probabilities).sum()), abs=1e-4)
+        assert one["entropy"] == pytest.approx(
+            float(torch.special.entr(probabilities).sum()), abs=1e-4
+        )
         ids.append(one["id"])
 
 
@@ -286,5 +333,8 @@ def test_beams_say_what_they_do_not_hear(capsys, trained: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0", "65", "many"])
 def test_beams_out_of_range_are_one_clear_line(capsys, trained: Path, value: str) -> None:
-    assert main(["generate", "--checkpoints", str(trained), "--prompt", "x", "--num-beams", value]) == 2
+    assert (
+        main(["generate", "--checkpoints", str(trained), "--prompt", "x", "--num-beams", value])
+        == 2
+    )
     assert "num_beams" in capsys.readouterr().err

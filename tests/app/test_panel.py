@@ -100,12 +100,17 @@ class Terminal(io.StringIO):
     @property
     def lines(self) -> list[str]:
         """The rows of the screen; pyte's own `display` fails where half of a wide character was written over."""
-        return ["".join(self.screen.buffer[y][x].data for x in range(self.screen.columns)) for y in range(self.screen.lines)]
+        return [
+            "".join(self.screen.buffer[y][x].data for x in range(self.screen.columns))
+            for y in range(self.screen.lines)
+        ]
 
 
 @pytest.fixture
 def open_terminal(monkeypatch: pytest.MonkeyPatch):
-    def open_terminal(columns: int = 100, rows: int = 30, color: bool = True, term: str = "xterm-256color"):
+    def open_terminal(
+        columns: int = 100, rows: int = 30, color: bool = True, term: str = "xterm-256color"
+    ):
         monkeypatch.setenv("TERM", term)
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -123,7 +128,10 @@ def test_no_line_is_wider_than_the_terminal(columns, rows, ascii_only):
     for upto in (0, 1, 2, 12, 72):
         lines = panel_lines(filled(a_run()[:upto]), ["x" * columns], columns, rows, ascii_only)
         longest_figure = 26 if columns < 20 else 0  # a figure is never broken; the screen cuts it
-        assert all(sum(cell_len(text) for text, _ in line) <= max(columns, longest_figure) for line in lines)
+        assert all(
+            sum(cell_len(text) for text, _ in line) <= max(columns, longest_figure)
+            for line in lines
+        )
         assert not ascii_only or all(text.isascii() for line in lines for text, _ in line)
         assert columns < 20 or rows < 24 or len(lines) <= rows
 
@@ -166,7 +174,9 @@ def test_a_sample_has_four_lines_at_most_and_drives_no_terminal(open_terminal):
     for record in (step(1), step(2), evaluation(2)):
         progress.write(record)
     lines = terminal.text.splitlines()
-    assert sum("judge" in line or "왔다" in line or "down" in line for line in lines) == 4 and lines[-1].endswith("...")
+    assert sum(
+        "judge" in line or "왔다" in line or "down" in line for line in lines
+    ) == 4 and lines[-1].endswith("...")
     assert "[bold]" in terminal.text and "\u241b[31m" in terminal.text
     assert "\x07" not in terminal.getvalue() and "\x1b[31msat" not in terminal.getvalue()
 
@@ -179,7 +189,11 @@ def test_notices_stand_above_the_panel_and_do_not_tear_it(open_terminal, columns
     progress._say("a word")
     progress.write(evaluation(20, 3.0))
     text = terminal.text
-    assert text.count("a word") == 1 and text.index("a word") < text.index("%") and text.count("gradient") == 1
+    assert (
+        text.count("a word") == 1
+        and text.index("a word") < text.index("%")
+        and text.count("gradient") == 1
+    )
 
 
 @pytest.mark.parametrize("columns", [20, 60, 100])
@@ -198,7 +212,10 @@ def test_the_echo_of_ctrl_c_does_not_tear_the_panel(open_terminal, columns, monk
 
 def n_panels(terminal: Terminal) -> int:
     """On the screen and above it."""
-    above = ("".join(line[x].data for x in range(terminal.screen.columns)) for line in terminal.screen.history.top)
+    above = (
+        "".join(line[x].data for x in range(terminal.screen.columns))
+        for line in terminal.screen.history.top
+    )
     return "\n".join([*above, *terminal.lines]).count("gradient")
 
 
@@ -212,7 +229,11 @@ def draw_with(open_terminal, columns: int, sample: str) -> None:
             progress.write(evaluation(number, 3.0, sample=sample))
             assert n_panels(terminal) == 1
             framed = [line for line in terminal.lines if line.startswith("\u2502")]
-            assert all(line[: min(columns - 2, 100)].endswith("\u2502") for line in framed if line.isascii())
+            assert all(
+                line[: min(columns - 2, 100)].endswith("\u2502")
+                for line in framed
+                if line.isascii()
+            )
             if number == 3:
                 progress._say("a long notice wraps as ever: " + "word " * columns)
                 assert n_panels(terminal) == 1
@@ -230,10 +251,14 @@ def test_text_of_disputed_width_stacks_no_panels(open_terminal, monkeypatch, col
         draw_with(open_terminal, columns, text)
 
 
-ANY_TEXT = st.lists(st.sampled_from(DISPUTED) | st.characters(exclude_categories=["Cs"]), min_size=1)
+ANY_TEXT = st.lists(
+    st.sampled_from(DISPUTED) | st.characters(exclude_categories=["Cs"]), min_size=1
+)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=ANY_TEXT, cells=st.sampled_from(list(CELLS)))
 def test_no_text_stacks_panels(open_terminal, text, cells):
     with pytest.MonkeyPatch.context() as patch:
@@ -246,7 +271,11 @@ def test_the_frame_stays_where_it_is_beside_text_of_disputed_width(open_terminal
     terminal, progress = open_terminal(columns=60)
     progress.write(step(1))
     progress.write(evaluation(1, sample="\U0001f3fd ab " * 40))
-    rows = [terminal.screen.buffer[y] for y in range(30) if terminal.screen.buffer[y][0].data == "\u2502"]
+    rows = [
+        terminal.screen.buffer[y]
+        for y in range(30)
+        if terminal.screen.buffer[y][0].data == "\u2502"
+    ]
     assert len(rows) >= 8 and all(row[57].data == "\u2502" and row[58].data == " " for row in rows)
 
 
@@ -277,7 +306,10 @@ def test_when_it_ends_the_panel_is_gone_and_the_words_stay(open_terminal):
         progress.write({"kind": "early_stop", "step": 60, "patience": 3})
     words = " ".join(terminal.text.split())
     assert "gradient" not in words and words.count("learn the text by heart") == 1
-    assert "held-out loss rises since step 30; the best is kept" in words and "no better for 3 evaluations" in words
+    assert (
+        "held-out loss rises since step 30; the best is kept" in words
+        and "no better for 3 evaluations" in words
+    )
 
 
 def test_a_narrow_terminal_without_colour_is_readable(open_terminal):
@@ -285,7 +317,13 @@ def test_a_narrow_terminal_without_colour_is_readable(open_terminal):
     for record in a_run()[:33]:
         progress.write(record)
     assert not COLORS.search(terminal.getvalue())
-    for words in ("step 30/60", "train loss 4.500", "bits/byte 2.300", "tokens/s 12,346", "The judge"):
+    for words in (
+        "step 30/60",
+        "train loss 4.500",
+        "bits/byte 2.300",
+        "tokens/s 12,346",
+        "The judge",
+    ):
         assert words in terminal.text
 
 
@@ -313,4 +351,8 @@ def test_a_resumed_run_is_drawn_whole_and_not_told_twice(open_terminal):
     progress.recall(a_run()[:60])
     for record in a_run()[60:]:
         progress.write(record)
-    assert "best 4.000" in terminal.text and "at step 30" in terminal.text and "by heart" not in terminal.text
+    assert (
+        "best 4.000" in terminal.text
+        and "at step 30" in terminal.text
+        and "by heart" not in terminal.text
+    )

@@ -14,15 +14,30 @@ from program import SIMPLELLM, environment
 
 from simplellm.app.cli import main
 
-WILD = ["--temperature", "5", "--top-k", "0", "--top-p", "1", "--seed", "4", "--max-new-tokens", "500"]  # says any bytes
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the pipelines are those of a POSIX shell")
+WILD = [
+    "--temperature",
+    "5",
+    "--top-k",
+    "0",
+    "--top-p",
+    "1",
+    "--seed",
+    "4",
+    "--max-new-tokens",
+    "500",
+]  # says any bytes
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="the pipelines are those of a POSIX shell"
+)
 PROGRAM = shlex.join(SIMPLELLM)
 
 
 def sh(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     """Run a line of shell; a pipeline fails where any of it does."""
     line = f"set -o pipefail; {command}"
-    return subprocess.run(["bash", "-c", line], capture_output=True, timeout=120, cwd=ROOT, env=environment(**env))
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, timeout=120, cwd=ROOT, env=environment(**env)
+    )
 
 
 @pytest.fixture
@@ -37,7 +52,10 @@ READERS_WHO_LEAVE = [
     "--help | head -1",
     "--bogus 2>&1 | true || test $? = 2",
 ]
-CLOSED_STREAMS = ["generate {flags} --prompt a --max-new-tokens 2 >&-", "--bogus >&- 2>&- <&- || test $? = 2"]
+CLOSED_STREAMS = [
+    "generate {flags} --prompt a --max-new-tokens 2 >&-",
+    "--bogus >&- 2>&- <&- || test $? = 2",
+]
 
 
 @pytest.mark.parametrize("command", READERS_WHO_LEAVE)
@@ -49,20 +67,31 @@ def test_a_reader_who_leaves_is_no_error(flags: list[str], tmp_path: Path, comma
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_generate_gives_the_exact_text_to_a_pipe(flags: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_generate_gives_the_exact_text_to_a_pipe(
+    flags: list[str], capsys: pytest.CaptureFixture
+) -> None:
     command = ["generate", *flags, "--prompt", "a", *WILD]
     capsys.readouterr()
     assert main([*command, "--json"]) == 0
     text = json.loads(capsys.readouterr().out)["text"]
     assert sh(f"{PROGRAM} {shlex.join(command)}", FORCE_COLOR="1").stdout.decode() == text + "\n"
-    assert any(character < " " and character not in "\n\t" for character in text)  # else it would prove nothing
+    assert any(
+        character < " " and character not in "\n\t" for character in text
+    )  # else it would prove nothing
 
 
 def test_a_stream_that_has_not_every_character_is_written_to(flags: list[str]) -> None:
-    done = sh(f"{PROGRAM} generate {shlex.join([*flags, *WILD])} --prompt 한국어", PYTHONIOENCODING="ascii")
+    done = sh(
+        f"{PROGRAM} generate {shlex.join([*flags, *WILD])} --prompt 한국어",
+        PYTHONIOENCODING="ascii",
+    )
     assert done.returncode == 0 and done.stdout and b"Traceback" not in done.stderr
     wrong = sh(f"{PROGRAM} generate --prompt a --temperature 뜨거운", PYTHONIOENCODING="ascii")
-    assert wrong.returncode == 2 and wrong.stderr.startswith(b"error: ") and len(wrong.stderr.splitlines()) <= 2
+    assert (
+        wrong.returncode == 2
+        and wrong.stderr.startswith(b"error: ")
+        and len(wrong.stderr.splitlines()) <= 2
+    )
 
 
 @pytest.mark.parametrize("command", CLOSED_STREAMS)
@@ -75,4 +104,8 @@ def test_a_full_disk_is_one_line(flags: list[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     done = sh(f"{PROGRAM} generate {shlex.join(flags)} --prompt a --max-new-tokens 2 > /dev/full")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith(b"error: ")
+    assert (
+        done.returncode == 1
+        and len(done.stderr.splitlines()) == 1
+        and done.stderr.startswith(b"error: ")
+    )

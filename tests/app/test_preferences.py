@@ -43,7 +43,9 @@ def test_what_is_kept_for_a_run_comes_back_and_leaves_the_others(tmp_path_factor
     preferences.write(Path("one"), one)
     preferences.write(Path("other"), other)
     assert preferences.read(Path("one")) == one and preferences.read(Path("other")) == other
-    SamplingParams(**{name: value for name, value in one.items() if name not in ("context", "probs")})
+    SamplingParams(
+        **{name: value for name, value in one.items() if name not in ("context", "probs")}
+    )
 
 
 def test_runs_of_one_name_in_two_places_are_two(path, tmp_path, monkeypatch):

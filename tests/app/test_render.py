@@ -35,9 +35,9 @@ EVALUATION = {
     "kind": "evaluation", "step": 3, "loss": 2.5, "val_loss": 2.5, "perplexity": 12.2, "accuracy": 0.25, "bits_per_byte": 2.3,
     "best": True,
 }  # fmt: skip
-text_without_controls = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Cf")) | st.sampled_from("\n\t \u200d")).filter(
-    lambda text: text == visible(text)
-)
+text_without_controls = st.text(
+    st.characters(blacklist_categories=("Cc", "Cs", "Cf")) | st.sampled_from("\n\t \u200d")
+).filter(lambda text: text == visible(text))
 
 
 class FakeTerminal(io.StringIO):
@@ -61,14 +61,22 @@ def through_every_door(screen: Screen, text: str) -> int:
     screen.write(text)
     screen.token(Piece(1, text, 0.5))
     screen.line(text)
-    screen.tokens(Tokens((Mark(text, 0.5), Mark("a", 0.5, text), Mark(text, None)), always_labels=True, summary=text))
+    screen.tokens(
+        Tokens(
+            (Mark(text, 0.5), Mark("a", 0.5, text), Mark(text, None)),
+            always_labels=True,
+            summary=text,
+        )
+    )
     screen.notice(text)
     screen.table((text, text), [(text, text), ("a", "b")])
     screen.error(SettingError(text, fix=text))
     with TrainingProgress(screen) as progress:
         progress.write(STEP)
         progress.write(EVALUATION | {"sample": text})
-    return 3 + 4 + 1 + (4 if screen.is_terminal else 2) + 2 + 1  # a pipe gets a table without its headers
+    return (
+        3 + 4 + 1 + (4 if screen.is_terminal else 2) + 2 + 1
+    )  # a pipe gets a table without its headers
 
 
 def shown(*texts: str, color: bool = False) -> str:
@@ -161,7 +169,12 @@ def test_a_table_is_tab_separated_lines_in_a_pipe():
 def test_progress_is_plain_lines_in_a_pipe():
     out, notices = io.StringIO(), io.StringIO()
     with TrainingProgress(Screen(out=out, notices=notices)) as progress:
-        for record in (STEP, EVALUATION, {"kind": "early_stop", "step": 3, "patience": 2}, {"kind": "unknown"}):
+        for record in (
+            STEP,
+            EVALUATION,
+            {"kind": "early_stop", "step": 3, "patience": 2},
+            {"kind": "unknown"},
+        ):
             progress.write(record)
     assert out.getvalue() == "" and len(notices.getvalue().splitlines()) == 3
     assert "step 3/9" in notices.getvalue() and "2.300 bits/byte" in notices.getvalue()

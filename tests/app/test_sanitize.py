@@ -34,7 +34,9 @@ PEOPLE_WRITE = [
     "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f3f4\u200d\u2620\ufe0f", "\U0001f1f0\U0001f1f7",
 ]  # fmt: skip
 some_text = st.lists(
-    st.text(max_size=8) | st.text(alphabet="\r\n\x1b[;\ufe0f\u200d\U0001f3f4\U000e0067a", max_size=8) | st.sampled_from(ATTACKS)
+    st.text(max_size=8)
+    | st.text(alphabet="\r\n\x1b[;\ufe0f\u200d\U0001f3f4\U000e0067a", max_size=8)
+    | st.sampled_from(ATTACKS)
 ).map("".join)
 
 
@@ -53,7 +55,9 @@ def test_the_outcome_does_not_depend_on_the_cuts(text: str, places: list[int]) -
     sanitizer = Sanitizer()
     pieces = [sanitizer.push(piece) for piece in cut(text, places)]
     assert "".join(pieces) + sanitizer.finish() == visible(text)
-    assert sanitizer.push("new\U000e0067") == visible("new\U000e0067")  # nothing of the old text is left
+    assert sanitizer.push("new\U000e0067") == visible(
+        "new\U000e0067"
+    )  # nothing of the old text is left
 
 
 @settings(max_examples=500)
@@ -66,9 +70,17 @@ def test_nothing_that_drives_a_terminal_is_left_and_twice_is_as_once(text: str) 
 
 
 @settings(max_examples=500)
-@given(st.text().filter(lambda text: all(character.isprintable() or character in "\n\t" for character in text)))
+@given(
+    st.text().filter(
+        lambda text: all(character.isprintable() or character in "\n\t" for character in text)
+    )
+)
 def test_text_that_can_be_printed_is_unchanged(text: str) -> None:
-    selectors = [character for character in text if "\ufe00" <= character <= "\ufe0f" or character >= "\U000e0100"]
+    selectors = [
+        character
+        for character in text
+        if "\ufe00" <= character <= "\ufe0f" or character >= "\U000e0100"
+    ]
     if len(selectors) < 2:
         assert visible(text) == text
 
@@ -87,13 +99,18 @@ def test_an_attack_is_shown_visibly(attack: str) -> None:
 
 
 def test_what_stands_for_a_character() -> None:
-    assert visible("a\x1bb\x7f\x9b\u202e\n\t\0\ud800") == "a\u241bb\u2421<U+009B><U+202E>\n\t\u2400<U+D800>"
+    assert (
+        visible("a\x1bb\x7f\x9b\u202e\n\t\0\ud800")
+        == "a\u241bb\u2421<U+009B><U+202E>\n\t\u2400<U+D800>"
+    )
     assert visible("a\r\nb\rc\r\r\nd\r") == "a\nb\u240dc\u240d\nd\u240d"
 
 
 def test_text_cannot_hide() -> None:
     assert visible("ok" + HIDDEN_TEXT).count("<U+E00") == len(HIDDEN_TEXT)  # ASCII in tags
-    assert visible("\U0001f3f4" + HIDDEN_TEXT * 3).count("<U+E00") == 3 * len(HIDDEN_TEXT) - 7  # a flag has some
+    assert (
+        visible("\U0001f3f4" + HIDDEN_TEXT * 3).count("<U+E00") == 3 * len(HIDDEN_TEXT) - 7
+    )  # a flag has some
     bytes_in_selectors = "\U0001f600" + "\ufe0f\U000e0100\u200d\U000e0101"
     assert visible(bytes_in_selectors) == "\U0001f600\ufe0f<U+E0100>\u200d<U+E0101>"
     assert visible("\ufeffa\u2063\u180e\ufff9") == "<U+FEFF>a<U+2063><U+180E><U+FFF9>"
@@ -106,7 +123,9 @@ def test_only_a_carriage_return_waits() -> None:
     assert sanitizer.finish() == "\u240d" and sanitizer.finish() == ""
 
 
-in_json = some_text.filter(lambda text: not re.search("[\ud800-\udbff][\udc00-\udfff]", text))  # two halves are one there
+in_json = some_text.filter(
+    lambda text: not re.search("[\ud800-\udbff][\udc00-\udfff]", text)
+)  # two halves are one there
 
 
 @settings(max_examples=200)

@@ -48,7 +48,9 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name, text", [(name, text) for name, texts in BAD.items() for text in texts])
+@pytest.mark.parametrize(
+    "name, text", [(name, text) for name, texts in BAD.items() for text in texts]
+)
 def test_a_bad_value_leaves_the_settings_as_they_were(session, name, text):
     before = session.params
     with pytest.raises(SettingError):
@@ -60,7 +62,11 @@ def test_a_change_makes_new_settings_and_reset_brings_the_old_ones_back(session)
     before = session.params
     session.change("temperature", "0.3")
     session.set_context("on")
-    assert (before.temperature, session.params.temperature, session.params.top_k) == (0.8, 0.3, before.top_k)
+    assert (before.temperature, session.params.temperature, session.params.top_k) == (
+        0.8,
+        0.3,
+        before.top_k,
+    )
     session.reset()
     assert session.params == before and not session.keeps_context
 
@@ -84,7 +90,12 @@ def remembering(session: Session, folder: Path, **flags: object) -> Session:
     """As `simplellm chat` starts: with these flags, and with what was kept for the run."""
     params = SamplingParams(**flags)
     new = Session(
-        session.sampler, session.run_path, params, defaults=params, flags=tuple(flags), preferences=Preferences(folder / "p")
+        session.sampler,
+        session.run_path,
+        params,
+        defaults=params,
+        flags=tuple(flags),
+        preferences=Preferences(folder / "p"),
     )
     new.recall_settings()
     return new
@@ -113,7 +124,10 @@ def test_a_flag_stands_above_what_is_kept_and_is_not_kept(session, tmp_path):
     after = remembering(session, tmp_path).params
     assert (after.temperature, after.top_k, after.min_p) == (0.3, 50, 0.1)
     flagged.reset()
-    assert flagged.params.temperature == 2.0 and remembering(session, tmp_path).params == SamplingParams()
+    assert (
+        flagged.params.temperature == 2.0
+        and remembering(session, tmp_path).params == SamplingParams()
+    )
 
 
 # ---------------------------------------------------------------- turns
@@ -128,7 +142,10 @@ def test_each_prompt_stands_alone_unless_context_is_kept(session):
     assert session.ask("Jack").reply.prompt_ids == expected
     assert session.sampler.tokenizer.decode(expected) == f"The judge{first.reply}{TURN_END}Jack"
     session.clear()
-    assert session.ask("Jack").reply.prompt_ids == session.sampler.encode("Jack") and session.turns == []
+    assert (
+        session.ask("Jack").reply.prompt_ids == session.sampler.encode("Jack")
+        and session.turns == []
+    )
 
 
 def test_a_turn_tells_how_it_came_to_be(session):
@@ -136,7 +153,9 @@ def test_a_turn_tells_how_it_came_to_be(session):
     (said,) = session.turns
     assert (said.prompt, said.reply, said.stop_reason) == ("The judge", answer.reply.text, "length")
     assert said.params == session.params and said.params.seed == 3
-    assert [piece.token for piece in said.thoughts if piece.token is not None] == answer.reply.new_ids
+    assert [
+        piece.token for piece in said.thoughts if piece.token is not None
+    ] == answer.reply.new_ids
 
 
 def test_what_is_read_again_is_in_the_cache(session, monkeypatch):
@@ -144,10 +163,14 @@ def test_what_is_read_again_is_in_the_cache(session, monkeypatch):
     turn(session, session.ask("The judge"))
     read: list[int] = []
     read_all = session.sampler._read
-    monkeypatch.setattr(session.sampler, "_read", lambda new: read.append(len(new)) or read_all(new))
+    monkeypatch.setattr(
+        session.sampler, "_read", lambda new: read.append(len(new)) or read_all(new)
+    )
     answer = session.ask("Jack")
     next(iter(answer))
-    assert read[0] <= len(session.sampler.encode("Jack")) + 2  # the turn's end, and the token that was drawn last
+    assert (
+        read[0] <= len(session.sampler.encode("Jack")) + 2
+    )  # the turn's end, and the token that was drawn last
 
 
 def test_what_a_stop_text_hid_is_not_remembered(session):
@@ -163,7 +186,10 @@ def test_what_a_stop_text_hid_is_not_remembered(session):
 
 def test_a_partial_reply_is_remembered_and_marked(session):
     answer = turn(session, session.ask("The judge"), n_pieces=2)
-    assert session.turns[-1].reply == answer.reply.text and session.turns[-1].stop_reason == "interrupted"
+    assert (
+        session.turns[-1].reply == answer.reply.text
+        and session.turns[-1].stop_reason == "interrupted"
+    )
 
 
 def test_a_reply_cut_off_before_its_first_token_leaves_its_prompt(session):
@@ -184,9 +210,13 @@ def test_regen_answers_the_same_prompt_with_another_seed_and_says_it(session):
     for _ in range(5):
         answer = turn(session, session.regen())
         assert answer.reply.prompt_ids == session.sampler.encode("The judge")
-        assert any(str(answer.reply.seed) in note and "seed 3 again" in note for note in answer.notes)
+        assert any(
+            str(answer.reply.seed) in note and "seed 3 again" in note for note in answer.notes
+        )
         seeds.add(session.turns[-1].params.seed)
-    assert len(session.turns) == 1 and len(seeds) == 5 and 3 not in seeds and session.params.seed == 3
+    assert (
+        len(session.turns) == 1 and len(seeds) == 5 and 3 not in seeds and session.params.seed == 3
+    )
 
 
 def test_regen_says_when_it_cannot_differ(session):
@@ -222,7 +252,9 @@ def test_undo_takes_one_turn_back(session):
 
 @pytest.mark.parametrize("prompt", ["The judge", "한국어 문장", "🙂"])
 def test_a_reply_that_was_cut_off_anywhere_goes_on_as_if_it_had_not_been(sampler, prompt):
-    whole = turn(Session(sampler, Path("x"), GREEDY), Session(sampler, Path("x"), GREEDY).ask(prompt)).reply
+    whole = turn(
+        Session(sampler, Path("x"), GREEDY), Session(sampler, Path("x"), GREEDY).ask(prompt)
+    ).reply
     for n in range(1, 12):
         session = Session(sampler, Path("x"), GREEDY)
         turn(session, session.ask(prompt), n_pieces=n)
@@ -243,7 +275,9 @@ def test_half_a_character_is_begun_again(session, monkeypatch):
 
     monkeypatch.setattr(session.sampler, "next_logits", next_logits)
     session.change("max_new_tokens", "3")
-    assert turn(session, session.ask("x")).reply.text == "a\ufffd" and session.turns[-1].reply == "a"
+    assert (
+        turn(session, session.ask("x")).reply.text == "a\ufffd" and session.turns[-1].reply == "a"
+    )
     session.change("max_new_tokens", "4")
     turn(session, session.extend())
     assert session.turns[-1].reply == "a한b"
@@ -282,17 +316,29 @@ def context_of(turns: list[Turn], sampler: Sampler, **params: int) -> Session:
 def test_the_newest_whole_turns_that_fit_are_the_context(sampler, turns, prompt, max_new_tokens):
     session = context_of(list(turns), sampler, max_new_tokens=max_new_tokens)
     answer, encode = session.ask(prompt), sampler.encode
-    own = encode(prompt)[-session.context_limit :] if len(encode(prompt)) > sampler.block_size else encode(prompt)
+    own = (
+        encode(prompt)[-session.context_limit :]
+        if len(encode(prompt)) > sampler.block_size
+        else encode(prompt)
+    )
     parts = [[*encode(one.prompt + one.reply), *encode(TURN_END)] for one in turns]
     n_kept = max(
-        (n for n in range(len(turns) + 1) if len(own) + sum(map(len, parts[len(turns) - n :])) <= session.context_limit),
+        (
+            n
+            for n in range(len(turns) + 1)
+            if len(own) + sum(map(len, parts[len(turns) - n :])) <= session.context_limit
+        ),
         default=0,
     )
     kept = parts[len(turns) - n_kept :]
     assert answer.reply.prompt_ids == [*(token for part in kept for token in part), *own]
-    assert len(answer.reply.prompt_ids) <= max(session.context_limit, len(own)) <= sampler.block_size
+    assert (
+        len(answer.reply.prompt_ids) <= max(session.context_limit, len(own)) <= sampler.block_size
+    )
     n_out = len(turns) - n_kept
-    assert any("left out" in note and note.startswith(f"{n_out} ") for note in answer.notes) == (n_out > 0)
+    assert any("left out" in note and note.startswith(f"{n_out} ") for note in answer.notes) == (
+        n_out > 0
+    )
 
 
 def test_turns_left_out_are_told_when_they_become_more(sampler):
@@ -304,15 +350,25 @@ def test_turns_left_out_are_told_when_they_become_more(sampler):
 
 def test_room_is_left_for_the_reply(sampler):
     block_size = sampler.block_size
-    limits = {n: context_of([], sampler, max_new_tokens=n).context_limit for n in (1, 5, block_size, 10_000)}
-    assert limits == {1: block_size - 1, 5: block_size - 5, block_size: block_size // 2, 10_000: block_size // 2}
+    limits = {
+        n: context_of([], sampler, max_new_tokens=n).context_limit
+        for n in (1, 5, block_size, 10_000)
+    }
+    assert limits == {
+        1: block_size - 1,
+        5: block_size - 5,
+        block_size: block_size // 2,
+        10_000: block_size // 2,
+    }
 
 
 def test_a_prompt_longer_than_the_context_is_cut_and_told(session, story):
     n = session.context_limit
     answer = session.ask(story)
     assert answer.reply.prompt_ids == session.sampler.encode(story)[-n:]
-    assert answer.notes == (f"the prompt is longer than the context: only its newest {n} tokens are looked at",)
+    assert answer.notes == (
+        f"the prompt is longer than the context: only its newest {n} tokens are looked at",
+    )
     assert turn(session, answer).turn.prompt == story and session.turns[0].prompt == story
 
 
@@ -328,11 +384,15 @@ def test_a_prompt_that_fits_is_not_cut(session):
 def test_five_megabytes_cost_no_more_than_the_context(session, story, monkeypatch):
     read: list[int] = []
     encode = session.sampler.tokenizer.encode
-    monkeypatch.setattr(session.sampler.tokenizer, "encode", lambda text: read.append(len(text)) or encode(text))
+    monkeypatch.setattr(
+        session.sampler.tokenizer, "encode", lambda text: read.append(len(text)) or encode(text)
+    )
     turn(session, session.ask(story * 200))
     session.set_context("on")
     assert "left out" in session.ask("and").notes[0]
-    assert session.n_context_tokens("and") == len(encode("and")) and max(read) < 50_000 < len(session.turns[0].prompt)
+    assert session.n_context_tokens("and") == len(encode("and")) and max(read) < 50_000 < len(
+        session.turns[0].prompt
+    )
 
 
 def test_the_context_is_counted_without_reading_turns_again(session, monkeypatch):
@@ -341,7 +401,9 @@ def test_the_context_is_counted_without_reading_turns_again(session, monkeypatch
     expected = len(session.ask("Jack").reply.prompt_ids)
     read: list[str] = []
     encode = session.sampler.tokenizer.encode
-    monkeypatch.setattr(session.sampler.tokenizer, "encode", lambda text: read.append(text) or encode(text))
+    monkeypatch.setattr(
+        session.sampler.tokenizer, "encode", lambda text: read.append(text) or encode(text)
+    )
     assert session.n_context_tokens("Jack") == expected and set(read) == {"Jack", TURN_END}
 
 
@@ -361,7 +423,11 @@ def test_every_turn_is_kept_as_it_is_said(session, tmp_path):
     path, turns = session.journal.path, session.turns
     session.clear()
     turn(session, session.ask("Four"))
-    assert session.journal.path != path and load(path) == turns and load(session.journal.path) == session.turns
+    assert (
+        session.journal.path != path
+        and load(path) == turns
+        and load(session.journal.path) == session.turns
+    )
 
 
 def test_a_conversation_that_cannot_be_kept_is_told_once_and_goes_on(session, tmp_path):
@@ -395,13 +461,23 @@ def opened(sampler: Sampler, path: Path) -> Callable[[str], Opened]:
 
 def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
     session = remembering(session, tmp_path)
-    session.open_run = opened(Sampler(session.sampler.model, session.sampler.tokenizer), tmp_path / "other")
+    session.open_run = opened(
+        Sampler(session.sampler.model, session.sampler.tokenizer), tmp_path / "other"
+    )
     session.change("temperature", "0.3")
     turn(session, session.ask("The judge"))
     before = session.turns[0]
     session.switch("other")
-    assert session.run_path == tmp_path / "other" and session.params == SamplingParams() and session.facts == {"run": "other"}
-    assert session.turns == [before] and session.turns[0].ids is None and session.turns[0].thoughts == ()
+    assert (
+        session.run_path == tmp_path / "other"
+        and session.params == SamplingParams()
+        and session.facts == {"run": "other"}
+    )
+    assert (
+        session.turns == [before]
+        and session.turns[0].ids is None
+        and session.turns[0].thoughts == ()
+    )
     session.change("temperature", "1.5")
     turn(session, session.regen())
     assert remembering(session, tmp_path).params.temperature == 1.5
@@ -415,4 +491,8 @@ def test_a_run_that_cannot_be_opened_leaves_the_old_one(session, tmp_path):
     turn(session, session.ask("The judge"))
     with pytest.raises(CheckpointError):
         session.switch("missing")
-    assert (session.sampler, session.run_path, session.params) == (sampler, path, params) and session.turns[0].ids
+    assert (session.sampler, session.run_path, session.params) == (
+        sampler,
+        path,
+        params,
+    ) and session.turns[0].ids

@@ -79,7 +79,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
 
 
 def linear(color: tuple[int, int, int]) -> list[float]:
-    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in color)]
+    return [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (value / 255 for value in color)
+    ]
 
 
 @pytest.mark.parametrize("level", [-1.0, 2.0, *LEVELS])
@@ -92,13 +95,18 @@ def test_every_shade_can_be_read_on_every_terminal(level: float) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_shade_of_256_colors_can_be_read_too(level: float) -> None:
     color = background(level)
-    quantized = Color.from_triplet(ColorTriplet(*color)).downgrade(ColorSystem.EIGHT_BIT).get_truecolor()
+    quantized = (
+        Color.from_triplet(ColorTriplet(*color)).downgrade(ColorSystem.EIGHT_BIT).get_truecolor()
+    )
     assert contrast(foreground(color), tuple(quantized)) >= READABLE - 0.75
 
 
 def test_lightness_alone_tells_the_order_for_every_eye() -> None:
     for matrix in ((1, 0, 0), (0, 1, 0), (0, 0, 1)), *COLOR_BLIND.values():
-        seen = [[sum(a * c for a, c in zip(row, linear(color), strict=True)) for row in matrix] for color in SCALE]
+        seen = [
+            [sum(a * c for a, c in zip(row, linear(color), strict=True)) for row in matrix]
+            for color in SCALE
+        ]
         light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in seen]
         assert light == sorted(light) and light[-1] - light[0] > 0.5
 
@@ -110,12 +118,16 @@ def test_the_contrast_is_that_of_wcag() -> None:
 
 
 @given(pieces)
-def test_the_marks_of_a_reply_are_its_text_and_their_probabilities_multiply_to_its_own(found: list[Piece]) -> None:
+def test_the_marks_of_a_reply_are_its_text_and_their_probabilities_multiply_to_its_own(
+    found: list[Piece],
+) -> None:
     whole = [*found, Piece(None, ".")]
     marks = marks_of(whole)
     assert "".join(mark.text for mark in marks) == "".join(piece.text for piece in whole)
     assert all(mark.text and mark.level is not None for mark in marks)
-    assert math.prod(mark.level for mark in marks) == pytest.approx(math.prod(piece.probability for piece in whole))
+    assert math.prod(mark.level for mark in marks) == pytest.approx(
+        math.prod(piece.probability for piece in whole)
+    )
 
 
 def test_the_bytes_of_a_character_are_one_mark() -> None:
@@ -126,7 +138,16 @@ def test_the_bytes_of_a_character_are_one_mark() -> None:
 
 
 @pytest.mark.parametrize(
-    "probability, text", [(0.82, ".82"), (1, "1"), (0.995, "1"), (0.99, ".99"), (0.004, "<.01"), (0, "<.01"), (0.005, ".01")]
+    "probability, text",
+    [
+        (0.82, ".82"),
+        (1, "1"),
+        (0.995, "1"),
+        (0.99, ".99"),
+        (0.004, "<.01"),
+        (0, "<.01"),
+        (0.005, ".01"),
+    ],
 )
 def test_a_short_probability(probability: float, text: str) -> None:
     assert short(probability) == text
@@ -141,8 +162,15 @@ def test_spans_hold_the_text_and_shade_no_line_end(text: str, with_label: bool) 
 
 
 def test_surprise_and_entropy_are_means_in_bits() -> None:
-    said = [Piece(1, "a", 0.5, 1, math.log(2)), Piece(2, "", 0.125, 3, math.log(8)), Piece(None, "b")]
-    assert summary_of(said) == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the likeliest"
+    said = [
+        Piece(1, "a", 0.5, 1, math.log(2)),
+        Piece(2, "", 0.125, 3, math.log(8)),
+        Piece(None, "b"),
+    ]
+    assert (
+        summary_of(said)
+        == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the likeliest"
+    )
     assert summary_of([Piece(None, "b")]) == summary_of([]) == ""
     assert "149.00 bits" in summary_of([Piece(1, "a", 0.0)])
 
@@ -151,17 +179,26 @@ def test_surprise_and_entropy_are_means_in_bits() -> None:
 
 names = st.text("ab '한글é\U0001f642", max_size=30)
 shares = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
-bars = st.builds(Bars, st.lists(st.builds(Bar, names, shares, st.one_of(st.none(), shares)), min_size=1, max_size=6).map(tuple))
+bars = st.builds(
+    Bars,
+    st.lists(
+        st.builds(Bar, names, shares, st.one_of(st.none(), shares)), min_size=1, max_size=6
+    ).map(tuple),
+)
 
 
 @settings(deadline=None)
 @given(bars, st.integers(20, 200), st.booleans())
-def test_bars_fit_their_terminal_and_stand_in_columns(found: Bars, columns: int, ascii_only: bool) -> None:
+def test_bars_fit_their_terminal_and_stand_in_columns(
+    found: Bars, columns: int, ascii_only: bool
+) -> None:
     lines = bar_lines(found, columns, cell_len, ascii_only)
     assert all(cell_len(line) <= columns for line in lines)
     numbers = [line for line in lines if line.rstrip().endswith(("%", "-"))]
     assert len({cell_len(line) for line in numbers}) == 1
-    assert not ascii_only or all(set(line) - set("".join(row.name for row in found.rows)) <= set(ASCII) for line in lines)
+    assert not ascii_only or all(
+        set(line) - set("".join(row.name for row in found.rows)) <= set(ASCII) for line in lines
+    )
     every = " ".join(lines)
     for row in found.rows:
         assert percent(row.before) in every and percent(row.after) in every
@@ -191,14 +228,25 @@ def test_a_bar_is_as_long_as_its_share_of_the_highest() -> None:
 def test_a_name_is_cut_or_filled_to_its_width(name: str, columns: int, ascii_only: bool) -> None:
     text = fitted(name, columns, cell_len, ascii_only)
     assert cell_len(text) == columns
-    assert text.startswith(name) if cell_len(name) <= columns else columns == 0 or text.rstrip(" ")[-1] in ".\u2026"
+    assert (
+        text.startswith(name)
+        if cell_len(name) <= columns
+        else columns == 0 or text.rstrip(" ")[-1] in ".\u2026"
+    )
 
 
 # ---------------------------------------------------------------- on a screen
 
 
-def test_numbers_stand_where_there_is_no_colour(terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [Piece(1, "The", 0.82), Piece(2, " judge", 1.0), Piece(3, "\n", 0.25), Piece(4, "x", 0.001)]
+def test_numbers_stand_where_there_is_no_colour(
+    terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [
+        Piece(1, "The", 0.82),
+        Piece(2, " judge", 1.0),
+        Piece(3, "\n", 0.25),
+        Piece(4, "x", 0.001),
+    ]
     expected = f"The[.82] judge[1]{LINE_END}[.25]\nx[<.01]\n"
     monkeypatch.setenv("TERM", "dumb")
     dumb = FakeTerminal()
@@ -216,7 +264,12 @@ def test_numbers_stand_where_there_is_no_colour(terminal: FakeTerminal, monkeypa
 def test_colour_stands_where_there_is_one_and_no_number(terminal: FakeTerminal) -> None:
     screen = Screen(out=terminal)
     assert screen.has_shades
-    screen.tokens(Tokens((Mark("The", 0.9, ".90"), Mark(" judge", None, "no"), Mark("\n", 0.1, ".10")), summary="two bits"))
+    screen.tokens(
+        Tokens(
+            (Mark("The", 0.9, ".90"), Mark(" judge", None, "no"), Mark("\n", 0.1, ".10")),
+            summary="two bits",
+        )
+    )
     assert ESCAPES.sub("", terminal.getvalue()) == f"The judge{LINE_END}\n\ntwo bits\n"
     assert "48;5;" in terminal.getvalue()
 
@@ -228,15 +281,22 @@ def test_labels_stand_always_where_asked(terminal: FakeTerminal) -> None:
 
 @pytest.mark.parametrize("term, color, has_shades", [("xterm-256color", True, True), ("xterm", True, False),
                                                      ("dumb", True, False), ("xterm-256color", False, False)])  # fmt: skip
-def test_shades_need_256_colours(terminal, monkeypatch, term: str, color: bool, has_shades: bool) -> None:
+def test_shades_need_256_colours(
+    terminal, monkeypatch, term: str, color: bool, has_shades: bool
+) -> None:
     monkeypatch.setenv("TERM", term)
     assert Screen(color=color, out=terminal).has_shades == has_shades
     assert not Screen(out=io.StringIO()).has_shades
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.sampled_from(["a", " the", "-->", "\n", " abcdefgh"]), min_size=1, max_size=60), st.integers(0, 50))
-def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(words: list[str], start: int) -> None:
+@given(
+    st.lists(st.sampled_from(["a", " the", "-->", "\n", " abcdefgh"]), min_size=1, max_size=60),
+    st.integers(0, 50),
+)
+def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(
+    words: list[str], start: int
+) -> None:
     out = FakeTerminal()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "40")
@@ -250,17 +310,30 @@ def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(words
     stream = pyte.Stream(page)
     for number, part in enumerate(out.getvalue().replace("\n", "\r\n").split(ERASE)):
         if number:
-            assert 0 < page.cursor.x < 40  # at 40 a terminal would erase the last cell that was written
+            assert (
+                0 < page.cursor.x < 40
+            )  # at 40 a terminal would erase the last cell that was written
             stream.feed(ERASE)
         stream.feed(part)
-    shown = "".join(cell.data for y in range(100) for x in range(40) for cell in [page.buffer[y][x]]).replace(" ", "")
+    shown = "".join(
+        cell.data for y in range(100) for x in range(40) for cell in [page.buffer[y][x]]
+    ).replace(" ", "")
     assert shown == ("." * start + "".join(words).replace("\n", LINE_END)).replace(" ", "")
 
 
 @pytest.mark.parametrize(
-    "text, cells", [("x" * 39 + "한", 42), ("x" * 38 + "한글", 42), ("한" * 20, 40), ("a\n한b", 3), ("x" * 79 + "한글", 84)]
+    "text, cells",
+    [
+        ("x" * 39 + "한", 42),
+        ("x" * 38 + "한글", 42),
+        ("한" * 20, 40),
+        ("a\n한b", 3),
+        ("x" * 79 + "한글", 84),
+    ],
 )
-def test_a_wide_character_that_does_not_fit_begins_a_line(terminal: FakeTerminal, text: str, cells: int) -> None:
+def test_a_wide_character_that_does_not_fit_begins_a_line(
+    terminal: FakeTerminal, text: str, cells: int
+) -> None:
     screen = Screen(out=terminal)
     for character in text:
         screen.write(character)
@@ -286,21 +359,33 @@ def test_bars_are_tab_separated_in_a_pipe_and_drawn_on_a_terminal(terminal: Fake
     Screen(out=(pipe := io.StringIO())).bars(found)
     assert pipe.getvalue() == "'한'\t50.0%\t-\ntop_k 3\n"
     Screen(out=terminal).bars(found)
-    assert "\u2588" in terminal.getvalue() and all(cell_len(line) <= 40 for line in plain(terminal).splitlines())
+    assert "\u2588" in terminal.getvalue() and all(
+        cell_len(line) <= 40 for line in plain(terminal).splitlines()
+    )
 
 
-@pytest.mark.parametrize("columns, is_side_by_side", [("100", True), ("72", True), ("60", False), ("20", False)])
-def test_columns_are_side_by_side_where_there_is_room(terminal, monkeypatch, columns: str, is_side_by_side: bool) -> None:
+@pytest.mark.parametrize(
+    "columns, is_side_by_side", [("100", True), ("72", True), ("60", False), ("20", False)]
+)
+def test_columns_are_side_by_side_where_there_is_room(
+    terminal, monkeypatch, columns: str, is_side_by_side: bool
+) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    Screen(out=terminal).columns(Columns(("cold", "warm", "hot"), ("a" * 30, "한글 " * 9, "x\ny"), "seed 3"))
+    Screen(out=terminal).columns(
+        Columns(("cold", "warm", "hot"), ("a" * 30, "한글 " * 9, "x\ny"), "seed 3")
+    )
     lines = plain(terminal).splitlines()
     assert (lines[0].split() == ["cold", "warm", "hot"]) == is_side_by_side
-    assert all(cell_len(line) <= int(columns) for line in lines) or not is_side_by_side  # a terminal wraps what is under
+    assert (
+        all(cell_len(line) <= int(columns) for line in lines) or not is_side_by_side
+    )  # a terminal wraps what is under
     assert "".join(lines).count("한") == 9 and lines[-1] == "seed 3"
 
 
 def test_columns_stand_under_each_other_in_a_pipe() -> None:
-    Screen(out=(pipe := io.StringIO())).columns(Columns(("cold", "hot"), ("a b", "[c]\x1b"), "seed 3"))
+    Screen(out=(pipe := io.StringIO())).columns(
+        Columns(("cold", "hot"), ("a b", "[c]\x1b"), "seed 3")
+    )
     assert pipe.getvalue() == "cold\na b\nhot\n[c]\u241b\nseed 3\n"
 
 
@@ -331,4 +416,9 @@ def page_of(output: str) -> list[tuple[str, str, str]]:
     """Each cell of a terminal after `output`: character and colours."""
     page = pyte.Screen(40, 60)
     pyte.Stream(page).feed(output.replace("\n", "\r\n"))
-    return [(cell.data, cell.fg, cell.bg) for y in range(60) for x in range(40) for cell in [page.buffer[y][x]]]
+    return [
+        (cell.data, cell.fg, cell.bg)
+        for y in range(60)
+        for x in range(40)
+        for cell in [page.buffer[y][x]]
+    ]

@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The settings of each run that was started; training itself is left out."""
     given: list[dict[str, Any]] = []
 
-    def start(sources: Any, settings: dict[str, Any], name: str, around: Any) -> Any:
+    def start(sources: Any, settings: dict[str, Any], name: str, context: Any) -> Any:
         given.append(settings)
         raise SystemExit(9)
 
@@ -45,14 +45,18 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_a_grid_of_2_by_2_is_4_rows_with_the_best_first(call):
-    code, out, _ = call("--learning-rate", "1e-5,1e-2", "--dropout", "0.1,0.5", "--max-steps", "8", "--json")
+    code, out, _ = call(
+        "--learning-rate", "1e-5,1e-2", "--dropout", "0.1,0.5", "--max-steps", "8", "--json"
+    )
     rows = json.loads(out)
     assert code == 0 and isinstance(rows, list) and all(set(KEYS) <= set(row) for row in rows)
     combinations = {(row["learning_rate"], row["dropout"]) for row in rows}
     assert len(rows) == 4 and combinations == set(itertools.product((1e-5, 1e-2), (0.1, 0.5)))
     figures = [row["bits_per_byte"] for row in rows]
     assert figures == sorted(figures) and rows[0]["learning_rate"] == 1e-2
-    assert len({row["run"] for row in rows}) == 4 and all(Path(row["path"], "manifest.json").is_file() for row in rows)
+    assert len({row["run"] for row in rows}) == 4 and all(
+        Path(row["path"], "manifest.json").is_file() for row in rows
+    )
     for row in rows:
         recorded = json.loads(Path(row["path"]).parent.joinpath("run.json").read_text())
         assert recorded["training"]["learning_rate"] == row["learning_rate"]
@@ -63,17 +67,32 @@ def test_a_person_sees_the_settings_that_differ_and_a_row_for_each_run(call):
     code, out, err = call("--beta1", "0.8,0.9", "--max-steps", "1")
     rows = [line.split("\t") for line in out.splitlines()]  # as a pipe gets them
     assert code == 0 and sorted(row[0] for row in rows) == ["0.8", "0.9"]
-    assert [len(row) for row in rows] == [6, 6] and {row[-1] for row in rows} == {"sweep-the-verdict", "sweep-the-verdict-2"}
+    assert [len(row) for row in rows] == [6, 6] and {row[-1] for row in rows} == {
+        "sweep-the-verdict",
+        "sweep-the-verdict-2",
+    }
     assert "run 1 of 2: beta1 0.8" in err and "run 2 of 2: beta1 0.9" in err
 
 
 @pytest.mark.parametrize(
     ("flag", "values"),
-    [("--dropout", "0.1,2"), ("--dropout", "0.1,"), ("--n-layer", "1,x"), ("--schedule", "wsd,slow"), ("--budget", "5s,soon")],
+    [
+        ("--dropout", "0.1,2"),
+        ("--dropout", "0.1,"),
+        ("--n-layer", "1,x"),
+        ("--schedule", "wsd,slow"),
+        ("--budget", "5s,soon"),
+    ],
 )
-def test_a_bad_value_in_a_list_is_refused_before_anything_runs(call, started, tmp_path, flag, values):
+def test_a_bad_value_in_a_list_is_refused_before_anything_runs(
+    call, started, tmp_path, flag, values
+):
     code, out, err = call(flag, values)
-    assert (code, out, started) == (2, "", []) and err.startswith("error: ") and len(err.splitlines()) <= 2
+    assert (
+        (code, out, started) == (2, "", [])
+        and err.startswith("error: ")
+        and len(err.splitlines()) <= 2
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,8 +109,14 @@ def test_more_runs_than_anyone_waits_for_are_refused(call, started):
 
 
 def test_texts_numbers_and_yes_or_no_can_all_be_swept(call, started):
-    assert call("--tie-embeddings", "false,true", "--schedule", "wsd,cosine", "--budget", "1m")[0] == 9
-    assert (started[0]["tie_embeddings"], started[0]["schedule"], started[0]["budget"]) == (False, "wsd", 60.0)
+    assert (
+        call("--tie-embeddings", "false,true", "--schedule", "wsd,cosine", "--budget", "1m")[0] == 9
+    )
+    assert (started[0]["tie_embeddings"], started[0]["schedule"], started[0]["budget"]) == (
+        False,
+        "wsd",
+        60.0,
+    )
 
 
 def test_the_seed_is_that_of_every_run(call, started):

@@ -32,7 +32,11 @@ def open_chat(trained: Path, tmp_path: Path) -> Iterator[Open]:
     opened: list[Terminal] = []
 
     def open_chat(*flags: str, columns: int = 100, **env: str) -> Terminal:
-        opened.append(Terminal(command(trained, *flags), environment(XDG_STATE_HOME=str(tmp_path), **env), columns))
+        opened.append(
+            Terminal(
+                command(trained, *flags), environment(XDG_STATE_HOME=str(tmp_path), **env), columns
+            )
+        )
         opened[-1].ready()
         return opened[-1]
 
@@ -45,9 +49,13 @@ def open_chat(trained: Path, tmp_path: Path) -> Iterator[Open]:
 def shell(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A shell with job control, at its prompt; `$CHAT` is the command."""
     if not shutil.which("bash"):
-        pytest.skip("no bash here: Ctrl-Z, the modes of the terminal and what comes with them are not tested")
+        pytest.skip(
+            "no bash here: Ctrl-Z, the modes of the terminal and what comes with them are not tested"
+        )
     state = tmp_path_factory.mktemp("state")
-    env = environment(PS1="$ ", CHAT=shlex.join(command(trained, "--top-k", "10")), XDG_STATE_HOME=str(state))
+    env = environment(
+        PS1="$ ", CHAT=shlex.join(command(trained, "--top-k", "10")), XDG_STATE_HOME=str(state)
+    )
     terminal = Terminal(["bash", "--norc", "--noprofile", "+o", "history"], env)
     terminal.ready("$ ")
     yield terminal
@@ -98,13 +106,20 @@ def begin_reply(terminal: Terminal, prompt: str, more: int = 1) -> None:
     terminal.press(prompt)
     terminal.wait(lambda: letters(prompt) in letters(terminal.text))
     terminal.press(Key.ENTER)
-    terminal.wait(lambda: said(terminal, prompt) is not None and len(letters(said(terminal, prompt) or "")) >= more)
+    terminal.wait(
+        lambda: (
+            said(terminal, prompt) is not None
+            and len(letters(said(terminal, prompt) or "")) >= more
+        )
+    )
 
 
 def interrupt(terminal: Terminal) -> float:
     """Press Ctrl-C; seconds until the prompt is back."""
     terminal.press(Key.CTRL_C)
-    return terminal.wait(lambda: "interrupted;" in letters(terminal.text) and terminal.cursor_line == ">")
+    return terminal.wait(
+        lambda: "interrupted;" in letters(terminal.text) and terminal.cursor_line == ">"
+    )
 
 
 def test_a_conversation_with_keys(open_chat: Open) -> None:
@@ -127,7 +142,9 @@ def test_a_conversation_with_keys(open_chat: Open) -> None:
 
 
 @pytest.mark.parametrize("n", [5, pytest.param(100, marks=pytest.mark.slow)])
-def test_ctrl_c_at_random_moments_of_a_reply(chat: Terminal, n: int, capsys: pytest.CaptureFixture) -> None:
+def test_ctrl_c_at_random_moments_of_a_reply(
+    chat: Terminal, n: int, capsys: pytest.CaptureFixture
+) -> None:
     moments, late, lost = random.Random(n), 0, 0
     for _ in range(n):
         begin_reply(chat, "The judge", more=0)
@@ -206,7 +223,9 @@ def test_a_paste_of_many_lines_is_one_message(chat: Terminal) -> None:
     chat.press(Key.ENTER)
     chat.see("3 tokens")
     chat.ready()
-    assert chat.everything.count("tokens/s") == 1 and chat.everything.count("second") == 2  # typed, and shown again
+    assert (
+        chat.everything.count("tokens/s") == 1 and chat.everything.count("second") == 2
+    )  # typed, and shown again
     set_length(chat, 100000)
 
 
@@ -271,7 +290,9 @@ def test_history_lasts_over_sessions(open_chat: Open) -> None:
     terminal = open_chat("--max-new-tokens", "3")
     for line in ("first one", "second one"):
         terminal.press(line + Key.ENTER)
-        terminal.wait(lambda line=line: said(terminal, line) and "3 tokens" in str(said(terminal, line)))
+        terminal.wait(
+            lambda line=line: said(terminal, line) and "3 tokens" in str(said(terminal, line))
+        )
         terminal.ready()
     terminal.press(Key.CTRL_D)
     assert terminal.exit_code() == 0

@@ -40,13 +40,28 @@ def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path):
     out, err = talk("/context on\nThe judge\n", tmp_path, *again)
     assert out.splitlines()[1].startswith("The judge") and "no earlier conversation" in err
     out, err = talk("/context\n/regen\n/continue\n/undo\n/save\n", tmp_path, *again)
-    assert out.startswith("earlier turns are kept as context") and "took back 'The judge'; 0 turns left" in out
+    assert (
+        out.startswith("earlier turns are kept as context")
+        and "took back 'The judge'; 0 turns left" in out
+    )
     assert out.count(str(tmp_path)) == 1 and "once more" in err and "\x1b" not in out + err
     (path,) = tmp_path.rglob("*.jsonl")
-    assert [line.split(":")[0] for line in path.read_text().splitlines()] == ['{"simplellm"', *['{"turn"'] * 3, '{"turns"']
+    assert [line.split(":")[0] for line in path.read_text().splitlines()] == [
+        '{"simplellm"',
+        *['{"turn"'] * 3,
+        '{"turns"',
+    ]
 
 
 def test_no_history_keeps_neither(trained, tmp_path):
-    arguments = ["chat", "--checkpoints", str(trained), "--continue", "--no-history", "--max-new-tokens", "3"]
+    arguments = [
+        "chat",
+        "--checkpoints",
+        str(trained),
+        "--continue",
+        "--no-history",
+        "--max-new-tokens",
+        "3",
+    ]
     out, _ = talk("The judge\n/save\n", tmp_path, *arguments)
     assert "not kept" in out and list(tmp_path.iterdir()) == []

@@ -15,7 +15,9 @@ import pytest
 from program import environment
 from terminal import SECONDS_TO_START, Key, Terminal
 
-TYPED = "hello 안녕\x7f\x7f하늘" + Key.LEFT + "X" + Key.ENTER  # Backspace twice, then one to the left
+TYPED = (
+    "hello 안녕\x7f\x7f하늘" + Key.LEFT + "X" + Key.ENTER
+)  # Backspace twice, then one to the left
 LONG = "y" * 5000
 GIVEN = {
     "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "precision": "float32",
@@ -91,7 +93,8 @@ def n_panels(terminal: Terminal) -> int:
 def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     terminal = start(
-        [sys.executable, "-c", TALK, json.dumps(GIVEN), "--checkpoints", str(folder)], XDG_STATE_HOME=str(tmp_path)
+        [sys.executable, "-c", TALK, json.dumps(GIVEN), "--checkpoints", str(folder)],
+        XDG_STATE_HOME=str(tmp_path),
     )
     terminal.see("no trained model", SECONDS_TO_START)
     terminal.press("early ")
@@ -104,7 +107,12 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     assert not any(word in before_the_chat for word in ("early", "hello", "yyy", "^[", "\x07"))
     terminal.see("early hello 하X늘")
     terminal.see(", length")  # the reply to the line, which was sent
-    terminal.wait(lambda: terminal.cursor_line.count("y") == 5000 % 98 or terminal.everything.count("y" * 98) >= 51)
+    terminal.wait(
+        lambda: (
+            terminal.cursor_line.count("y") == 5000 % 98
+            or terminal.everything.count("y" * 98) >= 51
+        )
+    )
     terminal.press(Key.CTRL_C)
     terminal.ready()
     terminal.press(Key.UP)
@@ -141,11 +149,15 @@ def test_however_training_ends_the_terminal_is_as_it_was(
     terminal.wait_for_end()
     assert terminal.modes == before
     assert "typed" not in terminal.everything and n_panels(terminal) == 0
-    assert not terminal.screen.cursor.hidden and terminal.raw.rfind(b"\x1b[?7h") > terminal.raw.rfind(b"\x1b[?7l")
+    assert not terminal.screen.cursor.hidden and terminal.raw.rfind(
+        b"\x1b[?7h"
+    ) > terminal.raw.rfind(b"\x1b[?7l")
     assert terminal.exit_code() == code, terminal.everything
 
 
-def test_ctrl_c_is_seen_behind_more_keys_than_a_terminal_queues(start: Start, fake_training: Command) -> None:
+def test_ctrl_c_is_seen_behind_more_keys_than_a_terminal_queues(
+    start: Start, fake_training: Command
+) -> None:
     terminal = start(fake_training("never"))
     terminal.see("train loss")
     terminal.press("y" * 6000)
@@ -155,8 +167,14 @@ def test_ctrl_c_is_seen_behind_more_keys_than_a_terminal_queues(start: Start, fa
     assert terminal.exit_code() == 130 and "yyyy" not in terminal.everything
 
 
-def test_what_is_typed_during_training_reaches_the_shell_after_it(start: Start, fake_training: Command) -> None:
-    shell = start(["bash", "--norc", "--noprofile", "+o", "history"], PS1="$ ", TRAIN=shlex.join(fake_training("end")))
+def test_what_is_typed_during_training_reaches_the_shell_after_it(
+    start: Start, fake_training: Command
+) -> None:
+    shell = start(
+        ["bash", "--norc", "--noprofile", "+o", "history"],
+        PS1="$ ",
+        TRAIN=shlex.join(fake_training("end")),
+    )
     shell.ready("$ ")
     shell.press('eval "$TRAIN"' + Key.ENTER)
     shell.see("train loss")
@@ -167,7 +185,9 @@ def test_what_is_typed_during_training_reaches_the_shell_after_it(start: Start, 
 
 
 @pytest.mark.parametrize("command", ["bash --norc --noprofile", "dash -i"])
-def test_ctrl_z_leaves_the_terminal_usable_and_fg_goes_on(start: Start, fake_training: Command, command: str) -> None:
+def test_ctrl_z_leaves_the_terminal_usable_and_fg_goes_on(
+    start: Start, fake_training: Command, command: str
+) -> None:
     name, *flags = command.split()
     if not shutil.which(name):
         pytest.skip(f"no {name} here")
@@ -182,7 +202,9 @@ def test_ctrl_z_leaves_the_terminal_usable_and_fg_goes_on(start: Start, fake_tra
         shell.wait(lambda: "train loss" not in shell.text)
         shell.ready("$ ")
         assert n_panels(shell) == 0 and not shell.screen.cursor.hidden
-        assert name == "bash" or shell.modes == before  # bash edits the line itself and sets modes for that
+        assert (
+            name == "bash" or shell.modes == before
+        )  # bash edits the line itself and sets modes for that
         shell.press("fg" + Key.ENTER)
         shell.see("train loss")
         shell.wait(lambda quiet=quiet: shell.modes == quiet)

@@ -19,33 +19,45 @@ from simplellm.errors import SamplingError
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(read_corpus([str(STORY)]), None, 0.1, "bpe", 384, tmp_path_factory.mktemp("prepared"))
+    return prepare(
+        read_corpus([str(STORY)]), None, 0.1, "bpe", 384, tmp_path_factory.mktemp("prepared")
+    )
 
 
-def test_a_sample_leaves_the_model_and_all_randomness_as_they_were(trained: Path, prepared: Prepared) -> None:
+def test_a_sample_leaves_the_model_and_all_randomness_as_they_were(
+    trained: Path, prepared: Prepared
+) -> None:
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
     model.train()
     before, weights = torch.get_rng_state(), [weight.clone() for weight in model.parameters()]
     texts = [watch.sample(model, prepared, 20) for _ in range(2)]
     assert texts[0] == texts[1] != "" and model.training
     assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True)
+    )
     model(torch.tensor([[1, 2]])).sum().backward()  # nothing of inference mode is left behind
 
 
 def test_a_sample_ends_in_time(trained: Path, prepared: Prepared) -> None:
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
-    assert len(watch.sample(model, prepared, 100, most_seconds=0.0)) < len(watch.sample(model, prepared, 100))
+    assert len(watch.sample(model, prepared, 100, most_seconds=0.0)) < len(
+        watch.sample(model, prepared, 100)
+    )
 
 
-def test_a_model_that_cannot_be_drawn_from_does_not_stop_its_training(trained: Path, prepared: Prepared) -> None:
+def test_a_model_that_cannot_be_drawn_from_does_not_stop_its_training(
+    trained: Path, prepared: Prepared
+) -> None:
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
     with torch.no_grad():
         model.token_embedding.weight.fill_(float("nan"))
     assert watch.sample(model, prepared, 5) == ""
 
 
-def test_training_is_the_same_with_and_without_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_is_the_same_with_and_without_previews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def weights(name: str) -> bytes:
         assert main(["train", str(STORY), "--name", name, "--max-steps", "6", "--eval-interval", "2", "--dropout", "0.2",
                      "--checkpoints", str(tmp_path), *TINY_FLAGS]) == 0  # fmt: skip
@@ -54,23 +66,56 @@ def test_training_is_the_same_with_and_without_previews(tmp_path: Path, monkeypa
     with_previews = weights("with")
     monkeypatch.setattr(watch, "sample", lambda *arguments: "")
     assert weights("without") == with_previews
-    samples = [record["sample"] for record in read_log(tmp_path / "with" / "log.jsonl") if record["kind"] == "evaluation"]
+    samples = [
+        record["sample"]
+        for record in read_log(tmp_path / "with" / "log.jsonl")
+        if record["kind"] == "evaluation"
+    ]
     assert len(samples) == 3 and all(samples)
 
 
-def test_a_report_that_cannot_be_made_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_a_report_that_cannot_be_made_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     def fail(*arguments: object) -> str:
         raise SamplingError("no luck")
 
     monkeypatch.setattr(watch, "make_report", fail)
-    code = main(["train", str(STORY), "--name", "x", "--max-steps", "2", "--json", "--checkpoints", str(tmp_path), *TINY_FLAGS])
+    code = main(
+        [
+            "train",
+            str(STORY),
+            "--name",
+            "x",
+            "--max-steps",
+            "2",
+            "--json",
+            "--checkpoints",
+            str(tmp_path),
+            *TINY_FLAGS,
+        ]
+    )
     captured = capsys.readouterr()
     assert code == 0 and json.loads(captured.out)["run"] == "x"
     assert "there is no report of this run: no luck" in captured.err
 
 
 def test_the_report_is_told_beside_the_answer(tmp_path: Path, capsys) -> None:
-    assert main(["train", str(STORY), "--max-steps", "2", "--json", "--checkpoints", str(tmp_path), *TINY_FLAGS]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(STORY),
+                "--max-steps",
+                "2",
+                "--json",
+                "--checkpoints",
+                str(tmp_path),
+                *TINY_FLAGS,
+            ]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
     for words in ("byte unigram", "uniform bytes", "copied word for word", "loss.svg"):

@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from simplellm.checkpoint.hugging_face import State, from_hub_config, from_hub_state, to_hub_config, to_hub_state
+from simplellm.checkpoint.hugging_face import (
+    State,
+    from_hub_config,
+    from_hub_state,
+    to_hub_config,
+    to_hub_state,
+)
 from simplellm.config.settings import ModelConfig
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
 
-FIRST = {"modern": "model.layers.0.self_attn.k_proj.weight", "gpt2": "transformer.h.0.attn.c_attn.weight"}
+FIRST = {
+    "modern": "model.layers.0.self_attn.k_proj.weight",
+    "gpt2": "transformer.h.0.attn.c_attn.weight",
+}
 
 
 def test_there_and_back_is_the_same_state(tiny_model: SimpleLLM) -> None:
@@ -32,7 +41,9 @@ def test_every_number_goes_there_once(tiny_model: SimpleLLM) -> None:
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_a_config_comes_back(architecture: str, tie_embeddings: bool) -> None:
     heads = {"n_kv_head": 2} if architecture == "modern" else {"dropout": 0.25}
-    config = ModelConfig(architecture=architecture, n_layer=3, n_embd=48, tie_embeddings=tie_embeddings, **heads)
+    config = ModelConfig(
+        architecture=architecture, n_layer=3, n_embd=48, tie_embeddings=tie_embeddings, **heads
+    )
     again = from_hub_config(to_hub_config(config, end_of_text=5), "config.json")
     kept = (
         "architecture",
@@ -50,7 +61,13 @@ def test_a_config_comes_back(architecture: str, tie_embeddings: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"model_type": "llama"}, {"n_layer": None, "num_hidden_layers": None}, {"vocab_size": "many"}, {"vocab_size": 1}]
+    "damage",
+    [
+        {"model_type": "llama"},
+        {"n_layer": None, "num_hidden_layers": None},
+        {"vocab_size": "many"},
+        {"vocab_size": 1},
+    ],
 )
 def test_a_foreign_config_is_named(tiny_model: SimpleLLM, damage: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"^here/config.json "):
@@ -84,22 +101,32 @@ DAMAGES: dict[str, Callable[[State, str], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_tensor_is_named(tiny_model: SimpleLLM, damage: Callable[[State, str], Any]) -> None:
-    hub, name = to_hub_state(tiny_model.state_dict(), tiny_model.config), FIRST[tiny_model.config.architecture]
+def test_a_damaged_tensor_is_named(
+    tiny_model: SimpleLLM, damage: Callable[[State, str], Any]
+) -> None:
+    hub, name = (
+        to_hub_state(tiny_model.state_dict(), tiny_model.config),
+        FIRST[tiny_model.config.architecture],
+    )
     damage(hub, name)
     with pytest.raises(CheckpointError, match=f"'{name}'"):
         from_hub_state(hub, tiny_model.state_dict(), tiny_model.config)
 
 
 def test_an_unknown_tensor_is_named(tiny_model: SimpleLLM) -> None:
-    hub = to_hub_state(tiny_model.state_dict(), tiny_model.config) | {"model.secret": torch.zeros(1)}
+    hub = to_hub_state(tiny_model.state_dict(), tiny_model.config) | {
+        "model.secret": torch.zeros(1)
+    }
     with pytest.raises(CheckpointError, match="'model.secret'"):
         from_hub_state(hub, tiny_model.state_dict(), tiny_model.config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_read(tiny_model: SimpleLLM, dtype: torch.dtype) -> None:
-    hub = {name: tensor.to(dtype) for name, tensor in to_hub_state(tiny_model.state_dict(), tiny_model.config).items()}
+    hub = {
+        name: tensor.to(dtype)
+        for name, tensor in to_hub_state(tiny_model.state_dict(), tiny_model.config).items()
+    }
     again = from_hub_state(hub, tiny_model.state_dict(), tiny_model.config)
     for name, weight in tiny_model.state_dict().items():
         torch.testing.assert_close(again[name].float(), weight, atol=0.02, rtol=0.02)

@@ -32,8 +32,12 @@ def _naive(model: SimpleLLM, ids: np.ndarray, block_size: int) -> tuple[float, f
         start = max(math.ceil((place + 1 - block_size) / half) * half, 0)
         start = min(start, max(n_scored - block_size, 0))
         context = place + 1 - start
-        assert start == 0 or half <= context <= block_size, "half a block before it, and no more than a block"
-        logits = model(torch.from_numpy(ids[start : place + 1].astype(np.int64))[None])[0, -1].double()
+        assert start == 0 or half <= context <= block_size, (
+            "half a block before it, and no more than a block"
+        )
+        logits = model(torch.from_numpy(ids[start : place + 1].astype(np.int64))[None])[
+            0, -1
+        ].double()
         nats.append(-float(logits.log_softmax(-1)[ids[place + 1]]))
         hits += int(logits.argmax()) == ids[place + 1]
     return sum(nats) / n_scored, hits / n_scored
@@ -45,26 +49,37 @@ def test_evaluating_is_scoring_each_token_once_with_half_a_block_before_it(
     tiny_model: SimpleLLM, monkeypatch: pytest.MonkeyPatch, n_scored: int, rows_per_batch: int
 ) -> None:
     monkeypatch.setattr(metrics, "TOKENS_PER_EVALUATION_BATCH", rows_per_batch * T)
-    found, (loss, accuracy) = evaluate(tiny_model, _ids(n_scored), 100), _naive(tiny_model, _ids(n_scored), T)
+    found, (loss, accuracy) = (
+        evaluate(tiny_model, _ids(n_scored), 100),
+        _naive(tiny_model, _ids(n_scored), T),
+    )
     assert found.tokens == n_scored
-    assert found.loss == pytest.approx(loss, abs=1e-5) and found.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert found.loss == pytest.approx(loss, abs=1e-5) and found.accuracy == pytest.approx(
+        accuracy, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("block_size", [2, 3, 5, 7])
 @pytest.mark.parametrize("n_scored", [1, 2, 3, 4, 5, 8, 13, 14, 15])
 def test_small_and_odd_blocks_are_scored_alike(block_size: int, n_scored: int) -> None:
-    model = SimpleLLM(ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=block_size, vocab_size=300))
+    model = SimpleLLM(
+        ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=block_size, vocab_size=300)
+    )
     model.init_weights(torch.Generator().manual_seed(1)).eval()
     loss, accuracy = _naive(model, _ids(n_scored), block_size)
     found = evaluate(model, _ids(n_scored), 10)
-    assert found.loss == pytest.approx(loss, abs=1e-5) and found.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert found.loss == pytest.approx(loss, abs=1e-5) and found.accuracy == pytest.approx(
+        accuracy, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("block_size", [2, 3, 8, 9])
 def test_windows_cover_the_text_and_end_with_it(block_size: int) -> None:
     for n_scored in range(1, 60):
         starts = window_starts(n_scored, block_size)
-        covered = {place for start in starts for place in range(start, min(start + block_size, n_scored))}
+        covered = {
+            place for start in starts for place in range(start, min(start + block_size, n_scored))
+        }
         assert covered == set(range(n_scored)) and starts == sorted(set(starts))
         assert all(start + min(block_size, n_scored) <= n_scored for start in starts)
 
@@ -85,19 +100,32 @@ def test_evaluating_drops_nothing_and_leaves_the_model_as_it_was(training: bool)
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1)).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert evaluate(model, _ids(40), 10) == evaluate(model, _ids(40), 10)
-    assert model.training is training and all(module.training is training for module in model.modules())
+    assert model.training is training and all(
+        module.training is training for module in model.modules()
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_figures_are_those_of_their_formulas() -> None:
     evaluation = Evaluation(tokens=30, bytes=100, loss=math.log(16), accuracy=0.5)
-    assert evaluation.bits_per_byte == pytest.approx(30 * 4 / 100) and evaluation.perplexity == pytest.approx(16)
-    assert list(evaluation.to_mapping()) == ["tokens", "bytes", "loss", "perplexity", "accuracy", "bits_per_byte"]
+    assert evaluation.bits_per_byte == pytest.approx(
+        30 * 4 / 100
+    ) and evaluation.perplexity == pytest.approx(16)
+    assert list(evaluation.to_mapping()) == [
+        "tokens",
+        "bytes",
+        "loss",
+        "perplexity",
+        "accuracy",
+        "bits_per_byte",
+    ]
 
 
 def test_a_loss_beyond_all_bounds_is_still_json() -> None:
-    assert math.isfinite(json.loads(json.dumps(Evaluation(1, 1, 1e6, 0.0).to_mapping()))["perplexity"])
+    assert math.isfinite(
+        json.loads(json.dumps(Evaluation(1, 1, 1e6, 0.0).to_mapping()))["perplexity"]
+    )
 
 
 def test_a_log_is_a_line_for_each_record(tmp_path: Path) -> None:
@@ -106,4 +134,7 @@ def test_a_log_is_a_line_for_each_record(tmp_path: Path) -> None:
     for record in records:
         sink.write(record)
     for name in "ab":
-        assert [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]] == records
+        assert [
+            json.loads(line)
+            for line in (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]
+        ] == records

@@ -15,20 +15,45 @@ from hypothesis import strategies as st
 
 from simplellm.app.cli import main
 from simplellm.checkpoint import run as checkpoint
-from simplellm.checkpoint.run import Run, TrainingState, find_checkpoint, find_run, free_name, load_model, new_run, verify
+from simplellm.checkpoint.run import (
+    Run,
+    TrainingState,
+    find_checkpoint,
+    find_run,
+    free_name,
+    load_model,
+    new_run,
+    verify,
+)
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError, TokenizerError
 from simplellm.model.transformer import SimpleLLM
 
 CPU = torch.device("cpu")
-MODEL_FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-STEP_FILES = sorted([*MODEL_FILES, "manifest.json", "training/state.json", "training/state.safetensors"])
+MODEL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+STEP_FILES = sorted(
+    [*MODEL_FILES, "manifest.json", "training/state.json", "training/state.safetensors"]
+)
 
 
 @pytest.fixture(scope="module")
 def gpt2_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpt2")
-    flags = [*TINY_FLAGS, "--architecture", "gpt2", "--max-steps", "3", "--checkpoints", str(folder)]
+    flags = [
+        *TINY_FLAGS,
+        "--architecture",
+        "gpt2",
+        "--max-steps",
+        "3",
+        "--checkpoints",
+        str(folder),
+    ]
     assert main(["train", str(STORY), "--name", "tiny", *flags]) == 0
     return folder / "tiny"
 
@@ -46,14 +71,18 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def model_and_tokenizer(trained: Path) -> tuple[SimpleLLM, Tokenizer]:
     return load_model(Run(trained / "tiny").best(), CPU)
 
 
-def save(run: Run, step: int, loss: float, model: SimpleLLM, tokenizer: Tokenizer, best: bool) -> Path:
+def save(
+    run: Run, step: int, loss: float, model: SimpleLLM, tokenizer: Tokenizer, best: bool
+) -> Path:
     state = TrainingState({"step": step}, {"x": torch.ones(2)})
     return run.save(step, model, tokenizer, state, {"val_loss": loss}, best)
 
@@ -61,7 +90,10 @@ def save(run: Run, step: int, loss: float, model: SimpleLLM, tokenizer: Tokenize
 def test_a_run_folder_holds_the_files_of_the_contract(trained):
     run = trained / "tiny"
     kept = {"run.json", "log.jsonl", "best.json", "last.json"}
-    assert {path.name for path in run.iterdir() if path.is_file()} == kept | {"report.json", "loss.svg"}  # those at its end
+    assert {path.name for path in run.iterdir() if path.is_file()} == kept | {
+        "report.json",
+        "loss.svg",
+    }  # those at its end
     assert {path.name for path in run.iterdir() if path.is_dir()} == {"step-000020", "step-000030"}
     assert files_of(run / "step-000030") == STEP_FILES
     info = json.loads((run / "run.json").read_text())
@@ -73,13 +105,26 @@ def test_transformers_opens_a_checkpoint_with_equal_logits(best):
 
     model, _ = load_model(best, CPU)
     theirs = AutoModelForCausalLM.from_pretrained(best).eval()
-    ids = torch.randint(model.config.vocab_size, (2, model.config.block_size), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        model.config.vocab_size,
+        (2, model.config.block_size),
+        generator=torch.Generator().manual_seed(1),
+    )
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "안녕하세요, 세상!", "👩‍👩‍👧 🇰🇷 ok", "a<|endoftext|>b", "  x\n\n\ty  12345 it's", "café 각"]
+    "text",
+    [
+        "",
+        " ",
+        "안녕하세요, 세상!",
+        "👩‍👩‍👧 🇰🇷 ok",
+        "a<|endoftext|>b",
+        "  x\n\n\ty  12345 it's",
+        "café 각",
+    ],
 )
 def test_transformers_opens_a_checkpoint_with_equal_ids(best, text):
     from transformers import AutoTokenizer
@@ -107,7 +152,12 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-DAMAGES = {"flipped": flip, "truncated": truncate, "emptied": lambda path: path.write_bytes(b""), "deleted": Path.unlink}
+DAMAGES = {
+    "flipped": flip,
+    "truncated": truncate,
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": Path.unlink,
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -155,7 +205,9 @@ def test_without_a_whole_checkpoint_the_run_is_refused(copy):
         find_checkpoint("tiny", copy, lambda text: None)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"path": 5}', '{"path": "../../x"}', '{"step": 1}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "null", '{"path": 5}', '{"path": "../../x"}', '{"step": 1}', "\x00"]
+)
 def test_a_damaged_pointer_costs_nothing(copy, content, tmp_path):
     run = Run(copy / "tiny")
     (run.path / "best.json").write_text(content)
@@ -187,7 +239,11 @@ def test_the_best_and_the_last_are_kept(trained, tmp_path):
 
 def test_retention_leaves_other_folders_alone(trained, tmp_path):
     model, tokenizer = model_and_tokenizer(trained)
-    others = [tmp_path / "run" / "step-notes", tmp_path / "run" / "mine", tmp_path / "other" / "step-000001"]
+    others = [
+        tmp_path / "run" / "step-notes",
+        tmp_path / "run" / "mine",
+        tmp_path / "other" / "step-000001",
+    ]
     for folder in others:
         folder.mkdir(parents=True)
     for step in range(1, 6):
@@ -220,10 +276,15 @@ def test_find_run_takes_names_and_paths(trained):
     assert find_run(None, trained) == (Run(tiny), None)
     run, folder = find_run(str(tiny / "step-000020"), trained)
     assert (run.name, folder) == ("tiny", tiny / "step-000020")
-    assert find_checkpoint(str(tiny / "step-000020"), trained, lambda text: None) == tiny / "step-000020"
+    assert (
+        find_checkpoint(str(tiny / "step-000020"), trained, lambda text: None)
+        == tiny / "step-000020"
+    )
 
 
-@pytest.mark.parametrize("name", ["a b", ".hidden", "-x", "x" * 101, "é", "a:b", "*", "a\nb", "a\x00b"])
+@pytest.mark.parametrize(
+    "name", ["a b", ".hidden", "-x", "x" * 101, "é", "a:b", "*", "a\nb", "a\x00b"]
+)
 def test_a_bad_run_name_is_a_mistake_of_the_command_line(trained, name):
     with pytest.raises(SettingError) as found:
         find_run(name, trained)
@@ -285,12 +346,22 @@ CONFIGS = {
 CONFIG_VALUES = ["x", None, -1, 0, 2**40, 1.5, True, [], {}, float("inf")]
 TOKENIZER_CHANGES = {
     "vocab is a list": lambda data: data["model"].update(vocab=[]),
-    "ranks are texts": lambda data: data["model"].update(vocab=dict.fromkeys(data["model"]["vocab"], "1")),
-    "ranks are negative": lambda data: data["model"].update(vocab={token: -1 for token in data["model"]["vocab"]}),
-    "ranks are equal": lambda data: data["model"].update(vocab=dict.fromkeys(data["model"]["vocab"], 3)),
-    "ranks are fractions": lambda data: data["model"].update(vocab=dict.fromkeys(data["model"]["vocab"], 0.5)),
+    "ranks are texts": lambda data: data["model"].update(
+        vocab=dict.fromkeys(data["model"]["vocab"], "1")
+    ),
+    "ranks are negative": lambda data: data["model"].update(
+        vocab={token: -1 for token in data["model"]["vocab"]}
+    ),
+    "ranks are equal": lambda data: data["model"].update(
+        vocab=dict.fromkeys(data["model"]["vocab"], 3)
+    ),
+    "ranks are fractions": lambda data: data["model"].update(
+        vocab=dict.fromkeys(data["model"]["vocab"], 0.5)
+    ),
     "a byte is missing": lambda data: data["model"]["vocab"].pop("a"),
-    "ranks leave a gap": lambda data: data["model"]["vocab"].update({list(data["model"]["vocab"])[-1]: 10**6}),
+    "ranks leave a gap": lambda data: data["model"]["vocab"].update(
+        {list(data["model"]["vocab"])[-1]: 10**6}
+    ),
     "a foreign character": lambda data: data["model"]["vocab"].update({"\u4e00": 300}),
     "no model": lambda data: data.pop("model"),
     "no special token": lambda data: data.update(added_tokens=[]),
@@ -298,8 +369,12 @@ TOKENIZER_CHANGES = {
     "a special token that is a word": lambda data: data["added_tokens"][0].update(id=5),
     "a special token that is huge": lambda data: data["added_tokens"][0].update(id=2**40),
     "a special token that is null": lambda data: data["added_tokens"][0].update(id=None),
-    "a pattern that is none": lambda data: data["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="(["),
-    "a pattern that is a number": lambda data: data["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=7),
+    "a pattern that is none": lambda data: data["pre_tokenizer"]["pretokenizers"][0][
+        "pattern"
+    ].update(Regex="(["),
+    "a pattern that is a number": lambda data: data["pre_tokenizer"]["pretokenizers"][0][
+        "pattern"
+    ].update(Regex=7),
     "no pattern": lambda data: data["pre_tokenizer"].update(pretokenizers=[]),
 }
 
@@ -320,7 +395,14 @@ def test_a_hostile_json_file_is_one_typed_error(copy, name, kind):
 
 
 @pytest.mark.parametrize(
-    "key", ["num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings"]
+    "key",
+    [
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "vocab_size",
+        "max_position_embeddings",
+    ],
 )
 def test_a_hostile_size_is_one_typed_error(copy, key):
     folder = Run(copy / "tiny").best()
@@ -338,7 +420,8 @@ def test_a_hostile_tokenizer_is_one_typed_error(copy, kind):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x00" * 8, b"\xff" * 64, b"\x10" + b"\x00" * 7 + b'{"a":{"dtype":1}}', b"PK\x03\x04"]
+    "content",
+    [b"", b"\x00" * 8, b"\xff" * 64, b"\x10" + b"\x00" * 7 + b'{"a":{"dtype":1}}', b"PK\x03\x04"],
 )
 def test_garbage_for_weights_is_one_typed_error(copy, content):
     expect_typed_error(Run(copy / "tiny").best(), "model.safetensors", content)

@@ -31,7 +31,9 @@ def test_what_was_given_stands_and_the_rest_is_valid(n_bytes, given_settings):
     assert train.budget is not None or train.max_steps is not None
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1, 20_479, 199_999, 200_000, 3_999_999, 4_000_000, 100_000_000])
+@pytest.mark.parametrize(
+    "n_bytes", [0, 1, 20_479, 199_999, 200_000, 3_999_999, 4_000_000, 100_000_000]
+)
 def test_every_size_of_text_gets_configs_of_known_settings(n_bytes):
     known = {item.name for config in (ModelConfig, TrainConfig) for item in config.settings()}
     assert set(recipe(n_bytes, {})) <= known
@@ -60,7 +62,12 @@ def test_consistency_needs_dropout():
 
 def test_a_longer_run_gets_a_larger_model_and_more_time_for_each_byte_more_dropout():
     sizes = [choose(1_000_000, {"budget": seconds})[0] for seconds in (20, 60, 300, 900)]
-    assert [(size.n_layer, size.n_embd) for size in sizes] == [(4, 128), (4, 192), (6, 192), (6, 256)]
+    assert [(size.n_layer, size.n_embd) for size in sizes] == [
+        (4, 128),
+        (4, 192),
+        (6, 192),
+        (6, 256),
+    ]
     assert 0 == sizes[0].dropout < sizes[1].dropout < sizes[2].dropout < sizes[3].dropout
     assert choose(10_000_000, {"budget": 300})[0].dropout == 0, "gone through once or twice"
 

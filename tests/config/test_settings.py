@@ -19,7 +19,11 @@ from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig, 
 from simplellm.errors import SettingError
 
 CONFIGS = [ModelConfig, TrainConfig, SamplingParams]
-ALL = [pytest.param(config, item, id=f"{config.title}-{item.name}") for config in CONFIGS for item in config.settings()]
+ALL = [
+    pytest.param(config, item, id=f"{config.title}-{item.name}")
+    for config in CONFIGS
+    for item in config.settings()
+]
 NUMBERS = [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
 OTHER_TYPES: dict[str, list[Any]] = {
     "int": [True, "1", 1.5, ""], "float": [True, "1", ""], "seconds": [True, "one", ""], "str": [True, 1, 1.5, "", "\0"],
@@ -55,7 +59,9 @@ def test_a_limit_is_allowed_unless_it_is_open(config: type[Settings], item: Sett
 
 
 @pytest.mark.parametrize(("config", "item"), LIMITED)
-def test_a_value_outside_the_range_is_refused_by_name(config: type[Settings], item: Setting) -> None:
+def test_a_value_outside_the_range_is_refused_by_name(
+    config: type[Settings], item: Setting
+) -> None:
     for value in (item.minimum - 1, item.maximum + 1, math.inf, -math.inf, math.nan):
         with pytest.raises(SettingError, match=rf"^{item.name} ") as caught:
             config(**{item.name: value})
@@ -64,13 +70,24 @@ def test_a_value_outside_the_range_is_refused_by_name(config: type[Settings], it
 
 @pytest.mark.parametrize(("config", "item"), ALL)
 def test_a_value_of_another_type_is_refused_by_name(config: type[Settings], item: Setting) -> None:
-    for value in (object(), {}, b"1", {"a": 1}, [1], 1j, *OTHER_TYPES[item.kind], *([] if item.auto else [None])):
+    for value in (
+        object(),
+        {},
+        b"1",
+        {"a": 1},
+        [1],
+        1j,
+        *OTHER_TYPES[item.kind],
+        *([] if item.auto else [None]),
+    ):
         with pytest.raises(SettingError, match=rf"^{item.name} is "):
             item.check(value)
 
 
 @pytest.mark.parametrize(("config", "item"), LIMITED)
-def test_a_number_too_large_for_a_float_is_refused_by_name(config: type[Settings], item: Setting) -> None:
+def test_a_number_too_large_for_a_float_is_refused_by_name(
+    config: type[Settings], item: Setting
+) -> None:
     for number in (10**400, -(10**400)):
         with pytest.raises(SettingError, match=rf"^{item.name} is "):
             item.check(number)
@@ -101,14 +118,39 @@ def test_a_mapping_of_a_config_is_the_config(config: type[Settings]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("60s", 60), ("1.5m", 90), ("2h", 7200), ("90", 90), (" 10m ", 600), ("0.5s", 0.5), ("auto", None)]
+    ("text", "seconds"),
+    [
+        ("60s", 60),
+        ("1.5m", 90),
+        ("2h", 7200),
+        ("90", 90),
+        (" 10m ", 600),
+        ("0.5s", 0.5),
+        ("auto", None),
+    ],
 )
 def test_a_duration_is_read_with_its_unit(text: str, seconds: float | None) -> None:
     assert TrainConfig.setting("budget").parse(text) == seconds
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s", "-5s", "0s", "1e3", "60 s", "1d", "1h30m", "nan", "inf", "1.2.3", "６０s", "2年", "60S\n."]
+    "text",
+    [
+        "",
+        "s",
+        "-5s",
+        "0s",
+        "1e3",
+        "60 s",
+        "1d",
+        "1h30m",
+        "nan",
+        "inf",
+        "1.2.3",
+        "６０s",
+        "2年",
+        "60S\n.",
+    ],
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="^budget is a time such as 60s, 10m or 2h, got "):
@@ -116,7 +158,8 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("n_layer", "４"), ("dropout", "٠.٥"), ("n_layer", "४"), ("n_layer", "²"), ("seed", "𝟏")]
+    ("name", "text"),
+    [("n_layer", "４"), ("dropout", "٠.٥"), ("n_layer", "४"), ("n_layer", "²"), ("seed", "𝟏")],
 )
 def test_only_ascii_digits_are_digits(name: str, text: str) -> None:
     owner = ModelConfig if name != "seed" else SamplingParams
@@ -125,7 +168,8 @@ def test_only_ascii_digits_are_digits(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("true", True), ("YES", True), ("on", True), ("1", True), ("off", False), ("No", False)]
+    ("text", "value"),
+    [("true", True), ("YES", True), ("on", True), ("1", True), ("off", False), ("No", False)],
 )
 def test_a_switch_understands_plain_words(text: str, value: bool) -> None:
     assert Setting("lamp", "bool", False, "light").parse(text) is value
@@ -137,7 +181,9 @@ def test_a_switch_refuses_other_words(text: str) -> None:
         Setting("lamp", "bool", False, "light").parse(text)
 
 
-@pytest.mark.parametrize(("config", "item"), [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")])
+@pytest.mark.parametrize(
+    ("config", "item"), [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
+)
 def test_auto_is_a_value_exactly_where_there_is_one(config: type[Settings], item: Setting) -> None:
     if item.auto:
         assert item.parse("auto") is None
@@ -150,8 +196,15 @@ def test_auto_is_a_value_exactly_where_there_is_one(config: type[Settings], item
 @given(
     st.sampled_from(["modern", "gpt2"]), st.integers(2, 600), st.integers(1, 70), st.none() | st.integers(1, 70)
 )  # fmt: skip
-def test_following_the_fixes_ends_in_a_model(architecture: str, n_embd: int, n_head: int, n_kv_head: int | None) -> None:
-    values = {"architecture": architecture, "n_embd": n_embd, "n_head": n_head, "n_kv_head": n_kv_head}
+def test_following_the_fixes_ends_in_a_model(
+    architecture: str, n_embd: int, n_head: int, n_kv_head: int | None
+) -> None:
+    values = {
+        "architecture": architecture,
+        "n_embd": n_embd,
+        "n_head": n_head,
+        "n_kv_head": n_kv_head,
+    }
     for _ in range(4):
         values = _fixed(values)
     assert ModelConfig(**values).n_embd >= n_embd
@@ -163,7 +216,9 @@ def _fixed(values: dict[str, Any]) -> dict[str, Any]:
         ModelConfig(**values)
     except SettingError as error:
         flags = re.findall(r"--(n-[a-z-]+) (\d+)", error.fix)
-        return values | ({name.replace("-", "_"): int(value) for name, value in flags} or {"n_kv_head": None})
+        return values | (
+            {name.replace("-", "_"): int(value) for name, value in flags} or {"n_kv_head": None}
+        )
     return values
 
 
@@ -189,7 +244,11 @@ def _toml(folder: Path, content: str | bytes) -> Path:
 
 def test_tables_of_a_toml_file_only_group(tmp_path: Path) -> None:
     flat = read_toml(_toml(tmp_path, "n_layer = 2\nseed = 3"))
-    assert read_toml(_toml(tmp_path, "[model]\nn_layer = 2\n[training]\nseed = 3")) == flat == {"n_layer": 2, "seed": 3}
+    assert (
+        read_toml(_toml(tmp_path, "[model]\nn_layer = 2\n[training]\nseed = 3"))
+        == flat
+        == {"n_layer": 2, "seed": 3}
+    )
 
 
 @pytest.mark.parametrize("content", ["n_layr = 3", "[model]\nn_layr = 3"])

@@ -38,7 +38,13 @@ def test_a_file_is_its_text(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_its_text_files_in_order(tmp_path: Path) -> None:
-    for name, content in {"b.md": "2", "a.txt": "1", "sub/c.jsonl": '{"text": "3"}', "d.png": "4", "sub/e": "5"}.items():
+    for name, content in {
+        "b.md": "2",
+        "a.txt": "1",
+        "sub/c.jsonl": '{"text": "3"}',
+        "d.png": "4",
+        "sub/e": "5",
+    }.items():
         _file(tmp_path, content, name)
     assert read_corpus([str(tmp_path)]).text() == "123"
 
@@ -55,13 +61,26 @@ def test_a_file_may_be_called_like_a_glob(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_jsonl_are_documents(tmp_path: Path) -> None:
-    path = _file(tmp_path, '{"text": "a\\u00e9", "n": 1}\r\n\n{"text": ""}\n{"text": "b\\nc"}', "a.jsonl")
+    path = _file(
+        tmp_path, '{"text": "a\\u00e9", "n": 1}\r\n\n{"text": ""}\n{"text": "b\\nc"}', "a.jsonl"
+    )
     pieces = [tuple(piece) for piece in read_corpus([path]).pieces()]
     assert pieces == [("aé", True, 0, 1), ("b\nc", True, 0, 4)], "source 0, lines 1 and 4"
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "3", "[]", '"text"', '{"Text": "a"}', '{"text": 3}', "null", "[" * 100_000, '{"a": 1' + "0" * 5000]
+    "line",
+    [
+        "{",
+        "3",
+        "[]",
+        '"text"',
+        '{"Text": "a"}',
+        '{"text": 3}',
+        "null",
+        "[" * 100_000,
+        '{"a": 1' + "0" * 5000,
+    ],
 )
 def test_a_bad_line_of_jsonl_is_numbered(tmp_path: Path, line: str) -> None:
     with pytest.raises(TextError, match="line 3 is not a JSON object"):
@@ -70,7 +89,10 @@ def test_a_bad_line_of_jsonl_is_numbered(tmp_path: Path, line: str) -> None:
 
 def test_every_file_is_a_document(tmp_path: Path) -> None:
     texts = [_file(tmp_path, "one"), _file(tmp_path, "", "b.txt"), _file(tmp_path, "two", "c.txt")]
-    assert [tuple(piece) for piece in read_corpus(texts).pieces()] == [("one", True, 0, 1), ("two", True, 2, 1)]
+    assert [tuple(piece) for piece in read_corpus(texts).pieces()] == [
+        ("one", True, 0, 1),
+        ("two", True, 2, 1),
+    ]
     assert read_corpus(texts).characters == (3, 0, 3)
 
 
@@ -79,13 +101,19 @@ def test_standard_input_is_a_source_that_can_be_read_again() -> None:
     assert corpus.text() == corpus.text() == "가\nb" and list(corpus.fingerprint) == ["-"]
 
 
-def test_two_readers_of_standard_input_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_readers_of_standard_input_do_not_disturb_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(corpora, "READ_BYTES", 16)
     monkeypatch.setattr(corpora, "PIECE_CHARACTERS", 8)
     text = "".join(f"line {i}\n" for i in range(50))
     corpus = read_corpus(["-"], stdin=io.BytesIO(text.encode()))
     pairs = list(zip(corpus.pieces(), corpus.pieces(), strict=True))
-    assert "".join(first.text for first, _ in pairs) == "".join(second.text for _, second in pairs) == text
+    assert (
+        "".join(first.text for first, _ in pairs)
+        == "".join(second.text for _, second in pairs)
+        == text
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -107,7 +135,9 @@ def test_a_named_pipe_is_read_once_and_kept(tmp_path: Path) -> None:
     ids=["utf-8", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be"],
 )  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
-def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path: Path, content: bytes, encoding: str) -> None:
+def test_a_byte_order_mark_says_the_encoding_and_is_no_text(
+    tmp_path: Path, content: bytes, encoding: str
+) -> None:
     assert _read(tmp_path, content, encoding).text() == "가b\n"
 
 
@@ -119,30 +149,43 @@ def test_line_ends_become_newlines_wherever_blocks_are_cut(
     assert _read(tmp_path, "a가\r\nb\r\r\nc\rd\n\r").text() == "a가\nb\n\nc\nd\n\n"
 
 
-@pytest.mark.parametrize("encoding", ["cp949", "euc-kr", "latin-1", "utf-16-le", "UTF_16-BE", "utf-8-sig", "ascii"])
+@pytest.mark.parametrize(
+    "encoding", ["cp949", "euc-kr", "latin-1", "utf-16-le", "UTF_16-BE", "utf-8-sig", "ascii"]
+)
 def test_another_encoding_can_be_named(tmp_path: Path, encoding: str) -> None:
     text = "cafe" if encoding == "ascii" else "café" if encoding == "latin-1" else "한글 text"
     assert _read(tmp_path, text.encode(encoding), encoding).text() == text
 
 
-@pytest.mark.parametrize("encoding", ["nonsense", "", "hex", "rot13", "base64", "zlib", "undefined", "\0"])
+@pytest.mark.parametrize(
+    "encoding", ["nonsense", "", "hex", "rot13", "base64", "zlib", "undefined", "\0"]
+)
 def test_what_is_no_encoding_of_text_is_refused(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(TextError, match="encoding"):
         _read(tmp_path, "hello", encoding)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "u16", "punycode", "utf-32"])
-def test_a_text_that_is_not_of_the_named_encoding_is_one_text_error(tmp_path: Path, encoding: str) -> None:
+def test_a_text_that_is_not_of_the_named_encoding_is_one_text_error(
+    tmp_path: Path, encoding: str
+) -> None:
     with pytest.raises(TextError):
         _read(tmp_path, "hello world ", encoding)
 
 
-@pytest.mark.parametrize("offset", [0, 1, 4, 4094, 4095, 4096, 4097, 12_345, (1 << 20) + 3, (1 << 21) + 5])
 @pytest.mark.parametrize(
-    ("encoding", "bad"), [("utf-8", b"\xff"), ("utf-8", b"\xea\xb0 "), ("cp949", b"\xb0\xff"), ("ascii", b"\x80")]
+    "offset", [0, 1, 4, 4094, 4095, 4096, 4097, 12_345, (1 << 20) + 3, (1 << 21) + 5]
 )
-def test_a_wrong_byte_is_named_by_its_offset_in_the_file(tmp_path: Path, offset: int, encoding: str, bad: bytes) -> None:
-    with pytest.raises(TextError, match=rf"a\.txt: byte {offset} \(0x{bad[0]:02x}\) is not {encoding}$") as caught:
+@pytest.mark.parametrize(
+    ("encoding", "bad"),
+    [("utf-8", b"\xff"), ("utf-8", b"\xea\xb0 "), ("cp949", b"\xb0\xff"), ("ascii", b"\x80")],
+)
+def test_a_wrong_byte_is_named_by_its_offset_in_the_file(
+    tmp_path: Path, offset: int, encoding: str, bad: bytes
+) -> None:
+    with pytest.raises(
+        TextError, match=rf"a\.txt: byte {offset} \(0x{bad[0]:02x}\) is not {encoding}$"
+    ) as caught:
         _read(tmp_path, b"a" * offset + bad + b" and more", encoding)
     assert "--encoding" in caught.value.fix
 
@@ -153,7 +196,9 @@ def test_a_byte_order_mark_counts_in_the_offset(tmp_path: Path, offset: int) -> 
         _read(tmp_path, codecs.BOM_UTF8 + b"a" * (offset - 3) + b"\xff and more")
 
 
-@pytest.mark.parametrize("content", [b"abc\xea\xb0", "가".encode("utf-16")[:-1]], ids=["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "content", [b"abc\xea\xb0", "가".encode("utf-16")[:-1]], ids=["utf-8", "utf-16"]
+)
 def test_a_text_cut_within_a_character_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(TextError, match="ends in the middle of a character"):
         _read(tmp_path, content)
@@ -171,8 +216,12 @@ def test_a_file_without_words_is_refused_by_name(tmp_path: Path, content: str) -
         _read(tmp_path, content)
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "*.txt", "a\0b", "no/such/folder", "x" * 300, "word " * 1000])
-def test_what_is_no_file_is_one_text_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["missing.txt", "*.txt", "a\0b", "no/such/folder", "x" * 300, "word " * 1000]
+)
+def test_what_is_no_file_is_one_text_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TextError) as caught:
         read_corpus([name])
@@ -185,7 +234,9 @@ def test_a_folder_without_texts_is_refused_by_name(tmp_path: Path) -> None:
         read_corpus([str(tmp_path)])
 
 
-@pytest.mark.parametrize("stdin", [None, io.BytesIO(b""), io.BytesIO(b" \n")], ids=["none", "empty", "blank"])
+@pytest.mark.parametrize(
+    "stdin", [None, io.BytesIO(b""), io.BytesIO(b" \n")], ids=["none", "empty", "blank"]
+)
 def test_a_standard_input_without_text_is_refused(stdin: BinaryIO | None) -> None:
     with pytest.raises(TextError):
         read_corpus(["-"], stdin=stdin)
@@ -208,7 +259,9 @@ class BrokenFile(io.RawIOBase):
 
 
 @pytest.mark.parametrize("good", [0, 4])
-def test_a_disk_that_fails_while_reading_is_one_text_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int) -> None:
+def test_a_disk_that_fails_while_reading_is_one_text_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
     monkeypatch.setattr(corpora.Source, "open", lambda source: BrokenFile(good))
     with pytest.raises(TextError, match=r"^cannot read .*Input/output error"):
         _read(tmp_path, "abc")
@@ -219,13 +272,19 @@ def test_a_standard_input_that_fails_is_one_text_error() -> None:
         read_corpus(["-"], stdin=BrokenFile(0))  # type: ignore[arg-type]
 
 
-law = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-long_text = st.text(alphabet="ab .'1\n\n\t가", min_size=1, max_size=200).filter(lambda text: not text.isspace())
+law = settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+long_text = st.text(alphabet="ab .'1\n\n\t가", min_size=1, max_size=200).filter(
+    lambda text: not text.isspace()
+)
 
 
 @law
 @given(text=long_text, start=st.integers(0, 200), length=st.integers(0, 200))
-def test_pieces_joined_are_the_text_between(tmp_path: Path, text: str, start: int, length: int) -> None:
+def test_pieces_joined_are_the_text_between(
+    tmp_path: Path, text: str, start: int, length: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         _cut_small(patch)
         corpus = _read(tmp_path, text)
@@ -236,12 +295,18 @@ def test_pieces_joined_are_the_text_between(tmp_path: Path, text: str, start: in
 
 @law
 @given(text=long_text)
-def test_cutting_into_pieces_does_not_change_words_nor_ids(tmp_path: Path, tokenizer: Tokenizer, text: str) -> None:
+def test_cutting_into_pieces_does_not_change_words_nor_ids(
+    tmp_path: Path, tokenizer: Tokenizer, text: str
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         _cut_small(patch)
         pieces = list(_read(tmp_path, text).pieces())
-    assert [word for piece in pieces for word in tokenizer.split(piece.text)] == tokenizer.split(text)
-    assert [token for piece in pieces for token in tokenizer.encode(piece.text)] == tokenizer.encode(text)
+    assert [word for piece in pieces for word in tokenizer.split(piece.text)] == tokenizer.split(
+        text
+    )
+    assert [
+        token for piece in pieces for token in tokenizer.encode(piece.text)
+    ] == tokenizer.encode(text)
     assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 

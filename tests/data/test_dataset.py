@@ -38,23 +38,37 @@ def test_a_target_is_the_token_after(n: int, seed: int, step: int, batch_size: i
 
 @law
 @given(st.integers(0, 50), st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 0.3]))
-def test_a_batch_is_a_function_of_its_place(step: int, micro_step: int, rank: int, noise: float) -> None:
+def test_a_batch_is_a_function_of_its_place(
+    step: int, micro_step: int, rank: int, noise: float
+) -> None:
     used = _counting(200, noise=noise)
     used.batch(99, 0, 8)
-    again = [dataset.batch(step, micro_step, 4, 4, rank, 4) for dataset in (_counting(200, noise=noise), used, used)]
+    again = [
+        dataset.batch(step, micro_step, 4, 4, rank, 4)
+        for dataset in (_counting(200, noise=noise), used, used)
+    ]
     assert all(torch.equal(one[i], again[0][i]) for one in again for i in (0, 1))
 
 
 def test_another_seed_gives_other_batches() -> None:
-    assert not torch.equal(_counting(500, seed=1).batch(0, 0, 8)[0], _counting(500, seed=2).batch(0, 0, 8)[0])
+    assert not torch.equal(
+        _counting(500, seed=1).batch(0, 0, 8)[0], _counting(500, seed=2).batch(0, 0, 8)[0]
+    )
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 40])
-@pytest.mark.parametrize(("micro_steps", "ranks", "batch_size"), [(4, 1, 2), (1, 2, 4), (2, 2, 2), (8, 1, 1), (1, 8, 1)])
-def test_a_step_has_the_same_windows_however_it_is_cut(step: int, micro_steps: int, ranks: int, batch_size: int) -> None:
+@pytest.mark.parametrize(
+    ("micro_steps", "ranks", "batch_size"), [(4, 1, 2), (1, 2, 4), (2, 2, 2), (8, 1, 1), (1, 8, 1)]
+)
+def test_a_step_has_the_same_windows_however_it_is_cut(
+    step: int, micro_steps: int, ranks: int, batch_size: int
+) -> None:
     dataset = _counting(203)
     places = [(micro_step, rank) for micro_step in range(micro_steps) for rank in range(ranks)]
-    parts = [dataset.batch(step, micro_step, batch_size, micro_steps, rank, ranks) for micro_step, rank in places]
+    parts = [
+        dataset.batch(step, micro_step, batch_size, micro_steps, rank, ranks)
+        for micro_step, rank in places
+    ]
     for i, whole in enumerate(dataset.batch(step, 0, 8)):
         assert torch.equal(torch.cat([part[i] for part in parts]), whole)
 
@@ -75,7 +89,9 @@ def test_an_epoch_visits_each_overlapping_window_once(n: int, seed: int, stride:
     dataset = _counting(n, seed=seed, stride=stride)
     starts = sorted(int(dataset.batch(i, 0, 1)[0][0, 0]) for i in range(dataset.windows_per_epoch))
     assert len(set(starts)) == len(starts) and starts[-1] <= n - 9
-    assert all(later - earlier == stride for earlier, later in zip(starts[1:], starts[2:], strict=False))
+    assert all(
+        later - earlier == stride for earlier, later in zip(starts[1:], starts[2:], strict=False)
+    )
 
 
 def test_an_epoch_is_counted_in_windows() -> None:
@@ -83,7 +99,10 @@ def test_an_epoch_is_counted_in_windows() -> None:
 
 
 def test_noise_replaces_a_share_of_the_inputs_and_no_target() -> None:
-    plain, noisy = _counting(5_000, 64).batch(3, 0, 64), _counting(5_000, 64, noise=0.25).batch(3, 0, 64)
+    plain, noisy = (
+        _counting(5_000, 64).batch(3, 0, 64),
+        _counting(5_000, 64, noise=0.25).batch(3, 0, 64),
+    )
     assert torch.equal(plain[1], noisy[1])
     assert 0.2 < float((plain[0] != noisy[0]).float().mean()) < 0.3
 
@@ -101,10 +120,14 @@ def test_a_text_of_exactly_one_block_is_enough() -> None:
     assert _counting(33, block_size=32).batch(5, 0, 2)[0].tolist() == [list(range(32))] * 2
 
 
-def test_an_epoch_with_fewer_tokens_than_the_first_still_fills_every_batch(tokenizer: Tokenizer) -> None:
+def test_an_epoch_with_fewer_tokens_than_the_first_still_fills_every_batch(
+    tokenizer: Tokenizer,
+) -> None:
     segmenter = Segmenter(["Once upon a time there was a verdict."], tokenizer, 0.5, 1)
     dataset = TextDataset(segmenter, len(segmenter(0)) - 1, seed=1)
-    assert {tuple(dataset.batch(step, 0, 2)[0].shape) for step in range(40)} == {(2, dataset.block_size)}
+    assert {tuple(dataset.batch(step, 0, 2)[0].shape) for step in range(40)} == {
+        (2, dataset.block_size)
+    }
 
 
 Prepare = Callable[..., Prepared]
@@ -114,7 +137,14 @@ Prepare = Callable[..., Prepared]
 def make(tmp_path: Path) -> Prepare:
     def make(text: str, tokenizer: str | Tokenizer = "bpe", val: str | None = None) -> Prepared:
         val_corpus = _corpus(tmp_path / "val.txt", val) if val is not None else None
-        return prepare(_corpus(tmp_path / "a.txt", text), val_corpus, 0.1, tokenizer, 300, tmp_path / "prepared")
+        return prepare(
+            _corpus(tmp_path / "a.txt", text),
+            val_corpus,
+            0.1,
+            tokenizer,
+            300,
+            tmp_path / "prepared",
+        )
 
     return make
 
@@ -126,9 +156,14 @@ def _corpus(path: Path, text: str) -> Corpus:
 
 def test_ids_decode_to_the_two_parts_of_the_text(make: Prepare, story: str) -> None:
     prepared, cut = make(story), int(len(story) * 0.9)
-    train, held_out = (prepared.tokenizer.decode(ids.tolist()) for ids in (prepared.train_ids, prepared.val_ids))
+    train, held_out = (
+        prepared.tokenizer.decode(ids.tolist()) for ids in (prepared.train_ids, prepared.val_ids)
+    )
     assert (train, held_out) == (story[:cut], story[cut:])
-    assert (prepared.train_bytes, prepared.val_bytes) == (len(train.encode()), len(held_out.encode()))
+    assert (prepared.train_bytes, prepared.val_bytes) == (
+        len(train.encode()),
+        len(held_out.encode()),
+    )
     assert prepared.train_documents() == [train] and prepared.documents.tolist() == [[0, 1]]
     assert prepared.train_ids[0] == prepared.val_ids[0] == prepared.tokenizer.end_of_text
 
@@ -137,7 +172,9 @@ def test_held_out_text_cannot_influence_the_tokenizer(make: Prepare, story: str)
     cut = int(len(story) * 0.9)
     first, second = make(story), make(story[:cut] + "Q" * (len(story) - cut))
     assert second.tokenizer.fingerprint == first.tokenizer.fingerprint
-    assert np.array_equal(first.train_ids, second.train_ids) and not np.array_equal(first.val_ids, second.val_ids)
+    assert np.array_equal(first.train_ids, second.train_ids) and not np.array_equal(
+        first.val_ids, second.val_ids
+    )
 
 
 def test_a_validation_text_cannot_influence_the_tokenizer(make: Prepare, story: str) -> None:
@@ -147,16 +184,29 @@ def test_a_validation_text_cannot_influence_the_tokenizer(make: Prepare, story: 
     assert second.tokenizer.decode(second.val_ids.tolist()) == "Q" * 500
 
 
-def test_what_is_prepared_is_found_again(make: Prepare, story: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_prepared_is_found_again(
+    make: Prepare, story: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = make(story)
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "prepared").rglob("*")}
+    before = {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in (tmp_path / "prepared").rglob("*")
+    }
     monkeypatch.setattr(Tokenizer, "train", None)
     second = make(story)
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "prepared").rglob("*")} == before
-    assert np.array_equal(first.train_ids, second.train_ids) and second.tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in (tmp_path / "prepared").rglob("*")
+    } == before
+    assert (
+        np.array_equal(first.train_ids, second.train_ids)
+        and second.tokenizer.fingerprint == first.tokenizer.fingerprint
+    )
 
 
-def test_other_texts_and_tokenizers_are_prepared_apart(make: Prepare, story: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_other_texts_and_tokenizers_are_prepared_apart(
+    make: Prepare, story: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     for arguments in ((story,), (story + "x",), (story, tokenizer), (story, "bpe", "held out")):
         make(*arguments)
     assert len(list((tmp_path / "prepared").iterdir())) == 4
@@ -173,12 +223,17 @@ def test_a_vocabulary_over_65536_has_four_bytes_per_id(make: Prepare) -> None:
     singles = {bytes([i]): i for i in range(256)}
     pairs = {bytes([i, j]): 256 + 256 * i + j for i in range(256) for j in range(256)}
     prepared = make("가나다라마바사 " * 50, Tokenizer(singles | pairs))
-    assert prepared.train_ids.dtype == np.dtype("<u4") and int(prepared.train_ids.max()) == 256 + 65536 > 1 << 16
+    assert (
+        prepared.train_ids.dtype == np.dtype("<u4")
+        and int(prepared.train_ids.max()) == 256 + 65536 > 1 << 16
+    )
     assert prepared.tokenizer.decode(prepared.train_ids.tolist()) == ("가나다라마바사 " * 50)[:360]
 
 
 def test_documents_are_listed_with_their_source_and_line(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('\n{"text": "one and"}\n{"text": ""}\n{"text": "two\\nof"}', encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        '\n{"text": "one and"}\n{"text": ""}\n{"text": "two\\nof"}', encoding="utf-8"
+    )
     (tmp_path / "b.txt").write_text("three 한글", encoding="utf-8")
     corpus = read_corpus([str(tmp_path / "a.jsonl"), str(tmp_path / "b.txt")])
     prepared = prepare(corpus, None, 0.1, "bpe", 300, tmp_path / "prepared")
@@ -195,10 +250,14 @@ def test_prepared_files_are_on_the_disk_before_their_folder_has_its_name(
 ) -> None:
     durable: set[int] = set()
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (durable.add(os.fstat(handle).st_ino), fsync(handle)))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (durable.add(os.fstat(handle).st_ino), fsync(handle))
+    )
     make(story)
     files = [path for path in (tmp_path / "prepared").rglob("*") if path.is_file()]
-    assert len(files) == 5 and [path.name for path in files if path.stat().st_ino not in durable] == []
+    assert (
+        len(files) == 5 and [path.name for path in files if path.stat().st_ino not in durable] == []
+    )
 
 
 def test_a_preparation_that_fails_leaves_nothing(
@@ -219,4 +278,7 @@ def test_a_text_of_one_character_cannot_be_cut(make: Prepare) -> None:
 
 
 def test_a_document_begins_with_end_of_text(tokenizer: Tokenizer) -> None:
-    assert encode_document(tokenizer, "a b").tolist() == [tokenizer.end_of_text, *tokenizer.encode("a b")]
+    assert encode_document(tokenizer, "a b").tolist() == [
+        tokenizer.end_of_text,
+        *tokenizer.encode("a b"),
+    ]

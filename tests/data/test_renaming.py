@@ -11,7 +11,18 @@ from simplellm.data.renaming import Renamer, kind_of
 from simplellm.data.segmentation import Segmenter
 from simplellm.data.tokenizer import Tokenizer
 
-WORDS = [" the", " Hermia", " Lysander", " moon", " Helena", " Theseus", ".", " 달이", " 철수는", " 영희는"]
+WORDS = [
+    " the",
+    " Hermia",
+    " Lysander",
+    " moon",
+    " Helena",
+    " Theseus",
+    ".",
+    " 달이",
+    " 철수는",
+    " 영희는",
+]
 COUNTS = [500, 9, 9, 9, 9, 9, 400, 400, 9, 9]
 PASSAGE = 100
 
@@ -33,7 +44,9 @@ def renamed(words: list[int], times: list[int], share: float = 1.0, seed: int = 
         (" 달", (" ", "other")), ("ab", None), (" the-", None), (".", None), ("", None), (" 12", None), ("\n", None),
     ],
 )  # fmt: skip
-def test_a_kind_is_what_stands_before_the_letters_and_their_case(word: str, kind: tuple[str, str] | None) -> None:
+def test_a_kind_is_what_stands_before_the_letters_and_their_case(
+    word: str, kind: tuple[str, str] | None
+) -> None:
     assert kind_of(word) == kind
 
 
@@ -47,14 +60,22 @@ def test_a_name_is_exchanged_for_one_of_its_kind(seed: int, share: float) -> Non
 
 def test_what_is_frequent_everywhere_or_stands_here_once_stays() -> None:
     for seed in range(20):
-        assert renamed([0, 6, 7, 1, 2], [5, 5, 5, 1, 1], seed=seed) == [" the", ".", " 달이", " Hermia", " Lysander"]
+        assert renamed([0, 6, 7, 1, 2], [5, 5, 5, 1, 1], seed=seed) == [
+            " the",
+            ".",
+            " 달이",
+            " Hermia",
+            " Lysander",
+        ]
 
 
 def test_a_share_of_the_names_is_exchanged() -> None:
     words, times = [1, 2, 4, 5] * 500, [6] * 2000
     for share in (0.0, 0.3, 1.0):
         after = renamed(words, times, share)
-        changed = np.mean([WORDS[before] != word for before, word in zip(words, after, strict=True)])
+        changed = np.mean(
+            [WORDS[before] != word for before, word in zip(words, after, strict=True)]
+        )
         assert 0.85 * share - 0.05 < changed < share + 0.05, "a few are exchanged for themselves"
 
 
@@ -62,10 +83,16 @@ def test_some_new_names_are_in_no_text() -> None:
     made_up = renamer().made_up
     assert made_up and not set(made_up) & set(WORDS)
     assert set(renamed([1, 2, 4, 5] * 50, [6] * 200)) & set(made_up)
-    assert [word for word in made_up if word.startswith(" ") and "가" <= word[1] <= "힣"], "in any script"
+    assert [word for word in made_up if word.startswith(" ") and "가" <= word[1] <= "힣"], (
+        "in any script"
+    )
 
 
-@given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=3), share=st.floats(0, 1), passage=st.integers(1, 50))
+@given(
+    texts=st.lists(st.text(max_size=60), min_size=1, max_size=3),
+    share=st.floats(0, 1),
+    passage=st.integers(1, 50),
+)
 @settings(deadline=None, max_examples=30)
 def test_any_text_can_be_renamed(texts: list[str], share: float, passage: int) -> None:
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)})
@@ -74,7 +101,9 @@ def test_any_text_can_be_renamed(texts: list[str], share: float, passage: int) -
 
 
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
-def test_a_name_is_the_same_ids_throughout_a_passage(tokenizer: Tokenizer, story: str, bpe_dropout: float) -> None:
+def test_a_name_is_the_same_ids_throughout_a_passage(
+    tokenizer: Tokenizer, story: str, bpe_dropout: float
+) -> None:
     text = "Zanzibarius = Quillon. " * 10 + story * 30
     segmenter, seen = Segmenter([text], tokenizer, bpe_dropout, 3, 1.0, passage=100), set()
     for epoch in range(20):

@@ -28,8 +28,12 @@ SAMPLES = [
     "\0\x01\x1b[31m\x7f\x80\x9f", "a\r\nb\rc\n", "\u202e\u2066\ufeff\u200b", "e\u0301\u0301\u0301", END_OF_TEXT,
     "\u0661\u0662 ²³ Ⅷ", "\U0010ffff\ue000", "x" * 200, "   x   y   \n   z", "'S'll'VE don't",
 ]  # fmt: skip
-some_text = st.text(max_size=60) | st.text(alphabet=" \n\r\t'aL1가\u1100\u1161👍\u200d\ufe0f\u0301.é\0", max_size=60)
-law = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some_text = st.text(max_size=60) | st.text(
+    alphabet=" \n\r\t'aL1가\u1100\u1161👍\u200d\ufe0f\u0301.é\0", max_size=60
+)
+law = settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,10 @@ def _random_texts(n: int, seed: int) -> list[str]:
         (0x1F300, 0x1FAFF),
         (0, 0xD7FF),
     ]
-    return ["".join(chr(draw.randint(*draw.choice(ranges))) for _ in range(draw.randint(0, 40))) for _ in range(n)]
+    return [
+        "".join(chr(draw.randint(*draw.choice(ranges))) for _ in range(draw.randint(0, 40)))
+        for _ in range(n)
+    ]
 
 
 @pytest.mark.parametrize("text", SAMPLES)
@@ -98,9 +105,13 @@ def test_an_array_holds_the_ids_of_the_list(tokenizer: Tokenizer, text: str) -> 
 
 
 @pytest.mark.parametrize(
-    "character", [" ", "\n", "\t", "\r", "a", "1", ".", "'", "가", "\u1100", "\u0301", "👍", "\u200d", "\0"], ids=ascii
+    "character",
+    [" ", "\n", "\t", "\r", "a", "1", ".", "'", "가", "\u1100", "\u0301", "👍", "\u200d", "\0"],
+    ids=ascii,
 )
-def test_a_megabyte_of_one_character_is_encoded_in_linear_time(tokenizer: Tokenizer, character: str) -> None:
+def test_a_megabyte_of_one_character_is_encoded_in_linear_time(
+    tokenizer: Tokenizer, character: str
+) -> None:
     text = character * (1_000_000 // len(character.encode()))
     started_at = time.perf_counter()
     ids = tokenizer.encode(text)
@@ -120,12 +131,17 @@ def test_end_of_text_typed_is_ordinary_text(tokenizer: Tokenizer) -> None:
 
 
 def test_end_of_text_is_decoded_to_nothing(tokenizer: Tokenizer) -> None:
-    assert tokenizer.decode([tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text]) == "a"
+    assert (
+        tokenizer.decode([tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text])
+        == "a"
+    )
 
 
 @law
 @given(data=st.data())
-def test_any_ids_decode_and_their_stream_is_the_same(tokenizer: Tokenizer, data: st.DataObject) -> None:
+def test_any_ids_decode_and_their_stream_is_the_same(
+    tokenizer: Tokenizer, data: st.DataObject
+) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
     assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
 
@@ -136,13 +152,20 @@ def test_a_stream_never_shows_half_a_character(tokenizer: Tokenizer) -> None:
 
 
 @law
-@given(data=st.binary(max_size=60) | some_text.map(str.encode) | st.sampled_from(SAMPLES).map(str.encode))
+@given(
+    data=st.binary(max_size=60)
+    | some_text.map(str.encode)
+    | st.sampled_from(SAMPLES).map(str.encode)
+)
 def test_a_stream_holds_back_three_bytes_at_most(tokenizer: Tokenizer, data: bytes) -> None:
     """At every moment what was shown is all that came, but for its last three bytes at most."""
     stream, shown = TextStream(tokenizer), ""
     for n_bytes, byte in enumerate(data, 1):
         shown += stream.push(tokenizer.ranks[bytes([byte])])
-        assert any(shown == data[: n_bytes - held].decode("utf-8", "replace") for held in range(min(n_bytes, 3) + 1))
+        assert any(
+            shown == data[: n_bytes - held].decode("utf-8", "replace")
+            for held in range(min(n_bytes, 3) + 1)
+        )
     assert shown + stream.finish() == data.decode("utf-8", "replace")
 
 
@@ -175,16 +198,23 @@ def test_dropout_of_nothing_is_plain_encoding(tokenizer: Tokenizer, story: str) 
 @law
 @given(word=st.text(min_size=1, max_size=20), seed=st.integers(0, 9))
 def test_dropout_never_changes_the_text(tokenizer: Tokenizer, word: str, seed: int) -> None:
-    assert tokenizer.decode(tokenizer.encode_with_dropout(word, 0.5, random.Random(seed).random)) == word
+    assert (
+        tokenizer.decode(tokenizer.encode_with_dropout(word, 0.5, random.Random(seed).random))
+        == word
+    )
 
 
 @law
 @given(text=some_text)
-def test_tokenizers_gives_the_same_ids_for_any_text(tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, text: str) -> None:
+def test_tokenizers_gives_the_same_ids_for_any_text(
+    tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, text: str
+) -> None:
     assert theirs.encode(text).ids == tokenizer.encode(text)
 
 
-def test_tokenizers_gives_the_same_ids_for_random_texts(tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, story: str) -> None:
+def test_tokenizers_gives_the_same_ids_for_random_texts(
+    tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, story: str
+) -> None:
     for text in [story, *SAMPLES, *_random_texts(1_000, 2)]:
         assert theirs.encode(text).ids == tokenizer.encode(text)
 
@@ -231,7 +261,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_tokenizer_file_is_refused(tokenizer: Tokenizer, damage: Callable[[Any], None]) -> None:
+def test_a_damaged_tokenizer_file_is_refused(
+    tokenizer: Tokenizer, damage: Callable[[Any], None]
+) -> None:
     data = copy.deepcopy(tokenizer.to_json())
     damage(data)
     with pytest.raises(TokenizerError):
@@ -250,11 +282,15 @@ def test_gpt2_ids_are_those_of_tiktoken_and_tokenizers(gpt2: Tokenizer, story: s
     assert gpt2.vocab_size == 50_257 and gpt2.end_of_text == 50_256
     assert gpt2.encode("Hello world") == [15496, 995]
     for text in [story, *SAMPLES, *_random_texts(100, 3)]:
-        assert gpt2.encode(text) == _reference(gpt2).encode_ordinary(text) == theirs.encode(text).ids
+        assert (
+            gpt2.encode(text) == _reference(gpt2).encode_ordinary(text) == theirs.encode(text).ids
+        )
 
 
 @pytest.mark.parametrize("character", [" ", "\n", "a", ".", "가"], ids=ascii)
-def test_gpt2_encodes_a_megabyte_of_one_character_in_linear_time(gpt2: Tokenizer, character: str) -> None:
+def test_gpt2_encodes_a_megabyte_of_one_character_in_linear_time(
+    gpt2: Tokenizer, character: str
+) -> None:
     text = character * (1_000_000 // len(character.encode()))
     started_at = time.perf_counter()
     ids = gpt2.encode(text)
@@ -264,7 +300,9 @@ def test_gpt2_encodes_a_megabyte_of_one_character_in_linear_time(gpt2: Tokenizer
 
 def _reference(gpt2: Tokenizer) -> tiktoken.Encoding:
     published = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""  # tiktoken_ext
-    return tiktoken.Encoding("gpt2", pat_str=published, mergeable_ranks=gpt2.ranks, special_tokens={END_OF_TEXT: 50_256})
+    return tiktoken.Encoding(
+        "gpt2", pat_str=published, mergeable_ranks=gpt2.ranks, special_tokens={END_OF_TEXT: 50_256}
+    )
 
 
 def test_gpt2_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,9 @@ def test_candidates_are_the_softmax_and_the_samplers_own_distribution(sampler, p
     assert len(found) == len(logits)
     assert sum(c.sampling_probability for c in found) == pytest.approx(1, abs=1e-5)
     assert {c.token for c in found if c.kept} == set(expected)
-    assert {c.token: c.sampling_probability for c in found if c.kept} == pytest.approx(expected, abs=1e-6)
+    assert {c.token: c.sampling_probability for c in found if c.kept} == pytest.approx(
+        expected, abs=1e-6
+    )
     assert all(c.sampling_probability == 0 for c in found if not c.kept)
     plain = torch.from_numpy(logits).double().softmax(0)
     assert all(c.probability == pytest.approx(float(plain[c.token]), abs=1e-6) for c in found)
@@ -56,14 +58,22 @@ def test_the_most_likely_come_first(sampler):
 
 def test_a_mapping_has_the_keys_of_the_contract(sampler):
     (found,) = candidates(sampler, [1], SamplingParams(), 1)
-    assert list(found.to_mapping()) == ["token", "text", "probability", "kept", "sampling_probability"]
+    assert list(found.to_mapping()) == [
+        "token",
+        "text",
+        "probability",
+        "kept",
+        "sampling_probability",
+    ]
 
 
 def test_asking_changes_no_reply(sampler):
     params = SamplingParams(seed=4, max_new_tokens=8)
     texts = []
     for _ in range(2):
-        texts.append("".join(piece.text for piece in sampler.stream(sampler.encode("The judge"), params)))
+        texts.append(
+            "".join(piece.text for piece in sampler.stream(sampler.encode("The judge"), params))
+        )
         candidates(sampler, sampler.encode("Jack Gisburn"), params, 3)
     assert texts[0] == texts[1]
 
@@ -73,20 +83,35 @@ def test_asking_changes_no_reply(sampler):
 REPLIES = {
     "greedy": SamplingParams(temperature=0, max_new_tokens=12),
     "sampled": SamplingParams(temperature=1.5, top_k=0, top_p=1, seed=4, max_new_tokens=12),
-    "filtered": SamplingParams(temperature=0.7, top_k=9, min_p=0.05, repetition_penalty=2, seed=4, max_new_tokens=12),
-    "stopped": SamplingParams(temperature=0, max_new_tokens=30, stop=("zzz", "e", "a", "o", "t", "n")),
+    "filtered": SamplingParams(
+        temperature=0.7, top_k=9, min_p=0.05, repetition_penalty=2, seed=4, max_new_tokens=12
+    ),
+    "stopped": SamplingParams(
+        temperature=0, max_new_tokens=30, stop=("zzz", "e", "a", "o", "t", "n")
+    ),
     "one": SamplingParams(max_new_tokens=1, seed=1),
 }
 
 
-def plain_thoughts(sampler: Sampler, prompt: list[int], new_ids: list[int]) -> list[tuple[int, float, int, float]]:
+def plain_thoughts(
+    sampler: Sampler, prompt: list[int], new_ids: list[int]
+) -> list[tuple[int, float, int, float]]:
     """Id, probability, rank and entropy by a plain softmax of logits that no cache has seen."""
     found = []
     for n, token in enumerate(new_ids):
         with torch.no_grad():
-            probabilities = sampler.model(torch.tensor([[*prompt, *new_ids[:n]]]))[0, -1].double().softmax(0)
+            probabilities = (
+                sampler.model(torch.tensor([[*prompt, *new_ids[:n]]]))[0, -1].double().softmax(0)
+            )
         rank = 1 + int((probabilities > probabilities[token]).sum())
-        found.append((token, float(probabilities[token]), rank, float(torch.special.entr(probabilities).sum())))
+        found.append(
+            (
+                token,
+                float(probabilities[token]),
+                rank,
+                float(torch.special.entr(probabilities).sum()),
+            )
+        )
     return found
 
 
@@ -94,10 +119,17 @@ def same_thoughts(sampler: Sampler, params: SamplingParams, prompt: list[int]) -
     reply = sampler.stream(prompt, params)
     found = thoughts(sampler, reply, list(reply))
     expected = plain_thoughts(sampler, prompt, reply.new_ids)
-    assert [(one.id, one.rank) for one in found] == [(token, rank) for token, _, rank, _ in expected]
-    numbers = [[one.probability, one.entropy] for one in found], [[p, entropy] for _, p, _, entropy in expected]
+    assert [(one.id, one.rank) for one in found] == [
+        (token, rank) for token, _, rank, _ in expected
+    ]
+    numbers = (
+        [[one.probability, one.entropy] for one in found],
+        [[p, entropy] for _, p, _, entropy in expected],
+    )
     np.testing.assert_allclose(*numbers, atol=1e-5)
-    assert [one.token for one in found] == [token_text(sampler.tokenizer, token) for token in reply.new_ids]
+    assert [one.token for one in found] == [
+        token_text(sampler.tokenizer, token) for token in reply.new_ids
+    ]
     return reply, found
 
 
@@ -134,10 +166,14 @@ def test_part_of_a_character_is_shown_as_bytes(tokenizer: Tokenizer):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 256), max_size=20), st.text("aé한🙂", max_size=6))
-def test_whole_characters_hold_every_token_once_and_all_of_the_text(tokenizer: Tokenizer, noise: list[int], text: str):
+def test_whole_characters_hold_every_token_once_and_all_of_the_text(
+    tokenizer: Tokenizer, noise: list[int], text: str
+):
     ids = [*tokenizer.encode(text), *noise]
     found = list(characters(tokenizer, ids))
-    assert [place for _, first, last in found for place in range(first, last)] == list(range(len(ids)))
+    assert [place for _, first, last in found for place in range(first, last)] == list(
+        range(len(ids))
+    )
     if tokenizer.end_of_text not in ids:
         assert "".join(text for text, _, _ in found) == tokenizer.decode(ids)
 
@@ -150,7 +186,9 @@ def test_attention_is_that_of_transformers(tiny_model):
 
     with torch.no_grad():
         for block in tiny_model.blocks:
-            block.attention.qkv.weight.mul_(3)  # so that some tokens are looked at much more than others
+            block.attention.qkv.weight.mul_(
+                3
+            )  # so that some tokens are looked at much more than others
     data = to_hub_config(tiny_model.config, end_of_text=0)
     config = AutoConfig.for_model(data.pop("model_type"), **data, attn_implementation="eager")
     theirs = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
@@ -160,7 +198,9 @@ def test_attention_is_that_of_transformers(tiny_model):
         ids = torch.randint(300, (1, length), generator=torch.Generator().manual_seed(length))
         found = attention(tiny_model, ids[0].tolist())
         with torch.no_grad():
-            expected = torch.stack([layer[0, :, -1] for layer in theirs(ids, output_attentions=True).attentions])
+            expected = torch.stack(
+                [layer[0, :, -1] for layer in theirs(ids, output_attentions=True).attentions]
+            )
         assert found.shape == (2, 4, length) and (length == 1 or found.std() > 0.02)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 

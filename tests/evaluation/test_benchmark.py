@@ -14,8 +14,23 @@ from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
 from simplellm.evaluation import benchmark as bench
 
 CPU = torch.device("cpu")
-SHAPE = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--vocab-size", "300", "--device", "cpu"]
-TINY = ModelConfig(architecture="gpt2", n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=300)
+SHAPE = [
+    "--n-layer",
+    "1",
+    "--n-head",
+    "2",
+    "--n-embd",
+    "16",
+    "--block-size",
+    "16",
+    "--vocab-size",
+    "300",
+    "--device",
+    "cpu",
+]
+TINY = ModelConfig(
+    architecture="gpt2", n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=300
+)
 KEYS = {"tokens_per_second", "parameters", "device", "dtype", "peak_memory_bytes"}
 VERSUS = {"versus", "versus_tokens_per_second", "ratio"}
 KINDS = {
@@ -41,7 +56,11 @@ def measured(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("kind", KINDS)
 def test_json_has_the_keys_of_the_contract(measured, kind):
     figures = measured(*KINDS[kind])
-    assert set(figures) == KEYS and figures["tokens_per_second"] > 0 and figures["peak_memory_bytes"] > 10**7
+    assert (
+        set(figures) == KEYS
+        and figures["tokens_per_second"] > 0
+        and figures["peak_memory_bytes"] > 10**7
+    )
     assert figures["dtype"] == "float32" and figures["device"].startswith("cpu")
     assert figures["parameters"] == sum(p.numel() for p in bench.SimpleLLM(TINY).parameters())
 
@@ -62,7 +81,13 @@ def test_a_person_gets_a_table(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "--versus", "nothing"], ["train", "--n-embd", "30"], ["dream"], [], ["train", "--precision", "fp16"]],
+    [
+        ["train", "--versus", "nothing"],
+        ["train", "--n-embd", "30"],
+        ["dream"],
+        [],
+        ["train", "--precision", "fp16"],
+    ],
 )
 def test_a_mistake_is_told_in_one_or_two_lines(capsys, arguments):
     code = main(["bench", *arguments, "--device", "cpu"])
@@ -108,7 +133,11 @@ def test_turns_alternate_and_the_ratio_is_their_median(monkeypatch):
     steps = [lambda name=name: order.append(name) or 1 for name in ("ours", "theirs")]
     result = bench._measured(model, CPU, "float32", steps[0], steps[1], "transformers", 3, None)
     assert order[2 * bench.WARM_UP_TURNS :] == ["ours", "theirs"] * 3
-    assert (result.tokens_per_second, result.versus_tokens_per_second, result.ratio) == (90.0, 30.0, 3.0)
+    assert (result.tokens_per_second, result.versus_tokens_per_second, result.ratio) == (
+        90.0,
+        30.0,
+        3.0,
+    )
 
 
 def test_a_step_trains_and_both_programs_start_from_the_same_loss():
@@ -118,12 +147,18 @@ def test_a_step_trains_and_both_programs_start_from_the_same_loss():
     block = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(0))
     hub_model = bench._hub_model(model, CPU).eval()
     assert isinstance(hub_model, transformers.GPT2LMHeadModel)
-    torch.testing.assert_close(hub_model(block[:, :16]).logits, model(block[:, :16]), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        hub_model(block[:, :16]).logits, model(block[:, :16]), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_the_tokens_of_a_training_step_are_those_it_learns_from(monkeypatch):
     counted: list[int] = []
-    monkeypatch.setattr(bench, "_take_turns", lambda step, other, turns: (counted.append(step()), ([1.0], []))[1])
+    monkeypatch.setattr(
+        bench, "_take_turns", lambda step, other, turns: (counted.append(step()), ([1.0], []))[1]
+    )
     bench.bench_train(TINY, TrainConfig(batch_size=3, optimizer="adamw"), CPU, "float32", None)
-    bench.bench_generate(TINY, CPU, SamplingParams(temperature=0, max_new_tokens=5), None)  # drawn, it may end early
+    bench.bench_generate(
+        TINY, CPU, SamplingParams(temperature=0, max_new_tokens=5), None
+    )  # drawn, it may end early
     assert counted == [3 * 16, 5]

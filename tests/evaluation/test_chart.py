@@ -43,7 +43,10 @@ def test_a_long_curve_is_faint_under_its_mean():
     svg = loss_svg(LossCurves(losses, []), "run")
     faint, mean = re.findall(r'<path class="train[^"]*" d="M([^"]*)"', svg)[:2]
     assert faint.count("L") == 1000 and 50 <= mean.count("L") < 100
-    assert means(losses, 100)[0] == (5, pytest.approx(2.5, abs=0.05)) and means(losses[:3], 3) == losses[:3]
+    assert (
+        means(losses, 100)[0] == (5, pytest.approx(2.5, abs=0.05))
+        and means(losses[:3], 3) == losses[:3]
+    )
 
 
 def test_one_point_is_a_dot_and_a_long_name_is_cut():

@@ -28,7 +28,12 @@ def naive_longest(needle: list[str], text: str) -> int:
     documents = [words(document) for document in text.split(DOCUMENT_MARK)]
     lengths = range(len(needle), 0, -1)
     return next(
-        (n for n in lengths if any(needle[:n] == found[i : i + n] for found in documents for i in range(len(found)))), 0
+        (
+            n
+            for n in lengths
+            if any(needle[:n] == found[i : i + n] for found in documents for i in range(len(found)))
+        ),
+        0,
     )
 
 
@@ -66,20 +71,29 @@ def is_white(character: str) -> bool:
 
 @given(st.text(max_size=80))
 def test_words_are_all_that_is_no_white_space(text: str) -> None:
-    assert "".join(words(text)) == "".join(character for character in text if not is_white(character))
+    assert "".join(words(text)) == "".join(
+        character for character in text if not is_white(character)
+    )
     assert all(word and not any(map(is_white, word)) for word in words(text))
 
 
 @given(texts, texts)
 def test_hashes_are_equal_for_equal_words_alone(left: str, right: str) -> None:
-    both = [*zip(words(left), words_of(left).hashes, strict=True), *zip(words(right), words_of(right).hashes, strict=True)]
+    both = [
+        *zip(words(left), words_of(left).hashes, strict=True),
+        *zip(words(right), words_of(right).hashes, strict=True),
+    ]
     pairs = [(word, int(number)) for word, number in both]
-    assert len(set(pairs)) == len({word for word, _ in pairs}) == len({number for _, number in pairs})
+    assert (
+        len(set(pairs)) == len({word for word, _ in pairs}) == len({number for _, number in pairs})
+    )
 
 
 @settings(deadline=None, max_examples=300)
 @given(texts, texts, st.booleans())
-def test_the_longest_run_of_words_is_the_one_a_search_finds(text: str, other: str, is_cut: bool) -> None:
+def test_the_longest_run_of_words_is_the_one_a_search_finds(
+    text: str, other: str, is_cut: bool
+) -> None:
     whole = DOCUMENT_MARK + text + DOCUMENT_MARK + other
     for sought in (text[5:] + other, other + text, text[1:9] * 3):
         shards = list(build(whole if is_cut else [whole]))
@@ -93,25 +107,36 @@ def test_a_run_of_words_stands_at_the_first_of_its_places(text: str, sought: str
     (shard,) = build([DOCUMENT_MARK + text])
     needle = known(shard, sought)
     there, wanted = words(text), words(sought)[: len(needle)]
-    places = [i + 1 for i in range(len(there)) if there[i : i + len(wanted)] == wanted]  # the mark is word 0
+    places = [
+        i + 1 for i in range(len(there)) if there[i : i + len(wanted)] == wanted
+    ]  # the mark is word 0
     assert not wanted or shard.first_place(needle) == (places[0] if places else None)
 
 
 @settings(deadline=None, max_examples=150)
 @given(texts, texts, texts)
-def test_a_text_of_the_sought_words_alone_is_enough_to_find_them(text: str, other: str, sought: str) -> None:
+def test_a_text_of_the_sought_words_alone_is_enough_to_find_them(
+    text: str, other: str, sought: str
+) -> None:
     whole = DOCUMENT_MARK + text + other + DOCUMENT_MARK + other
     hashes = np.unique(words_of(sought).hashes)
     (shard,) = build([whole], hashes, 0)
     assert shard.longest(known(shard, sought)) == naive_longest(words(sought), whole)
     (shard,) = build([DOCUMENT_MARK + text + other], hashes, 4)
-    found, expected = shard.longest(known(shard, sought)), naive_longest(words(sought), text + other)
-    assert found == expected or len("".join(words(sought)[:expected])) < 4, "what is shorter may be left out"
+    found, expected = (
+        shard.longest(known(shard, sought)),
+        naive_longest(words(sought), text + other),
+    )
+    assert found == expected or len("".join(words(sought)[:expected])) < 4, (
+        "what is shorter may be left out"
+    )
 
 
 @settings(deadline=None, max_examples=100)
 @given(texts, texts, st.integers(1, 9))
-def test_shards_lose_nothing_that_fits_into_their_overlap(text: str, other: str, overlap: int) -> None:
+def test_shards_lose_nothing_that_fits_into_their_overlap(
+    text: str, other: str, overlap: int
+) -> None:
     whole = DOCUMENT_MARK + text + " " + other
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(concordance, "SHARD_WORDS", 2 * overlap)

@@ -22,14 +22,20 @@ def records(held_out: list[float], train: list[float]):
         ([4.0, 3.0, 3.2, 3.3], [4.0, 3.0, 2.5, 2.0], 20),
         ([4.0, 3.0, 3.2, 3.02], [4.0, 3.0, 2.5, 2.0], None),  # the last is within 2%
         ([4.0, 3.0, 3.3], [4.0, 3.0, 2.0], None),  # one evaluation may be noise
-        ([4.0, 3.0, 3.2, 3.3], [4.0, 3.0, 3.1, 3.2], None),  # training goes wrong as well: that is no learning by heart
+        (
+            [4.0, 3.0, 3.2, 3.3],
+            [4.0, 3.0, 3.1, 3.2],
+            None,
+        ),  # training goes wrong as well: that is no learning by heart
         ([4.0, 3.0, 2.9, 2.8], [4.0, 3.0, 2.5, 2.0], None),
         ([3.0, 3.2, 3.4], [4.0, 3.0, 2.0], 10),
         ([], [], None),
         ([math.nan, 3.0], [4.0, math.nan], None),
     ],
 )
-def test_overfitting_is_held_out_loss_well_over_its_best_twice_while_training_loss_fell(held_out, train, since):
+def test_overfitting_is_held_out_loss_well_over_its_best_twice_while_training_loss_fell(
+    held_out, train, since
+):
     assert overfitting_since(LossCurves.of(records(held_out, train))) == since
 
 
@@ -40,10 +46,17 @@ def test_steps_that_were_not_logged_do_not_hide_it():
 
 
 def test_a_long_run_is_kept_small_and_true():
-    curves = LossCurves.of({"kind": "step", "step": step, "loss": 100_000 - step} for step in range(100_001))
+    curves = LossCurves.of(
+        {"kind": "step", "step": step, "loss": 100_000 - step} for step in range(100_001)
+    )
     assert len(curves.train) <= MOST_POINTS and curves.train == sorted(curves.train)
-    assert curves.train[-1][0] >= 99_000 and all(abs(100_000 - step - loss) < 200 for step, loss in curves.train)
+    assert curves.train[-1][0] >= 99_000 and all(
+        abs(100_000 - step - loss) < 200 for step, loss in curves.train
+    )
 
 
 def test_other_records_are_passed_over():
-    assert LossCurves.of([{"kind": "early_stop", "step": 3}, {"step": 1}, {"kind": "step", "step": 1}]) == LossCurves()
+    assert (
+        LossCurves.of([{"kind": "early_stop", "step": 3}, {"step": 1}, {"kind": "step", "step": 1}])
+        == LossCurves()
+    )

@@ -47,7 +47,11 @@ texts = st.lists(st.sampled_from(LETTERS), max_size=50).map("".join)
 
 
 def text_of(*documents: str) -> TrainingText:
-    return TrainingText(list(build(DOCUMENT_MARK + document for document in documents)), np.zeros((0, 2), np.uint32), ())
+    return TrainingText(
+        list(build(DOCUMENT_MARK + document for document in documents)),
+        np.zeros((0, 2), np.uint32),
+        (),
+    )
 
 
 # ---------------------------------------------------------------- what a passage is
@@ -55,14 +59,19 @@ def text_of(*documents: str) -> TrainingText:
 
 def words(text: str) -> list[tuple[int, int, str]]:
     found = words_of(text)
-    return [(start, end, text[start:end]) for start, end in zip(found.starts.tolist(), found.ends.tolist(), strict=True)]
+    return [
+        (start, end, text[start:end])
+        for start, end in zip(found.starts.tolist(), found.ends.tolist(), strict=True)
+    ]
 
 
 def size(text: str) -> int:
     return sum((2 if character >= "\u2e80" else 1) for character in text if not character.isspace())
 
 
-def naive_passages(reply: str, documents: Sequence[str], before: str, shortest: int) -> tuple[float, int]:
+def naive_passages(
+    reply: str, documents: Sequence[str], before: str, shortest: int
+) -> tuple[float, int]:
     """The share, and the size of the longest passage's part in the reply, by trying every run of words."""
     text, begin = before + reply, len(before)
     there = [[word for *_, word in words(document)] for document in documents]
@@ -73,9 +82,13 @@ def naive_passages(reply: str, documents: Sequence[str], before: str, shortest: 
         for j in range(i + 1, len(ours) + 1):
             run = [word for *_, word in ours[i:j]]
             if size("".join(run)) >= shortest and any(
-                run == document[k : k + len(run)] for document in there for k in range(len(document))
+                run == document[k : k + len(run)]
+                for document in there
+                for k in range(len(document))
             ):
-                inside = {place for start, end, _ in ours[i:j] for place in range(max(start, begin), end)}
+                inside = {
+                    place for start, end, _ in ours[i:j] for place in range(max(start, begin), end)
+                }
                 copied |= inside
                 longest = max(longest, size("".join(text[place] for place in inside)))
     visible = {place for start, end, _ in ours for place in range(max(start, begin), end)}
@@ -93,7 +106,10 @@ def test_share_and_longest_passage_are_those_of_a_search_for_every_run_of_words(
     reply = reply[:20] + documents[0][3:15] + reply[20:]
     plain, plain_before = reply.replace("\udcff", "?"), before.replace("\udcff", "?")
     share, longest = naive_passages(plain, documents, plain_before, shortest)
-    for text in (text_of(*documents), sampled_text(before + reply, [DOCUMENT_MARK.join(["", *documents])], shortest)):
+    for text in (
+        text_of(*documents),
+        sampled_text(before + reply, [DOCUMENT_MARK.join(["", *documents])], shortest),
+    ):
         found = find_passages(reply, [text], before, shortest)
         assert found.share == pytest.approx(share)
         assert (size(found.passages[0].text) if found.passages else 0) == longest
@@ -106,7 +122,11 @@ def check_passages(found: Copied, reply: str, documents: Sequence[str], before: 
     assert sizes == sorted(sizes, reverse=True) and len(sizes) <= MOST_PASSAGES
     for passage in found.passages:
         squeezed = "".join(passage.text.split())
-        assert reply.lstrip().startswith(passage.text) if passage.began_before else passage.text in reply
+        assert (
+            reply.lstrip().startswith(passage.text)
+            if passage.began_before
+            else passage.text in reply
+        )
         assert any(squeezed in "".join(document.split()) for document in documents)
         assert before or not passage.began_before
     assert sum(sizes) <= size(reply)
@@ -130,7 +150,9 @@ def test_white_space_is_not_compared_nor_counted() -> None:
         ("我昨天去了学校上课", False),
     ],
 )
-def test_a_passage_has_twenty_visible_characters_or_ten_wide_ones(reply: str, is_passage: bool) -> None:
+def test_a_passage_has_twenty_visible_characters_or_ten_wide_ones(
+    reply: str, is_passage: bool
+) -> None:
     assert (size(reply) >= PASSAGE_CHARACTERS) == is_passage
     found = find_passages(f"x {reply} y", [text_of(f"z {reply} z")])
     assert [passage.text for passage in found.passages] == [reply] * is_passage
@@ -140,24 +162,43 @@ def test_a_passage_ends_with_whole_words() -> None:
     text = text_of("the car that he had bought in the carpark yesterday")
     found = find_passages("hecar that he had bought in the carp", [text])
     assert [passage.text for passage in found.passages] == ["that he had bought in the"]
-    assert find_passages(unicodedata.normalize("NFD", "각나다라마바사아자차가"), [text_of("가나다라마바사아자차각")]).share == 0
+    assert (
+        find_passages(
+            unicodedata.normalize("NFD", "각나다라마바사아자차가"),
+            [text_of("가나다라마바사아자차각")],
+        ).share
+        == 0
+    )
 
 
 def test_a_passage_does_not_cross_documents() -> None:
-    assert find_passages("one two three four five six", [text_of("one two three", "four five six")]).share == 0.0
+    assert (
+        find_passages(
+            "one two three four five six", [text_of("one two three", "four five six")]
+        ).share
+        == 0.0
+    )
 
 
 def test_a_passage_that_began_in_the_prompt_counts_with_its_part_in_the_reply() -> None:
     text = text_of("Once upon a time there was a king who had three sons")
     found = find_passages("on a time there was. Not so", [text], before="Then: Once up")
-    assert [(passage.text, passage.began_before) for passage in found.passages] == [("on a time there was", True)]
+    assert [(passage.text, passage.began_before) for passage in found.passages] == [
+        ("on a time there was", True)
+    ]
     assert found.share == pytest.approx(15 / 21)
     assert find_passages("on a time", [text]).share == 0.0
-    assert find_passages("Nothing of it", [text], before="Once upon a time there was a king").passages == ()
+    assert (
+        find_passages("Nothing of it", [text], before="Once upon a time there was a king").passages
+        == ()
+    )
 
 
 def test_the_longest_come_first_and_none_overlap() -> None:
-    text = text_of("a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2, "9 8 7 6 5 4 3 2 1 0 w x y z " * 2)
+    text = text_of(
+        "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2,
+        "9 8 7 6 5 4 3 2 1 0 w x y z " * 2,
+    )
     alphabet = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
     reply = f"9 8 7 6 5 4 3 2 1 0 w x y z {alphabet} ! {alphabet[:39]}"
     found = [passage.text for passage in find_passages(reply, [text], shortest=4).passages]
@@ -178,9 +219,16 @@ def test_of_nothing_nothing_is_copied(reply: str) -> None:
     assert find_passages(reply, [text_of("")]) == find_passages(reply, []) == Copied(0.0, ())
 
 
-def test_the_text_behind_ids_is_cut_into_its_documents(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_behind_ids_is_cut_into_its_documents(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(passages, "TOKENS_PER_PIECE", 2)
-    ids = [tokenizer.end_of_text, *tokenizer.encode("가 a"), tokenizer.end_of_text, *tokenizer.encode("😀")]
+    ids = [
+        tokenizer.end_of_text,
+        *tokenizer.encode("가 a"),
+        tokenizer.end_of_text,
+        *tokenizer.encode("😀"),
+    ]
     assert "".join(text_pieces(np.array(ids), tokenizer)) == f"{DOCUMENT_MARK}가 a{DOCUMENT_MARK}😀"
 
 
@@ -199,7 +247,9 @@ ZOO = {
     "crlf.txt": b"The first line of the crlf file\r\n\r\nThe third line of the crlf file\r\n",
     "cr.txt": b"The first line of the macintosh\rThe second line of the macintosh\r",
     "bom.txt": b"\xef\xbb\xbf" + b"The first line behind a mark\nThe second line behind a mark",
-    "utf16.txt": "The first line in sixteen bits\r\n둘째 줄은 열여섯 비트로 쓰여 있다".encode("utf-16"),
+    "utf16.txt": "The first line in sixteen bits\r\n둘째 줄은 열여섯 비트로 쓰여 있다".encode(
+        "utf-16"
+    ),
     "empty.txt": b"",
     "records.jsonl": b'{"text": "The record of the first line"}\n\n{"text": ""}\n'
     + json.dumps({"text": "The record of the fourth line\nwhich goes on and on here"}).encode()
@@ -239,7 +289,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "texts").mkdir()
     for name, data in ZOO.items():
         (folder / "texts" / name).write_bytes(data)
-    (folder / "held-out.txt").write_text("This text is held out and no model has ever seen it. " * 9)
+    (folder / "held-out.txt").write_text(
+        "This text is held out and no model has ever seen it. " * 9
+    )
     train(folder, "zoo", str(folder / "texts"), "--val-data", str(folder / "held-out.txt"))
     return folder
 
@@ -253,17 +305,25 @@ def copy(zoo: Path, tmp_path: Path) -> Path:
 
 def places(run: Path, reply: str) -> list[tuple[str, int, str]]:
     found = find_passages(reply, trained_on(run).texts).passages
-    return [(Path(place.path).name, place.line, place.state) for passage in found if (place := passage.place)]
+    return [
+        (Path(place.path).name, place.line, place.state)
+        for passage in found
+        if (place := passage.place)
+    ]
 
 
 @pytest.mark.parametrize(("name", "line", "text"), STANDS)
-def test_a_passage_stands_on_its_line_of_the_file(zoo: Path, name: str, line: int, text: str) -> None:
+def test_a_passage_stands_on_its_line_of_the_file(
+    zoo: Path, name: str, line: int, text: str
+) -> None:
     assert places(zoo / "runs" / "zoo", f"x {text} y") == [(name, line, "")]
     assert trained_on(zoo / "runs" / "zoo").missing == ()
 
 
 def test_without_what_was_prepared_the_files_are_read(copy: Path) -> None:
-    assert [places(copy, text) for *_, text in STANDS] == [[(name, line, "")] for name, line, _ in STANDS]
+    assert [places(copy, text) for *_, text in STANDS] == [
+        [(name, line, "")] for name, line, _ in STANDS
+    ]
     assert trained_on(copy).missing == () and len(list(copy.parent.glob(".prepared/*-words"))) == 1
 
 
@@ -274,7 +334,11 @@ def test_the_held_out_text_is_no_source(zoo: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(lines))
     run = train(tmp_path, "split", str(tmp_path / "text.txt"))
     seen = [find_passages(line, trained_on(run).texts).share for line in lines]
-    assert seen[:89] == [1.0] * 89 and max(seen[91:]) < 1.0 and places(run, lines[88]) == [("text.txt", 89, "")]
+    assert (
+        seen[:89] == [1.0] * 89
+        and max(seen[91:]) < 1.0
+        and places(run, lines[88]) == [("text.txt", 89, "")]
+    )
     shutil.rmtree(run.parent / ".prepared")
     from_file = [find_passages(line, trained_on(run).texts).share for line in lines]
     assert from_file == seen, "the files are read up to the same character"
@@ -295,7 +359,9 @@ def test_the_index_is_made_once(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert places(run, STANDS[0][2]) == expected
 
 
-def test_that_a_large_text_is_sorted_is_told_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_a_large_text_is_sorted_is_told_once(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     trained_on(copy, told.append)
     shutil.rmtree(copy.parent / ".prepared")
@@ -305,7 +371,9 @@ def test_that_a_large_text_is_sorted_is_told_once(copy: Path, monkeypatch: pytes
     assert told == ["sorting the 0 million characters zoo was trained on, once"]
 
 
-@pytest.mark.parametrize("name", ["meta.json", "documents.bin", *(f"0-{name}.bin" for name in passages.SHARD_ARRAYS)])
+@pytest.mark.parametrize(
+    "name", ["meta.json", "documents.bin", *(f"0-{name}.bin" for name in passages.SHARD_ARRAYS)]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_index_is_made_again(zoo: Path, name: str, damage: str) -> None:
     run = zoo / "runs" / "zoo"
@@ -314,7 +382,9 @@ def test_a_damaged_index_is_made_again(zoo: Path, name: str, damage: str) -> Non
     data = (index / name).read_bytes()
     (index / name).unlink()
     if damage != "remove":
-        (index / name).write_bytes(data[:-3] if damage == "cut" else bytes([data[0] ^ 1]) + data[1:])
+        (index / name).write_bytes(
+            data[:-3] if damage == "cut" else bytes([data[0] ^ 1]) + data[1:]
+        )
     assert [places(run, text) for *_, text in STANDS] == expected
     assert (index / name).read_bytes() == data
 
@@ -328,12 +398,16 @@ def test_an_index_of_other_rules_is_made_again(zoo: Path, monkeypatch: pytest.Mo
     assert json.loads((index / "meta.json").read_text())["version"] == "other rules"
 
 
-def test_where_nothing_can_be_written_the_index_stays_in_memory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_written_the_index_stays_in_memory(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(passages, "new_folder", refuse)
-    assert [places(copy, text) for *_, text in STANDS] == [[(name, line, "")] for name, line, _ in STANDS]
+    assert [places(copy, text) for *_, text in STANDS] == [
+        [(name, line, "")] for name, line, _ in STANDS
+    ]
     assert not (copy.parent / ".prepared").exists()
 
 
@@ -343,14 +417,23 @@ def test_a_file_that_changed_is_named_and_its_passages_are_still_found(tmp_path:
     run = train(tmp_path, "two", str(tmp_path / "one.txt"), str(tmp_path / "two.txt"))
     (tmp_path / "one.txt").write_text("Something else by now")
     (tmp_path / "two.txt").unlink()
-    assert places(run, "This is file one of the two there were") == [("one.txt", 1, "has changed since")]
+    assert places(run, "This is file one of the two there were") == [
+        ("one.txt", 1, "has changed since")
+    ]
     assert places(run, "This is file two of the two there were") == [("two.txt", 1, "is gone")]
 
 
 def test_of_files_alone_those_that_are_as_they_were_are_used(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text(f"This is file {name} of the two there were\n" * 3)
-    run = train(tmp_path, "two", str(tmp_path / "one.txt"), str(tmp_path / "two.txt"), "--val-fraction", "0.2")
+    run = train(
+        tmp_path,
+        "two",
+        str(tmp_path / "one.txt"),
+        str(tmp_path / "two.txt"),
+        "--val-fraction",
+        "0.2",
+    )
     shutil.rmtree(run.parent / ".prepared")
     (tmp_path / "one.txt").write_text("Something else by now")
     assert places(run, "This is file one of the two there were") == []
@@ -391,7 +474,10 @@ def test_what_the_base_of_a_model_was_trained_on_is_a_source_too(tmp_path: Path)
     assert places(run, "What the model was trained on after") == [("new.txt", 1, "")]
     assert places(run, "What the base was trained on before") == [("old.txt", 1, "")]
     shutil.rmtree(base)
-    assert places(run, "What the base was trained on before") == [] and "base" in trained_on(run).missing[0]
+    assert (
+        places(run, "What the base was trained on before") == []
+        and "base" in trained_on(run).missing[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -404,7 +490,9 @@ def test_what_the_base_of_a_model_was_trained_on_is_a_source_too(tmp_path: Path)
         {"prepared": "../../x", "files": []},
     ],
 )
-def test_a_run_that_does_not_say_its_text_is_refused_in_a_line(copy: Path, change: dict[str, object]) -> None:
+def test_a_run_that_does_not_say_its_text_is_refused_in_a_line(
+    copy: Path, change: dict[str, object]
+) -> None:
     info = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**info, **change}))
     with pytest.raises(CheckpointError, match=r"run.json does not say|is not there any more"):
@@ -418,8 +506,13 @@ def session_of(run: Path, *turns: Turn) -> Session:
     return Session(cast(Sampler, None), run, SamplingParams(), turns=list(turns))
 
 
-def test_source_shows_passages_with_file_and_line(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, reply = zoo / "runs" / "zoo", " line of the crlf file. Well, 셋째 줄에 있는 한글\n이야기입니다"
+def test_source_shows_passages_with_file_and_line(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, reply = (
+        zoo / "runs" / "zoo",
+        " line of the crlf file. Well, 셋째 줄에 있는 한글\n이야기입니다",
+    )
     shown = dispatch(session_of(run, Turn("", "x"), Turn("He said: The third", reply)), "/source")
     path = zoo / "texts"
     assert isinstance(shown, Lines) and shown.text.splitlines() == [
@@ -429,12 +522,17 @@ def test_source_shows_passages_with_file_and_line(zoo: Path, monkeypatch: pytest
     ]
     monkeypatch.chdir(path)
     shown = dispatch(session_of(run, Turn("", "The first line behind a mark")), "/source")
-    assert isinstance(shown, Lines) and shown.text.splitlines()[1:] == ["bom.txt:1: The first line behind a mark"]
+    assert isinstance(shown, Lines) and shown.text.splitlines()[1:] == [
+        "bom.txt:1: The first line behind a mark"
+    ]
 
 
 def test_source_says_when_nothing_is_copied(zoo: Path) -> None:
     for reply in ("", "Never written before, by nobody at all"):
-        shown = dispatch(session_of(zoo / "runs" / "zoo", Turn("The first line of the crlf file", reply)), "/source")
+        shown = dispatch(
+            session_of(zoo / "runs" / "zoo", Turn("The first line of the crlf file", reply)),
+            "/source",
+        )
         said = "stands word for word in the training text, in passages of 20 characters or more"
         assert shown == Lines(f"nothing of the reply {said}")
 
@@ -446,7 +544,8 @@ def test_source_says_what_changed_and_what_is_gone(copy: Path, tmp_path: Path) -
     shown = dispatch(session_of(copy, Turn("", "The first line behind a mark")), "/source")
     assert (
         isinstance(shown, Lines)
-        and shown.text.splitlines()[-1] == f"not looked at: {info['files'][0]['path']} has changed since"
+        and shown.text.splitlines()[-1]
+        == f"not looked at: {info['files'][0]['path']} has changed since"
     )
     with pytest.raises(SettingError, match="nothing has been said"):
         dispatch(session_of(copy), "/source")
@@ -460,4 +559,7 @@ def test_source_says_that_a_file_changed_behind_its_passage(tmp_path: Path) -> N
     (tmp_path / "one.txt").write_text("Something else by now")
     shown = dispatch(session_of(run, Turn("", "This is the file of which there is one")), "/source")
     where = f"{tmp_path}/one.txt:1 (has changed since)"
-    assert isinstance(shown, Lines) and shown.text.splitlines()[1] == f"{where}: This is the file of which there is one"
+    assert (
+        isinstance(shown, Lines)
+        and shown.text.splitlines()[1] == f"{where}: This is the file of which there is one"
+    )

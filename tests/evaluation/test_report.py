@@ -36,19 +36,31 @@ def visible(text: str) -> int:
 
 @settings(deadline=None)
 @given(short_texts, short_texts, st.integers(1, 60))
-def test_the_copy_rate_is_the_same_however_the_text_is_cut(sample: str, text: str, piece: int) -> None:
+def test_the_copy_rate_is_the_same_however_the_text_is_cut(
+    sample: str, text: str, piece: int
+) -> None:
     text = DOCUMENT_MARK + text + 2 * "한 b a " + sample[:40]
     found = copy_rate(sample, [text[i : i + piece] for i in range(0, len(text), piece)])
     assert found == copy_rate(sample, [text]) and found.sample_characters == len(sample)
-    assert found.longest in sample and visible(found.longest) <= found.share * visible(sample) + 1e-9
+    assert (
+        found.longest in sample and visible(found.longest) <= found.share * visible(sample) + 1e-9
+    )
 
 
 def test_what_is_copied_is_copied_wholly_and_what_is_not_is_not(story: str) -> None:
     part = story[story.index(" ", 500) : story.index(" ", 900)]
     found = copy_rate(part, [story])
-    assert (found.share, found.longest, found.passage_characters) == (1.0, part.strip(), PASSAGE_CHARACTERS)
+    assert (found.share, found.longest, found.passage_characters) == (
+        1.0,
+        part.strip(),
+        PASSAGE_CHARACTERS,
+    )
     mixed = copy_rate(part + " \x00" * visible(part), [story])
-    assert (mixed.share, mixed.longest, mixed.sample_characters) == (0.5, part.strip(), len(part) + 2 * visible(part))
+    assert (mixed.share, mixed.longest, mixed.sample_characters) == (
+        0.5,
+        part.strip(),
+        len(part) + 2 * visible(part),
+    )
     assert copy_rate("", [story]).share == copy_rate("abc" * 20, []).share == 0.0
 
 
@@ -67,18 +79,25 @@ def test_a_megabyte_is_looked_through_in_well_under_a_second(story: str) -> None
     assert time.perf_counter() - started_at < 1.0
 
 
-def test_the_report_counts_what_the_chat_shows(trained: Path, tokenizer: Tokenizer, story: str) -> None:
+def test_the_report_counts_what_the_chat_shows(
+    trained: Path, tokenizer: Tokenizer, story: str
+) -> None:
     report = json.loads((trained / "tiny" / "report.json").read_text())
     sample = story[3000:3200] + report["sample"][:200] + story[8000:8100]
     ids = tokenizer.encode_array(story[: int(len(story) * 0.9)])
     found = find_passages(sample, trained_on(trained / "tiny").texts)
     counted = copy_rate(sample, text_pieces(ids, tokenizer))
-    assert (counted.share, counted.longest) == (found.share, found.passages[0].text) and found.share > 0.5
+    assert (counted.share, counted.longest) == (
+        found.share,
+        found.passages[0].text,
+    ) and found.share > 0.5
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=50), st.binary(min_size=1, max_size=50))
-def test_the_unigram_is_the_cross_entropy_of_smoothed_frequencies(train: bytes, held_out: bytes) -> None:
+def test_the_unigram_is_the_cross_entropy_of_smoothed_frequencies(
+    train: bytes, held_out: bytes
+) -> None:
     counts = Counter(train)
     bits = [-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in held_out]
     assert baselines([train], held_out).unigram == pytest.approx(sum(bits) / len(bits))
@@ -96,7 +115,10 @@ def test_a_text_that_compresses_better_with_what_follows_costs_nothing() -> None
 
 def test_a_compressor_pays_only_for_what_is_new() -> None:
     noise = random.Random(1).randbytes(5000)
-    known, new = compressed_bits(noise, noise[:2500]), compressed_bits(noise, random.Random(2).randbytes(2500))
+    known, new = (
+        compressed_bits(noise, noise[:2500]),
+        compressed_bits(noise, random.Random(2).randbytes(2500)),
+    )
     assert known["xz"] < 0.5 and all(7.5 < bits < 9.0 for bits in new.values())
     assert baselines([noise], noise[:2500]).compressor == min(known, key=known.__getitem__)
 
@@ -123,13 +145,21 @@ def test_the_text_behind_ids_is_the_text(tokenizer: Tokenizer, story: str) -> No
 def test_a_run_ends_with_its_report_in_its_folder(trained: Path) -> None:
     report = json.loads((trained / "tiny" / "report.json").read_text())
     best = json.loads((trained / "tiny" / "best.json").read_text())
-    assert report["figures"]["bits_per_byte"] == best["bits_per_byte"] and report["figures"]["run"] == "tiny"
-    assert report["baselines"]["uniform"] == 8.0 and 0 < report["baselines"]["compressed"] < report["baselines"]["unigram"] < 8
+    assert (
+        report["figures"]["bits_per_byte"] == best["bits_per_byte"]
+        and report["figures"]["run"] == "tiny"
+    )
+    assert (
+        report["baselines"]["uniform"] == 8.0
+        and 0 < report["baselines"]["compressed"] < report["baselines"]["unigram"] < 8
+    )
     assert report["sample"] and 0 <= report["copied"]["share"] <= 1
     held_out = STORY.read_text()[-len(STORY.read_text()) // 10 :].encode()
     train = STORY.read_text()[: -len(STORY.read_text()) // 10].encode()
     counts = Counter(train)
-    bits = sum(-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in held_out) / len(held_out)
+    bits = sum(-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in held_out) / len(
+        held_out
+    )
     assert report["baselines"]["unigram"] == pytest.approx(bits, abs=0.01)
     assert "<svg" in (trained / "tiny" / "loss.svg").read_text()
 

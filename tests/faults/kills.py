@@ -61,7 +61,10 @@ class Harness:
 
     def prepare(self, checkpoints: Path) -> None:
         """The ids of the reference: a tokenizer is trained by threads, which no fork of this process would have."""
-        shutil.copytree(self.folder / "reference" / training.PREPARED_FOLDER, checkpoints / training.PREPARED_FOLDER)
+        shutil.copytree(
+            self.folder / "reference" / training.PREPARED_FOLDER,
+            checkpoints / training.PREPARED_FOLDER,
+        )
 
     @contextlib.contextmanager
     def trial(self, name: str, is_prepared: bool = True) -> Iterator[Path]:
@@ -88,7 +91,9 @@ class Harness:
 
     def kill_at(self, point: str, occurrence: int) -> None:
         with self.trial(f"{point}, time {occurrence}") as checkpoints:
-            assert wait(fork(lambda: train_until(checkpoints, point, occurrence))) == -signal.SIGKILL
+            assert (
+                wait(fork(lambda: train_until(checkpoints, point, occurrence))) == -signal.SIGKILL
+            )
             self.kills += 1
             self.look(checkpoints)
             self.finish(checkpoints)
@@ -126,7 +131,9 @@ class Harness:
         for which in ("best", "last"):
             pointer = run.pointer(which)
             assert (pointer is None) == (not run.step_folders()), f"{which}.json"
-            assert pointer is None or (run.path / pointer["path"]).is_dir(), f"{which}.json points nowhere"
+            assert pointer is None or (run.path / pointer["path"]).is_dir(), (
+                f"{which}.json points nowhere"
+            )
         reached = max((record["step"] for record in read_log(run.log_path)), default=0)
         saved = max((int(folder.name[5:]) for folder in run.step_folders()), default=0)
         assert reached - saved <= INTERVAL, f"{reached - saved} steps lost"
@@ -136,7 +143,9 @@ class Harness:
         run = Run(checkpoints / "run")
         last = run.last()
         stopped_after = int(said.split("stopped after step ")[1].split()[0])
-        assert int(last.name[5:]) == stopped_after, f"stopped after {stopped_after}, saved {last.name}"
+        assert int(last.name[5:]) == stopped_after, (
+            f"stopped after {stopped_after}, saved {last.name}"
+        )
         assert max(record["step"] for record in read_log(run.log_path)) == stopped_after
         assert not list(checkpoints.rglob(".tmp-*")) and not (run.path / ".lock").exists()
 
@@ -144,7 +153,9 @@ class Harness:
         """Resumed, the run comes to what it would have come to, and nothing is left behind."""
         assert wait(fork(lambda: continue_or_start(checkpoints))) == 0, "it cannot be resumed"
         run = Run(checkpoints / "run")
-        assert run.last().name == f"step-{STEPS:06d}" and digest(run.last()) == self.reference, "other weights"
+        assert run.last().name == f"step-{STEPS:06d}" and digest(run.last()) == self.reference, (
+            "other weights"
+        )
         steps = [record["step"] for record in read_log(run.log_path) if record["kind"] == "step"]
         assert steps == list(range(1, STEPS + 1)), f"logged {steps}"
         assert not list(checkpoints.rglob(".tmp-*")), "temporary files are left"
@@ -201,9 +212,25 @@ def train_by_command(checkpoints: Path) -> int:
     sys.stderr = sys.stdout = open(checkpoints.parent / "said", "w", buffering=1)  # noqa: SIM115 (until the process ends)
     flags = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL}
     flags = {name: value for name, value in flags.items() if value is not None}
-    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
     text = str(checkpoints.parent / "text.txt")
-    return command(["train", text, "--name", "run", "--checkpoints", str(checkpoints), "--device", "cpu", *words])
+    return command(
+        [
+            "train",
+            text,
+            "--name",
+            "run",
+            "--checkpoints",
+            str(checkpoints),
+            "--device",
+            "cpu",
+            *words,
+        ]
+    )
 
 
 def points(folder: Path) -> dict[str, int]:
@@ -213,7 +240,9 @@ def points(folder: Path) -> dict[str, int]:
     def count() -> None:
         with Disk(folder / "counted") as disk:
             train(folder / "counted")
-        log.write_text("\n".join(event.name for event in disk.events if event.path.startswith("run")))
+        log.write_text(
+            "\n".join(event.name for event in disk.events if event.path.startswith("run"))
+        )
 
     assert wait(fork(count)) == 0
     names = log.read_text().splitlines()
@@ -224,7 +253,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--random", type=int, default=0, help="kills at random times")
     parser.add_argument("--each", type=int, default=0, help="kills at each point of a save")
-    parser.add_argument("--signals", type=int, default=0, help="SIGINT, SIGTERM and SIGHUP at random times")
+    parser.add_argument(
+        "--signals", type=int, default=0, help="SIGINT, SIGTERM and SIGHUP at random times"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

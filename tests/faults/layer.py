@@ -64,7 +64,9 @@ class Disk:
         if not isinstance(path, (str, os.PathLike)):
             return None
         path = Path(os.path.abspath(path))
-        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else None
+        return (
+            path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else None
+        )
 
     def _moving(self, kind: str, original: Callable[..., None]) -> Callable[..., None]:
         def move(source: Any, target: Any, **options: Any) -> None:
@@ -141,7 +143,9 @@ class Durability:
     """
 
     def __init__(self) -> None:
-        self.unsynced: set[str] = set()  # files that were written, folders in which something is new
+        self.unsynced: set[str] = (
+            set()
+        )  # files that were written, folders in which something is new
         self.moved: set[str] = set()  # folders in which something got its name
         self.mistakes: list[str] = []
 
@@ -158,14 +162,24 @@ class Durability:
             self._move(event, os.path.dirname(event.target) or ".")
 
     def finish(self) -> list[str]:
-        return self.mistakes + [f"{path} is not on the disk" for path in sorted(self.unsynced | self.moved)]
+        return self.mistakes + [
+            f"{path} is not on the disk" for path in sorted(self.unsynced | self.moved)
+        ]
 
     def _move(self, event: Event, parent: str) -> None:
-        inside = {path for path in self.unsynced if path == event.path or path.startswith(event.path + "/")}
+        inside = {
+            path
+            for path in self.unsynced
+            if path == event.path or path.startswith(event.path + "/")
+        }
         if inside:
-            self.mistakes.append(f"{event.target} gets its name before {min(inside)} is on the disk")
+            self.mistakes.append(
+                f"{event.target} gets its name before {min(inside)} is on the disk"
+            )
         if waiting := self.moved | self.unsynced - inside - {parent}:
-            self.mistakes.append(f"{event.target} gets its name before {min(waiting)} is on the disk")
+            self.mistakes.append(
+                f"{event.target} gets its name before {min(waiting)} is on the disk"
+            )
         self.unsynced -= inside
         if not os.path.basename(event.target).startswith(".tmp-"):  # what is let go may come back
             self.moved.add(parent)

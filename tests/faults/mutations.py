@@ -213,7 +213,9 @@ MUTATIONS = (
 def copy_of_the_project(folder: Path) -> Path:
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, folder / name)
     return folder
@@ -224,7 +226,9 @@ def is_missed(mutation: Mutation, project: Path) -> bool:
     path = project / mutation.file
     source = path.read_text(encoding="utf-8")
     if source.count(mutation.text) != 1:
-        raise ValueError(f"{mutation.safeguard}: its text is in {mutation.file} {source.count(mutation.text)} times")
+        raise ValueError(
+            f"{mutation.safeguard}: its text is in {mutation.file} {source.count(mutation.text)} times"
+        )
     path.write_text(source.replace(mutation.text, mutation.without), encoding="utf-8")
     try:
         return run_tests(mutation.tests, project) == TESTS_FAILED
@@ -233,9 +237,22 @@ def is_missed(mutation: Mutation, project: Path) -> bool:
 
 
 def run_tests(tests: tuple[str, ...], project: Path) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        *tests,
+    ]
     there = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=project, env=there, capture_output=True, timeout=300).returncode
+    return subprocess.run(
+        command, cwd=project, env=there, capture_output=True, timeout=300
+    ).returncode
 
 
 def say(line: str) -> None:

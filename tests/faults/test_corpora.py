@@ -69,7 +69,18 @@ def attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     def attempt(*texts: str, **options: str) -> tuple[int, str]:
         capsys.readouterr()
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        code = main(["train", *texts, "--name", "run", "--checkpoints", str(tmp_path / "checkpoints"), *FLAGS, *words])
+        code = main(
+            [
+                "train",
+                *texts,
+                "--name",
+                "run",
+                "--checkpoints",
+                str(tmp_path / "checkpoints"),
+                *FLAGS,
+                *words,
+            ]
+        )
         out, err = capsys.readouterr()
         run = tmp_path / "checkpoints" / "run"
         if code == TRAINS:
@@ -92,7 +103,9 @@ def test_a_file_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
 
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "latin-1"])
 def test_the_encoding_that_is_to_be_passed_works(attempt, tmp_path, encoding):
-    (tmp_path / "text.txt").write_bytes((HANGUL if encoding != "latin-1" else TEXT + "café").encode(encoding))
+    (tmp_path / "text.txt").write_bytes(
+        (HANGUL if encoding != "latin-1" else TEXT + "café").encode(encoding)
+    )
     assert attempt(str(tmp_path / "text.txt"), encoding=encoding)[0] == TRAINS
 
 
@@ -109,7 +122,9 @@ def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, tell):
         if code == TRAINS:
             shutil.rmtree(tmp_path / "checkpoints")
     assert codes == sorted(codes, reverse=True) and {*codes} == {TRAINS, REFUSED}
-    tell(f"{len(FILES) + len(lengths) + len(PLACES)} corpora: each trained on or refused in one line")
+    tell(
+        f"{len(FILES) + len(lengths) + len(PLACES)} corpora: each trained on or refused in one line"
+    )
 
 
 def folder_of_texts(folder: Path) -> str:
@@ -159,7 +174,9 @@ def pipe_in_a_folder(folder: Path) -> str:
 def unreadable(folder: Path) -> str:
     (folder / "text.txt").write_text(TEXT)
     (folder / "text.txt").chmod(0)
-    return str(folder / "text.txt") if os.geteuid() else "/proc/self/mem"  # nothing is unreadable for root but this
+    return (
+        str(folder / "text.txt") if os.geteuid() else "/proc/self/mem"
+    )  # nothing is unreadable for root but this
 
 
 def a_name_that_drives_a_terminal(folder: Path) -> str:
@@ -185,7 +202,11 @@ PLACES: dict[str, tuple[Callable[[Path], str], int, str]] = {
     "not there": (lambda folder: str(folder / "nowhere.txt"), REFUSED, "nowhere.txt"),
     "no name": (lambda folder: "", REFUSED, "no file ''"),
     "a name that is too long": (lambda folder: "x" * 5000, REFUSED, "no file"),
-    "a pattern that matches nothing": (lambda folder: str(folder / "*.txt"), REFUSED, "no file matches"),
+    "a pattern that matches nothing": (
+        lambda folder: str(folder / "*.txt"),
+        REFUSED,
+        "no file matches",
+    ),
     "a name that drives a terminal": (a_name_that_drives_a_terminal, REFUSED, "no text"),
     "a checkpoint": (a_run_folder, REFUSED, "*.txt"),
     "the end of all": (lambda folder: "/dev/null", REFUSED, "device"),
@@ -200,7 +221,9 @@ def test_a_place_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
     assert code == expected and said in err and "\x1b" not in err, err
 
 
-@pytest.mark.parametrize("change", [lambda text: text[: len(text) // 3], lambda text: text[:-1], lambda text: ""])
+@pytest.mark.parametrize(
+    "change", [lambda text: text[: len(text) // 3], lambda text: text[:-1], lambda text: ""]
+)
 def test_a_text_that_changes_while_it_is_read_is_refused(attempt, tmp_path, monkeypatch, change):
     from simplellm.training import job as training
 

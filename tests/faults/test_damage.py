@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.tiny import STEPS, TEXT, around, digest, go_on, text_in, train
+from faults.tiny import STEPS, TEXT, digest, go_on, text_in, train, training_context
 from simplellm.app import upkeep
 from simplellm.app.cli import main
 from simplellm.checkpoint.pointers import mend_pointers
@@ -39,13 +39,19 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def stopped(checkpoints: Path, after: int, **given: object) -> Run:
     """A run that was stopped after some steps."""
     asked = iter(range(10**9))
-    train(checkpoints, surroundings=around(checkpoints, should_stop=lambda: next(asked) == after), **given)
+    train(
+        checkpoints,
+        context=training_context(checkpoints, should_stop=lambda: next(asked) == after),
+        **given,
+    )
     return Run(checkpoints / "run")
 
 
@@ -61,7 +67,11 @@ def damages(size: int, generator: random.Random, count: int) -> list[Callable[[b
     places = [0, size // 2, size - 1, *(generator.randrange(size) for _ in range(count))]
     lengths = [0, size // 2, size - 1, *(generator.randrange(size) for _ in range(count // 4))]
     flips = [flip(place, generator.randrange(8)) for place in places]
-    return [*flips, *(lambda data, length=length: data[:length] for length in lengths), lambda data: data + b"\0"]
+    return [
+        *flips,
+        *(lambda data, length=length: data[:length] for length in lengths),
+        lambda data: data + b"\0",
+    ]
 
 
 def damage_all(checkpoints: Path, count: int) -> int:
@@ -84,16 +94,22 @@ def damage_all(checkpoints: Path, count: int) -> int:
 
 def test_a_damaged_bit_or_length_is_found(copy, tell):
     tried = damage_all(copy, 8)
-    tell(f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used")
+    tell(
+        f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used"
+    )
 
 
 @pytest.mark.slow
 def test_any_damaged_bit_or_length_is_found(copy, tell):
     tried = damage_all(copy, 400)
-    tell(f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used")
+    tell(
+        f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used"
+    )
 
 
-@pytest.mark.parametrize("change", ["link to a file", "link to a folder", "pipe", "extra", "folder", "link to itself"])
+@pytest.mark.parametrize(
+    "change", ["link to a file", "link to a folder", "pipe", "extra", "folder", "link to itself"]
+)
 def test_a_checkpoint_holds_its_own_plain_files_and_nothing_else(copy, change):
     folder = Run(copy / "run").last()
     path = folder / "config.json"
@@ -106,9 +122,15 @@ def test_a_checkpoint_holds_its_own_plain_files_and_nothing_else(copy, change):
     elif change == "extra":
         (folder / "training" / "more.bin").write_bytes(b"x")
     else:
-        target = {"link to a file": copy / "elsewhere", "link to a folder": copy, "link to itself": path}[change]
+        target = {
+            "link to a file": copy / "elsewhere",
+            "link to a folder": copy,
+            "link to itself": path,
+        }[change]
         path.symlink_to(target)
-    with pytest.raises(CheckpointError, match=r"more\.bin" if change == "extra" else r"config\.json"):
+    with pytest.raises(
+        CheckpointError, match=r"more\.bin" if change == "extra" else r"config\.json"
+    ):
         verify(folder)
 
 
@@ -129,17 +151,19 @@ def test_resume_says_why_it_begins_earlier_and_comes_to_the_same(checkpoints, un
     run, said = stopped(checkpoints, 10), []
     newest = run.step_folders()[0]
     (newest / name).write_bytes(b"damaged")
-    go_on(checkpoints, surroundings=around(checkpoints, said.append))
+    go_on(checkpoints, context=training_context(checkpoints, said.append))
     assert newest.name in said[0] and "using an earlier checkpoint" in said[0]
     assert said[1] == f"resuming run after step 9 of {STEPS}"
     assert digest(run.last()) == undisturbed
-    assert [record["step"] for record in read_log(run.log_path) if record["kind"] == "step"] == list(range(1, STEPS + 1))
+    assert [
+        record["step"] for record in read_log(run.log_path) if record["kind"] == "step"
+    ] == list(range(1, STEPS + 1))
 
 
 def test_resume_says_that_a_later_checkpoint_is_missing(checkpoints, undisturbed):
     run, said = stopped(checkpoints, 10), []
     shutil.rmtree(run.last())
-    go_on(checkpoints, surroundings=around(checkpoints, said.append))
+    go_on(checkpoints, context=training_context(checkpoints, said.append))
     assert digest(run.last()) == undisturbed and said[-1].startswith("resuming run after step 9")
 
 
@@ -153,7 +177,22 @@ def test_a_damaged_pointer_is_made_again_from_the_checkpoints(copy, which, conte
     path = run.path / f"{which}.json"
     before = json.loads(path.read_text())
     path.unlink() if content is None else path.write_text(content)
-    assert main(["generate", "--prompt", "The", "--max-new-tokens", "2", "--checkpoints", str(copy), "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "--prompt",
+                "The",
+                "--max-new-tokens",
+                "2",
+                "--checkpoints",
+                str(copy),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     go_on(copy)
     after = json.loads(path.read_text())
     assert (after["step"], after["path"]) == (before["step"], before["path"])
@@ -166,7 +205,10 @@ def test_when_the_best_is_damaged_the_best_of_the_others_is(copy):
     (best / "config.json").write_text("{}")
     others = [folder for folder in run.step_folders() if folder != best]
     mend_pointers(run.path)
-    assert run.best() in others and json.loads((run.path / "best.json").read_text())["path"] == run.best().name
+    assert (
+        run.best() in others
+        and json.loads((run.path / "best.json").read_text())["path"] == run.best().name
+    )
     assert go_on(copy).path == str(run.best())
 
 
@@ -179,7 +221,22 @@ def test_a_damaged_run_json_is_named_with_what_is_left_to_do(copy, content, caps
         assert main([*words, "--checkpoints", str(copy), "--device", "cpu"]) == 1
         err = capsys.readouterr().err
         assert "run.json" in err and "--from run" in err and len(err.splitlines()) == 2
-    assert main(["generate", "--prompt", "The", "--max-new-tokens", "2", "--checkpoints", str(copy), "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "--prompt",
+                "The",
+                "--max-new-tokens",
+                "2",
+                "--checkpoints",
+                str(copy),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
 
 
 # ---------------------------------------------------------------- a stop is no event
@@ -193,7 +250,11 @@ def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undis
     go_on(checkpoints)
     keys = ("step", "val_loss", "best", "accuracy")
     series = [
-        [tuple(record[key] for key in keys) for record in read_log(log) if record["kind"] == "evaluation"]
+        [
+            tuple(record[key] for key in keys)
+            for record in read_log(log)
+            if record["kind"] == "evaluation"
+        ]
         for log in (Run(checkpoints / "whole").log_path, run.log_path)
     ]
     assert series[0] == series[1] and len(series[0]) == 4 and digest(run.last()) == undisturbed
@@ -202,7 +263,13 @@ def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undis
 
 def test_a_stop_uses_up_no_patience_and_is_never_the_best(checkpoints):
     """Rates so high that it only gets worse: the first stop sees a better loss than any evaluation."""
-    wild = {"learning_rate": 10.0, "muon_learning_rate": 1.0, "warmup_steps": 0, "schedule": "constant", "patience": 2}
+    wild = {
+        "learning_rate": 10.0,
+        "muon_learning_rate": 1.0,
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "patience": 2,
+    }
     wild |= {"tie_embeddings": True, "induction": False}
     whole = train(checkpoints, "whole", max_steps=200, **wild)
     asked = 0
@@ -212,9 +279,11 @@ def test_a_stop_uses_up_no_patience_and_is_never_the_best(checkpoints):
         asked += 1
         return asked == 2 or asked % 6 == 0  # once before the first evaluation
 
-    result = train(checkpoints, "run", around(checkpoints, should_stop=often), max_steps=200, **wild)
+    result = train(
+        checkpoints, "run", training_context(checkpoints, should_stop=often), max_steps=200, **wild
+    )
     while result.stopped:
-        result = go_on(checkpoints, surroundings=around(checkpoints, should_stop=often))
+        result = go_on(checkpoints, context=training_context(checkpoints, should_stop=often))
     assert (result.steps, result.best_step) == (whole.steps, whole.best_step) == (9, 3)
 
 
@@ -255,11 +324,23 @@ def test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to(check
             go_on(checkpoints)
         assert "--accept-changes" in found.value.fix
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
-    words = ["train", "--resume", "--name", "run", "--accept-changes", "--checkpoints", str(checkpoints), "--device", "cpu"]
+    words = [
+        "train",
+        "--resume",
+        "--name",
+        "run",
+        "--accept-changes",
+        "--checkpoints",
+        str(checkpoints),
+        "--device",
+        "cpu",
+    ]
     assert main(words) == 0
     (accepted,) = run.read_info()["accepted_changes"]
     assert what in accepted["what"] and accepted["step"] == 4 and accepted["when"].startswith("20")
-    assert go_on(checkpoints, max_steps=STEPS + 2).steps == STEPS + 2, "what was accepted is not asked again"
+    assert go_on(checkpoints, max_steps=STEPS + 2).steps == STEPS + 2, (
+        "what was accepted is not asked again"
+    )
 
 
 def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
@@ -268,7 +349,12 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
         go_on(checkpoints, learning_rate=1e-4)
     from simplellm.training.job import resume
 
-    resume(run, {"learning_rate": 1e-4, "batch_size": 4}, around(checkpoints), accept_changes=True)
+    resume(
+        run,
+        {"learning_rate": 1e-4, "batch_size": 4},
+        training_context(checkpoints),
+        accept_changes=True,
+    )
     info = run.read_info()
     assert (info["training"]["learning_rate"], info["training"]["batch_size"]) == (1e-4, 4)
     assert [entry["what"] for entry in info["accepted_changes"]] == [
@@ -277,13 +363,15 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
     assert go_on(checkpoints, learning_rate=1e-4).steps == STEPS
 
 
-@pytest.mark.parametrize("given", [{"n_layer": 2}, {"optimizer": "adamw"}, {"ema_decay": 0.5}, {"vocab_size": 400}])
+@pytest.mark.parametrize(
+    "given", [{"n_layer": 2}, {"optimizer": "adamw"}, {"ema_decay": 0.5}, {"vocab_size": 400}]
+)
 def test_what_is_saved_cannot_go_on_with_every_change(checkpoints, given):
     from simplellm.training.job import resume
 
     run = stopped(checkpoints, 4)
     with pytest.raises(SettingError, match=next(iter(given))) as found:
-        resume(run, given, around(checkpoints), accept_changes=True)
+        resume(run, given, training_context(checkpoints), accept_changes=True)
     assert "--accept-changes" not in found.value.fix
 
 
@@ -304,14 +392,24 @@ def test_verify_says_which_checkpoints_are_whole(copy, call):
     run = Run(copy / "run")
     newest, *others = run.step_folders()
     code, out, err = call("verify")
-    assert (code, err) == (0, "") and out.splitlines() == [f"{folder}\twhole" for folder in run.step_folders()]
+    assert (code, err) == (0, "") and out.splitlines() == [
+        f"{folder}\twhole" for folder in run.step_folders()
+    ]
     (newest / "config.json").write_text("{}")
     code, out, _ = call("verify", "run", "--json")
     rows = json.loads(out)
-    assert code == 1 and [sorted(row) for row in rows] == [["path", "problem", "run", "step", "whole"]] * len(rows)
-    assert [(row["path"], row["whole"]) for row in rows] == [(str(newest), False), *((str(other), True) for other in others)]
+    assert code == 1 and [sorted(row) for row in rows] == [
+        ["path", "problem", "run", "step", "whole"]
+    ] * len(rows)
+    assert [(row["path"], row["whole"]) for row in rows] == [
+        (str(newest), False),
+        *((str(other), True) for other in others),
+    ]
     assert "config.json is damaged" in rows[0]["problem"] and rows[1]["problem"] is None
-    assert call("verify", str(others[0]))[0] == 0 and call("verify", str(newest))[0] == call("verify", "--run", "run")[0] == 1
+    assert (
+        call("verify", str(others[0]))[0] == 0
+        and call("verify", str(newest))[0] == call("verify", "--run", "run")[0] == 1
+    )
 
 
 def test_verify_of_what_is_not_there_is_one_error(call, copy):
@@ -380,7 +478,9 @@ def test_prune_leaves_what_the_system_does_not_let_go(copy, call, monkeypatch):
     code, _, err = call("runs", "--prune", "--yes")
     named = [path for path in goes if path.is_dir() and not path.name.startswith(".")]
     assert code == 0 and all(path.exists() == (path in named) for path in goes)
-    assert [f"{path} cannot be deleted (Access is denied): left alone" in err for path in named] == [True] * 3
+    assert [
+        f"{path} cannot be deleted (Access is denied): left alone" in err for path in named
+    ] == [True] * 3
     assert f"deleted {len(goes) - 3}, " in err
 
 
@@ -401,14 +501,20 @@ def test_prune_leaves_a_run_in_training_alone(copy, call):
     goes = spoil(copy)
     with FolderLock(copy / "run"):
         code, out, err = call("runs", "--prune", "--yes")
-        assert (code, out) == (0, "") and "is being trained" in err and all(path.exists() for path in goes)
+        assert (
+            (code, out) == (0, "")
+            and "is being trained" in err
+            and all(path.exists() for path in goes)
+        )
 
 
 def test_prune_of_one_run_leaves_the_rest_alone(copy, call):
     goes = spoil(copy)
     shutil.copytree(copy / "run", copy / "other")
     assert call("runs", "--prune", "--yes", "--run", "run")[0] == 0
-    assert (copy / "other" / "step-000001").is_dir() and all(path.exists() for path in goes if ".prepared" in path.parts)
+    assert (copy / "other" / "step-000001").is_dir() and all(
+        path.exists() for path in goes if ".prepared" in path.parts
+    )
 
 
 def test_ids_stay_while_a_run_does_not_say_which_are_its_own(copy, call):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
-from faults.tiny import INTERVAL, STEPS, around, digest, go_on, text_in, train
+from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train, training_context
 from simplellm.checkpoint.run import Run, TrainingState, load_model, read_log, step_of, verify
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, TrainingError
@@ -62,7 +62,11 @@ def test_a_save_is_durable_in_order(checkpoints, parts):
             save(run, step, parts, best=step == 2)
     assert durability.finish() == []
     assert len([event for event in disk.events if event.kind == "fsync"]) > 50
-    committed = [event.name for event in disk.events if event.kind in ("rename", "replace") and "step-000005" in event.target]
+    committed = [
+        event.name
+        for event in disk.events
+        if event.kind in ("rename", "replace") and "step-000005" in event.target
+    ]
     assert committed == ["rename run/step"]
 
 
@@ -71,7 +75,9 @@ def test_the_manifest_is_written_last(checkpoints, parts):
         save(Run(checkpoints / "run"), 1, parts)
     names = [event.name for event in disk.events]
     rename = names.index("rename run/step")
-    assert [name for name in names[:rename] if name.startswith("write ")][-1] == "write run/step/manifest.json"
+    assert [name for name in names[:rename] if name.startswith("write ")][
+        -1
+    ] == "write run/step/manifest.json"
 
 
 def test_a_whole_training_is_durable_in_order(checkpoints):
@@ -82,7 +88,8 @@ def test_a_whole_training_is_durable_in_order(checkpoints):
 
 
 @pytest.mark.parametrize(
-    "missing", ["run/step/model.safetensors", "run/step/manifest.json", "run/step", "run", "run/best.json"]
+    "missing",
+    ["run/step/model.safetensors", "run/step/manifest.json", "run/step", "run", "run/best.json"],
 )
 def test_a_missing_fsync_is_seen(checkpoints, parts, missing):
     durability = Durability()
@@ -124,28 +131,38 @@ def test_whatever_fails_in_a_save_the_old_state_is_whole(checkpoints, parts, tel
             assert save(run, 4, parts) == run.last() == run.best()
             shutil.rmtree(run.path)
     assert refused > 0.8 * n_events * len(ERRORS)  # only letting go of an old checkpoint may wait
-    tell(f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: 0 lost, 0 files left behind")
+    tell(
+        f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: 0 lost, 0 files left behind"
+    )
 
 
 @pytest.mark.parametrize("at", [0, 5, 11, 17, 23])
 def test_a_disk_that_stays_full_leaves_the_old_state_whole(checkpoints, parts, at):
     run = Run(checkpoints / "run")
     old = save(run, 1, parts)
-    with Disk(checkpoints, Fail(at, errno.ENOSPC, times=10**9)), pytest.raises(OSError, match="No space"):
+    with (
+        Disk(checkpoints, Fail(at, errno.ENOSPC, times=10**9)),
+        pytest.raises(OSError, match="No space"),
+    ):
         save(run, 2, parts)
     assert_old_state_is_whole(run, old)
 
 
-def test_a_disk_on_which_nothing_can_be_deleted_leaves_only_what_the_next_training_removes(checkpoints, monkeypatch):
+def test_a_disk_on_which_nothing_can_be_deleted_leaves_only_what_the_next_training_removes(
+    checkpoints, monkeypatch
+):
     train(checkpoints, max_steps=3)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError):
+    with pytest.MonkeyPatch.training_context() as patch, pytest.raises(TrainingError):
         for name in ("unlink", "rmdir"):
             patch.setattr(os, name, refuse)
-        with Disk(checkpoints, lambda event: refuse() if event.kind == "fsync" and "step" in event.path else None):
+        with Disk(
+            checkpoints,
+            lambda event: refuse() if event.kind == "fsync" and "step" in event.path else None,
+        ):
             go_on(checkpoints, max_steps=STEPS, eval_interval=INTERVAL)
     assert temporaries(checkpoints) and Run(checkpoints / "run").last().name == "step-000003"
     go_on(checkpoints, max_steps=STEPS, eval_interval=INTERVAL)
@@ -180,9 +197,11 @@ def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
     said: list[str] = []
     fail = Fail(at, number)
     with Disk(checkpoints, WhileTraining(fail)):
-        result = train(checkpoints, "run", around(checkpoints, said.append))
+        result = train(checkpoints, "run", training_context(checkpoints, said.append))
     run = Run(checkpoints / "run")
-    assert result.steps == STEPS and digest(run.last()) == undisturbed and Path(result.path).is_dir()
+    assert (
+        result.steps == STEPS and digest(run.last()) == undisturbed and Path(result.path).is_dir()
+    )
     assert all("\n" not in line for line in said[1:])
     assert temporaries(checkpoints) == [] and not (run.path / ".lock").exists()
     assert result.path == str(run.best())
@@ -194,7 +213,9 @@ def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, te
     places = range(0, n_events, 24)
     for at in places:
         fail_one(checkpoints, at, ERRORS[at % len(ERRORS)], undisturbed)
-    tell(f"{len(places)} failures of the disk while training: {len(places)} trainings came to the same weights")
+    tell(
+        f"{len(places)} failures of the disk while training: {len(places)} trainings came to the same weights"
+    )
 
 
 @pytest.mark.slow
@@ -225,23 +246,35 @@ def failing_saves(n_failures: float) -> Callable[[Event], None]:
 def test_saves_that_fail_are_told_and_tried_again(checkpoints, undisturbed, n_failures):
     said: list[str] = []
     with Disk(checkpoints, failing_saves(n_failures)):
-        result = train(checkpoints, "run", around(checkpoints, said.append))
+        result = train(checkpoints, "run", training_context(checkpoints, said.append))
     told = [line for line in said if "could not be saved" in line]
     assert told == [
         f"step {INTERVAL * (2 + i)} could not be saved: No space left on device; training goes on, "
         "the next evaluation tries again"
         for i in range(n_failures)
     ]
-    assert digest(Run(checkpoints / "run").last()) == undisturbed and result.path == str(Run(checkpoints / "run").best())
+    assert digest(Run(checkpoints / "run").last()) == undisturbed and result.path == str(
+        Run(checkpoints / "run").best()
+    )
 
 
-def test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint(checkpoints, undisturbed):
-    with Disk(checkpoints, failing_saves(10**9)), pytest.raises(TrainingError, match="No space left") as found:
+def test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint(
+    checkpoints, undisturbed
+):
+    with (
+        Disk(checkpoints, failing_saves(10**9)),
+        pytest.raises(TrainingError, match="No space left") as found,
+    ):
         train(checkpoints, "run")
     run = Run(checkpoints / "run")
     assert "as 2 before it" in str(found.value)
-    assert f"the last good checkpoint is {run.path / 'step-000003'}" in found.value.fix and "--resume" in found.value.fix
-    assert [folder.name for folder in run.step_folders()] == ["step-000003"] and temporaries(checkpoints) == []
+    assert (
+        f"the last good checkpoint is {run.path / 'step-000003'}" in found.value.fix
+        and "--resume" in found.value.fix
+    )
+    assert [folder.name for folder in run.step_folders()] == ["step-000003"] and temporaries(
+        checkpoints
+    ) == []
     go_on(checkpoints)
     assert digest(run.last()) == undisturbed
 
@@ -265,7 +298,11 @@ def test_nothing_is_called_saved_that_is_not(checkpoints):
         train(checkpoints)
     run = Run(checkpoints / "run")
     evaluations = [record for record in read_log(run.log_path) if record["kind"] == "evaluation"]
-    assert [(record["step"], record["saved"]) for record in evaluations] == [(3, True), (6, False), (9, False)]
+    assert [(record["step"], record["saved"]) for record in evaluations] == [
+        (3, True),
+        (6, False),
+        (9, False),
+    ]
     assert run.pointer("best")["step"] == run.pointer("last")["step"] == 3
 
 
@@ -279,9 +316,12 @@ def test_a_log_that_cannot_be_written_ends_nothing_and_is_told_once(checkpoints,
     said: list[str] = []
     counted: list[Event] = []
     with Disk(checkpoints, fail) as disk:
-        train(checkpoints, "run", around(checkpoints, said.append))
+        train(checkpoints, "run", training_context(checkpoints, said.append))
     run = Run(checkpoints / "run")
-    assert len([line for line in said if "log.jsonl" in line]) == 1 and digest(run.last()) == undisturbed
+    assert (
+        len([line for line in said if "log.jsonl" in line]) == 1
+        and digest(run.last()) == undisturbed
+    )
     steps = [record["step"] for record in read_log(run.log_path) if record["kind"] == "step"]
     assert steps[0] == 1 and steps[-1] == STEPS and len(steps) >= STEPS - 5
 
@@ -304,7 +344,11 @@ def vanishing(checkpoints: Path, at_step: int) -> Callable[[], bool]:
 @pytest.mark.parametrize("at_step", [1, 3, 7, 11])
 def test_a_run_folder_that_vanishes_is_made_anew(checkpoints, undisturbed, at_step):
     said: list[str] = []
-    result = train(checkpoints, "run", around(checkpoints, said.append, vanishing(checkpoints, at_step)))
+    result = train(
+        checkpoints,
+        "run",
+        training_context(checkpoints, said.append, vanishing(checkpoints, at_step)),
+    )
     run = Run(checkpoints / "run")
     assert any("had vanished" in line for line in said) and digest(run.last()) == undisturbed
     assert run.read_info()["training"]["max_steps"] == STEPS and result.path == str(run.best())
@@ -322,7 +366,7 @@ def test_a_run_folder_made_anew_is_locked_anew(checkpoints):
             refusals.append(str(found.value))
         return vanish()
 
-    train(checkpoints, "run", around(checkpoints, should_stop=should_stop))
+    train(checkpoints, "run", training_context(checkpoints, should_stop=should_stop))
     assert refusals and all(f"process {os.getpid()}" in refusal for refusal in refusals)
 
 
@@ -337,7 +381,7 @@ def test_a_run_folder_that_another_training_took_meanwhile_is_left_to_it(checkpo
         return False
 
     with pytest.raises(TrainingError, match="is being trained by process"):
-        train(checkpoints, "run", around(checkpoints, should_stop=should_stop))
+        train(checkpoints, "run", training_context(checkpoints, should_stop=should_stop))
     assert [path.name for path in (checkpoints / "run").iterdir()] in (
         [".lock"],
         [".lock", "log.jsonl"],
@@ -357,7 +401,9 @@ def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(checkpoint
     for step in range(1, 41):
         losses[step] = float(torch.rand((), generator=generator))
         state = TrainingState({"step": step}, {"optimizer/x": torch.ones(3)})
-        saved = run.save(step, *parts, state, {"val_loss": losses[step]}, losses[step] == min(losses.values()))
+        saved = run.save(
+            step, *parts, state, {"val_loss": losses[step]}, losses[step] == min(losses.values())
+        )
         assert is_whole(saved) and is_whole(kept)
         best = run.path / run.pointer("best")["path"]
         assert best.is_dir() and step_of(best) == min(losses, key=losses.__getitem__)
@@ -370,4 +416,6 @@ def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(checkpoint
     for folder in run.step_folders():
         (folder / "config.json").write_text("{}")
     assert run.superfluous() == {}, "nothing goes where nothing is whole"
-    tell("40 saves, a fifth of them damaged: retention kept the best and the last whole ones, and all of another run")
+    tell(
+        "40 saves, a fifth of them damaged: retention kept the best and the last whole ones, and all of another run"
+    )

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from faults.tiny import INTERVAL, STEPS, TINY, around, digest, go_on, train
+from faults.tiny import INTERVAL, STEPS, TINY, digest, go_on, train, training_context
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run, TrainingState, load_model, load_training_state, refuse_unfinite
+from simplellm.checkpoint.run import (
+    Run,
+    TrainingState,
+    load_model,
+    load_training_state,
+    refuse_unfinite,
+)
 from simplellm.errors import CheckpointError, TrainingError
 from simplellm.training.trainer import Trainer
 
@@ -56,23 +62,40 @@ def in_average(trainer: Trainer, value: float) -> None:
 
 
 def in_optimizer(trainer: Trainer, value: float) -> None:
-    next(value for name, value in trainer.optimizer.state().items() if name.endswith("exp_avg_sq")).view(-1)[3] = value
+    next(
+        value for name, value in trainer.optimizer.state().items() if name.endswith("exp_avg_sq")
+    ).view(-1)[3] = value
 
 
-PLACES = {"loss": in_loss, "gradient": in_gradient, "weight": in_weight, "average": in_average, "optimizer": in_optimizer}
+PLACES = {
+    "loss": in_loss,
+    "gradient": in_gradient,
+    "weight": in_weight,
+    "average": in_average,
+    "optimizer": in_optimizer,
+}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_ends_the_training_before_it_is_kept(checkpoints, undisturbed, monkeypatch, place, value):
-    monkeypatch.setattr(Trainer, "train_step", at_step(AT, lambda trainer: PLACES[place](trainer, value)))
+def test_what_is_not_finite_ends_the_training_before_it_is_kept(
+    checkpoints, undisturbed, monkeypatch, place, value
+):
+    monkeypatch.setattr(
+        Trainer, "train_step", at_step(AT, lambda trainer: PLACES[place](trainer, value))
+    )
     with pytest.raises(TrainingError) as found:
         train(checkpoints)
     run = Run(checkpoints / "run")
     assert f"the last good checkpoint is {run.path / 'step-000006'}" in found.value.fix
     assert [folder.name for folder in run.step_folders()] == ["step-000006", "step-000003"]
     for folder in run.step_folders():
-        refuse_unfinite({**load_model(folder, torch.device("cpu"))[0].state_dict(), **load_training_state(folder).tensors})
+        refuse_unfinite(
+            {
+                **load_model(folder, torch.device("cpu"))[0].state_dict(),
+                **load_training_state(folder).tensors,
+            }
+        )
     monkeypatch.undo()
     monkeypatch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
     go_on(checkpoints)
@@ -80,17 +103,43 @@ def test_what_is_not_finite_ends_the_training_before_it_is_kept(checkpoints, und
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_command_ends_with_1_and_names_the_last_good_checkpoint(checkpoints, monkeypatch, capsys, place):
-    monkeypatch.setattr(Trainer, "train_step", at_step(AT, lambda trainer: PLACES[place](trainer, math.nan)))
+def test_the_command_ends_with_1_and_names_the_last_good_checkpoint(
+    checkpoints, monkeypatch, capsys, place
+):
+    monkeypatch.setattr(
+        Trainer, "train_step", at_step(AT, lambda trainer: PLACES[place](trainer, math.nan))
+    )
     settings = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL}
     words = [
-        word for name, value in settings.items() if value is not None for word in (f"--{name}".replace("_", "-"), str(value))
+        word
+        for name, value in settings.items()
+        if value is not None
+        for word in (f"--{name}".replace("_", "-"), str(value))
     ]
     text = str(checkpoints.parent / "text.txt")
     capsys.readouterr()
-    assert main(["train", text, "--name", "run", "--checkpoints", str(checkpoints), "--device", "cpu", *words]) == 1
+    assert (
+        main(
+            [
+                "train",
+                text,
+                "--name",
+                "run",
+                "--checkpoints",
+                str(checkpoints),
+                "--device",
+                "cpu",
+                *words,
+            ]
+        )
+        == 1
+    )
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-2].startswith("error: step ") and lines[-1].startswith("fix: ") and "step-000006" in lines[-1]
+    assert (
+        lines[-2].startswith("error: step ")
+        and lines[-1].startswith("fix: ")
+        and "step-000006" in lines[-1]
+    )
 
 
 @pytest.mark.parametrize("value", BAD)
@@ -121,9 +170,13 @@ def test_overflows_of_fp16_are_counted_kept_and_not_fatal(checkpoints, monkeypat
     monkeypatch.setattr(Trainer, "accumulate_gradients", overflowing)
     train(checkpoints, "whole")
     asked = iter(range(10**9))
-    train(checkpoints, surroundings=around(checkpoints, should_stop=lambda: next(asked) == 5))
+    train(checkpoints, context=training_context(checkpoints, should_stop=lambda: next(asked) == 5))
     go_on(checkpoints)
     for name in ("whole", "run"):
         figures = load_training_state(Run(checkpoints / name).last()).figures
-        assert (figures["overflows"], figures["skipped_steps"], figures["scaler"]["scale"]) == (3, 0, 1024 / 8)
+        assert (figures["overflows"], figures["skipped_steps"], figures["scaler"]["scale"]) == (
+            3,
+            0,
+            1024 / 8,
+        )
     assert digest(Run(checkpoints / "run").last()) == digest(Run(checkpoints / "whole").last())

@@ -51,7 +51,10 @@ def test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header(
 
 
 def test_a_sound_header_says_what_is_there(tmp_path):
-    content = tensors_file({"b": entry("BF16", [3], [16, 22]), "a": entry(), "__metadata__": {"format": "pt"}}, bytes(22))
+    content = tensors_file(
+        {"b": entry("BF16", [3], [16, 22]), "a": entry(), "__metadata__": {"format": "pt"}},
+        bytes(22),
+    )
     (tmp_path / "x").write_bytes(content)
     assert {name: tuple(tensor) for name, tensor in read_header(tmp_path / "x").items()} == {
         "b": ("BF16", (3,), 16, 22), "a": ("F32", (2, 2), 0, 16),
@@ -90,13 +93,17 @@ MATRIX = "optimizer/blocks.0.attention.qkv.weight/momentum"
 STATE_CHANGES: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
     "of another shape": lambda state: state.update({MATRIX: torch.ones(1)}),
     "missing": lambda state: state.pop(MATRIX),
-    "of another optimizer": lambda state: state.update({MATRIX.replace("momentum", "exp_avg"): state[MATRIX].clone()}),
+    "of another optimizer": lambda state: state.update(
+        {MATRIX.replace("momentum", "exp_avg"): state[MATRIX].clone()}
+    ),
     "of no weight": lambda state: state.update({"optimizer/x/momentum": torch.ones(1)}),
     "of no kind": lambda state: state.update({"x": torch.ones(1)}),
     "not finite": lambda state: state[MATRIX].view(-1).__setitem__(5, float("nan")),
     "integers": lambda state: state.update({MATRIX: state[MATRIX].int()}),
     "live weights missing": lambda state: state.pop("live/final_norm.weight"),
-    "live weights of another shape": lambda state: state.update({"live/final_norm.weight": torch.ones(3)}),
+    "live weights of another shape": lambda state: state.update(
+        {"live/final_norm.weight": torch.ones(3)}
+    ),
 }
 
 
@@ -134,7 +141,9 @@ def test_figures_that_cannot_be_are_refused_or_do_no_harm(checkpoints, folder, c
 def test_figures_that_are_not_finite_are_no_json(folder):
     text = (folder / "training" / "state.json").read_text()
     for number in ("NaN", "Infinity", "-Infinity", "1e999"):
-        (folder / "training" / "state.json").write_text(text.replace('"skipped_steps": 0', f'"skipped_steps": {number}'))
+        (folder / "training" / "state.json").write_text(
+            text.replace('"skipped_steps": 0', f'"skipped_steps": {number}')
+        )
         with pytest.raises(CheckpointError, match="not JSON"):
             load_training_state(folder)
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, TINY_FLAGS
 
 from faults.kills import SIGNALS
-from faults.tiny import around, digest, go_on, text_in, train
+from faults.tiny import digest, go_on, text_in, train, training_context
 from simplellm.app.cli import main
 from simplellm.app.interrupt import Interrupt
 from simplellm.checkpoint.run import Run
@@ -78,7 +78,7 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(checkpoints, monkeypatch):
         return interrupt.is_set()
 
     with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
-        train(checkpoints, surroundings=around(checkpoints, should_stop=should_stop))
+        train(checkpoints, context=training_context(checkpoints, should_stop=should_stop))
     assert not (checkpoints / "run" / ".lock").exists() and not list(checkpoints.rglob(".tmp-*"))
 
 
@@ -91,7 +91,9 @@ def test_one_signal_is_remembered_and_the_first_one_decides(number, code):
         assert interrupt.is_set() and interrupt.exit_code == code
 
 
-@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    "number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
 def test_before_anybody_asks_a_signal_ends_the_program(number, error):
     with Interrupt(), pytest.raises(error):
         os.kill(os.getpid(), number)
@@ -101,7 +103,7 @@ def test_a_clock_that_jumps_does_no_harm(checkpoints, undisturbed, monkeypatch):
     jumps, clock = iter(range(10**9)), time.time
     monkeypatch.setattr(time, "time", lambda: clock() + (-1) ** next(jumps) * 1e8)
     asked = iter(range(10**9))
-    train(checkpoints, surroundings=around(checkpoints, should_stop=lambda: next(asked) == 5))
+    train(checkpoints, context=training_context(checkpoints, should_stop=lambda: next(asked) == 5))
     go_on(checkpoints)
     assert digest(Run(checkpoints / "run").last()) == undisturbed
 
@@ -129,12 +131,29 @@ def test_the_second_of_two_trainings_names_the_first_and_changes_nothing(checkpo
 
 def test_the_second_of_two_commands_is_one_line_and_1(checkpoints, other, capsys):
     capsys.readouterr()
-    assert main(["train", "--resume", "--name", "run", "--checkpoints", str(checkpoints), "--device", "cpu"]) == 1
+    assert (
+        main(
+            [
+                "train",
+                "--resume",
+                "--name",
+                "run",
+                "--checkpoints",
+                str(checkpoints),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 1
+    )
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 2) and err.startswith("error: ") and other in err
 
 
-@pytest.mark.parametrize("command", [["generate", "--prompt", "The"], ["verify"], ["runs"], ["evaluate", "--data", "TEXT"]])
+@pytest.mark.parametrize(
+    "command",
+    [["generate", "--prompt", "The"], ["verify"], ["runs"], ["evaluate", "--data", "TEXT"]],
+)
 def test_readers_need_no_lock(checkpoints, other, command, capsys):
     words = [str(checkpoints.parent / "text.txt") if word == "TEXT" else word for word in command]
     assert main([*words, "--checkpoints", str(checkpoints), "--device", "cpu"]) == 0

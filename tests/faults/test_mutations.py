@@ -21,7 +21,12 @@ def test_each_safeguard_stands_where_it_is_said_to(mutation):
 @pytest.mark.slow
 def test_without_any_one_safeguard_a_test_turns_red(tmp_path: Path, tell: Callable[[str], None]):
     project = copy_of_the_project(tmp_path)
-    assert run_tests(tuple(sorted({test for mutation in MUTATIONS for test in mutation.tests})), project) == 0
+    assert (
+        run_tests(
+            tuple(sorted({test for mutation in MUTATIONS for test in mutation.tests})), project
+        )
+        == 0
+    )
     unnoticed = [mutation.safeguard for mutation in MUTATIONS if not is_missed(mutation, project)]
     tell(f"{len(MUTATIONS)} safeguards taken out: {len(unnoticed)} unnoticed")
     assert unnoticed == []

@@ -11,8 +11,9 @@ import torch
 
 from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, Surroundings, resume, start
+from simplellm.training.job import Sources, resume, start
 from simplellm.training.trainer import Result
 
 TINY = {
@@ -25,9 +26,18 @@ STEPS, INTERVAL = 12, 3
 Notice = Callable[[str], None]
 
 
-def around(folder: Path, notice: Notice = lambda text: None, should_stop: Callable[[], bool] = lambda: False) -> Surroundings:
-    return Surroundings(
-        checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=notice, should_stop=should_stop
+def training_context(
+    folder: Path,
+    notice: Notice = lambda text: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainingContext:
+    return TrainingContext(
+        checkpoints=folder,
+        device=torch.device("cpu"),
+        world=World(),
+        sink=Sinks(),
+        notice=notice,
+        should_stop=should_stop,
     )
 
 
@@ -37,14 +47,23 @@ def text_in(folder: Path) -> Path:
     return path
 
 
-def train(folder: Path, name: str = "run", surroundings: Surroundings | None = None, **given: Any) -> Result:
+def train(
+    folder: Path, name: str = "run", context: TrainingContext | None = None, **given: Any
+) -> Result:
     """A new run on `text.txt`, which is beside the checkpoints folder."""
     settings = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL, **given}
-    return start(Sources((str(folder.parent / "text.txt"),)), settings, name, surroundings or around(folder))
+    return start(
+        Sources((str(folder.parent / "text.txt"),)),
+        settings,
+        name,
+        context or training_context(folder),
+    )
 
 
-def go_on(folder: Path, name: str = "run", surroundings: Surroundings | None = None, **given: Any) -> Result:
-    return resume(Run(folder / name), given, surroundings or around(folder))
+def go_on(
+    folder: Path, name: str = "run", context: TrainingContext | None = None, **given: Any
+) -> Result:
+    return resume(Run(folder / name), given, context or training_context(folder))
 
 
 def digest(folder: Path) -> str:

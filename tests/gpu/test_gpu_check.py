@@ -14,6 +14,10 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "gpu_check.py"
 
 def test_this_machine_s_gpu_trains_resumes_exactly_and_scores_as_the_cpu_does() -> None:
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        pytest.skip("THERE IS NO GPU HERE: only the imitated devices of tests/test_imitated_devices.py were checked")
-    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False)
+        pytest.skip(
+            "THERE IS NO GPU HERE: only the imitated devices of tests/test_imitated_devices.py were checked"
+        )
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr

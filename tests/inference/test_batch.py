@@ -49,7 +49,9 @@ def outcome(reply: Reply) -> tuple:
     return reply.prompt_ids, reply.new_ids, reply.text, reply.stop_reason, reply.seed
 
 
-@pytest.mark.parametrize("prompt", [[65], list(b"a judge"), list(b"a prompt that is longer than the context")])
+@pytest.mark.parametrize(
+    "prompt", [[65], list(b"a judge"), list(b"a prompt that is longer than the context")]
+)
 @pytest.mark.parametrize("order", [SETTINGS, SETTINGS[::-1], SETTINGS[:1], [WARM] * 3])
 def test_a_batch_of_replies_is_the_same_as_one_after_another(sampler, prompt, order) -> None:
     batch = ReplyBatch(sampler, prompt, order)
@@ -69,8 +71,12 @@ def test_the_thoughts_of_a_batch_are_those_of_each_reply(sampler) -> None:
         pieces[number].append(piece)
     for params, found in zip(SETTINGS, pieces, strict=False):
         alone = list(sampler.stream([65, 66], params))
-        assert [(piece.token, piece.text, piece.rank) for piece in found] == [(p.token, p.text, p.rank) for p in alone]
-        numbers = [[(piece.probability, piece.entropy) for piece in ones] for ones in (found, alone)]
+        assert [(piece.token, piece.text, piece.rank) for piece in found] == [
+            (p.token, p.text, p.rank) for p in alone
+        ]
+        numbers = [
+            [(piece.probability, piece.entropy) for piece in ones] for ones in (found, alone)
+        ]
         np.testing.assert_allclose(*numbers, atol=1e-5)
 
 
@@ -114,13 +120,19 @@ def test_a_batch_left_in_the_middle_keeps_what_was_said(sampler) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.data(), st.sampled_from(["modern", "gpt2"]), st.integers(2, 9))
-def test_rows_may_go_on_from_any_row_and_the_context_may_overflow(data, architecture: str, block_size: int) -> None:
+def test_rows_may_go_on_from_any_row_and_the_context_may_overflow(
+    data, architecture: str, block_size: int
+) -> None:
     sampler = Sampler(byte_model(architecture, block_size), BYTES)
-    rows = [data.draw(st.lists(st.integers(0, 256), min_size=1, max_size=12))] * data.draw(st.integers(1, 3))
+    rows = [data.draw(st.lists(st.integers(0, 256), min_size=1, max_size=12))] * data.draw(
+        st.integers(1, 3)
+    )
     texts, parents = Texts(sampler, 100), None
     for _ in range(data.draw(st.integers(1, 12))):
         logits = texts.next_logits(rows, parents)
         for row, found in zip(rows, logits, strict=True):
-            np.testing.assert_allclose(found.numpy(), Sampler(sampler.model, BYTES).next_logits(row), atol=1e-4, rtol=1e-4)
+            np.testing.assert_allclose(
+                found.numpy(), Sampler(sampler.model, BYTES).next_logits(row), atol=1e-4, rtol=1e-4
+            )
         parents = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=4))
         rows = [[*rows[parent], data.draw(st.integers(0, 256))] for parent in parents]

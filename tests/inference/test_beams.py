@@ -30,7 +30,9 @@ def byte_tokenizer(end_of_text: int = 256) -> Tokenizer:
     return tokenizer
 
 
-def byte_model(architecture: str, seed: int = 1, block_size: int = 64, scale: float = 0.15) -> SimpleLLM:
+def byte_model(
+    architecture: str, seed: int = 1, block_size: int = 64, scale: float = 0.15
+) -> SimpleLLM:
     n_kv_head = 2 if architecture == "modern" else None
     config = ModelConfig(architecture=architecture, n_layer=2, n_head=4, n_kv_head=n_kv_head, n_embd=32,
                          block_size=block_size, vocab_size=257)  # fmt: skip
@@ -45,20 +47,26 @@ def as_transformers(model: SimpleLLM) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     data = to_hub_config(model.config, end_of_text=256)
-    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(data.pop("model_type"), **data)).eval()
+    theirs = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(data.pop("model_type"), **data)
+    ).eval()
     theirs.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
     theirs.tie_weights()
     return theirs
 
 
-def their_search(theirs: Any, prompt: list[int], n: int, end_of_text: int, length: int) -> tuple[list[int], float]:
+def their_search(
+    theirs: Any, prompt: list[int], n: int, end_of_text: int, length: int
+) -> tuple[list[int], float]:
     found = theirs.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=n, do_sample=False,
         max_new_tokens=length, length_penalty=1.0, early_stopping=False, eos_token_id=end_of_text, pad_token_id=end_of_text,
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
     ids = found.sequences[0, len(prompt) :].tolist()
-    return ids[: ids.index(end_of_text) + 1] if end_of_text in ids else ids, float(found.sequences_scores[0])
+    return ids[: ids.index(end_of_text) + 1] if end_of_text in ids else ids, float(
+        found.sequences_scores[0]
+    )
 
 
 @pytest.mark.parametrize("n_beams", [2, 3, 8, 64])
@@ -81,7 +89,9 @@ def test_a_text_that_ends_is_that_of_transformers(architecture: str) -> None:
         theirs, sampler = as_transformers(model), Sampler(model, byte_tokenizer())
         best = beam_search(sampler, PROMPT, FOUR).ids
         rows = [np.array(sampler.next_logits([*PROMPT, *best[:n]])) for n in range(len(best))]
-        for end_of_text in sorted({token for row in rows for token in row.argsort()[-3:].tolist()})[:8]:
+        for end_of_text in sorted({token for row in rows for token in row.argsort()[-3:].tolist()})[
+            :8
+        ]:
             for n_beams in (2, 3, 5):
                 sampler = Sampler(model, byte_tokenizer(end_of_text))
                 best = beam_search(sampler, PROMPT, replace(FOUR, num_beams=n_beams))
@@ -93,20 +103,31 @@ def test_a_text_that_ends_is_that_of_transformers(architecture: str) -> None:
 
 def log_probability(sampler: Sampler, prompt: list[int], ids: list[int]) -> float:
     logits = [np.array(sampler.next_logits([*prompt, *ids[:n]])) for n in range(len(ids))]
-    return sum(float(torch.as_tensor(row).double().log_softmax(0)[token]) for row, token in zip(logits, ids, strict=True))
+    return sum(
+        float(torch.as_tensor(row).double().log_softmax(0)[token])
+        for row, token in zip(logits, ids, strict=True)
+    )
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=20), st.integers(2, 6), st.sampled_from([4, 9, 64]),
        st.sampled_from(["modern", "gpt2"]))  # fmt: skip
-def test_the_score_is_the_models_own_and_no_less_than_greedys(prompt, n_beams, block_size, architecture) -> None:
+def test_the_score_is_the_models_own_and_no_less_than_greedys(
+    prompt, n_beams, block_size, architecture
+) -> None:
     sampler = Sampler(byte_model(architecture, block_size=block_size), byte_tokenizer())
-    params = replace(FOUR, num_beams=n_beams, max_new_tokens=2)  # at 2 the best of two steps cannot be lost
+    params = replace(
+        FOUR, num_beams=n_beams, max_new_tokens=2
+    )  # at 2 the best of two steps cannot be lost
     best = beam_search(sampler, prompt, params)
-    assert best.log_probability == pytest.approx(log_probability(sampler, prompt, best.ids), abs=1e-3)
+    assert best.log_probability == pytest.approx(
+        log_probability(sampler, prompt, best.ids), abs=1e-3
+    )
     greedy = sampler.stream(prompt, replace(params, temperature=0))
     list(greedy)
-    assert best.score >= log_probability(sampler, prompt, greedy.new_ids) / len(greedy.new_ids) - 1e-4
+    assert (
+        best.score >= log_probability(sampler, prompt, greedy.new_ids) / len(greedy.new_ids) - 1e-4
+    )
 
 
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
@@ -114,7 +135,9 @@ def test_beams_go_on_when_the_context_overflows(architecture: str) -> None:
     sampler = Sampler(byte_model(architecture, block_size=8), byte_tokenizer())
     best = beam_search(sampler, PROMPT, replace(FOUR, max_new_tokens=25))
     assert len(best.ids) == 25
-    assert best.log_probability == pytest.approx(log_probability(sampler, PROMPT, best.ids), abs=1e-3)
+    assert best.log_probability == pytest.approx(
+        log_probability(sampler, PROMPT, best.ids), abs=1e-3
+    )
 
 
 def test_a_likelier_text_that_greedy_misses_is_found(monkeypatch) -> None:
@@ -154,21 +177,31 @@ def test_one_beam_is_a_drawn_reply_and_more_are_a_search(sampler) -> None:
 def test_a_reply_is_the_best_beam_with_the_models_own_numbers(sampler) -> None:
     reply = reply_to(sampler, PROMPT, FOUR)
     pieces = [piece for piece in reply if piece.token is not None]
-    assert reply.new_ids == beam_search(sampler, PROMPT, FOUR).ids == [piece.token for piece in pieces]
+    assert (
+        reply.new_ids == beam_search(sampler, PROMPT, FOUR).ids == [piece.token for piece in pieces]
+    )
     assert reply.text == sampler.tokenizer.decode(reply.new_ids) and reply.stop_reason == "length"
     assert reply.seconds > 0 and reply.tokens_per_second > 0 and reply.prompt_ids == PROMPT
     for n, piece in enumerate(pieces):
         with torch.no_grad():
-            probabilities = sampler.model(torch.tensor([PROMPT + reply.new_ids[:n]]))[0, -1].double().softmax(0)
+            probabilities = (
+                sampler.model(torch.tensor([PROMPT + reply.new_ids[:n]]))[0, -1].double().softmax(0)
+            )
         assert piece.probability == pytest.approx(float(probabilities[piece.token]), abs=1e-5)
         assert piece.rank == 1 + int((probabilities > probabilities[piece.token]).sum())
-        assert piece.entropy == pytest.approx(float(torch.special.entr(probabilities).sum()), abs=1e-4)
+        assert piece.entropy == pytest.approx(
+            float(torch.special.entr(probabilities).sum()), abs=1e-4
+        )
 
 
-@pytest.mark.parametrize("change", [{"temperature": 5.0}, {"top_k": 1}, {"seed": 4}, {"min_p": 0.9}, {"top_p": 0.01}])
+@pytest.mark.parametrize(
+    "change", [{"temperature": 5.0}, {"top_k": 1}, {"seed": 4}, {"min_p": 0.9}, {"top_p": 0.01}]
+)
 def test_settings_of_drawing_change_nothing(sampler, change: dict) -> None:
     replies = [reply_to(sampler, PROMPT, params) for params in (FOUR, replace(FOUR, **change))]
-    first, second = ([(piece.token, piece.text, piece.rank) for piece in reply] for reply in replies)
+    first, second = (
+        [(piece.token, piece.text, piece.rank) for piece in reply] for reply in replies
+    )
     assert first == second and len(first) >= 12
 
 
@@ -183,7 +216,9 @@ def test_a_stop_text_ends_what_was_found(sampler) -> None:
 
 def test_the_end_of_a_text_is_said_and_not_shown(sampler) -> None:
     end = beam_search(sampler, PROMPT, FOUR).ids[3]
-    reply = reply_to(Sampler(sampler.model, byte_tokenizer(end)), PROMPT, replace(FOUR, num_beams=2))
+    reply = reply_to(
+        Sampler(sampler.model, byte_tokenizer(end)), PROMPT, replace(FOUR, num_beams=2)
+    )
     pieces = [piece for piece in reply if piece.token is not None]
     assert (reply.stop_reason == "end_of_text") == (reply.new_ids[-1] == end)
     assert len(pieces) == len(reply.new_ids) - (reply.stop_reason == "end_of_text")

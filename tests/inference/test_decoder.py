@@ -20,7 +20,9 @@ SHAPES = [
 
 def random_model(seed: int = 0, size: float = 0.2, **fields: object) -> SimpleLLM:
     """Every weight random, the gains and biases too."""
-    config = ModelConfig(**{"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size": 257, **fields})
+    config = ModelConfig(
+        **{"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size": 257, **fields}
+    )
     model, generator = SimpleLLM(config).eval(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -47,7 +49,11 @@ def test_token_by_token_it_gives_the_models_logits(fields):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(st.integers(0, 256), min_size=2, max_size=24), st.data(), st.sampled_from(["modern", "gpt2"]))
+@given(
+    st.lists(st.integers(0, 256), min_size=2, max_size=24),
+    st.data(),
+    st.sampled_from(["modern", "gpt2"]),
+)
 def test_it_goes_on_behind_what_the_model_read(ids, data, architecture):
     model = random_model(architecture=architecture)
     cut = data.draw(st.integers(1, len(ids) - 1))
@@ -78,7 +84,9 @@ def test_large_gains_of_the_query_norm_do_not_overflow(gain):
 def test_large_matrices_may_be_multiplied_by_torch(monkeypatch, architecture, is_faster):
     monkeypatch.setattr("simplellm.inference.decoder.LARGE_MATRIX_BYTES", 1)
     if is_faster != "tried out":
-        monkeypatch.setattr("simplellm.inference.decoder._is_faster_in_torch", lambda rows, columns: is_faster)
+        monkeypatch.setattr(
+            "simplellm.inference.decoder._is_faster_in_torch", lambda rows, columns: is_faster
+        )
     model, ids = random_model(architecture=architecture), list(range(24))
     with torch.no_grad():
         expected = model(torch.tensor([ids]))[0].numpy()

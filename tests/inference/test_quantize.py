@@ -22,7 +22,12 @@ ARCHITECTURES = ["modern", "gpt2"]
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 1e6]), st.integers(0, 99))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 1e6]),
+    st.integers(0, 99),
+)
 def test_no_weight_moves_by_more_than_half_a_step(rows, columns, size, seed):
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size
     layer = Int8Linear(weight)
@@ -44,7 +49,10 @@ def test_the_product_of_one_vector_is_the_layers(bias):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_matrix_becomes_int8_and_the_answers_hardly_change(architecture, tied):
-    model, ids = random_model(architecture=architecture, tie_embeddings=tied), torch.randint(257, (1, 24))
+    model, ids = (
+        random_model(architecture=architecture, tie_embeddings=tied),
+        torch.randint(257, (1, 24)),
+    )
     with torch.no_grad():
         before = model(ids).log_softmax(-1)
         after = quantize(model)(ids).log_softmax(-1)
@@ -70,8 +78,13 @@ def test_a_trained_model_loses_less_than_a_percent_of_perplexity(trained_model, 
 
 def test_a_reply_streams_from_a_quantized_model(trained_model):
     model, tokenizer = trained_model
-    reply = Sampler(quantize(model), tokenizer).stream([1, 2, 3], SamplingParams(max_new_tokens=20, seed=1))
-    assert "".join(piece.text for piece in reply) == tokenizer.decode(reply.new_ids) and len(reply.new_ids) == 20
+    reply = Sampler(quantize(model), tokenizer).stream(
+        [1, 2, 3], SamplingParams(max_new_tokens=20, seed=1)
+    )
+    assert (
+        "".join(piece.text for piece in reply) == tokenizer.decode(reply.new_ids)
+        and len(reply.new_ids) == 20
+    )
 
 
 def test_every_command_that_answers_takes_it(trained, story, tmp_path, capsys):

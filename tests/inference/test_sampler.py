@@ -23,8 +23,12 @@ GREEDY = replace(PLAIN, temperature=0)
 BYTES = Tokenizer({bytes([i]): i for i in range(256)})
 
 # Among ties transformers keeps whom its sort puts last: beyond 16 values that sort is not stable, and the choice is chance.
-logits_with_ties = st.lists(st.sampled_from([-9.0, -2.0, -0.5, 0.0, 0.25, 1.0, 2.0, 7.5]), min_size=1, max_size=16)
-distinct_logits = st.lists(st.integers(-3000, 3000).map(lambda n: n / 256), min_size=1, max_size=40, unique=True)
+logits_with_ties = st.lists(
+    st.sampled_from([-9.0, -2.0, -0.5, 0.0, 0.25, 1.0, 2.0, 7.5]), min_size=1, max_size=16
+)
+distinct_logits = st.lists(
+    st.integers(-3000, 3000).map(lambda n: n / 256), min_size=1, max_size=40, unique=True
+)
 wild_logits = st.lists(
     st.one_of(st.floats(width=32), st.sampled_from([0.0, 1.0, -math.inf, math.inf, math.nan, 3.4e38, -3.4e38])),
     min_size=1, max_size=20,
@@ -41,7 +45,14 @@ any_params = st.builds(
 
 def byte_model(architecture: str = "modern", block_size: int = 32, seed: int = 1) -> SimpleLLM:
     """Random weights, large enough that no two tokens are about as likely."""
-    config = ModelConfig(architecture=architecture, n_layer=2, n_head=2, n_embd=32, block_size=block_size, vocab_size=257)
+    config = ModelConfig(
+        architecture=architecture,
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        block_size=block_size,
+        vocab_size=257,
+    )
     model, generator = SimpleLLM(config).eval(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -68,7 +79,9 @@ def their_scores(logits: torch.Tensor, recent: list[int], params: SamplingParams
         warpers.append(generation.TopPLogitsWarper(params.top_p))
     if params.min_p:
         warpers.append(generation.MinPLogitsWarper(params.min_p))
-    return generation.LogitsProcessorList(warpers)(torch.tensor([recent], dtype=torch.long), logits[None])[0]
+    return generation.LogitsProcessorList(warpers)(
+        torch.tensor([recent], dtype=torch.long), logits[None]
+    )[0]
 
 
 @settings(deadline=None, max_examples=300)
@@ -77,13 +90,19 @@ def their_scores(logits: torch.Tensor, recent: list[int], params: SamplingParams
     st.sampled_from([0.05, 0.3, 0.5, 0.75, 0.9, 0.95, 1.0]), st.sampled_from([0, 0.01, 0.1, 0.5, 0.9]),
     st.sampled_from([0.5, 1.0, 1.3, 5.0]), st.lists(st.integers(0, 39), max_size=8),
 )  # fmt: skip
-def test_the_kept_set_is_that_of_transformers(values, temperature, top_k, top_p, min_p, penalty, recent):
-    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty)
+def test_the_kept_set_is_that_of_transformers(
+    values, temperature, top_k, top_p, min_p, penalty, recent
+):
+    params = SamplingParams(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty
+    )
     logits, recent = np.float32(values), [token for token in recent if token < len(values)]
     theirs = their_scores(torch.from_numpy(logits), recent, params)
     tokens, probabilities = distribution(logits, recent, params)
     assert set(tokens.tolist()) == set(theirs.isfinite().nonzero().flatten().tolist())
-    np.testing.assert_allclose(probabilities, theirs.softmax(0).numpy()[tokens], atol=1e-5, rtol=1e-3)
+    np.testing.assert_allclose(
+        probabilities, theirs.softmax(0).numpy()[tokens], atol=1e-5, rtol=1e-3
+    )
 
 
 @settings(deadline=None, max_examples=300)
@@ -95,14 +114,20 @@ def test_any_logits_and_settings_give_a_kept_token_or_a_typed_error(values, para
     try:
         tokens, probabilities = distribution(np.float32(values), recent, params)
     except SamplingError:
-        assert not math.isfinite(max(values, key=lambda value: math.inf if math.isnan(value) else value))
+        assert not math.isfinite(
+            max(values, key=lambda value: math.inf if math.isnan(value) else value)
+        )
     else:
         assert len(set(tokens.tolist())) == len(tokens) >= 1
         assert float(probabilities.sum()) == pytest.approx(1, abs=1e-4)
         assert draw(tokens, probabilities, np.random.default_rng(seed)) in tokens.tolist()
 
 
-@given(wild_logits.filter(lambda values: math.isfinite(max(values)) and not any(map(math.isnan, values))))
+@given(
+    wild_logits.filter(
+        lambda values: math.isfinite(max(values)) and not any(map(math.isnan, values))
+    )
+)
 @settings(deadline=None)
 def test_temperature_zero_is_the_most_likely(values):
     tokens, _ = distribution(np.float32(values), [], GREEDY)
@@ -142,14 +167,18 @@ def test_joined_pieces_are_the_text_and_at_most_three_bytes_wait(data):
     shown, pieces = b"", list(BYTES.decode_stream(data))
     for n, piece in enumerate(pieces[:-1], 1):
         shown += piece.encode()
-        if data[:n].decode("utf-8", "ignore").encode() == data[:n]:  # nothing undecodable so far: bytes can be counted
+        if (
+            data[:n].decode("utf-8", "ignore").encode() == data[:n]
+        ):  # nothing undecodable so far: bytes can be counted
             assert n - len(shown) <= 3
     assert "".join(pieces) == BYTES.decode(data) == data.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_streamed_reply_is_its_ids_decoded(sampler, seed):
-    reply = sampler.stream(list("힣각🙂".encode()), replace(PLAIN, temperature=3, seed=seed, max_new_tokens=60))
+    reply = sampler.stream(
+        list("힣각🙂".encode()), replace(PLAIN, temperature=3, seed=seed, max_new_tokens=60)
+    )
     assert "".join(piece.text for piece in reply) == BYTES.decode(reply.new_ids)
 
 
@@ -161,13 +190,16 @@ def gated(pieces: list[str], stops: list[str]) -> str:
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.lists(st.text("ab<", max_size=4), max_size=8), st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3)
+    st.lists(st.text("ab<", max_size=4), max_size=8),
+    st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3),
 )
 def test_a_stop_text_is_never_shown_however_it_is_cut(pieces, stops):
     shown = gated(pieces, stops)
     assert "".join(pieces).startswith(shown)
     assert not any(stop in shown for stop in stops)
-    assert shown == "".join(pieces) or any("".join(pieces).startswith(shown + stop) for stop in stops)
+    assert shown == "".join(pieces) or any(
+        "".join(pieces).startswith(shown + stop) for stop in stops
+    )
     assert shown == gated(list("".join(pieces)), stops)
 
 
@@ -175,7 +207,9 @@ def test_a_stop_text_ends_the_reply(sampler):
     whole = sampler.stream([65], replace(PLAIN, seed=3, max_new_tokens=40))
     text = "".join(piece.text for piece in whole)
     stop = text[10:13]
-    reply = sampler.stream([65], replace(PLAIN, seed=3, max_new_tokens=40, stop=("never said", stop)))
+    reply = sampler.stream(
+        [65], replace(PLAIN, seed=3, max_new_tokens=40, stop=("never said", stop))
+    )
     assert "".join(piece.text for piece in reply) == text[: text.find(stop)]
     assert reply.stop_reason == "stop" and len(reply.new_ids) < 40
 
@@ -189,7 +223,9 @@ def test_a_reply_has_at_most_max_new_tokens(sampler, n):
 def test_end_of_text_ends_a_reply_and_is_not_shown(sampler, monkeypatch):
     certain = np.full(257, -20, np.float32)
     certain[256] = 20
-    monkeypatch.setattr(sampler, "next_logits", lambda ids: certain if len(ids) > 3 else np.roll(certain, 66))
+    monkeypatch.setattr(
+        sampler, "next_logits", lambda ids: certain if len(ids) > 3 else np.roll(certain, 66)
+    )
     reply = sampler.stream([65], replace(GREEDY, max_new_tokens=9))
     assert "".join(piece.text for piece in reply) == "AAA" and reply.stop_reason == "end_of_text"
 
@@ -217,18 +253,23 @@ def test_the_cache_changes_nothing_also_when_the_context_overflows(architecture,
     model = byte_model(architecture, block_size)
     sampler, ids = Sampler(model, BYTES), torch.randint(257, (3 * block_size + 5,)).tolist()
     for n in range(1, len(ids) + 1):
-        np.testing.assert_allclose(sampler.next_logits(ids[:n]), naive_logits(model, ids[:n]), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(
+            sampler.next_logits(ids[:n]), naive_logits(model, ids[:n]), atol=1e-4, rtol=1e-4
+        )
 
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=20), min_size=1, max_size=5), st.sampled_from(["modern", "gpt2"])
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=20), min_size=1, max_size=5),
+    st.sampled_from(["modern", "gpt2"]),
 )
 def test_what_was_read_before_changes_nothing(prompts, architecture):
     model = byte_model(architecture, 8)
     used = Sampler(model, BYTES)
     for ids in prompts:
-        np.testing.assert_allclose(used.next_logits(ids), naive_logits(model, ids), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(
+            used.next_logits(ids), naive_logits(model, ids), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_thoughts_are_those_of_a_plain_softmax(sampler):
@@ -238,7 +279,9 @@ def test_thoughts_are_those_of_a_plain_softmax(sampler):
         own = probabilities[piece.token]
         assert piece.probability == pytest.approx(float(own), abs=1e-5)
         assert piece.rank == 1 + int((probabilities > own).sum())
-        assert piece.entropy == pytest.approx(float(torch.special.entr(probabilities).sum()), abs=1e-4)
+        assert piece.entropy == pytest.approx(
+            float(torch.special.entr(probabilities).sum()), abs=1e-4
+        )
 
 
 def test_the_penalty_looks_back_on_its_window_only(sampler):
@@ -255,7 +298,9 @@ def test_greedy_text_is_that_of_transformers(architecture):
 
     model = byte_model(architecture, 64)
     data = to_hub_config(model.config, end_of_text=256)
-    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(data.pop("model_type"), **data)).eval()
+    theirs = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(data.pop("model_type"), **data)
+    ).eval()
     theirs.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
     theirs.tie_weights()
     prompt = list(b"The judge")

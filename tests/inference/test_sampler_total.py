@@ -65,7 +65,9 @@ def is_allowed(token: int, logits: np.ndarray, recent: list[int], params: Sampli
     scores = logits.copy()
     if penalty != 1 and recent:
         seen = np.unique(recent)
-        scaled = np.where(logits[seen] < 0, logits[seen] * penalty, logits[seen] / penalty).clip(-limit, limit)
+        scaled = np.where(logits[seen] < 0, logits[seen] * penalty, logits[seen] / penalty).clip(
+            -limit, limit
+        )
         scores[seen] = np.where(np.isinf(logits[seen]), logits[seen], scaled)
     scores = np.float64(scores)
     likelier = scores > scores[token]
@@ -76,7 +78,10 @@ def is_allowed(token: int, logits: np.ndarray, recent: list[int], params: Sampli
     lowest = np.sort(scores)[-min(params.top_k or V, V)]
     weights = np.where(scores >= lowest, np.exp((scores - scores.max()) / params.temperature), 0)
     mass_before = weights[weights > weights[token] * (1 + SLACK)].sum() / weights.sum()
-    is_in_nucleus, is_likely = mass_before <= params.top_p + SLACK, weights[token] >= params.min_p * (1 - SLACK)
+    is_in_nucleus, is_likely = (
+        mass_before <= params.top_p + SLACK,
+        weights[token] >= params.min_p * (1 - SLACK),
+    )
     return bool(is_in_nucleus and is_likely and weights[token] > 0)
 
 
@@ -112,7 +117,9 @@ def test_ten_thousand_replies(capsys):
 
     check()
     with capsys.disabled():
-        sys.stdout.write(f"\n{replies:,} replies to any logits with any settings: 0 tokens that were not allowed\n")
+        sys.stdout.write(
+            f"\n{replies:,} replies to any logits with any settings: 0 tokens that were not allowed\n"
+        )
 
 
 @settings(deadline=None, max_examples=100)
@@ -131,16 +138,22 @@ def test_broken_logits_give_one_typed_error_and_no_token(logits, params, prompt)
 @settings(deadline=None, max_examples=100)
 @given(any_logits(), prompts, st.integers(0, 9))
 def test_greedy_is_argmax(logits, prompt, seed):
-    params = SamplingParams(temperature=0, top_k=3, top_p=0.5, min_p=0.5, max_new_tokens=1, seed=seed)
+    params = SamplingParams(
+        temperature=0, top_k=3, top_p=0.5, min_p=0.5, max_new_tokens=1, seed=seed
+    )
     reply = FakeModel(logits).stream(prompt, params)
     list(reply)
     assert reply.new_ids == [int(logits.argmax())]
 
 
 @pytest.mark.parametrize(
-    "logits", [np.zeros(V_GPT2), np.arange(V_GPT2) % 7, np.full(V_GPT2, -3e38)], ids=["flat", "tied", "low"]
+    "logits",
+    [np.zeros(V_GPT2), np.arange(V_GPT2) % 7, np.full(V_GPT2, -3e38)],
+    ids=["flat", "tied", "low"],
 )
-@pytest.mark.parametrize("given", [{"top_k": 0}, {"top_k": 1, "min_p": 0.9}, {"temperature": 5, "top_p": 1}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{"top_k": 0}, {"top_k": 1, "min_p": 0.9}, {"temperature": 5, "top_p": 1}], ids=str
+)
 def test_a_large_vocabulary_of_equals_is_drawn_from(logits, given):
     tokens, probabilities = distribution(np.float32(logits), [], SamplingParams(**given))
     assert math.isclose(float(probabilities.sum(dtype=np.float64)), 1, abs_tol=1e-4)

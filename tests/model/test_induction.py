@@ -15,7 +15,14 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.training.optimizer import Optimizer
 
 VOCABULARY, BLOCK, PERIOD = 300, 96, 32
-SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": BLOCK, "vocab_size": VOCABULARY, "tie_embeddings": False}
+SHAPE = {
+    "n_layer": 2,
+    "n_head": 2,
+    "n_embd": 128,
+    "block_size": BLOCK,
+    "vocab_size": VOCABULARY,
+    "tie_embeddings": False,
+}
 
 
 def model(planted: bool = True, seed: int = 1, **changes: object) -> SimpleLLM:
@@ -38,7 +45,13 @@ def losses(of: SimpleLLM, blocks: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tie_embeddings": True}, {"n_embd": 256, "n_head": 4}, {"n_embd": 256, "n_head": 4, "n_kv_head": 2}, {"n_layer": 5}],
+    [
+        {},
+        {"tie_embeddings": True},
+        {"n_embd": 256, "n_head": 4},
+        {"n_embd": 256, "n_head": 4, "n_kv_head": 2},
+        {"n_layer": 5},
+    ],
 )
 def test_it_copies_before_it_has_learned_anything(changes: dict[str, object]) -> None:
     again = losses(model(**changes), copies())[:, PERIOD:].mean()
@@ -75,11 +88,20 @@ def test_training_alone_does_not_find_it_in_as_many_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"architecture": "gpt2"}, {"n_layer": 1}, {"n_head": 1, "n_embd": 8}, {"n_head": 32, "n_embd": 128}]
+    "changes",
+    [
+        {"architecture": "gpt2"},
+        {"n_layer": 1},
+        {"n_head": 1, "n_embd": 8},
+        {"n_head": 32, "n_embd": 128},
+    ],
 )
 def test_where_there_is_no_room_nothing_changes(changes: dict[str, object]) -> None:
     generator = torch.Generator().manual_seed(1)
-    plain, tried = (SimpleLLM(ModelConfig(**{**SHAPE, **changes})).init_weights(generator.manual_seed(1)) for _ in range(2))
+    plain, tried = (
+        SimpleLLM(ModelConfig(**{**SHAPE, **changes})).init_weights(generator.manual_seed(1))
+        for _ in range(2)
+    )
     assert not plant_induction_heads(tried, generator)
     for one, other in zip(plain.parameters(), tried.parameters(), strict=True):
         assert torch.equal(one, other)

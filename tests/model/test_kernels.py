@@ -67,7 +67,9 @@ def test_rms_norm_is_torchs(shape):
 
 
 def test_rms_norm_of_zeros_is_zeros_with_a_finite_gradient():
-    value, gradient = value_and_gradients(lambda x: rms_norm(x, torch.ones(8), 1e-6), torch.zeros(2, 8))
+    value, gradient = value_and_gradients(
+        lambda x: rms_norm(x, torch.ones(8), 1e-6), torch.zeros(2, 8)
+    )
     assert not value.any() and bool(gradient.isfinite().all())
 
 
@@ -105,8 +107,13 @@ def test_cross_entropy_is_torchs(smoothing):
 
 def plain_consistent(x: Tensor, targets: Tensor, smoothing: float, weight: float) -> Tensor:
     p, q = x.log_softmax(-1).chunk(2)
-    divergence = (F.kl_div(q, p, log_target=True, reduction="sum") + F.kl_div(p, q, log_target=True, reduction="sum")) / 2
-    return F.cross_entropy(x, targets.repeat(2), label_smoothing=smoothing) + weight * divergence / len(targets)
+    divergence = (
+        F.kl_div(q, p, log_target=True, reduction="sum")
+        + F.kl_div(p, q, log_target=True, reduction="sum")
+    ) / 2
+    return F.cross_entropy(
+        x, targets.repeat(2), label_smoothing=smoothing
+    ) + weight * divergence / len(targets)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
@@ -150,14 +157,25 @@ def test_without_a_gradient_the_values_are_the_same():
 def test_in_bf16_each_is_as_near_as_bf16_can_be():
     weight, targets = torch.ones(32), torch.tensor([0, 3, 3, 10, 6])
     pairs: list[tuple[Operator, Operator, list[Tensor]]] = [
-        (lambda x: rms_norm(x, weight, 1e-6), lambda x: F.rms_norm(x, (32,), weight, 1e-6), [random(4, 32)]),
+        (
+            lambda x: rms_norm(x, weight, 1e-6),
+            lambda x: F.rms_norm(x, (32,), weight, 1e-6),
+            [random(4, 32)],
+        ),
         (swiglu, plain_swiglu, [random(4, 32)]),
         (causal_attention, plain_attention, qkv(4, 2, 9)),
-        (lambda x: cross_entropy(x, targets, 0.1), lambda x: F.cross_entropy(x, targets, label_smoothing=0.1), [random(5, 11)]),
+        (
+            lambda x: cross_entropy(x, targets, 0.1),
+            lambda x: F.cross_entropy(x, targets, label_smoothing=0.1),
+            [random(5, 11)],
+        ),
     ]
     for ours, plain, inputs in pairs:
         rounded = [x.bfloat16() for x in inputs]
-        mine, theirs = value_and_gradients(ours, *rounded), value_and_gradients(plain, *(x.float() for x in rounded))
+        mine, theirs = (
+            value_and_gradients(ours, *rounded),
+            value_and_gradients(plain, *(x.float() for x in rounded)),
+        )
         assert [x.dtype for x in mine[1:]] == [torch.bfloat16] * len(inputs)
         for one, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(one.float(), other, **BF16)
@@ -165,9 +183,16 @@ def test_in_bf16_each_is_as_near_as_bf16_can_be():
 
 def test_a_norm_gives_the_format_that_matrix_products_take():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = rms_norm(random(2, 8).requires_grad_(), torch.ones(8), 1e-6), matmul_dtype(random(2))
+        inside = (
+            rms_norm(random(2, 8).requires_grad_(), torch.ones(8), 1e-6),
+            matmul_dtype(random(2)),
+        )
         kept = rms_norm(random(2, 8).requires_grad_(), torch.ones(8), 1e-6, torch.float32)
-    assert (inside[0].dtype, inside[1], kept.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert (inside[0].dtype, inside[1], kept.dtype) == (
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.float32,
+    )
     assert matmul_dtype(random(2)) == torch.float32
 
 
@@ -189,7 +214,9 @@ def test_dropout_of_nearly_all_drops_nearly_all():
 
 
 def test_dropout_is_a_function_of_the_seed():
-    assert torch.equal(dropped(0.3, 1), dropped(0.3, 1)) and not torch.equal(dropped(0.3, 1), dropped(0.3, 2))
+    assert torch.equal(dropped(0.3, 1), dropped(0.3, 1)) and not torch.equal(
+        dropped(0.3, 1), dropped(0.3, 2)
+    )
 
 
 def test_a_compiler_drops_the_same(monkeypatch):

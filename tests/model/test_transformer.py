@@ -16,7 +16,9 @@ from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
 from simplellm.config.settings import ModelConfig
 from simplellm.model.transformer import KVCache, SimpleLLM
 
-law = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+law = settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 SHAPES = {
     "modern": {"architecture": "modern"},
     "modern-gqa": {"architecture": "modern", "n_kv_head": 2},
@@ -30,7 +32,9 @@ SHAPES = {
 
 def build(shape: str, seed: int = 1) -> SimpleLLM:
     """A model with weights so large that every part of it shows in the logits."""
-    config = ModelConfig(n_layer=2, n_head=4, n_embd=32, block_size=32, vocab_size=300, **SHAPES[shape])
+    config = ModelConfig(
+        n_layer=2, n_head=4, n_embd=32, block_size=32, vocab_size=300, **SHAPES[shape]
+    )
     model, generator = SimpleLLM(config), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -41,7 +45,9 @@ def build(shape: str, seed: int = 1) -> SimpleLLM:
 def as_transformers(model: SimpleLLM) -> PreTrainedModel:
     config = to_hub_config(model.config, end_of_text=0)
     kind, config_kind = (
-        (GPT2LMHeadModel, GPT2Config) if model.config.architecture == "gpt2" else (Qwen3ForCausalLM, Qwen3Config)
+        (GPT2LMHeadModel, GPT2Config)
+        if model.config.architecture == "gpt2"
+        else (Qwen3ForCausalLM, Qwen3Config)
     )
     theirs = kind(config_kind(**config)).float().eval()
     wrong = theirs.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
@@ -77,10 +83,16 @@ def test_gradients_are_those_of_transformers(shape: str) -> None:
     model.loss(block[:, :-1], block[:, 1:]).backward()
     F.cross_entropy(theirs(block[:, :-1]).logits.flatten(0, 1), block[:, 1:].flatten()).backward()
     expected = dict(theirs.named_parameters())
-    gradients = to_hub_state({name: weight.grad for name, weight in model.named_parameters()}, model.config)
+    gradients = to_hub_state(
+        {name: weight.grad for name, weight in model.named_parameters()}, model.config
+    )
     for name, gradient in gradients.items():
         torch.testing.assert_close(
-            gradient, expected[name].grad, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+            gradient,
+            expected[name].grad,
+            atol=1e-4,
+            rtol=1e-3,
+            msg=lambda text, name=name: f"{name}: {text}",
         )
 
 
@@ -88,7 +100,12 @@ def test_gradients_are_those_of_transformers(shape: str) -> None:
 def test_greedy_text_is_that_of_transformers(shape: str) -> None:
     model, prompt = build(shape), random_ids(1, 4)
     theirs = as_transformers(model).generate(
-        prompt, attention_mask=torch.ones_like(prompt), max_length=32, do_sample=False, eos_token_id=None, pad_token_id=0
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_length=32,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     cache, ids, new = KVCache(model.config, 1, model.token_embedding.weight), prompt, prompt
     with torch.no_grad():
@@ -106,7 +123,10 @@ def test_cached_equals_uncached_in_any_cut(shape: str, cuts: set[int], seed: int
     cache = KVCache(model.config, 2, model.token_embedding.weight)
     bounds = [0, *sorted(cuts), 32]
     with torch.no_grad():
-        parts = [model(ids[:, first:last], cache) for first, last in zip(bounds, bounds[1:], strict=False)]
+        parts = [
+            model(ids[:, first:last], cache)
+            for first, last in zip(bounds, bounds[1:], strict=False)
+        ]
         assert cache.length == 32
         torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), atol=1e-4, rtol=0)
 
@@ -114,7 +134,9 @@ def test_cached_equals_uncached_in_any_cut(shape: str, cuts: set[int], seed: int
 @law
 @given(place=st.integers(1, 31), seed=st.integers(0, 9))
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_future_tokens_cannot_change_past_logits(tiny_model: SimpleLLM, with_gradients: bool, place: int, seed: int) -> None:
+def test_future_tokens_cannot_change_past_logits(
+    tiny_model: SimpleLLM, with_gradients: bool, place: int, seed: int
+) -> None:
     ids = random_ids(2, 32, seed)
     changed = ids.clone()
     changed[:, place:] = (changed[:, place:] + 7) % 300
@@ -140,30 +162,43 @@ def test_a_row_of_a_batch_does_not_see_the_others(tiny_model: SimpleLLM) -> None
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize("n_embd", [64, 384])
-def test_a_new_model_finds_all_tokens_about_equally_likely(architecture: str, tie_embeddings: bool, n_embd: int) -> None:
+def test_a_new_model_finds_all_tokens_about_equally_likely(
+    architecture: str, tie_embeddings: bool, n_embd: int
+) -> None:
     config = ModelConfig(
         architecture=architecture, n_layer=2, n_embd=n_embd, vocab_size=1024, tie_embeddings=tie_embeddings
     )  # fmt: skip
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     block = torch.randint(1024, (8, 65), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        assert float(model.loss(block[:, :-1], block[:, 1:])) == pytest.approx(math.log(1024), abs=0.35)
+        assert float(model.loss(block[:, :-1], block[:, 1:])) == pytest.approx(
+            math.log(1024), abs=0.35
+        )
 
 
 def test_weights_are_a_function_of_the_generator() -> None:
     config = ModelConfig(n_layer=1, n_embd=32)
-    first, again, other = (SimpleLLM(config).init_weights(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        SimpleLLM(config).init_weights(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
     assert all(same) and not torch.equal(first.token_embedding.weight, other.token_embedding.weight)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_the_loss_is_the_cross_entropy_of_the_logits(tiny_model: SimpleLLM, smoothing: float, with_gradients: bool) -> None:
+def test_the_loss_is_the_cross_entropy_of_the_logits(
+    tiny_model: SimpleLLM, smoothing: float, with_gradients: bool
+) -> None:
     block = random_ids(3, 33)
     with torch.set_grad_enabled(with_gradients):
-        logits, loss = tiny_model(block[:, :-1]), tiny_model.loss(block[:, :-1], block[:, 1:], smoothing)
-    expected = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), label_smoothing=smoothing)
+        logits, loss = (
+            tiny_model(block[:, :-1]),
+            tiny_model.loss(block[:, :-1], block[:, 1:], smoothing),
+        )
+    expected = F.cross_entropy(
+        logits.flatten(0, 1), block[:, 1:].flatten(), label_smoothing=smoothing
+    )
     torch.testing.assert_close(loss, expected)
 
 
@@ -175,7 +210,9 @@ def test_more_than_a_block_is_refused(tiny_model: SimpleLLM) -> None:
 def test_matrices_are_all_matrices_of_the_blocks_with_their_rows(tiny_model: SimpleLLM) -> None:
     named = dict(tiny_model.named_parameters())
     matrices = tiny_model.matrices()
-    assert set(matrices) == {name for name, weight in named.items() if name.startswith("blocks.") and weight.dim() == 2}
+    assert set(matrices) == {
+        name for name, weight in named.items() if name.startswith("blocks.") and weight.dim() == 2
+    }
     assert all(sum(matrix.rows) == named[name].shape[0] for name, matrix in matrices.items())
 
 
@@ -184,7 +221,9 @@ def test_consistency_adds_what_two_passes_with_different_dropout_disagree():
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     with torch.no_grad():
         for block in model.blocks:
-            block.feed_forward.down.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+            block.feed_forward.down.weight.normal_(
+                0, 0.3, generator=torch.Generator().manual_seed(2)
+            )
     ids, targets = torch.randint(300, (3, 16)), torch.randint(300, (3, 16))
 
     def loss(weight: float) -> float:
@@ -201,7 +240,11 @@ def test_consistency_adds_what_two_passes_with_different_dropout_disagree():
 def test_training_can_be_compiled_and_no_more(tiny_model, monkeypatch, device):
     """On a GPU the whole loss is, on a CPU each block; the meta device stands for a GPU."""
     compiled: list[str] = []
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function.__qualname__) or (lambda *_: compiled))
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda function: compiled.append(function.__qualname__) or (lambda *_: compiled),
+    )
     model = tiny_model.to(device)
     model.compile_training()
     assert compiled == ["TransformerBlock.forward" if device == "cpu" else "SimpleLLM.loss"]

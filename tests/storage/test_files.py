@@ -16,7 +16,11 @@ from conftest import posix_only
 from simplellm.storage import files as storage
 from simplellm.storage.files import new_folder, replace_file, sha256_of, to_json, write_file
 
-FAULTS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()]
+FAULTS = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EIO, "Input/output error"),
+    KeyboardInterrupt(),
+]
 
 
 @pytest.fixture
@@ -27,7 +31,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
     def record_fsync(handle: int) -> None:
         status = os.fstat(handle)
-        seen.append(("fsync", (status.st_ino, -1 if stat.S_ISDIR(status.st_mode) else status.st_size)))
+        seen.append(
+            ("fsync", (status.st_ino, -1 if stat.S_ISDIR(status.st_mode) else status.st_size))
+        )
         fsync(handle)
 
     def recorder(name: str) -> Callable[[Any, Any], None]:
@@ -50,7 +56,9 @@ def _inode(path: Path) -> int:
 
 
 @posix_only
-def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list) -> None:
+def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, events: list
+) -> None:
     replace_file(tmp_path / "a", b"whole")
     assert events == [
         ("fsync", (_inode(tmp_path / "a"), 5)), ("replace", "a"), ("fsync", (_inode(tmp_path), -1)),
@@ -65,8 +73,13 @@ def test_a_new_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, even
         write_file(temporary / "training" / "b", b"second")
     step = tmp_path / "step"
     files, folders, rest = events[:2], events[2:4], events[4:]
-    assert files == [("fsync", (_inode(step / "a"), 5)), ("fsync", (_inode(step / "training" / "b"), 6))]
-    assert sorted(folders) == sorted(("fsync", (_inode(folder), -1)) for folder in (step, step / "training"))
+    assert files == [
+        ("fsync", (_inode(step / "a"), 5)),
+        ("fsync", (_inode(step / "training" / "b"), 6)),
+    ]
+    assert sorted(folders) == sorted(
+        ("fsync", (_inode(folder), -1)) for folder in (step, step / "training")
+    )
     assert rest == [("rename", "step"), ("fsync", (_inode(tmp_path), -1))]
 
 
@@ -121,7 +134,9 @@ def test_a_new_folder_never_replaces_one_that_is_there(tmp_path: Path) -> None:
     (write_file_in / "a").write_bytes(b"old")
     with pytest.raises(OSError), new_folder(tmp_path / "step") as temporary:
         (temporary / "a").write_bytes(b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["step"] and (write_file_in / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["step"] and (
+        write_file_in / "a"
+    ).read_bytes() == b"old"
 
 
 def test_a_folder_has_no_name_before_it_is_whole(tmp_path: Path) -> None:
@@ -135,7 +150,10 @@ def test_the_hash_of_a_long_file_is_that_of_all_its_bytes(tmp_path: Path) -> Non
     (tmp_path / "b").write_bytes(b"x" * storage.HASH_BLOCK_BYTES)
     assert sha256_of(tmp_path / "b") != sha256_of(tmp_path / "a")
     (tmp_path / "c").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "c") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256_of(tmp_path / "c")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_json_is_utf_8_with_one_newline_and_without_nan() -> None:

@@ -49,7 +49,9 @@ def run_in() -> Iterator[Callable[..., subprocess.Popen]]:
 
     def run_in(folder: Path, script: str = HOLD) -> subprocess.Popen:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        started.append(subprocess.Popen([sys.executable, "-c", script, str(folder)], text=True, **pipes))
+        started.append(
+            subprocess.Popen([sys.executable, "-c", script, str(folder)], text=True, **pipes)
+        )
         started[-1].stdout.readline()
         return started[-1]
 
@@ -61,7 +63,9 @@ def run_in() -> Iterator[Callable[..., subprocess.Popen]]:
 
 def test_the_second_is_told_who_is_first_and_since_when(tmp_path, run_in):
     first = run_in(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"process {first.pid} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d") as found:
+    with pytest.raises(
+        CheckpointError, match=rf"process {first.pid} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
+    ) as found:
         FolderLock(tmp_path).acquire()
     assert str(tmp_path) in str(found.value) and "--name" in found.value.fix
     assert f"process {first.pid}" in holder(tmp_path)

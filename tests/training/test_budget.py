@@ -29,9 +29,17 @@ BUDGET, PLANNED_STEPS, STEP_SECONDS = 65.0, 430, 0.14
 class Machine:
     """A trainer without a model, on a machine whose speed is known at each time. Its clock is the one that is patched in."""
 
-    def __init__(self, speed: Speed, schedule: str = "wsd", planned: int = PLANNED_STEPS, budget: float = BUDGET) -> None:
+    def __init__(
+        self,
+        speed: Speed,
+        schedule: str = "wsd",
+        planned: int = PLANNED_STEPS,
+        budget: float = BUDGET,
+    ) -> None:
         self.now, self.speed = 0.0, speed
-        self.config = TrainConfig(budget=budget, max_steps=planned, schedule=schedule, warmup_steps=0)
+        self.config = TrainConfig(
+            budget=budget, max_steps=planned, schedule=schedule, warmup_steps=0
+        )
         self.decisions = [Decision(0, planned, -(-planned // 20))]
         self.world, self.device, self.final_tokens = World(), torch.device("cpu"), 20_000
         self.step = self.evaluated_step = 0
@@ -65,7 +73,10 @@ class Machine:
                     self.work(STEP_SECONDS)
                     self.step += 1
                 controller(self)  # type: ignore[arg-type]
-                if self.step - self.evaluated_step >= self.decisions[-1].eval_interval or self.step == self.config.max_steps:
+                if (
+                    self.step - self.evaluated_step >= self.decisions[-1].eval_interval
+                    or self.step == self.config.max_steps
+                ):
                     self.evaluated_step = self.step
                     self.work(0.4)
             self.work(1.0)  # the report
@@ -96,7 +107,9 @@ def test_a_budget_is_used_and_kept(monkeypatch, profile: str, schedule: str, pla
     seconds = run(machine, monkeypatch)
     assert 0.92 < seconds / BUDGET < 1.03 and len(machine.decisions) < 60
     if schedule in ("wsd", "linear", "cosine"):
-        assert machine.rate_factor < (0.3 if profile == "spinning" else 0.05), "and the rate has decayed"
+        assert machine.rate_factor < (0.3 if profile == "spinning" else 0.05), (
+            "and the rate has decayed"
+        )
 
 
 @settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
@@ -105,7 +118,9 @@ def test_a_budget_is_used_and_kept(monkeypatch, profile: str, schedule: str, pla
     planned=st.integers(20, 3000),
     budget=st.sampled_from([40.0, 65.0, 200.0]),
 )
-def test_whatever_the_machine_does(pieces: list[tuple[float, float]], planned: int, budget: float) -> None:
+def test_whatever_the_machine_does(
+    pieces: list[tuple[float, float]], planned: int, budget: float
+) -> None:
     def speed(now: float) -> float:
         left = now % sum(length for length, _ in pieces)
         for length, share in pieces:
@@ -131,7 +146,9 @@ def test_one_long_step_is_not_taken_for_a_slow_machine(monkeypatch, begin: int) 
     machine.work = work  # type: ignore[method-assign]
     seconds = run(machine, monkeypatch)
     assert 0.92 < seconds / BUDGET < 1.05 and machine.rate_factor < 0.05
-    assert begin == 40 or machine.step == pytest.approx((BUDGET * 0.97 - 24) / (STEP_SECONDS * 1.13), rel=0.08)
+    assert begin == 40 or machine.step == pytest.approx(
+        (BUDGET * 0.97 - 24) / (STEP_SECONDS * 1.13), rel=0.08
+    )
 
 
 def test_a_decay_that_has_yet_to_begin_when_time_is_up_is_still_done(monkeypatch) -> None:
@@ -159,21 +176,30 @@ def test_where_nothing_differs_from_the_plan_nothing_is_decided(monkeypatch) -> 
     assert len(machine.decisions) <= 3
 
 
-def test_recorded_decisions_are_repeated_and_nothing_else_is_decided_until_then(monkeypatch) -> None:
+def test_recorded_decisions_are_repeated_and_nothing_else_is_decided_until_then(
+    monkeypatch,
+) -> None:
     first = Machine(PROFILES["on and off every 5 s"])
     run(first, monkeypatch)
     again = Machine(PROFILES["three times as fast"])
     again.decisions = first.decisions[:1]
     run(again, monkeypatch, recorded=first.decisions[1:], decided_until=first.step)
     assert again.decisions == first.decisions and again.step == first.step and again.recorded == []
-    shares = [[progress(step, machine.decisions, 0.6) for step in range(first.step)] for machine in (first, again)]
+    shares = [
+        [progress(step, machine.decisions, 0.6) for step in range(first.step)]
+        for machine in (first, again)
+    ]
     assert shares[0] == shares[1]
 
 
 def test_after_the_recorded_decisions_new_ones_are_made(monkeypatch) -> None:
     machine = Machine(PROFILES["busy all the time"])
     seconds = run(machine, monkeypatch, recorded=[Decision(9, 500, 25)], decided_until=9)
-    assert machine.decisions[1] == Decision(9, 500, 25) and machine.decisions[2].step > 9 and seconds < 1.03 * BUDGET
+    assert (
+        machine.decisions[1] == Decision(9, 500, 25)
+        and machine.decisions[2].step > 9
+        and seconds < 1.03 * BUDGET
+    )
 
 
 def test_evaluations_take_their_share_and_no_more() -> None:
@@ -202,7 +228,9 @@ def test_a_clock_tells_what_a_step_takes_now(monkeypatch) -> None:
     steps(1, 20.0)  # suspended
     assert clock.step_seconds(10.0) == pytest.approx(0.1, rel=0.06)
     steps(100, 0.3)
-    assert clock.step_seconds(10.0) == pytest.approx(0.3) and clock.slowdown(3.0) == pytest.approx(3.0)
+    assert clock.step_seconds(10.0) == pytest.approx(0.3) and clock.slowdown(3.0) == pytest.approx(
+        3.0
+    )
     clock.begin(5)
     assert clock.step_seconds(10.0) is None
 
@@ -235,7 +263,9 @@ def test_a_gap_without_work_is_a_suspension(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("gap", [(20.0, 15.0), (20.0, 3.0), (1.5, 0.0)])
-def test_a_busy_machine_and_a_long_computation_are_no_suspension(monkeypatch, gap: tuple[float, float]) -> None:
+def test_a_busy_machine_and_a_long_computation_are_no_suspension(
+    monkeypatch, gap: tuple[float, float]
+) -> None:
     assert beats(monkeypatch, (0.25, 0.2), gap, (0.25, 0.2)) == 0.0
 
 
@@ -246,7 +276,9 @@ def test_a_stopped_process_knows_for_how_long() -> None:
         "    print('ready', flush=True)\n    end = time.time() + 3.2\n    while time.time() < end: sum(range(20000))\n"
         "    print(heartbeat.suspended())\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     time.sleep(0.3)
     process.send_signal(signal.SIGSTOP)

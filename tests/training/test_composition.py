@@ -18,8 +18,9 @@ from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import grad_scaler
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.composition import composition_matrices
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, Surroundings, resume, start
+from simplellm.training.job import Sources, resume, start
 from simplellm.training.optimizer import Optimizer
 
 SCALER = grad_scaler(torch.device("cpu"), "float32")
@@ -30,7 +31,9 @@ TABLES = {True: ["token_embedding.weight"], False: ["token_embedding.weight", "h
 def words() -> Tokenizer:
     """Bytes, and `ab`, `bc`, `abc`."""
     tokens = [*(bytes([byte]) for byte in range(256)), b"ab", b"bc", b"abc"]
-    return Tokenizer({token: number for number, token in enumerate(tokens)}, end_of_text=len(tokens))
+    return Tokenizer(
+        {token: number for number, token in enumerate(tokens)}, end_of_text=len(tokens)
+    )
 
 
 def row(matrix: Tensor, number: int) -> dict[int, float]:
@@ -54,14 +57,25 @@ def test_a_tied_table_is_both(words):
 
 
 def test_the_weight_scales_the_parts_and_without_it_there_is_nothing(words):
-    (one,), (two,) = (composition_matrices(words, weight, tied=True).values() for weight in (1.0, 2.0))
+    (one,), (two,) = (
+        composition_matrices(words, weight, tied=True).values() for weight in (1.0, 2.0)
+    )
     own = torch.eye(words.vocab_size)
     torch.testing.assert_close(two.to_dense() - own, 2 * (one.to_dense() - own))
     assert composition_matrices(words, 0.0, tied=True) == {}
 
 
-def built(tokenizer: Tokenizer, tied: bool, **given: Any) -> tuple[SimpleLLM, Optimizer, dict[str, Tensor]]:
-    config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=tokenizer.vocab_size, tie_embeddings=tied)
+def built(
+    tokenizer: Tokenizer, tied: bool, **given: Any
+) -> tuple[SimpleLLM, Optimizer, dict[str, Tensor]]:
+    config = ModelConfig(
+        n_layer=1,
+        n_head=2,
+        n_embd=16,
+        block_size=16,
+        vocab_size=tokenizer.vocab_size,
+        tie_embeddings=tied,
+    )
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     matrices = composition_matrices(tokenizer, 1.0, tied)
     return model, Optimizer(model, TrainConfig(learning_rate=1e-2, **given), matrices), matrices
@@ -69,7 +83,9 @@ def built(tokenizer: Tokenizer, tied: bool, **given: Any) -> tuple[SimpleLLM, Op
 
 def learn(model: SimpleLLM, optimizer: Optimizer, steps: int) -> None:
     for step in range(steps):
-        ids = torch.randint(model.config.vocab_size, (4, 17), generator=torch.Generator().manual_seed(step))
+        ids = torch.randint(
+            model.config.vocab_size, (4, 17), generator=torch.Generator().manual_seed(step)
+        )
         model.loss(ids[:, :-1], ids[:, 1:]).backward()
         optimizer.unscale(SCALER)
         optimizer.step(SCALER)
@@ -80,13 +96,19 @@ def learn(model: SimpleLLM, optimizer: Optimizer, steps: int) -> None:
 def test_after_any_steps_the_table_is_a_times_the_raw_one(tokenizer, tied):
     model, optimizer, matrices = built(tokenizer, tied)
     for steps in (0, 1, 3):
-        raw = {name: value.clone() for name, value in optimizer.state().items() if name.endswith("/raw")}
+        raw = {
+            name: value.clone()
+            for name, value in optimizer.state().items()
+            if name.endswith("/raw")
+        }
         learn(model, optimizer, steps)
         moved = optimizer.state()
         assert sorted(matrices) == sorted(TABLES[tied])
         for name, matrix in matrices.items():
             composed = matrix.to_dense() @ moved[f"{name}/raw"]
-            torch.testing.assert_close(dict(model.named_parameters())[name].detach(), composed, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                dict(model.named_parameters())[name].detach(), composed, atol=1e-6, rtol=1e-5
+            )
             assert torch.equal(raw[f"{name}/raw"], moved[f"{name}/raw"]) == (steps == 0)
 
 
@@ -115,21 +137,25 @@ def test_a_part_learns_from_the_tokens_it_is_in(tokenizer):
             optimizer = Optimizer(model, TrainConfig(learning_rate=1e-2, weight_decay=0.0))
         part = model.token_embedding.weight[tokenizer.ranks[whole[1:]]]
         before, ids = part.detach().clone(), torch.full((1, 8), tokenizer.ranks[whole])
-        for _ in range(3):  # at first the blocks add nothing to the stream, so that nothing but the head is asked
+        for _ in range(
+            3
+        ):  # at first the blocks add nothing to the stream, so that nothing but the head is asked
             model.loss(ids, ids).backward()
             optimizer.unscale(SCALER)
             optimizer.step(SCALER)
             optimizer.zero_grad()
-        moved[composed] = not torch.equal(model.token_embedding.weight[tokenizer.ranks[whole[1:]]].detach(), before)
+        moved[composed] = not torch.equal(
+            model.token_embedding.weight[tokenizer.ranks[whole[1:]]].detach(), before
+        )
     assert moved == {True: True, False: False}
 
 
 pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
-def around(folder: Path, stop_after: int = 10**9) -> Surroundings:
+def training_context(folder: Path, stop_after: int = 10**9) -> TrainingContext:
     asked = iter(range(10**9))
-    return Surroundings(
+    return TrainingContext(
         checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=lambda text: None,
         should_stop=lambda: next(asked) >= stop_after,
     )  # fmt: skip
@@ -148,7 +174,9 @@ def test_a_composed_run_is_resumed_bit_for_bit(tmp_path, tied):
         "bpe_dropout": 0.0, "ema_decay": 0.9,
     }  # fmt: skip
     for name, stop_after in (("whole", 10**9), ("cut", 3)):
-        start(Sources((str(STORY),)), given, name, around(tmp_path, stop_after))
+        start(Sources((str(STORY),)), given, name, training_context(tmp_path, stop_after))
     cut, whole = Run(tmp_path / "cut"), Run(tmp_path / "whole")
-    assert cut.last().name == "step-000003" and resume(cut, {}, around(tmp_path)).steps == 6
+    assert (
+        cut.last().name == "step-000003" and resume(cut, {}, training_context(tmp_path)).steps == 6
+    )
     assert digest(cut) == digest(whole)

@@ -19,7 +19,15 @@ from torch import nn
 from simplellm.app import cli
 from simplellm.checkpoint.run import Run
 from simplellm.storage.files import sha256_of
-from simplellm.training.distributed import World, any_of, average_gradients, from_main, joined, mean, wait_for_all
+from simplellm.training.distributed import (
+    World,
+    any_of,
+    average_gradients,
+    from_main,
+    joined,
+    mean,
+    wait_for_all,
+)
 
 CPU = torch.device("cpu")
 SCRIPT = """
@@ -62,13 +70,21 @@ def test_a_world_of_one_is_a_no_op(monkeypatch: pytest.MonkeyPatch) -> None:
         assert world == World(0, 1) and world.is_main
         assert float(mean(torch.tensor(2.5), world)) == 2.5 and from_main(0.1, world, CPU) == 0.1
         assert any_of(True, world, CPU) and not any_of(False, world, CPU)
-    assert model.weight.grad.tolist() == [[3.0, 3.0], [3.0, 3.0]] and not torch.distributed.is_initialized()
+    assert (
+        model.weight.grad.tolist() == [[3.0, 3.0], [3.0, 3.0]]
+        and not torch.distributed.is_initialized()
+    )
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_two_processes_have_the_mean_of_their_gradients_and_one_decision(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
@@ -108,23 +124,48 @@ def test_the_first_process_speaks_for_all(
     assert bool("".join(capfd.readouterr())) == is_heard
 
 
-def test_another_process_that_fails_alone_is_heard(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_process_that_fails_alone_is_heard(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     slept: list[float] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(time, "sleep", slept.append)
     assert cli.main(["train", "--no-such-flag"]) == 2
     assert "no-such-flag" in capfd.readouterr().err
-    assert slept == [cli.FAILS_ALONE_SECONDS], "had the first one failed too, this one would have been ended by then"
+    assert slept == [cli.FAILS_ALONE_SECONDS], (
+        "had the first one failed too, this one would have been ended by then"
+    )
 
 
 def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """`simplellm train` in two processes, with one record of the log for each step."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "simplellm", "train"]
-    flags = ["--name", "two", "--checkpoints", str(folder), "--log-interval", "1", *TINY_FLAGS, "--dropout", "0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "simplellm",
+        "train",
+    ]
+    flags = [
+        "--name",
+        "two",
+        "--checkpoints",
+        str(folder),
+        "--log-interval",
+        "1",
+        *TINY_FLAGS,
+        "--dropout",
+        "0.1",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *arguments, *flags], env=environment, text=True, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        [*command, *arguments, *flags], env=environment, text=True, start_new_session=True, **pipes
+    )
 
 
 def weights(folder: Path) -> str:
@@ -141,7 +182,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = torchrun(folder, str(STORY), *STEPS)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert out.count("two: ") == 1 and err.count("training two:") == err.count("talk to it:") == err.count("loss curve:") == 1
+    assert (
+        out.count("two: ") == 1
+        and err.count("training two:") == err.count("talk to it:") == err.count("loss curve:") == 1
+    )
     return folder
 
 
@@ -149,16 +193,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_two_processes_that_are_stopped_save_once_and_go_on_bit_for_bit(whole: Path, tmp_path: Path, number: int) -> None:
+def test_two_processes_that_are_stopped_save_once_and_go_on_bit_for_bit(
+    whole: Path, tmp_path: Path, number: int
+) -> None:
     records = [json.loads(line) for line in (whole / "two" / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["kind"] == "step"] == list(range(1, 61)), "one log"
+    assert [record["step"] for record in records if record["kind"] == "step"] == list(
+        range(1, 61)
+    ), "one log"
     process = torchrun(tmp_path, str(STORY), *STEPS)
     deadline = time.monotonic() + 300
     while not (tmp_path / "two" / "log.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=300)
-    assert "saved; go on with: simplellm train --resume --name two" in err and err.count("stopped after step") == 1, err
+    assert (
+        "saved; go on with: simplellm train --resume --name two" in err
+        and err.count("stopped after step") == 1
+    ), err
     assert Run(tmp_path / "two").last().name < "step-000060"
     process = torchrun(tmp_path, "--resume")
     out, err = process.communicate(timeout=300)

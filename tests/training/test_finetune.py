@@ -16,8 +16,9 @@ from simplellm.app.cli import main
 from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run, load_model, read_log
 from simplellm.errors import SettingError
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, Surroundings, resume, start
+from simplellm.training.job import Sources, resume, start
 from simplellm.training.trainer import Result
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
@@ -31,9 +32,11 @@ HANGUL = "".join(chr(code) for code in range(0xAC00, 0xAC00 + 2000))
 pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
-def around(folder: Path, notice: Callable[[str], None] = lambda text: None, stop_after: int = 10**9) -> Surroundings:
+def training_context(
+    folder: Path, notice: Callable[[str], None] = lambda text: None, stop_after: int = 10**9
+) -> TrainingContext:
     asked = iter(range(10**9))
-    return Surroundings(
+    return TrainingContext(
         checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=notice,
         should_stop=lambda: next(asked) >= stop_after,
     )  # fmt: skip
@@ -43,17 +46,30 @@ def around(folder: Path, notice: Callable[[str], None] = lambda text: None, stop
 def base(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A run of 150 steps on the story."""
     folder = tmp_path_factory.mktemp("base")
-    return start(Sources((str(STORY),)), {**SHAPE, **TRAINING, "max_steps": 150}, "base", around(folder))
+    return start(
+        Sources((str(STORY),)),
+        {**SHAPE, **TRAINING, "max_steps": 150},
+        "base",
+        training_context(folder),
+    )
 
 
 @pytest.fixture
 def go_on(base: Result, tmp_path: Path):
     """Trains on from the base run; keyword arguments are settings."""
 
-    def go_on(text: Path = STORY, notice: Callable[[str], None] = lambda text: None, **given: Any) -> Result:
-        surroundings = around(tmp_path, notice, given.pop("stop_after", 10**9))
+    def go_on(
+        text: Path = STORY, notice: Callable[[str], None] = lambda text: None, **given: Any
+    ) -> Result:
+        context = training_context(tmp_path, notice, given.pop("stop_after", 10**9))
         name = given.pop("name", "next")
-        return start(Sources((str(text),)), {**TRAINING, "max_steps": 2, **given}, name, surroundings, Path(base.path))
+        return start(
+            Sources((str(text),)),
+            {**TRAINING, "max_steps": 2, **given},
+            name,
+            context,
+            Path(base.path),
+        )
 
     return go_on
 
@@ -75,19 +91,31 @@ def new_text(tmp_path: Path, kind: str) -> Path:
 def test_it_begins_where_the_base_was_left(go_on, base, tmp_path):
     result = go_on(eval_interval=1, max_steps=1)
     assert result.val_loss == pytest.approx(base.val_loss, abs=0.1)
-    fresh = start(Sources((str(STORY),)), {**SHAPE, **TRAINING, "max_steps": 1}, "fresh", around(tmp_path))
+    fresh = start(
+        Sources((str(STORY),)),
+        {**SHAPE, **TRAINING, "max_steps": 1},
+        "fresh",
+        training_context(tmp_path),
+    )
     assert fresh.val_loss > base.val_loss + 0.5
 
 
 def test_it_goes_on_learning(go_on):
     result = go_on(max_steps=60, eval_interval=60)
-    losses = [record["loss"] for record in read_log(Run(Path(result.path).parent).log_path) if record["kind"] == "step"]
+    losses = [
+        record["loss"]
+        for record in read_log(Run(Path(result.path).parent).log_path)
+        if record["kind"] == "step"
+    ]
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
 def test_the_tokenizer_is_that_of_the_base_whatever_the_text(go_on, base, tmp_path):
     result = go_on(new_text(tmp_path, "korean"))
-    digests = {hashlib.sha256((Path(path) / "tokenizer.json").read_bytes()).hexdigest() for path in (base.path, result.path)}
+    digests = {
+        hashlib.sha256((Path(path) / "tokenizer.json").read_bytes()).hexdigest()
+        for path in (base.path, result.path)
+    }
     assert len(digests) == 1
 
 
@@ -101,16 +129,37 @@ def test_its_rates_are_lower_unless_they_are_given(go_on, base):
     for name in ("learning_rate", "muon_learning_rate"):
         assert lower[name] == pytest.approx(0.3 * of_base[name])
     given = Run(Path(go_on(name="given", learning_rate=5e-3).path).parent).read_info()["training"]
-    assert (given["learning_rate"], given["muon_learning_rate"]) == (5e-3, lower["muon_learning_rate"])
+    assert (given["learning_rate"], given["muon_learning_rate"]) == (
+        5e-3,
+        lower["muon_learning_rate"],
+    )
 
 
 @pytest.mark.parametrize(
     "flags",
-    [["--n-embd", "64"], ["--n-layer", "3"], ["--vocab-size", "999"], ["--block-size", "32"], ["--architecture", "gpt2"]],
+    [
+        ["--n-embd", "64"],
+        ["--n-layer", "3"],
+        ["--vocab-size", "999"],
+        ["--block-size", "32"],
+        ["--architecture", "gpt2"],
+    ],
 )
 def test_another_shape_is_refused_before_anything_is_written(base, tmp_path, capsys, flags):
     folder = tmp_path / "checkpoints"
-    code = main(["train", str(STORY), "--from", base.path, "--max-steps", "1", "--checkpoints", str(folder), *flags])
+    code = main(
+        [
+            "train",
+            str(STORY),
+            "--from",
+            base.path,
+            "--max-steps",
+            "1",
+            "--checkpoints",
+            str(folder),
+            *flags,
+        ]
+    )
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and flags[0][2:].replace("-", "_") in err and "--from" in err
     assert len(err.splitlines()) <= 2 and not folder.exists()
@@ -121,12 +170,25 @@ def test_the_shape_of_the_base_may_be_said_again(go_on):
 
 
 def test_a_base_that_is_not_there_is_named(tmp_path, capsys):
-    code = main(["train", str(STORY), "--from", "nothing", "--max-steps", "1", "--checkpoints", str(tmp_path)])
+    code = main(
+        [
+            "train",
+            str(STORY),
+            "--from",
+            "nothing",
+            "--max-steps",
+            "1",
+            "--checkpoints",
+            str(tmp_path),
+        ]
+    )
     out, err = capsys.readouterr()
     assert (code, out) == (1, "") and "nothing" in err and len(err.splitlines()) <= 2
 
 
-@pytest.mark.parametrize(("kind", "is_strange"), [("korean", True), ("digits", True), ("story", False)])
+@pytest.mark.parametrize(
+    ("kind", "is_strange"), [("korean", True), ("digits", True), ("story", False)]
+)
 def test_a_very_different_text_is_warned_of_and_its_own_is_not(go_on, tmp_path, kind, is_strange):
     said: list[str] = []
     go_on(STORY if kind == "story" else new_text(tmp_path, kind), said.append, max_steps=1)
@@ -134,9 +196,13 @@ def test_a_very_different_text_is_warned_of_and_its_own_is_not(go_on, tmp_path, 
 
 
 @pytest.mark.parametrize(("n", "optimizer"), [(0, "muon"), (1, "muon"), (2, "muon"), (1, "adamw")])
-def test_frozen_blocks_and_embeddings_stay_bit_for_bit_and_the_rest_moves(go_on, base, n, optimizer):
+def test_frozen_blocks_and_embeddings_stay_bit_for_bit_and_the_rest_moves(
+    go_on, base, n, optimizer
+):
     before = weights(base.path)
-    after = weights(go_on(freeze=n, optimizer=optimizer, weight_decay=0.1, max_steps=4, eval_interval=4).path)
+    after = weights(
+        go_on(freeze=n, optimizer=optimizer, weight_decay=0.1, max_steps=4, eval_interval=4).path
+    )
     stayed = {name for name in before if torch.equal(before[name], after[name])}
     frozen = ("token_embedding.", *(f"blocks.{layer}." for layer in range(n))) if n else ()
     assert stayed == {name for name in before if name.startswith(frozen or "none")}
@@ -154,8 +220,14 @@ def digest(run: Run) -> str:
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_a_frozen_run_is_resumed_bit_for_bit(go_on, tmp_path, ema_decay):
-    given = {"freeze": 1, "max_steps": 6, "eval_interval": 2, "dropout": 0.2, "ema_decay": ema_decay}
+    given = {
+        "freeze": 1,
+        "max_steps": 6,
+        "eval_interval": 2,
+        "dropout": 0.2,
+        "ema_decay": ema_decay,
+    }
     go_on(name="whole", **given)
     go_on(name="cut", stop_after=3, **given)
-    assert resume(Run(tmp_path / "cut"), {}, around(tmp_path)).steps == 6
+    assert resume(Run(tmp_path / "cut"), {}, training_context(tmp_path)).steps == 6
     assert digest(Run(tmp_path / "cut")) == digest(Run(tmp_path / "whole"))

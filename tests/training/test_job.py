@@ -16,8 +16,9 @@ from conftest import STORY
 from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run, read_log
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError, TrainingError
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, Surroundings, resume, start
+from simplellm.training.job import Sources, resume, start
 from simplellm.training.trainer import Result
 
 TINY = {
@@ -29,17 +30,23 @@ HARD = {**TINY, "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "gradient
 STORY_ONLY = Sources((str(STORY),))
 
 
-def around(folder: Path, stop_after: int | None = None) -> Surroundings:
+def training_context(folder: Path, stop_after: int | None = None) -> TrainingContext:
     """The CPU; `stop_after` steps it asks to stop."""
     asked = iter(range(10**9))
-    return Surroundings(
+    return TrainingContext(
         checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=lambda text: None,
         should_stop=lambda: stop_after is not None and next(asked) >= stop_after,
     )  # fmt: skip
 
 
-def train(folder: Path, name: str, stop_after: int | None = None, sources: Sources = STORY_ONLY, **given: Any) -> Result:
-    return start(sources, {**TINY, **given}, name, around(folder, stop_after))
+def train(
+    folder: Path,
+    name: str,
+    stop_after: int | None = None,
+    sources: Sources = STORY_ONLY,
+    **given: Any,
+) -> Result:
+    return start(sources, {**TINY, **given}, name, training_context(folder, stop_after))
 
 
 def digests(run: Run) -> list[str]:
@@ -56,15 +63,17 @@ def losses(run: Run) -> list[tuple[int, float, float, float]]:
     ]
 
 
-def assert_resume_is_exact(folder: Path, n_steps: int, places: Iterator[int] | range | list[int], **given: Any) -> None:
+def assert_resume_is_exact(
+    folder: Path, n_steps: int, places: Iterator[int] | range | list[int], **given: Any
+) -> None:
     settings = {**HARD, "max_steps": n_steps, "eval_interval": 5, **given}
-    start(STORY_ONLY, settings, "whole", around(folder))
+    start(STORY_ONLY, settings, "whole", training_context(folder))
     whole = Run(folder / "whole")
     for k in places:
         run = Run(folder / f"cut-{k}")
-        start(STORY_ONLY, settings, run.name, around(folder, stop_after=k))
+        start(STORY_ONLY, settings, run.name, training_context(folder, stop_after=k))
         assert run.last().name == f"step-{k:06d}"
-        assert resume(run, {}, around(folder)).steps == n_steps
+        assert resume(run, {}, training_context(folder)).steps == n_steps
         assert (digests(run), losses(run)) == (digests(whole), losses(whole)), f"resumed at {k}"
 
 
@@ -86,7 +95,7 @@ def test_a_run_may_be_resumed_again_and_again(tmp_path):
     train(tmp_path, "whole", max_steps=6, **{"dropout": 0.2})
     train(tmp_path, "cut", stop_after=1, max_steps=6, **{"dropout": 0.2})
     for _ in range(5):
-        result = resume(Run(tmp_path / "cut"), {}, around(tmp_path, stop_after=1))
+        result = resume(Run(tmp_path / "cut"), {}, training_context(tmp_path, stop_after=1))
     assert not result.stopped and digests(Run(tmp_path / "cut")) == digests(Run(tmp_path / "whole"))
 
 
@@ -95,8 +104,10 @@ def test_resume_goes_on_from_the_newest_whole_checkpoint(tmp_path):
     train(tmp_path, "cut", stop_after=4, max_steps=6, eval_interval=2)
     run = Run(tmp_path / "cut")
     (run.last() / "model.safetensors").write_bytes(b"")
-    resume(run, {}, around(tmp_path))
-    assert digests(run) == digests(Run(tmp_path / "whole")) and losses(run) == losses(Run(tmp_path / "whole"))
+    resume(run, {}, training_context(tmp_path))
+    assert digests(run) == digests(Run(tmp_path / "whole")) and losses(run) == losses(
+        Run(tmp_path / "whole")
+    )
 
 
 def test_loss_goes_down_on_the_story(tmp_path):
@@ -124,21 +135,23 @@ def test_a_budget_fixes_the_steps_and_is_kept(tmp_path):
     started_at = time.perf_counter()
     result = train(tmp_path, "run", budget=4.0)
     seconds = time.perf_counter() - started_at
-    assert 1.0 < seconds < 20.0  # 3.7 measured alone; another busy process makes it twice as long or more
+    assert (
+        1.0 < seconds < 20.0
+    )  # 3.7 measured alone; another busy process makes it twice as long or more
     assert Run(tmp_path / "run").read_info()["training"]["max_steps"] == result.steps > 10
 
 
 def test_resume_of_a_finished_run_only_reports(tmp_path):
     first = train(tmp_path, "run", max_steps=3)
     before = digests(Run(tmp_path / "run")), (tmp_path / "run" / "log.jsonl").read_bytes()
-    again = resume(Run(tmp_path / "run"), {}, around(tmp_path))
+    again = resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
     assert (again.steps, again.val_loss, again.stopped) == (3, first.val_loss, False)
     assert (digests(Run(tmp_path / "run")), (tmp_path / "run" / "log.jsonl").read_bytes()) == before
 
 
 def test_a_finished_run_may_be_given_more_steps(tmp_path):
     train(tmp_path, "run", max_steps=3)
-    assert resume(Run(tmp_path / "run"), {"max_steps": 5}, around(tmp_path)).steps == 5
+    assert resume(Run(tmp_path / "run"), {"max_steps": 5}, training_context(tmp_path)).steps == 5
     assert Run(tmp_path / "run").read_info()["training"]["max_steps"] == 5
 
 
@@ -146,7 +159,9 @@ def unchanged(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("change", [lambda text: text + "x", lambda text: text[:-1], lambda text: text.upper()])
+@pytest.mark.parametrize(
+    "change", [lambda text: text + "x", lambda text: text[:-1], lambda text: text.upper()]
+)
 def test_resume_refuses_a_changed_text(tmp_path, story, change):
     path = tmp_path / "text.txt"
     path.write_text(story)
@@ -154,7 +169,7 @@ def test_resume_refuses_a_changed_text(tmp_path, story, change):
     path.write_text(change(story))
     before = unchanged(tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"changed.*text\.txt"):
-        resume(Run(tmp_path / "run"), {}, around(tmp_path))
+        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
     assert unchanged(tmp_path / "run") == before
 
 
@@ -164,40 +179,55 @@ def test_resume_refuses_a_changed_validation_text(tmp_path, story):
     train(tmp_path, "run", sources=Sources((str(STORY),), str(path)), stop_after=2, max_steps=4)
     path.write_text(story[:2999])
     with pytest.raises(CheckpointError, match="changed"):
-        resume(Run(tmp_path / "run"), {}, around(tmp_path))
+        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
 
 
 @pytest.mark.parametrize(
     "given",
-    [{"n_layer": 3}, {"learning_rate": 0.5}, {"seed": 5}, {"batch_size": 7}, {"dropout": 0.77}, {"architecture": "gpt2"}],
+    [
+        {"n_layer": 3},
+        {"learning_rate": 0.5},
+        {"seed": 5},
+        {"batch_size": 7},
+        {"dropout": 0.77},
+        {"architecture": "gpt2"},
+    ],
 )
 def test_resume_refuses_changed_settings_and_names_them(tmp_path, given):
     train(tmp_path, "run", stop_after=2, max_steps=4)
     before = unchanged(tmp_path / "run")
     with pytest.raises(SettingError, match=next(iter(given))):
-        resume(Run(tmp_path / "run"), given, around(tmp_path))
+        resume(Run(tmp_path / "run"), given, training_context(tmp_path))
     assert unchanged(tmp_path / "run") == before
 
 
 def test_resume_takes_the_settings_the_run_was_started_with(tmp_path):
-    given = {**TINY, "max_steps": 4, "vocab_size": 5000, "precision": "auto"}  # the story has no 5000 tokens
-    start(STORY_ONLY, given, "run", around(tmp_path, stop_after=2))
-    assert resume(Run(tmp_path / "run"), given, around(tmp_path)).steps == 4
+    given = {
+        **TINY,
+        "max_steps": 4,
+        "vocab_size": 5000,
+        "precision": "auto",
+    }  # the story has no 5000 tokens
+    start(STORY_ONLY, given, "run", training_context(tmp_path, stop_after=2))
+    assert resume(Run(tmp_path / "run"), given, training_context(tmp_path)).steps == 4
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "", '{"texts": 5}', '{"texts": ["x"], "val_data": null, "encoding": "utf-8"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", "", '{"texts": 5}', '{"texts": ["x"], "val_data": null, "encoding": "utf-8"}'],
+)
 def test_resume_of_a_run_whose_run_json_is_damaged_is_one_typed_error(tmp_path, content):
     train(tmp_path, "run", max_steps=1)
     (tmp_path / "run" / "run.json").write_text(content)
     with pytest.raises(SimpleLLMError):
-        resume(Run(tmp_path / "run"), {}, around(tmp_path))
+        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
 
 
 def test_resume_of_a_run_that_never_saved_is_one_typed_error(tmp_path):
     with pytest.raises(TrainingError):
         train(tmp_path, "run", stop_after=0, max_steps=3)
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        resume(Run(tmp_path / "run"), {}, around(tmp_path))
+        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "short", "a"])
@@ -218,7 +248,15 @@ def test_what_cannot_be_is_said_before_anything_is_written(tmp_path):
 def test_settings_that_run_wild_never_reach_a_checkpoint(tmp_path):
     """The highest rates that may be set: it trains on, or stops with one typed error; what is kept is finite."""
     try:
-        train(tmp_path, "run", max_steps=12, eval_interval=2, learning_rate=10, muon_learning_rate=10, grad_clip=0)
+        train(
+            tmp_path,
+            "run",
+            max_steps=12,
+            eval_interval=2,
+            learning_rate=10,
+            muon_learning_rate=10,
+            grad_clip=0,
+        )
     except TrainingError as error:
         assert "step" in str(error)
     for folder in Run(tmp_path / "run").step_folders():

@@ -27,7 +27,9 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]):
 
     def call(*arguments: str, texts: tuple[str, ...] = (str(STORY),)) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main(["train", *texts, "--find-lr", "--checkpoints", str(folder), *TINY_FLAGS, *arguments])
+        code = main(
+            ["train", *texts, "--find-lr", "--checkpoints", str(folder), *TINY_FLAGS, *arguments]
+        )
         return code, *capsys.readouterr()
 
     return call
@@ -35,7 +37,9 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("steepest", [1e-4, 1e-3, 1e-2])
 def test_the_suggestion_is_where_the_loss_falls_fastest(steepest):
-    losses = [5 - 2 / (1 + (steepest / rate) ** 4) for rate in RATES]  # falls by 2, half of it below `steepest`
+    losses = [
+        5 - 2 / (1 + (steepest / rate) ** 4) for rate in RATES
+    ]  # falls by 2, half of it below `steepest`
     assert suggest(RATES, losses) == pytest.approx(steepest, rel=0.3)
 
 
@@ -73,7 +77,11 @@ def test_rates_rise_by_the_same_ratio_and_losses_are_smoothed():
     learner = Learner(lambda rate: 5.0 + (0.1 if len(learner.rates) % 2 else -0.1))
     test = find_rate(learner)
     ratios = [later / earlier for earlier, later in zip(test.rates, test.rates[1:], strict=False)]
-    assert list(test.rates) == learner.rates and ratios == pytest.approx([ratios[0]] * len(ratios)) and ratios[0] > 1
+    assert (
+        list(test.rates) == learner.rates
+        and ratios == pytest.approx([ratios[0]] * len(ratios))
+        and ratios[0] > 1
+    )
     assert max(abs(loss - 5.0) for loss in test.losses[20:]) < 0.02
 
 
@@ -102,7 +110,11 @@ def test_the_curve_falls_and_the_suggestion_lies_inside_it_and_no_run_is_written
     code, out, _ = call("--json", "--name", "x")
     found = json.loads(out)
     rates, losses = found["learning_rates"], found["losses"]
-    assert code == 0 and sorted(found) == ["learning_rates", "losses", "suggestion"] and len(rates) == len(losses)
+    assert (
+        code == 0
+        and sorted(found) == ["learning_rates", "losses", "suggestion"]
+        and len(rates) == len(losses)
+    )
     assert rates == sorted(rates) and min(losses) < losses[0] - 0.5
     assert rates[0] < found["suggestion"] < rates[losses.index(min(losses))]
     assert [path.name for path in folder.iterdir()] == [".prepared"]
@@ -111,14 +123,29 @@ def test_the_curve_falls_and_the_suggestion_lies_inside_it_and_no_run_is_written
 def test_a_person_sees_the_curve_and_flags_to_copy(call):
     code, out, _ = call("--optimizer", "adamw")
     assert code == 0 and "suggestion: --learning-rate" in out and "--muon" not in out
-    losses, bars = zip(*((float(row[1]), len(row[2])) for row in map(str.split, out.splitlines()[:-1])), strict=True)
-    assert bars[losses.index(max(losses))] == max(bars) >= 38 and bars[losses.index(min(losses))] == min(bars) <= 3
+    losses, bars = zip(
+        *((float(row[1]), len(row[2])) for row in map(str.split, out.splitlines()[:-1])),
+        strict=True,
+    )
+    assert (
+        bars[losses.index(max(losses))] == max(bars) >= 38
+        and bars[losses.index(min(losses))] == min(bars) <= 3
+    )
     assert "--muon-learning-rate" in call("--optimizer", "muon")[1]
 
 
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 def test_a_rate_that_bursts_ends_the_test_and_not_the_program(call, architecture):
-    wild = ["--learning-rate", "10", "--muon-learning-rate", "10", "--grad-clip", "0", "--architecture", architecture]
+    wild = [
+        "--learning-rate",
+        "10",
+        "--muon-learning-rate",
+        "10",
+        "--grad-clip",
+        "0",
+        "--architecture",
+        architecture,
+    ]
     code, out, err = call("--json", *wild)
     assert code == 0, err
     assert all(map(math.isfinite, json.loads(out)["losses"]))

@@ -12,7 +12,13 @@ from torch import Tensor
 from simplellm.config.settings import ModelConfig, TrainConfig
 from simplellm.device import grad_scaler
 from simplellm.model.transformer import Matrix, SimpleLLM
-from simplellm.training.optimizer import AveragedWeights, Muon, Optimizer, newton_schulz, orthogonalize_all
+from simplellm.training.optimizer import (
+    AveragedWeights,
+    Muon,
+    Optimizer,
+    newton_schulz,
+    orthogonalize_all,
+)
 
 SCALER = grad_scaler(torch.device("cpu"), "float32")
 
@@ -56,7 +62,10 @@ def test_a_gradient_of_nothing_moves_nothing() -> None:
 
 
 def test_fused_matrices_are_orthogonalised_apart() -> None:
-    rows, gradient = [32, 16, 16], _random(64, 32) * torch.cat([torch.ones(32), torch.full((32,), 100.0)])[:, None]
+    rows, gradient = (
+        [32, 16, 16],
+        _random(64, 32) * torch.cat([torch.ones(32), torch.full((32,), 100.0)])[:, None],
+    )
     fused = torch.nn.Parameter(torch.zeros(64, 32))
     fused.grad = gradient.clone()
     Muon([fused], [Matrix(rows, 1.0)], lr=0.1, weight_decay=0.0).step()
@@ -67,13 +76,18 @@ def test_fused_matrices_are_orthogonalised_apart() -> None:
     torch.testing.assert_close(fused.detach(), torch.cat(apart).detach(), atol=1e-3, rtol=1e-2)
     whole = gradient.clone()
     orthogonalize_all([whole])
-    assert not torch.allclose(fused.detach(), -0.1 * whole, atol=1e-2), "together they would come out otherwise"
+    assert not torch.allclose(fused.detach(), -0.1 * whole, atol=1e-2), (
+        "together they would come out otherwise"
+    )
 
 
 def test_the_order_of_matrices_does_not_matter() -> None:
     shapes = [(8, 24), (24, 8), (8, 24), (16, 16)]
     matrices = [_random(*shape, seed=seed) for seed, shape in enumerate(shapes)]
-    forwards, backwards = [matrix.clone() for matrix in matrices], [matrix.clone() for matrix in matrices]
+    forwards, backwards = (
+        [matrix.clone() for matrix in matrices],
+        [matrix.clone() for matrix in matrices],
+    )
     orthogonalize_all(forwards)
     orthogonalize_all(backwards[::-1])
     for one, other in zip(forwards, backwards, strict=True):
@@ -83,16 +97,27 @@ def test_the_order_of_matrices_does_not_matter() -> None:
 def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = _model()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer = Optimizer(model, TrainConfig(muon_learning_rate=1e-9, learning_rate=1e-2, weight_decay=0.0))
+    optimizer = Optimizer(
+        model, TrainConfig(muon_learning_rate=1e-9, learning_rate=1e-2, weight_decay=0.0)
+    )
     _learn(model, optimizer, range(1))
-    moved = {name for name, weight in model.named_parameters() if not torch.allclose(weight, before[name], atol=1e-6)}
+    moved = {
+        name
+        for name, weight in model.named_parameters()
+        if not torch.allclose(weight, before[name], atol=1e-6)
+    }
     assert moved.isdisjoint(model.matrices()) and "token_embedding.weight" in moved
 
 
 def test_norms_do_not_decay() -> None:
     model = _model()
     optimizer = Optimizer(model, TrainConfig(weight_decay=1.0, learning_rate=1e-2))
-    decaying = {id(weight) for group in optimizer.groups if group["weight_decay"] for weight in group["params"]}
+    decaying = {
+        id(weight)
+        for group in optimizer.groups
+        if group["weight_decay"]
+        for weight in group["params"]
+    }
     assert {name for name, weight in model.named_parameters() if id(weight) not in decaying} == {
         name for name, weight in model.named_parameters() if weight.dim() < 2
     }
@@ -108,7 +133,9 @@ def test_a_rate_factor_scales_the_peak_of_every_group() -> None:
     optimizer = Optimizer(_model(), TrainConfig(learning_rate=0.1, muon_learning_rate=0.4))
     for factor in (0.5, 0.25):
         optimizer.set_rate(factor)
-        assert sorted({group["lr"] for group in optimizer.groups}) == pytest.approx([0.1 * factor, 0.4 * factor])
+        assert sorted({group["lr"] for group in optimizer.groups}) == pytest.approx(
+            [0.1 * factor, 0.4 * factor]
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -122,7 +149,9 @@ def test_a_loaded_state_goes_on_exactly(optimizer: str, stop: int) -> None:
     second.load_state_dict(first.state_dict())
     after.load_state({name: tensor.clone() for name, tensor in before.state().items()})
     _learn(second, after, range(stop, 8))
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True)
+    )
 
 
 def test_a_loaded_state_is_not_shared_with_its_source() -> None:
@@ -146,7 +175,10 @@ def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
 @pytest.fixture
 def averaged() -> tuple[SimpleLLM, AveragedWeights]:
     model = _model()
-    weights, optimizer = AveragedWeights(model, 0.9), Optimizer(model, TrainConfig(learning_rate=1e-2))
+    weights, optimizer = (
+        AveragedWeights(model, 0.9),
+        Optimizer(model, TrainConfig(learning_rate=1e-2)),
+    )
     for step in range(5):
         _learn(model, optimizer, range(step, step + 1))
         weights.update(step)
@@ -185,7 +217,9 @@ def test_the_average_lies_between_start_and_end() -> None:
             weight.fill_(1.0)
         for step in range(200):
             weights.update(step)
-    assert all(torch.allclose(average, torch.ones_like(average)) for average in weights.kept_aside())
+    assert all(
+        torch.allclose(average, torch.ones_like(average)) for average in weights.kept_aside()
+    )
 
 
 def test_without_memory_there_is_no_second_copy() -> None:

@@ -20,8 +20,9 @@ from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run, read_log, step_of
 from simplellm.device import fast_float32
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, Surroundings, prepare_run, resume, start
+from simplellm.training.job import Sources, prepare_run, resume, start
 from simplellm.training.plan import Way
 from simplellm.training.trainer import Result, Trainer
 
@@ -36,20 +37,24 @@ TINY = {
 pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
-def around(folder: Path, stop_after: int = 10**9) -> Surroundings:
+def training_context(folder: Path, stop_after: int = 10**9) -> TrainingContext:
     asked = iter(range(10**9))
-    return Surroundings(
+    return TrainingContext(
         checkpoints=folder, device=CPU, world=World(), sink=Sinks(), notice=lambda text: None,
         should_stop=lambda: next(asked) >= stop_after,
     )  # fmt: skip
 
 
 def planned(folder: Path, **given: Any) -> Trainer:
-    return prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), around(folder))[0]
+    return prepare_run(
+        Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), training_context(folder)
+    )[0]
 
 
 def train(folder: Path, name: str, stop_after: int = 10**9, **given: Any) -> Result:
-    return start(Sources((str(STORY),)), {**TINY, **given}, name, around(folder, stop_after))
+    return start(
+        Sources((str(STORY),)), {**TINY, **given}, name, training_context(folder, stop_after)
+    )
 
 
 @pytest.mark.parametrize("epochs", [0.5, 2.0])
@@ -61,12 +66,16 @@ def test_epochs_fix_the_steps(folder, epochs):
 
 
 def test_accumulation_is_part_of_an_epoch(folder):
-    whole, parts = planned(folder, max_epochs=2.0), planned(folder, max_epochs=2.0, batch_size=8, gradient_accumulation=4)
+    whole, parts = (
+        planned(folder, max_epochs=2.0),
+        planned(folder, max_epochs=2.0, batch_size=8, gradient_accumulation=4),
+    )
     assert whole.config.max_steps == parts.config.max_steps
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"), [({"max_steps": 3, "max_epochs": 50.0}, 3), ({"max_steps": 3, "budget": 600.0}, 3)]
+    ("given", "steps"),
+    [({"max_steps": 3, "max_epochs": 50.0}, 3), ({"max_steps": 3, "budget": 600.0}, 3)],
 )
 def test_of_several_limits_the_nearest_counts(folder, given, steps):
     assert planned(folder, **given).config.max_steps == steps
@@ -91,7 +100,10 @@ def test_slow_saves_are_fewer(folder, monkeypatch):
     monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 0.0)
     fast = planned(folder, max_steps=1000).config.eval_interval
     monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 10.0)
-    assert 1000 / fast == pytest.approx(20, abs=1) and planned(folder, max_steps=1000).config.eval_interval == 1000
+    assert (
+        1000 / fast == pytest.approx(20, abs=1)
+        and planned(folder, max_steps=1000).config.eval_interval == 1000
+    )
     assert planned(folder, max_steps=1000, eval_interval=7).config.eval_interval == 7
 
 
@@ -106,7 +118,10 @@ def test_slow_evaluations_are_fewer(folder, monkeypatch):
 
     monkeypatch.setattr("simplellm.training.plan.time.perf_counter", clock)
     monkeypatch.setattr(Trainer, "evaluate", slow)
-    assert 1000 / fast == pytest.approx(20, abs=1) and planned(folder, max_steps=1000).config.eval_interval > 5 * fast
+    assert (
+        1000 / fast == pytest.approx(20, abs=1)
+        and planned(folder, max_steps=1000).config.eval_interval > 5 * fast
+    )
 
 
 def test_an_interval_that_was_given_stands(folder):
@@ -115,7 +130,11 @@ def test_an_interval_that_was_given_stands(folder):
 
 def test_a_plan_records_what_was_chosen(folder):
     config = planned(folder, max_steps=5, precision="auto", compile="auto").config
-    assert config.compile == "off" and config.precision in ("float32", "bf16") and config.eval_interval <= 5
+    assert (
+        config.compile == "off"
+        and config.precision in ("float32", "bf16")
+        and config.eval_interval <= 5
+    )
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 100}, {"budget": 60.0}, {"max_epochs": 1.0}])
@@ -125,7 +144,9 @@ def test_a_short_run_is_not_compiled_unless_asked_for(folder, monkeypatch, limit
     assert planned(folder, **limit, compile="auto").config.compile == "off" and asked == []
 
 
-@pytest.mark.parametrize(("compiled_seconds", "choice"), [(0.015, "on"), (0.0199, "off"), (0.03, "off")])
+@pytest.mark.parametrize(
+    ("compiled_seconds", "choice"), [(0.015, "on"), (0.0199, "off"), (0.03, "off")]
+)
 def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compiled_seconds, choice):
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
@@ -134,15 +155,38 @@ def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compil
 
     monkeypatch.setattr("simplellm.training.plan._timed", timed)
     trainer = planned(folder, budget=3600.0, compile="auto")
-    assert trainer.config.compile == choice and bool(trainer.model.compiled_block) == (choice == "on")
-    assert trainer.config.max_steps == pytest.approx(3600 / (compiled_seconds if choice == "on" else 0.02), rel=0.15)
+    assert trainer.config.compile == choice and bool(trainer.model.compiled_block) == (
+        choice == "on"
+    )
+    assert trainer.config.max_steps == pytest.approx(
+        3600 / (compiled_seconds if choice == "on" else 0.02), rel=0.15
+    )
 
 
 @pytest.mark.parametrize("budget", ["0.001s", "0.05s"])
-def test_a_budget_too_short_for_one_step_is_refused_in_one_line_with_one_that_works(tmp_path, capsys, budget):
-    code = main(["train", str(STORY), "--name", "x", "--budget", budget, "--checkpoints", str(tmp_path), *TINY_FLAGS])
+def test_a_budget_too_short_for_one_step_is_refused_in_one_line_with_one_that_works(
+    tmp_path, capsys, budget
+):
+    code = main(
+        [
+            "train",
+            str(STORY),
+            "--name",
+            "x",
+            "--budget",
+            budget,
+            "--checkpoints",
+            str(tmp_path),
+            *TINY_FLAGS,
+        ]
+    )
     out, err = capsys.readouterr()
-    assert (code, out) == (2, "") and "too short" in err and "--budget" in err and len(err.splitlines()) <= 2
+    assert (
+        (code, out) == (2, "")
+        and "too short" in err
+        and "--budget" in err
+        and len(err.splitlines()) <= 2
+    )
     assert not (tmp_path / "x").exists()
 
 
@@ -170,11 +214,21 @@ def info_of(folder: Path, name: str) -> dict[str, Any]:
     return Run(folder / name).read_info()
 
 
-FADING = {"bpe_dropout": 0.3, "renaming": 0.5, "schedule": "wsd", "ema_decay": 0.9, "eval_tokens": 64, "eval_interval": 20}
+FADING = {
+    "bpe_dropout": 0.3,
+    "renaming": 0.5,
+    "schedule": "wsd",
+    "ema_decay": 0.9,
+    "eval_tokens": 64,
+    "eval_interval": 20,
+}
 
 
 def digests(run: Run) -> list[bytes]:
-    return [(run.last() / name).read_bytes() for name in ("model.safetensors", "training/state.safetensors")]
+    return [
+        (run.last() / name).read_bytes()
+        for name in ("model.safetensors", "training/state.safetensors")
+    ]
 
 
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,15 +243,18 @@ def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folder, monkeypatch):
-    with monkeypatch.context() as busy:
+    with monkeypatch.training_context() as busy:
         uneven(busy)
         train(folder, "uneven", **FADING, budget=3.0)
     run, info = Run(folder / "uneven"), info_of(folder, "uneven")
-    assert len(info["decisions"]) > 2 and info["training"]["max_steps"] == info["decisions"][-1]["max_steps"]
+    assert (
+        len(info["decisions"]) > 2
+        and info["training"]["max_steps"] == info["decisions"][-1]["max_steps"]
+    )
     whole, last = digests(run), run.last()
     shutil.rmtree(last)  # as if it had been lost: what is left is an earlier checkpoint
     assert 0 < step_of(run.last()) < info["training"]["max_steps"]
-    again = resume(run, {}, around(folder))  # on a machine that is quiet now
+    again = resume(run, {}, training_context(folder))  # on a machine that is quiet now
     assert again.steps == info["training"]["max_steps"] and run.last().name == last.name
     assert digests(run) == whole and info_of(folder, "uneven")["decisions"] == info["decisions"]
 
@@ -206,22 +263,36 @@ def test_a_run_that_is_stopped_goes_on_within_its_budget(folder, monkeypatch):
     stopped = train(folder, "stopped", stop_after=30, **FADING, budget=2.5)
     assert stopped.stopped and stopped.steps == 30
     uneven(monkeypatch)
-    done = resume(Run(folder / "stopped"), {}, around(folder))
-    assert not done.stopped and done.steps > 30 and done.train_seconds == pytest.approx(2.5, rel=0.35)
+    done = resume(Run(folder / "stopped"), {}, training_context(folder))
+    assert (
+        not done.stopped and done.steps > 30 and done.train_seconds == pytest.approx(2.5, rel=0.35)
+    )
 
 
 def test_a_longer_budget_when_resumed_is_planned_anew(folder):
     first = train(folder, "longer", **FADING, budget=1.0)
-    longer = resume(Run(folder / "longer"), {"budget": 2.0}, around(folder))
-    rates = [record["learning_rate"] for record in read_log(Run(folder / "longer").log_path) if record["kind"] == "step"]
+    longer = resume(Run(folder / "longer"), {"budget": 2.0}, training_context(folder))
+    rates = [
+        record["learning_rate"]
+        for record in read_log(Run(folder / "longer").log_path)
+        if record["kind"] == "step"
+    ]
     assert longer.steps > first.steps and longer.train_seconds == pytest.approx(2.0, rel=0.35)
-    assert max(rates[first.steps // 10 :][:5]) > 0 and info_of(folder, "longer")["training"]["budget"] == 2.0
+    assert (
+        max(rates[first.steps // 10 :][:5]) > 0
+        and info_of(folder, "longer")["training"]["budget"] == 2.0
+    )
 
 
 def test_more_steps_when_resumed_are_taken_however_long_they_take(folder):
     first = train(folder, "steps", **FADING, budget=1.0)
-    assert resume(Run(folder / "steps"), {"max_steps": first.steps + 7}, around(folder)).steps == first.steps + 7
-    assert resume(Run(folder / "steps"), {}, around(folder)).steps == first.steps + 7
+    assert (
+        resume(
+            Run(folder / "steps"), {"max_steps": first.steps + 7}, training_context(folder)
+        ).steps
+        == first.steps + 7
+    )
+    assert resume(Run(folder / "steps"), {}, training_context(folder)).steps == first.steps + 7
 
 
 @pytest.mark.parametrize(
@@ -240,7 +311,7 @@ def test_damaged_decisions_are_refused_in_one_line(folder, damage):
     info = run.read_info()
     run.write_info({**info, **damage})
     with pytest.raises(CheckpointError, match="decisions of damaged are damaged"):
-        resume(run, {}, around(folder))
+        resume(run, {}, training_context(folder))
     run.write_info(info)
 
 
@@ -248,7 +319,9 @@ def test_damaged_decisions_are_refused_in_one_line(folder, damage):
 
 
 SHAPELESS = {
-    name: value for name, value in TINY.items() if name not in ("n_layer", "n_head", "n_embd", "block_size", "batch_size")
+    name: value
+    for name, value in TINY.items()
+    if name not in ("n_layer", "n_head", "n_embd", "block_size", "batch_size")
 }
 
 
@@ -262,24 +335,34 @@ def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[floa
 
 
 @pytest.mark.parametrize(("speeds", "width", "left"), [((1.0, 40.0), 64, 0), ((1.0, 1.1), 32, 0)])
-def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(folder, monkeypatch, speeds, width, left):
+def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(
+    folder, monkeypatch, speeds, width, left
+):
     measured, notices, records = shape_by_speed(monkeypatch, *speeds), [], []
     sink = type("Sink", (), {"write": lambda self, record: records.append(record)})()
-    listening = replace(around(folder), notice=notices.append, sink=sink)
+    listening = replace(training_context(folder), notice=notices.append, sink=sink)
     given = {**SHAPELESS, "budget": 3.0, "vocab_size": 300, "batch_size": 2}
     result = start(Sources((str(STORY),)), given, f"look-{speeds[1]}", listening)
     info = info_of(folder, result.run)
     is_new = any("starting anew with a larger model" in notice for notice in notices)
     assert (info["model"]["n_embd"], len(measured), is_new) == (width, left, speeds == (1.0, 40.0))
     assert [record["kind"] for record in records].count("restart") == is_new
-    assert result.train_seconds == pytest.approx(3.0, rel=0.35) and info["speed"] == (max(speeds) if is_new else speeds[0])
-    steps = [record["step"] for record in read_log(Run(folder / result.run).log_path) if record["kind"] == "step"]
+    assert result.train_seconds == pytest.approx(3.0, rel=0.35) and info["speed"] == (
+        max(speeds) if is_new else speeds[0]
+    )
+    steps = [
+        record["step"]
+        for record in read_log(Run(folder / result.run).log_path)
+        if record["kind"] == "step"
+    ]
     assert steps == sorted(set(steps)), "the log is of the second attempt alone"
 
 
 def test_a_shape_that_was_given_is_kept(folder, monkeypatch):
     shape_by_speed(monkeypatch, 1.0, 20.0)
-    result = start(Sources((str(STORY),)), {**TINY, "budget": 1.5}, "given-shape", around(folder))
+    result = start(
+        Sources((str(STORY),)), {**TINY, "budget": 1.5}, "given-shape", training_context(folder)
+    )
     assert info_of(folder, result.run)["model"]["n_embd"] == 16
 
 
@@ -288,17 +371,28 @@ def test_a_shape_that_was_given_is_kept(folder, monkeypatch):
 
 def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
     notices: list[str] = []
-    listening = replace(around(folder), notice=notices.append)
-    prepare_run(Sources((str(STORY),)), {**TINY, "budget": 600.0, "max_epochs": 2.0}, Run(folder / "planned"), listening)
+    listening = replace(training_context(folder), notice=notices.append)
+    prepare_run(
+        Sources((str(STORY),)),
+        {**TINY, "budget": 600.0, "max_epochs": 2.0},
+        Run(folder / "planned"),
+        listening,
+    )
     (told,) = [notice for notice in notices if "of its budget" in notice]
-    assert re.match(r"this run can use about \d+ s of its budget of 600 s: after 2 times through [\d,]+ bytes", told)
+    assert re.match(
+        r"this run can use about \d+ s of its budget of 600 s: after 2 times through [\d,]+ bytes",
+        told,
+    )
     assert "more text" in told and "--from" in told and int(told.split("about ")[1].split()[0]) < 60
 
 
-@pytest.mark.parametrize("given", [{"budget": 3.0, "max_epochs": 500.0}, {"max_steps": 5}, {"max_epochs": 2.0, "budget": None}])
+@pytest.mark.parametrize(
+    "given",
+    [{"budget": 3.0, "max_epochs": 500.0}, {"max_steps": 5}, {"max_epochs": 2.0, "budget": None}],
+)
 def test_a_budget_that_is_used_is_not_talked_about(folder, given):
     notices: list[str] = []
-    listening = replace(around(folder), notice=notices.append)
+    listening = replace(training_context(folder), notice=notices.append)
     prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), listening)
     assert not any("of its budget" in notice for notice in notices)
 

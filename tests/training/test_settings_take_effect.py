@@ -21,8 +21,9 @@ from simplellm.config.recipe import choose
 from simplellm.data.segmentation import Segmenter
 from simplellm.errors import DeviceError
 from simplellm.model.transformer import TransformerBlock
+from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, Surroundings, prepare_run, resume, start
+from simplellm.training.job import Sources, prepare_run, resume, start
 from simplellm.training.schedule import Decision, rate_factor
 from simplellm.training.trainer import Result, Trainer
 
@@ -37,24 +38,38 @@ PLAIN = {
 pytestmark = pytest.mark.usefixtures("quick_probe")
 
 
-def around(folder: Path, notice: Callable[[str], None] = lambda text: None) -> Surroundings:
-    return Surroundings(
+def training_context(
+    folder: Path, notice: Callable[[str], None] = lambda text: None
+) -> TrainingContext:
+    return TrainingContext(
         checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=notice,
         should_stop=lambda: False,
     )  # fmt: skip
 
 
-def train(folder: Path, text: Path = STORY, notice: Callable[[str], None] = lambda text: None, **given: Any) -> Result:
-    return start(Sources((str(text),)), {**PLAIN, **given}, None, around(folder, notice))
+def train(
+    folder: Path,
+    text: Path = STORY,
+    notice: Callable[[str], None] = lambda text: None,
+    **given: Any,
+) -> Result:
+    return start(Sources((str(text),)), {**PLAIN, **given}, None, training_context(folder, notice))
 
 
 def trainer_of(folder: Path, text: Path = STORY, **given: Any) -> Trainer:
     """As `train` would train, before its first step."""
-    return prepare_run(Sources((str(text),)), {**PLAIN, **given}, Run(folder / "unwritten"), around(folder))[0]
+    return prepare_run(
+        Sources((str(text),)),
+        {**PLAIN, **given},
+        Run(folder / "unwritten"),
+        training_context(folder),
+    )[0]
 
 
 def log(folder: Path, result: Result, kind: str = "step") -> list[dict[str, Any]]:
-    return [record for record in read_log(Run(folder / result.run).log_path) if record["kind"] == kind]
+    return [
+        record for record in read_log(Run(folder / result.run).log_path) if record["kind"] == kind
+    ]
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
@@ -63,11 +78,22 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "linear", "noam", "wsd"])
 def test_the_rates_in_the_log_follow_the_schedule(folder, schedule):
-    result = train(folder, schedule=schedule, max_steps=12, warmup_steps=2, learning_rate=1e-3, min_learning_rate=0.1)
+    result = train(
+        folder,
+        schedule=schedule,
+        max_steps=12,
+        warmup_steps=2,
+        learning_rate=1e-3,
+        min_learning_rate=0.1,
+    )
     rates = [record["learning_rate"] for record in log(folder, result)]
     plan = [Decision(0, 12, 12)]
-    assert rates == pytest.approx([1e-3 * rate_factor(step, plan, 2, schedule, 0.1) for step in range(12)])
-    assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3]) and (rates[-1] == rates[2]) == (schedule == "constant")
+    assert rates == pytest.approx(
+        [1e-3 * rate_factor(step, plan, 2, schedule, 0.1) for step in range(12)]
+    )
+    assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3]) and (rates[-1] == rates[2]) == (
+        schedule == "constant"
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -110,7 +136,10 @@ def test_bf16_on_a_cpu_trains(folder):
         losses[precision] = [record["loss"] for record in log(folder, result)]
         assert Run(folder / result.run).read_info()["training"]["precision"] == precision
     assert sum(losses["bf16"][-5:]) / 5 < losses["bf16"][0] - 0.3
-    assert losses["bf16"][0] == pytest.approx(losses["float32"][0], rel=0.01) and losses["bf16"] != losses["float32"]
+    assert (
+        losses["bf16"][0] == pytest.approx(losses["float32"][0], rel=0.01)
+        and losses["bf16"] != losses["float32"]
+    )
 
 
 def test_compile_on_takes_every_step_with_what_the_compiler_made(folder, monkeypatch):
@@ -139,7 +168,9 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monk
     said: list[str] = []
     monkeypatch.setattr(torch, "compile", broken)
     result = train(folder, compile="on", notice=said.append)
-    assert result.steps == 6 and Run(folder / result.run).read_info()["training"]["compile"] == "off"
+    assert (
+        result.steps == 6 and Run(folder / result.run).read_info()["training"]["compile"] == "off"
+    )
     unable = "torch.compile does not work here (RuntimeError); going on without"
     assert [line for line in said if "torch.compile" in line] == [unable]
 
@@ -147,14 +178,19 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monk
 def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatch):
     """A run moved to a machine without a compiler."""
     said: list[str] = []
-    with monkeypatch.context() as able:
+    with monkeypatch.training_context() as able:
         able.setattr(torch, "compile", lambda block: block)
         result = train(folder, compile="on", max_steps=3)
     monkeypatch.setattr(torch, "compile", lambda block: {}[block])
-    resumed = resume(Run(folder / result.run), {"max_steps": 5}, around(folder, said.append))
-    assert resumed.steps == 5 and "torch.compile does not work here (KeyError); going on without" in said
+    resumed = resume(
+        Run(folder / result.run), {"max_steps": 5}, training_context(folder, said.append)
+    )
+    assert (
+        resumed.steps == 5
+        and "torch.compile does not work here (KeyError); going on without" in said
+    )
     said.clear()
-    resume(Run(folder / result.run), {}, around(folder, said.append))
+    resume(Run(folder / result.run), {}, training_context(folder, said.append))
     assert not any("compil" in line for line in said), "a run that is done has no step to compile"
 
 
@@ -175,7 +211,9 @@ def test_compiled_steps_are_the_steps(folder, monkeypatch, given):
         for _ in range(3):
             trainer.train_step()
         ends.append(torch.cat([weight.flatten() for weight in weights(trainer)]))
-    torch.testing.assert_close(*ends, atol=1e-3, rtol=1e-3)  # Muon's bf16 products enlarge a different order of summation
+    torch.testing.assert_close(
+        *ends, atol=1e-3, rtol=1e-3
+    )  # Muon's bf16 products enlarge a different order of summation
 
 
 @pytest.mark.slow
@@ -183,18 +221,26 @@ def test_compile_on_works_or_falls_back(folder):
     said: list[str] = []
     result = train(folder, compile="on", notice=said.append)
     is_compiled = Run(folder / result.run).read_info()["training"]["compile"] == "on"
-    assert result.steps == 6 and any(("compiled in" if is_compiled else "does not work") in line for line in said)
+    assert result.steps == 6 and any(
+        ("compiled in" if is_compiled else "does not work") in line for line in said
+    )
 
 
 def test_max_epochs_is_how_often_the_text_is_gone_through(folder):
     result = train(folder, max_steps=None, max_epochs=2.0, batch_size=64, log_interval=1)
-    assert log(folder, result)[-1]["epoch"] == pytest.approx(2.0, abs=64 / 600) and result.steps == len(log(folder, result))
+    assert log(folder, result)[-1]["epoch"] == pytest.approx(
+        2.0, abs=64 / 600
+    ) and result.steps == len(log(folder, result))
 
 
 def test_patience_ends_a_run_that_gets_no_better(folder, monkeypatch):
-    monkeypatch.setattr(Trainer, "evaluate", lambda trainer, most=None, model=None: Evaluation(10, 30, 2.0, 0.5))
+    monkeypatch.setattr(
+        Trainer, "evaluate", lambda trainer, most=None, model=None: Evaluation(10, 30, 2.0, 0.5)
+    )
     result = train(folder, max_steps=50, eval_interval=2, patience=3)
-    assert (result.steps, result.best_step, result.stopped) == (8, 2, False) and log(folder, result, "early_stop")
+    assert (result.steps, result.best_step, result.stopped) == (8, 2, False) and log(
+        folder, result, "early_stop"
+    )
 
 
 def test_small_texts_have_patience_without_being_asked():
@@ -206,7 +252,9 @@ def test_a_stride_below_the_block_gives_more_windows_and_overlapping_ones(folder
     for stride in (16, 4):
         trainer = trainer_of(folder, stride=stride)
         windows[stride] = count = trainer.dataset.windows_per_epoch
-        seen[stride] = trainer.dataset.batch(0, 0, count)[0].numel() / len(trainer.prepared.train_ids)
+        seen[stride] = trainer.dataset.batch(0, 0, count)[0].numel() / len(
+            trainer.prepared.train_ids
+        )
     assert windows[4] == pytest.approx(4 * windows[16], rel=0.01)
     assert seen[16] == pytest.approx(1, abs=0.02) and seen[4] == pytest.approx(4, rel=0.02)
 
@@ -214,7 +262,9 @@ def test_a_stride_below_the_block_gives_more_windows_and_overlapping_ones(folder
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
 def test_documents_are_kept_apart_by_an_end_of_text(folder, tmp_path, story, bpe_dropout):
     documents = [story[i : i + 900] for i in range(0, 9000, 900)]
-    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+    (tmp_path / "d.jsonl").write_text(
+        "".join(json.dumps({"text": document}) + "\n" for document in documents)
+    )
     trainer = trainer_of(folder, tmp_path / "d.jsonl", bpe_dropout=bpe_dropout)
     tokenizer = trainer.prepared.tokenizer
     ids = trainer.dataset._epoch_ids(0)
@@ -228,15 +278,24 @@ def test_token_noise_replaces_its_share_of_the_inputs_and_no_target(folder):
         trainer_of(folder, token_noise=share).dataset.batch(2, 0, 500) for share in (0.0, 0.3)
     )
     assert torch.equal(targets, noisy_targets)
-    assert float((inputs != noisy).float().mean()) == pytest.approx(0.3, abs=0.03)  # a few are replaced by themselves
+    assert float((inputs != noisy).float().mean()) == pytest.approx(
+        0.3, abs=0.03
+    )  # a few are replaced by themselves
 
 
 def test_renaming_gives_the_names_of_a_passage_other_ones_to_the_end(folder, tmp_path, story):
     (tmp_path / "text.txt").write_text("Quillon spoke. Quillon sat.\n" * 9 + story * 9)
     trainer = trainer_of(folder, tmp_path / "text.txt", renaming=1.0, max_steps=1000)
-    epochs = [trainer.prepared.tokenizer.decode(trainer.dataset._epoch_ids(epoch).tolist()) for epoch in (0, 500)]
+    epochs = [
+        trainer.prepared.tokenizer.decode(trainer.dataset._epoch_ids(epoch).tolist())
+        for epoch in (0, 500)
+    ]
     plain = trainer.prepared.tokenizer.decode(trainer.prepared.train_ids.tolist())
-    assert plain.count("Quillon ") == 18 and all(text.count("Quillon ") < 12 for text in epochs) and epochs[0] != epochs[1]
+    assert (
+        plain.count("Quillon ") == 18
+        and all(text.count("Quillon ") < 12 for text in epochs)
+        and epochs[0] != epochs[1]
+    )
     assert all(text.count(".") == plain.count(".") for text in epochs), "which is no name"
 
 
@@ -245,11 +304,15 @@ def test_induction_begins_with_heads_that_copy(folder):
     again = torch.randint(300, (8, 8), generator=torch.Generator().manual_seed(0)).repeat(1, 4)
     models = [trainer_of(folder, induction=on, **shape).model for on in (False, True)]
     with torch.no_grad():
-        losses = [float(F.cross_entropy(model(again[:, :-1])[:, 8:].mT, again[:, 9:])) for model in models]
+        losses = [
+            float(F.cross_entropy(model(again[:, :-1])[:, 8:].mT, again[:, 9:])) for model in models
+        ]
     assert losses[1] < losses[0] - 0.5
 
 
-def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(folder, tmp_path, story, monkeypatch):
+def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(
+    folder, tmp_path, story, monkeypatch
+):
     epochs: dict[int, tuple[float, list[int]]] = {}
     call = Segmenter.__call__
 
@@ -259,13 +322,22 @@ def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(folder, tmp_pa
         return ids
 
     (tmp_path / "text.txt").write_text(story[:3000])
-    trainer = trainer_of(folder, tmp_path / "text.txt", bpe_dropout=0.5, batch_size=32, max_steps=60)
+    trainer = trainer_of(
+        folder, tmp_path / "text.txt", bpe_dropout=0.5, batch_size=32, max_steps=60
+    )
     monkeypatch.setattr(Segmenter, "__call__", recorded)
     for _ in range(60):
         trainer.train_step()
-    shares, plain = [epochs[epoch][0] for epoch in sorted(epochs)], trainer.prepared.train_ids.tolist()
+    shares, plain = (
+        [epochs[epoch][0] for epoch in sorted(epochs)],
+        trainer.prepared.train_ids.tolist(),
+    )
     lengths = [len(epochs[epoch][1]) for epoch in sorted(epochs)]
-    assert len(shares) >= 6 and shares == sorted(shares) and shares[: len(shares) // 2] == [0.0] * (len(shares) // 2)
+    assert (
+        len(shares) >= 6
+        and shares == sorted(shares)
+        and shares[: len(shares) // 2] == [0.0] * (len(shares) // 2)
+    )
     assert shares[-1] > 0.6 and len({tuple(ids) for _, ids in epochs.values()}) == len(epochs)
     assert len(plain) < lengths[-1] < len(plain) + 0.4 * (lengths[0] - len(plain)) < lengths[0]
 
@@ -273,12 +345,18 @@ def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(folder, tmp_pa
 def test_gradient_norms_per_layer_add_up_to_the_whole(folder):
     result = train(folder, log_gradients=True, n_layer=2, max_steps=3)
     for record in log(folder, result):
-        assert math.hypot(*record["gradient_norms"].values()) == pytest.approx(record["gradient_norm"], rel=1e-4)
+        assert math.hypot(*record["gradient_norms"].values()) == pytest.approx(
+            record["gradient_norm"], rel=1e-4
+        )
         assert len(record["gradient_norms"]) >= 4, "two blocks, the embeddings, the last norm"
 
 
-def test_out_of_memory_is_said_with_what_keeps_the_tokens_per_step_and_nothing_is_lost(folder, monkeypatch):
-    trainer = trainer_of(folder, batch_size=8, gradient_accumulation=3, max_steps=4, eval_interval=1)
+def test_out_of_memory_is_said_with_what_keeps_the_tokens_per_step_and_nothing_is_lost(
+    folder, monkeypatch
+):
+    trainer = trainer_of(
+        folder, batch_size=8, gradient_accumulation=3, max_steps=4, eval_interval=1
+    )
     trainer.run.write_info({})
     trainer.train_step()
     trainer.evaluate_and_save()
@@ -291,4 +369,6 @@ def test_out_of_memory_is_said_with_what_keeps_the_tokens_per_step_and_nothing_i
     with pytest.raises(DeviceError, match="out of memory.*step-000001") as told:
         trainer.train()
     assert "--batch-size 4 --gradient-accumulation 6" in told.value.fix
-    assert all(map(torch.equal, before, weights(trainer))) and trainer.run.last().name == "step-000001"
+    assert (
+        all(map(torch.equal, before, weights(trainer))) and trainer.run.last().name == "step-000001"
+    )

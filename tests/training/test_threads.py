@@ -58,7 +58,9 @@ def test_idle_and_waiting_time_is_not_busy_and_stolen_time_is(stat: Path) -> Non
     assert busy_seconds({0}) == 1.75 and busy_seconds({1, 2}) == 8.0 and busy_seconds(set()) == 0
 
 
-@pytest.mark.parametrize("content", [None, "cpu0 1 2\n", "cpuX 1 2 3 4 5 6 7 8\n", "cpu0 a b c d e f g h\n"])
+@pytest.mark.parametrize(
+    "content", [None, "cpu0 1 2\n", "cpuX 1 2 3 4 5 6 7 8\n", "cpu0 a b c d e f g h\n"]
+)
 def test_where_the_system_does_not_tell_nothing_is_known(
     stat: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
@@ -77,7 +79,9 @@ def test_where_the_system_does_not_tell_nothing_is_known(
         assert threading.active_count() == before
 
 
-def test_where_it_is_not_known_which_processors_are_ours_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is_not_known_which_processors_are_ours_nothing_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert busy_seconds() is None
 
@@ -112,14 +116,27 @@ def test_others_make_a_machine_busy_and_this_process_does_not() -> None:
 
 
 def test_threads_spin_again_only_when_it_stays_quiet() -> None:
-    assert meter((2, 1), (2, 2), (2, 1), (2, 2), (2, 2), (2, 2)) == [True, True, True, True, False, False]
+    assert meter((2, 1), (2, 2), (2, 1), (2, 2), (2, 2), (2, 2)) == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     assert meter((2, 1), (2, 1.8), (2, 1.8)) == [True] * 3, "a little is neither busy nor quiet"
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), max_size=20))
-def test_what_is_busy_beside_this_process_is_found_at_once(looks: list[tuple[float, float]]) -> None:
+def test_what_is_busy_beside_this_process_is_found_at_once(
+    looks: list[tuple[float, float]],
+) -> None:
     said = meter(*looks)
-    assert all(is_busy for is_busy, (cores, own) in zip(said, looks, strict=True) if cores - own > threads.BUSY_CORES + 1e-6)
+    assert all(
+        is_busy
+        for is_busy, (cores, own) in zip(said, looks, strict=True)
+        if cores - own > threads.BUSY_CORES + 1e-6
+    )
 
 
 @pytest.mark.parametrize("name", threads.USER_CHOICES)
@@ -144,11 +161,21 @@ def test_a_watcher_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.skipif(sys.platform != "linux" or torch.get_num_threads() < 2, reason="needs libgomp and two threads")
+@pytest.mark.skipif(
+    sys.platform != "linux" or torch.get_num_threads() < 2, reason="needs libgomp and two threads"
+)
 def test_a_second_team_makes_threads_sleep_and_its_end_lets_them_spin_again() -> None:
     """The low spin count of libgomp: threads that wait for a moment give the processor away."""
-    environment = {name: value for name, value in os.environ.items() if name not in threads.USER_CHOICES}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in threads.USER_CHOICES
+    }
     environment |= {"PYTHONPATH": str(ROOT), "GOMP_SPINCOUNT": "30000000"}
-    out = subprocess.run([sys.executable, "-c", SWITCHES], env=environment, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", SWITCHES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     spinning, sleeping, again = json.loads(out)
     assert sleeping > 200 and spinning < sleeping / 4 and again < sleeping / 4

@@ -17,7 +17,15 @@ from simplellm.checkpoint.run import Run, read_log
 from simplellm.errors import SettingError, TrainingError
 from simplellm.training.tracking import Tracking, scalars
 
-RECORD = {"kind": "step", "step": 10, "loss": 2.5, "best": True, "sample": "x", "gradient_norms": {"head": 0.5}, "epoch": 1}
+RECORD = {
+    "kind": "step",
+    "step": 10,
+    "loss": 2.5,
+    "best": True,
+    "sample": "x",
+    "gradient_norms": {"head": 0.5},
+    "epoch": 1,
+}
 
 
 class FakeWandb(types.ModuleType):
@@ -82,7 +90,11 @@ def test_both_trackers_get_steps_and_evaluations_and_are_closed(tmp_path, wandb,
         ("step/epoch", 1, 10), ("evaluation/val_loss", 3.0, 10), ("close",),
     ]  # fmt: skip
     init, *logged, last = wandb.calls
-    assert init[1]["config"] == {"model": {"n_layer": 2}} and init[1]["dir"] == str(tmp_path) and last == ("finish",)
+    assert (
+        init[1]["config"] == {"model": {"n_layer": 2}}
+        and init[1]["dir"] == str(tmp_path)
+        and last == ("finish",)
+    )
     assert logged == [("log", 10, scalars(RECORD)), ("log", 10, {"evaluation/val_loss": 3.0})]
 
 
@@ -109,22 +121,47 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, wandb):
     wandb.init = init
     tracking = Tracking(["wandb"])
     tracking.follow(tmp_path)
-    with pytest.raises(TrainingError, match="wandb cannot be started: no API key configured") as caught:
+    with pytest.raises(
+        TrainingError, match="wandb cannot be started: no API key configured"
+    ) as caught:
         tracking.write(RECORD)
     assert "WANDB_MODE=offline" in caught.value.fix
 
 
-@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
-def test_a_missing_package_is_told_before_anything_is_done(tmp_path, monkeypatch, capsys, name, module):
+@pytest.mark.parametrize(
+    ("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")]
+)
+def test_a_missing_package_is_told_before_anything_is_done(
+    tmp_path, monkeypatch, capsys, name, module
+):
     monkeypatch.setitem(sys.modules, module, None)
-    code = main(["train", str(STORY), "--track", name, "--checkpoints", str(tmp_path / "c"), "--max-steps", "1", *TINY_FLAGS])
+    code = main(
+        [
+            "train",
+            str(STORY),
+            "--track",
+            name,
+            "--checkpoints",
+            str(tmp_path / "c"),
+            "--max-steps",
+            "1",
+            *TINY_FLAGS,
+        ]
+    )
     captured = capsys.readouterr()
-    assert code == 2 and 'pip install "simplellm[track]"' in captured.err and len(captured.err.splitlines()) <= 2
+    assert (
+        code == 2
+        and 'pip install "simplellm[track]"' in captured.err
+        and len(captured.err.splitlines()) <= 2
+    )
     assert not (tmp_path / "c").exists() and captured.out == ""
 
 
 def test_the_flag_is_a_list_of_known_names():
-    assert parse(["train", "x", "--track", "wandb, tensorboard,wandb"])["track"] == ("wandb", "tensorboard")
+    assert parse(["train", "x", "--track", "wandb, tensorboard,wandb"])["track"] == (
+        "wandb",
+        "tensorboard",
+    )
     assert parse(["train", "x"])["track"] == ()
     with pytest.raises(SettingError, match="tensorboard or wandb"):
         parse(["train", "x", "--track", "mlflow"])
@@ -134,17 +171,25 @@ def test_a_tracked_run_logs_the_gradient_norm_of_every_layer(tmp_path, tensorboa
     code = main(["train", str(STORY), "--name", "x", "--track", "tensorboard", "--log-gradients", "--log-interval", "2",
                  "--checkpoints", str(tmp_path), "--max-steps", "5", "--grad-clip", "0.01", *TINY_FLAGS])  # fmt: skip
     assert code == 0 and tensorboard[-1] == ("close",)
-    steps = [record for record in read_log(Run(tmp_path / "x").log_path) if record["kind"] == "step"]
+    steps = [
+        record for record in read_log(Run(tmp_path / "x").log_path) if record["kind"] == "step"
+    ]
     assert [record["step"] for record in steps] == [2, 4, 5]
     for record in steps:
-        assert {"blocks.00", "blocks.01", "token_embedding", "final_norm", "head"} == set(record["gradient_norms"])
+        assert {"blocks.00", "blocks.01", "token_embedding", "final_norm", "head"} == set(
+            record["gradient_norms"]
+        )
         whole = math.sqrt(sum(norm**2 for norm in record["gradient_norms"].values()))
-        assert whole == pytest.approx(record["gradient_norm"], rel=1e-4) and whole > 0.01, "before clipping"
+        assert whole == pytest.approx(record["gradient_norm"], rel=1e-4) and whole > 0.01, (
+            "before clipping"
+        )
     assert any(call[0] == "step/gradient_norms/blocks.01" for call in tensorboard)
 
 
 def test_gradient_norms_are_logged_only_on_request(trained):
-    assert all("gradient_norms" not in record for record in read_log(trained / "tiny" / "log.jsonl"))
+    assert all(
+        "gradient_norms" not in record for record in read_log(trained / "tiny" / "log.jsonl")
+    )
 
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])

@@ -25,23 +25,47 @@ BAD = [math.nan, math.inf, -math.inf]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(read_corpus([str(STORY)]), None, 0.1, "bpe", 300, tmp_path_factory.mktemp("prepared"))
+    return prepare(
+        read_corpus([str(STORY)]), None, 0.1, "bpe", 300, tmp_path_factory.mktemp("prepared")
+    )
 
 
 @pytest.fixture
 def make(prepared: Prepared, tmp_path: Path):
     """Builds a trainer of a tiny model; keyword arguments are training settings."""
 
-    def make(name: str = "run", dropout: float = 0.0, precision: str = "float32", should_stop=lambda: False, **given: Any):
+    def make(
+        name: str = "run",
+        dropout: float = 0.0,
+        precision: str = "float32",
+        should_stop=lambda: False,
+        **given: Any,
+    ):
         model = ModelConfig(
-            n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=prepared.tokenizer.vocab_size, dropout=dropout
+            n_layer=1,
+            n_head=2,
+            n_embd=16,
+            block_size=16,
+            vocab_size=prepared.tokenizer.vocab_size,
+            dropout=dropout,
         )
-        config = TrainConfig(**{"max_steps": 6, "batch_size": 4, "eval_interval": 100, "eval_tokens": 64, **given})
+        config = TrainConfig(
+            **{"max_steps": 6, "batch_size": 4, "eval_interval": 100, "eval_tokens": 64, **given}
+        )
         dataset = TextDataset(lambda epoch: prepared.train_ids, 16, config.seed)
         run = Run(tmp_path / name)
         run.write_info({})
         dataset_of = lambda config, share_done: dataset  # noqa: E731
-        return Trainer(model, config, prepared, dataset_of, run, torch.device("cpu"), precision, should_stop=should_stop)
+        return Trainer(
+            model,
+            config,
+            prepared,
+            dataset_of,
+            run,
+            torch.device("cpu"),
+            precision,
+            should_stop=should_stop,
+        )
 
     return make
 
@@ -91,18 +115,30 @@ def test_a_number_that_is_not_finite_stops_before_the_update(make, monkeypatch, 
     trainer = make(ema_decay=0.9, eval_interval=2)
     if where == "loss":
         loss = trainer.model.loss
-        monkeypatch.setattr(trainer.model, "loss", lambda *args: loss(*args) + (value if trainer.step == 3 else 0))
+        monkeypatch.setattr(
+            trainer.model, "loss", lambda *args: loss(*args) + (value if trainer.step == 3 else 0)
+        )
     else:
         poison(trainer, 3, value)
     for _ in range(3):
         trainer.train_step()
     trainer.evaluate_and_save()
-    before, average, state = weights(trainer), [w.clone() for w in trainer.average.kept_aside()], trainer.optimizer.state()
+    before, average, state = (
+        weights(trainer),
+        [w.clone() for w in trainer.average.kept_aside()],
+        trainer.optimizer.state(),
+    )
     state = {name: tensor.clone() for name, tensor in state.items()}
     with pytest.raises(TrainingError) as found:
         trainer.train()
-    assert "step 4:" in str(found.value) and "loss" in str(found.value) and "gradient norm" in str(found.value)
-    assert ("nan" in str(found.value) or "inf" in str(found.value)) and "step-000003" in found.value.fix
+    assert (
+        "step 4:" in str(found.value)
+        and "loss" in str(found.value)
+        and "gradient norm" in str(found.value)
+    )
+    assert (
+        "nan" in str(found.value) or "inf" in str(found.value)
+    ) and "step-000003" in found.value.fix
     assert same(weights(trainer), before) and same(trainer.optimizer.state(), state)
     assert all(map(torch.equal, trainer.average.kept_aside(), average))
     assert [folder.name for folder in trainer.run.step_folders()] == ["step-000003"]
@@ -140,7 +176,8 @@ def test_an_overflow_in_fp16_is_skipped_and_counted(make, only, grad_clip):
 def test_endless_overflows_end_the_training(make):
     trainer = with_scaler(make(max_steps=1000))
     trainer.accumulate_gradients = lambda: (
-        [setattr(w, "grad", torch.full_like(w, math.inf)) for w in trainer.model.parameters()] and torch.ones(())
+        [setattr(w, "grad", torch.full_like(w, math.inf)) for w in trainer.model.parameters()]
+        and torch.ones(())
     )
     trainer.scaler.scale(torch.ones(()))
     with pytest.raises(TrainingError):
@@ -174,12 +211,18 @@ def test_the_best_is_scored_on_the_whole_held_out_text_at_the_end(make):
     model, _ = load_model(trainer.run.best(), torch.device("cpu"))
     whole = evaluate(model, trainer.prepared.val_ids, trainer.prepared.val_bytes)
     assert whole.tokens == len(trainer.prepared.val_ids) - 1 > 64
-    assert result.val_loss == pytest.approx(whole.loss, rel=1e-6) == trainer.run.pointer("best")["val_loss"]
+    assert (
+        result.val_loss
+        == pytest.approx(whole.loss, rel=1e-6)
+        == trainer.run.pointer("best")["val_loss"]
+    )
 
 
 def test_the_figures_are_those_of_the_best_checkpoint(make, monkeypatch):
     trainer, losses = make(max_steps=6, eval_interval=2), iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(trainer, "evaluate", lambda most=None: Evaluation(10, 30, next(losses), 0.5))
+    monkeypatch.setattr(
+        trainer, "evaluate", lambda most=None: Evaluation(10, 30, next(losses), 0.5)
+    )
     monkeypatch.setattr(trainer, "score_best", lambda: None)
     result = trainer.train()
     assert (result.best_step, result.val_loss, Path(result.path).name) == (4, 1.0, "step-000004")
@@ -223,6 +266,11 @@ def test_dropout_is_drawn_from_the_step_alone(make):
 
 def test_a_plan_fixes_the_steps_and_leaves_the_weights_new(make):
     trainer = make(max_steps=None, budget=2.0, eval_interval=None)
-    planned = plan(trainer, lambda config, precision: make("p", **config.to_mapping() | {"precision": precision}), 0.0, print)
+    planned = plan(
+        trainer,
+        lambda config, precision: make("p", **config.to_mapping() | {"precision": precision}),
+        0.0,
+        print,
+    )
     assert planned.config.max_steps and planned.config.eval_interval
     assert planned.step == 0 and same(weights(planned), weights(make("new")))

@@ -36,7 +36,9 @@ class Command:
     handler: Handler
     aliases: tuple[str, ...] = ()
     values: tuple[str, ...] = ()  # what completion offers as argument
-    complete: Callable[[Session, str], Iterable[str]] | None = None  # or what depends on the session and what is typed
+    complete: Callable[[Session, str], Iterable[str]] | None = (
+        None  # or what depends on the session and what is typed
+    )
 
     @property
     def usage(self) -> str:

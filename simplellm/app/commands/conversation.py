@@ -28,7 +28,9 @@ def _continue(session: Session, text: str) -> Shown:
 
 
 def _undo(session: Session, text: str) -> Shown:
-    return Lines(f"took back {_beginning(session.undo().prompt)}; {_turns(len(session.turns))} left")
+    return Lines(
+        f"took back {_beginning(session.undo().prompt)}; {_turns(len(session.turns))} left"
+    )
 
 
 def _clear(session: Session, text: str) -> Shown:
@@ -41,7 +43,9 @@ def _context(session: Session, text: str) -> Shown:
         session.set_context(text)
     if not session.keeps_context:
         return Lines("each prompt stands alone")
-    return Lines(f"earlier turns are kept as context: {session.n_context_tokens()} of {session.sampler.block_size} tokens now")
+    return Lines(
+        f"earlier turns are kept as context: {session.n_context_tokens()} of {session.sampler.block_size} tokens now"
+    )
 
 
 def _save(session: Session, text: str) -> Shown:
@@ -57,12 +61,16 @@ def _load(session: Session, text: str) -> Shown:
     if not text:
         return _conversations(session)
     path = session.load(text)
-    return Lines(f"{_turns(len(session.turns))} from {path}; {'' if session.keeps_context else 'no '}earlier turns as context")
+    return Lines(
+        f"{_turns(len(session.turns))} from {path}; {'' if session.keeps_context else 'no '}earlier turns as context"
+    )
 
 
 def _conversations(session: Session) -> Shown:
     """The conversations with this run that kept themselves."""
-    paths = conversations(session.journal.folder, session.run_path)[:LISTED] if session.journal else []
+    paths = (
+        conversations(session.journal.folder, session.run_path)[:LISTED] if session.journal else []
+    )
     rows = []
     for path in paths:
         try:
@@ -70,7 +78,11 @@ def _conversations(session: Session) -> Shown:
         except TextError:
             continue
         rows.append((str(path), _turns(len(turns)), _beginning(turns[0].prompt) if turns else ""))
-    return Rows(("conversation", "", "begins"), tuple(rows)) if rows else Lines("/load FILE goes on with what /save FILE wrote")
+    return (
+        Rows(("conversation", "", "begins"), tuple(rows))
+        if rows
+        else Lines("/load FILE goes on with what /save FILE wrote")
+    )
 
 
 def _runs(session: Session, text: str) -> Shown:
@@ -81,7 +93,13 @@ def runs_table(checkpoints: Path) -> Rows | None:
     """The runs in a folder that have a best checkpoint; None where there is none."""
     rows = [row for run in list_runs(checkpoints) if (row := run.summary())]
     cells = tuple(
-        (row["run"], str(row["best_step"]), f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}", row["path"])
+        (
+            row["run"],
+            str(row["best_step"]),
+            f"{row['val_loss']:.3f}",
+            f"{row['bits_per_byte']:.3f}",
+            row["path"],
+        )
         for row in rows
     )
     return Rows(RUN_HEADERS, cells) if cells else None
@@ -89,7 +107,9 @@ def runs_table(checkpoints: Path) -> Rows | None:
 
 def _run(session: Session, text: str) -> Shown:
     if not text:
-        return Lines(f"{session.facts.get('run', session.run_path.name)} answers; /runs lists the others")
+        return Lines(
+            f"{session.facts.get('run', session.run_path.name)} answers; /runs lists the others"
+        )
     session.switch(_run_called(session, text))
     told = settings_told(session)
     now = f"{session.facts.get('run')} answers, {session.facts.get('bits per byte')} bits/byte"
@@ -170,7 +190,13 @@ TALK_COMMANDS = (
     Command("context", "[on|off]", "keep earlier turns as context", _context, values=("on", "off")),
     Command("clear", "", "forget what was said", _clear),
     Command("save", "[file]", "write the conversation to a file", _save, complete=_files),
-    Command("load", "[file]", "go on with a saved conversation; without a file: those there are", _load, complete=_files),
+    Command(
+        "load",
+        "[file]",
+        "go on with a saved conversation; without a file: those there are",
+        _load,
+        complete=_files,
+    ),
     Command("run", "[name]", "let another run answer", _run, complete=_run_names),
     Command("runs", "", "the trained runs", _runs),
     Command("info", "", "the model that answers", _info),

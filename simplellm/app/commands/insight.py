@@ -22,7 +22,11 @@ from simplellm.inference.sampler import random_seed
 TOP = 10  # candidates
 MOST_PASSAGE_CHARACTERS = 400  # shown of one
 MOST_TOKENS = 2000  # shown of a text
-BOUNDARY_LEVELS = (0.2, 0.6, 0.95)  # three, so that neighbours differ where a token is seen twice in a row
+BOUNDARY_LEVELS = (
+    0.2,
+    0.6,
+    0.95,
+)  # three, so that neighbours differ where a token is seen twice in a row
 LOOKED_AT_MOST = 3  # tokens named under the shades
 LEAST_LOOK = 0.01  # that gets a number
 
@@ -33,13 +37,20 @@ def _probs(session: Session, text: str) -> Shown:
         return _legend() if session.shows_probabilities else Lines("replies are plain text")
     pieces = session.turns[-1].thoughts if session.turns else ()
     if not pieces:
-        return _legend() if session.shows_probabilities else Lines("probs off: /probs on shades each token of a reply")
+        return (
+            _legend()
+            if session.shows_probabilities
+            else Lines("probs off: /probs on shades each token of a reply")
+        )
     return Tokens(marks_of(pieces), summary=summary_of(pieces))
 
 
 def _legend() -> Tokens:
     marks = tuple(Mark(f" {level / 4:.0%} ", level / 4) for level in range(5))
-    return Tokens(marks, summary="each token of a reply in the colour of its probability, or with the number behind it")
+    return Tokens(
+        marks,
+        summary="each token of a reply in the colour of its probability, or with the number behind it",
+    )
 
 
 def _next(session: Session, text: str) -> Shown:
@@ -47,7 +58,11 @@ def _next(session: Session, text: str) -> Shown:
     tokenizer, params = session.sampler.tokenizer, session.params
     found = candidates(session.sampler, session.here(text), params, TOP)
     rows = tuple(
-        Bar(_name(token_text(tokenizer, one.token)), one.probability, one.sampling_probability if one.kept else None)
+        Bar(
+            _name(token_text(tokenizer, one.token)),
+            one.probability,
+            one.sampling_probability if one.kept else None,
+        )
         for one in found
     )
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -60,7 +75,9 @@ def _tokenize(session: Session, text: str) -> Shown:
         return Lines("/tokenize TEXT shows the tokens of a text, and their ids")
     ids = tokenizer.encode(text)
     marks = tuple(
-        Mark(token_text(tokenizer, token), BOUNDARY_LEVELS[number % len(BOUNDARY_LEVELS)], str(token))
+        Mark(
+            token_text(tokenizer, token), BOUNDARY_LEVELS[number % len(BOUNDARY_LEVELS)], str(token)
+        )
         for number, token in enumerate(ids[:MOST_TOKENS])
     )
     n_bytes = sum(len(tokenizer.token_bytes(token)) for token in ids)
@@ -91,7 +108,11 @@ def _attn(session: Session, text: str) -> Shown:
     )
     most = sorted(zip(shares, units, strict=True), key=lambda pair: -pair[0])[:LOOKED_AT_MOST]
     told = ", ".join(f"{_name(name)} {percent(share)}" for share, (name, _, _) in most)
-    where = f"layer {layer}" + (f", head {head}" if head else ", all heads") if layer else "all layers and heads"
+    where = (
+        f"layer {layer}" + (f", head {head}" if head else ", all heads")
+        if layer
+        else "all layers and heads"
+    )
     return Tokens(marks, summary=f"{where}: the last token looked most at {told}")
 
 
@@ -109,7 +130,11 @@ def _place(text: str, n_layer: int, n_head: int) -> tuple[int, int]:
 
 def _heads(session: Session, text: str) -> list[str]:
     config = session.sampler.model.config
-    return [f"{layer}.{head}" for layer in range(1, config.n_layer + 1) for head in range(1, config.n_head + 1)]
+    return [
+        f"{layer}.{head}"
+        for layer in range(1, config.n_layer + 1)
+        for head in range(1, config.n_head + 1)
+    ]
 
 
 # ---------------------------------------------------------------- three temperatures
@@ -119,7 +144,9 @@ def _compare(session: Session, text: str) -> Shown:
     """Replies with one seed at three temperatures. Ctrl-C ends them; what was said stays."""
     seed = random_seed() if session.params.seed is None else session.params.seed
     params = replace(session.params, seed=seed, num_beams=1)
-    settings = [replace(params, temperature=temperature) for temperature in temperatures(params.temperature)]
+    settings = [
+        replace(params, temperature=temperature) for temperature in temperatures(params.temperature)
+    ]
     batch = ReplyBatch(session.sampler, session.here(text), settings)
     try:
         for _ in batch:
@@ -130,7 +157,11 @@ def _compare(session: Session, text: str) -> Shown:
         stopped = ""
     headers = tuple(_said_at(params) for params in settings)
     n_tokens = max(len(reply.new_ids) for reply in batch.replies)
-    return Columns(headers, tuple(reply.text for reply in batch.replies), f"{n_tokens} tokens, seed {seed}{stopped}")
+    return Columns(
+        headers,
+        tuple(reply.text for reply in batch.replies),
+        f"{n_tokens} tokens, seed {seed}{stopped}",
+    )
 
 
 def _said_at(params: SamplingParams) -> str:
@@ -159,7 +190,10 @@ def _source(session: Session, text: str) -> Shown:
     found = find_passages(turn.reply, trained.texts, turn.prompt)
     share, least = f"{found.share:.0%}" if found.passages else "nothing", PASSAGE_CHARACTERS
     said = f"{share} of the reply stands word for word in the training text, in passages of {least} characters or more"
-    lines = [f"{_where(passage.place)}: {'...' * passage.began_before}{_cut(passage.text)}" for passage in found.passages]
+    lines = [
+        f"{_where(passage.place)}: {'...' * passage.began_before}{_cut(passage.text)}"
+        for passage in found.passages
+    ]
     missing = [f"not looked at: {what}" for what in trained.missing]
     return Lines("\n".join([said + ":" * bool(lines), *lines, *missing]))
 

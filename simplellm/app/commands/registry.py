@@ -29,13 +29,20 @@ def find(word: str) -> Command:
     names = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
     if word in names:
         return names[word]
-    matches = {command.name: command for name, command in names.items() if word and name.startswith(word)}
+    matches = {
+        command.name: command for name, command in names.items() if word and name.startswith(word)
+    }
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:
-        raise SettingError(f"/{word} may be {', '.join('/' + name for name in matches)}", fix="type more of it")
+        raise SettingError(
+            f"/{word} may be {', '.join('/' + name for name in matches)}", fix="type more of it"
+        )
     near = difflib.get_close_matches(word, names, n=1)
-    raise SettingError(f"there is no command /{word}", fix=f"did you mean /{near[0]}?" if near else "/help lists them")
+    raise SettingError(
+        f"there is no command /{word}",
+        fix=f"did you mean /{near[0]}?" if near else "/help lists them",
+    )
 
 
 def is_quit(line: str) -> bool:
@@ -48,7 +55,11 @@ def completions(text: str, session: Session | None = None) -> Iterator[tuple[str
         return
     word, space, argument = text[1:].partition(" ")
     if not space:
-        yield from ((f"/{command.name}", len(text), command.help) for command in COMMANDS if command.name.startswith(word))
+        yield from (
+            (f"/{command.name}", len(text), command.help)
+            for command in COMMANDS
+            if command.name.startswith(word)
+        )
         return
     try:
         command = find(word)
@@ -65,7 +76,11 @@ def completions(text: str, session: Session | None = None) -> Iterator[tuple[str
 def _help(session: Session, text: str) -> Shown:
     if text:
         command = find(text.removeprefix("/"))
-        also = f" (also {', '.join('/' + alias for alias in command.aliases)})" if command.aliases else ""
+        also = (
+            f" (also {', '.join('/' + alias for alias in command.aliases)})"
+            if command.aliases
+            else ""
+        )
         return Lines(f"{command.usage}: {command.help}{also}")
     return Rows(("", ""), tuple((command.usage, command.help) for command in COMMANDS))
 

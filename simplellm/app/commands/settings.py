@@ -12,7 +12,11 @@ from simplellm.errors import SettingError
 
 
 def _setting_command(
-    name: str, setting_name: str, argument: str, aliases: tuple[str, ...] = (), values: tuple[str, ...] = ()
+    name: str,
+    setting_name: str,
+    argument: str,
+    aliases: tuple[str, ...] = (),
+    values: tuple[str, ...] = (),
 ) -> Command:
     """A command that shows a sampling setting, or sets it."""
     setting = SamplingParams.setting(setting_name)
@@ -21,9 +25,20 @@ def _setting_command(
         if text:
             session.change(setting_name, text)
         now = show(getattr(session.params, setting_name))
-        return Lines(f"{setting_name} {now}" if text else f"{setting_name} {now} ({setting.range}): {setting.help}")
+        return Lines(
+            f"{setting_name} {now}"
+            if text
+            else f"{setting_name} {now} ({setting.range}): {setting.help}"
+        )
 
-    return Command(name, argument, f"{setting_name.replace('_', ' ')}: {setting.help}", handler, aliases, values)
+    return Command(
+        name,
+        argument,
+        f"{setting_name.replace('_', ' ')}: {setting.help}",
+        handler,
+        aliases,
+        values,
+    )
 
 
 def _stop(session: Session, text: str) -> Shown:
@@ -41,10 +56,14 @@ def _set(session: Session, text: str) -> Shown:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise SettingError(
-                f"no setting is called {name!r}", fix=f"did you mean {near[0]}?" if near else f"settings: {', '.join(known)}"
+                f"no setting is called {name!r}",
+                fix=f"did you mean {near[0]}?" if near else f"settings: {', '.join(known)}",
             )
         if not value.strip():
-            raise SettingError(f"{name} needs a value, now {show(getattr(session.params, name))}", fix=f"/set {name} VALUE")
+            raise SettingError(
+                f"{name} needs a value, now {show(getattr(session.params, name))}",
+                fix=f"/set {name} VALUE",
+            )
         session.change(name, value.strip())
         return Lines(f"{name} {show(getattr(session.params, name))}")
     rows = tuple(
@@ -68,9 +87,17 @@ SETTINGS_COMMANDS = (
     _setting_command("penalty", "repetition_penalty", "[number]"),
     _setting_command("beams", "num_beams", "[number]"),
     _setting_command("seed", "seed", "[number]", values=("auto",)),
-    Command("stop", "[text]", "add a text that ends a reply; off removes all", _stop, values=("off",)),
     Command(
-        "set", "[name value]", "all settings, or change one", _set, values=tuple(s.name for s in SamplingParams.settings())
+        "stop", "[text]", "add a text that ends a reply; off removes all", _stop, values=("off",)
     ),
-    Command("reset", "", "all settings as at the start; what was kept for the run is forgotten", _reset),
+    Command(
+        "set",
+        "[name value]",
+        "all settings, or change one",
+        _set,
+        values=tuple(s.name for s in SamplingParams.settings()),
+    ),
+    Command(
+        "reset", "", "all settings as at the start; what was kept for the run is forgotten", _reset
+    ),
 )
