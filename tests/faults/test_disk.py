@@ -156,7 +156,7 @@ def test_a_disk_on_which_nothing_can_be_deleted_leaves_only_what_the_next_traini
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    with pytest.MonkeyPatch.training_context() as patch, pytest.raises(TrainingError):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError):
         for name in ("unlink", "rmdir"):
             patch.setattr(os, name, refuse)
         with Disk(

@@ -243,7 +243,7 @@ def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folder, monkeypatch):
-    with monkeypatch.training_context() as busy:
+    with monkeypatch.context() as busy:
         uneven(busy)
         train(folder, "uneven", **FADING, budget=3.0)
     run, info = Run(folder / "uneven"), info_of(folder, "uneven")

@@ -178,7 +178,7 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monk
 def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatch):
     """A run moved to a machine without a compiler."""
     said: list[str] = []
-    with monkeypatch.training_context() as able:
+    with monkeypatch.context() as able:
         able.setattr(torch, "compile", lambda block: block)
         result = train(folder, compile="on", max_steps=3)
     monkeypatch.setattr(torch, "compile", lambda block: {}[block])
