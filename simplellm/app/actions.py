@@ -22,8 +22,6 @@ from simplellm.app.render import Screen
 from simplellm.app.session import Opened, Session
 from simplellm.app.shades import summary_of
 from simplellm.checkpoint import run as checkpoints
-from simplellm.checkpoint.metrics import Evaluation
-from simplellm.checkpoint.metrics import evaluate as score
 from simplellm.checkpoint.run import Run
 from simplellm.config.settings import SamplingParams, read_toml
 from simplellm.data.corpus import STDIN_NAME, read_corpus
@@ -34,6 +32,8 @@ from simplellm.evaluation.analyze import candidates, thoughts
 from simplellm.inference.beams import UNHEARD, reply_to
 from simplellm.inference.quantize import is_quantized, quantize
 from simplellm.inference.sampler import Piece, Reply, Sampler
+from simplellm.model.scoring import Evaluation
+from simplellm.model.scoring import evaluate as score
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.job import resume, start
 from simplellm.training.run_info import Sources

@@ -12,8 +12,8 @@ from simplellm.app.console import standard_input
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
-from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import Sinks
 from simplellm.data.corpus import STDIN_NAME, spool
 from simplellm.device import choose_device, failures_reported
 from simplellm.errors import DeviceFailure, SimpleLLMError, StoppedEarly

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from simplellm.app.render import Screen, TrainingProgress
-from simplellm.checkpoint.run import Run, load_model, read_log
+from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run_log import read_log
 from simplellm.config.settings import SamplingParams
 from simplellm.data.dataset import Prepared
 from simplellm.device import failures_reported

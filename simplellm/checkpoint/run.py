@@ -34,8 +34,6 @@ from simplellm.checkpoint.hugging_face import (
     to_hub_config,
     to_hub_state,
 )
-from simplellm.checkpoint.metrics import cut_log as cut_log
-from simplellm.checkpoint.metrics import read_log as read_log
 from simplellm.checkpoint.pointers import STEP_NAME
 from simplellm.checkpoint.pointers import step_name as step_name
 from simplellm.checkpoint.pointers import step_of as step_of

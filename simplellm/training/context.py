@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import torch
 
-from simplellm.checkpoint.metrics import Sink
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import Sink
 from simplellm.data.dataset import Prepared
 from simplellm.training.distributed import World
 from simplellm.training.trainer import Preview

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from simplellm.checkpoint import run as checkpoints
-from simplellm.checkpoint.metrics import JsonlSink, Sinks, evaluate
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import JsonlSink, Sinks, cut_log
 from simplellm.config.recipe import choose
 from simplellm.config.settings import ModelConfig, TrainConfig
 from simplellm.data.corpus import STDIN_NAME, Corpus
@@ -27,6 +27,7 @@ from simplellm.data.segmentation import Segmenter
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
+from simplellm.model.scoring import evaluate
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import remove_leftovers
 from simplellm.storage.lock import FolderLock
@@ -250,7 +251,7 @@ def resume(
             f"resuming {run.name} after step {trainer.step} of {trainer.config.max_steps}"
         )
         if context.world.is_main:
-            checkpoints.cut_log(run.log_path, trainer.step)
+            cut_log(run.log_path, trainer.step)
             run.write_info(info)
         wait_for_all(context.world)
         trainer.clock.leave_out(heartbeat.suspended)

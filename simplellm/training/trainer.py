@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from simplellm import device as devices
-from simplellm.checkpoint.metrics import Evaluation, Sink, Sinks, evaluate, token_scores
 from simplellm.checkpoint.pointers import best_by
 from simplellm.checkpoint.run import Run, TrainingState, load_model, step_name, step_of
+from simplellm.checkpoint.run_log import Sink, Sinks
 from simplellm.config.settings import ModelConfig, TrainConfig
 from simplellm.data.dataset import Prepared, TextDataset
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.model.induction import plant_induction_heads
+from simplellm.model.scoring import Evaluation, evaluate, token_scores
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.clock import Clock
 from simplellm.training.composition import composition_matrices

@@ -25,7 +25,8 @@ import torch
 from faults.layer import Disk, Event
 from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train
 from simplellm.app.cli import main as command
-from simplellm.checkpoint.run import Run, read_log
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import CheckpointError, StoppedEarly
 from simplellm.storage.lock import holder
 from simplellm.storage.manifest import is_whole

@@ -15,7 +15,8 @@ from faults.tiny import STEPS, TEXT, digest, go_on, text_in, train, training_con
 from simplellm.app import upkeep
 from simplellm.app.cli import main
 from simplellm.checkpoint.pointers import mend_pointers
-from simplellm.checkpoint.run import Run, read_log, verify, write_manifest
+from simplellm.checkpoint.run import Run, verify, write_manifest
+from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.manifest import MANIFEST_NAME
 

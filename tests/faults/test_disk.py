@@ -13,7 +13,8 @@ import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
 from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train, training_context
-from simplellm.checkpoint.run import Run, TrainingState, load_model, read_log, step_of, verify
+from simplellm.checkpoint.run import Run, TrainingState, load_model, step_of, verify
+from simplellm.checkpoint.run_log import read_log
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, TrainingError
 from simplellm.model.transformer import SimpleLLM

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import Sinks
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.job import Sources, resume, start

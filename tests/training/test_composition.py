@@ -11,8 +11,8 @@ import torch
 from conftest import STORY
 from torch import Tensor
 
-from simplellm.checkpoint.metrics import Sinks
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import Sinks
 from simplellm.config.settings import ModelConfig, TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import grad_scaler

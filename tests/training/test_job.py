@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import STORY
 
-from simplellm.checkpoint.metrics import Sinks
-from simplellm.checkpoint.run import Run, read_log
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import Sinks, read_log
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError, TrainingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World

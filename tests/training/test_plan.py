@@ -16,8 +16,8 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm import device as devices
 from simplellm.app.cli import main
-from simplellm.checkpoint.metrics import Sinks
-from simplellm.checkpoint.run import Run, read_log, step_of
+from simplellm.checkpoint.run import Run, step_of
+from simplellm.checkpoint.run_log import Sinks, read_log
 from simplellm.device import fast_float32
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.context import TrainingContext

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from conftest import STORY
 
-from simplellm.checkpoint.metrics import Evaluation, Sinks
-from simplellm.checkpoint.run import Run, read_log
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import Sinks, read_log
 from simplellm.config.recipe import choose
 from simplellm.data.segmentation import Segmenter
 from simplellm.errors import DeviceError
+from simplellm.model.scoring import Evaluation
 from simplellm.model.transformer import TransformerBlock
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World

@@ -13,7 +13,8 @@ import pytest
 from conftest import STORY, TINY_FLAGS
 
 from simplellm.app.cli import main, parse
-from simplellm.checkpoint.run import Run, read_log
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import SettingError, TrainingError
 from simplellm.training.tracking import Tracking, scalars
 

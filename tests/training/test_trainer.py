@@ -11,12 +11,12 @@ import torch
 from conftest import STORY
 
 from simplellm import device as devices
-from simplellm.checkpoint.metrics import Evaluation, evaluate
 from simplellm.checkpoint.run import Run, load_model
 from simplellm.config.settings import ModelConfig, TrainConfig
 from simplellm.data.corpus import read_corpus
 from simplellm.data.dataset import Prepared, TextDataset, prepare
 from simplellm.errors import TrainingError
+from simplellm.model.scoring import Evaluation, evaluate
 from simplellm.training.plan import plan
 from simplellm.training.trainer import SKIPPED_STEPS_LIMIT, Trainer
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from simplellm.checkpoint import metrics
-from simplellm.checkpoint.metrics import Evaluation, JsonlSink, Sinks, evaluate, window_starts
 from simplellm.config.settings import ModelConfig
+from simplellm.model import scoring
+from simplellm.model.scoring import Evaluation, evaluate, window_starts
 from simplellm.model.transformer import SimpleLLM
 
 T = 32
@@ -48,7 +47,7 @@ def _naive(model: SimpleLLM, ids: np.ndarray, block_size: int) -> tuple[float, f
 def test_evaluating_is_scoring_each_token_once_with_half_a_block_before_it(
     tiny_model: SimpleLLM, monkeypatch: pytest.MonkeyPatch, n_scored: int, rows_per_batch: int
 ) -> None:
-    monkeypatch.setattr(metrics, "TOKENS_PER_EVALUATION_BATCH", rows_per_batch * T)
+    monkeypatch.setattr(scoring, "TOKENS_PER_EVALUATION_BATCH", rows_per_batch * T)
     found, (loss, accuracy) = (
         evaluate(tiny_model, _ids(n_scored), 100),
         _naive(tiny_model, _ids(n_scored), T),
@@ -126,15 +125,3 @@ def test_a_loss_beyond_all_bounds_is_still_json() -> None:
     assert math.isfinite(
         json.loads(json.dumps(Evaluation(1, 1, 1e6, 0.0).to_mapping()))["perplexity"]
     )
-
-
-def test_a_log_is_a_line_for_each_record(tmp_path: Path) -> None:
-    records = [{"kind": "step", "loss": 1.5}, {"kind": "note", "text": "가\n\u2028"}]
-    sink = Sinks(JsonlSink(tmp_path / "a"), JsonlSink(tmp_path / "b"), Sinks())
-    for record in records:
-        sink.write(record)
-    for name in "ab":
-        assert [
-            json.loads(line)
-            for line in (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]
-        ] == records
