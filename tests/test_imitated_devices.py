@@ -52,11 +52,11 @@ TINY = [
     "1",
 ]
 EVERYTHING = [  # with `--architecture modern`
-    "--gradient-accumulation", "2", "--optimizer", "muon", "--ema-decay", "0.9", "--composition", "1", "--consistency", "1",
+    "--gradient-accumulation", "2", "--optimizer", "muon", "--ema-decay", "0.9", "--composition", "1", "--r-drop", "1",
     "--dropout", "0.2", "--bpe-dropout", "0.3", "--token-noise", "0.1", "--label-smoothing", "0.1", "--grad-clip", "0.5",
 ]  # fmt: skip
 PLAIN = [
-    "--dropout", "0", "--bpe-dropout", "0", "--token-noise", "0", "--composition", "0", "--renaming", "0", "--consistency", "0",
+    "--dropout", "0", "--bpe-dropout", "0", "--token-noise", "0", "--composition", "0", "--renaming", "0", "--r-drop", "0",
 ]  # fmt: skip
 QUICK = {  # what takes long, and is not about devices
     "simplellm.app.watch.PREVIEW_TOKENS": 2, "simplellm.app.watch.REPORT_TOKENS": 4,

@@ -23,7 +23,7 @@ import simplellm
 from simplellm.app.console import is_broken_pipe
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.keyboard import typed_ahead_waits
-from simplellm.config.setting import Setting
+from simplellm.config.setting import Setting, current_names, flag_of
 from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
 from simplellm.training.threads import adapted_to_load, set_defaults
@@ -72,7 +72,12 @@ class Parser(argparse.ArgumentParser):
             return ""
         word = unknown[1] or unknown[2]
         known = (
-            [flag for action in self._actions for flag in action.option_strings]
+            [
+                flag
+                for action in self._actions
+                if action.help != argparse.SUPPRESS
+                for flag in action.option_strings
+            ]
             if unknown[1]
             else list(COMMANDS)
         )
@@ -208,18 +213,10 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
             f"unrecognized arguments: {' '.join(unknown)}"
         )
     options = vars(namespace)
-    given = {
-        name: options.pop(name)
-        for name in _names(ModelConfig, TrainConfig)
-        if name in options and name not in COMMON
-    }
+    given = _pop_settings(options, ModelConfig, TrainConfig)
     if options["command"] == "sweep":
         given = {name: _values(name, text) for name, text in given.items()}
-    sampling = {
-        name: options.pop(name)
-        for name in _names(SamplingParams)
-        if name in options and name not in COMMON
-    }
+    sampling = _pop_settings(options, SamplingParams)
     defaults = {
         "checkpoints": "checkpoints",
         "run": None,
@@ -243,6 +240,14 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 COMMON = ("seed",)
+
+
+def _pop_settings(options: dict[str, Any], *configs: Any) -> dict[str, Any]:
+    """Remove from `options` the settings of `configs` that were given; return them by their current names."""
+    settings = [setting for config in configs for setting in config.settings()]
+    names = [name for setting in settings for name in (setting.name, *setting.aliases)]
+    given = {name: options.pop(name) for name in names if name in options and name not in COMMON}
+    return current_names(given, settings)
 
 
 def build_parser() -> Parser:
@@ -439,9 +444,10 @@ def _add_settings(parser: Parser, config: Any, many: bool = False) -> None:
     group = parser.add_argument_group(f"{config.title} settings")
     for setting in config.settings():
         if setting.name not in COMMON:
-            group.add_argument(
-                setting.flag, **({"metavar": "A,B,..."} if many else _flag_options(setting))
-            )
+            flag_options = {"metavar": "A,B,..."} if many else _flag_options(setting)
+            group.add_argument(setting.flag, **flag_options)
+            for alias in setting.aliases:
+                group.add_argument(flag_of(alias), **{**flag_options, "help": argparse.SUPPRESS})
 
 
 def _flag_options(setting: Setting) -> dict[str, Any]:

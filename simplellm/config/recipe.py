@@ -61,13 +61,13 @@ def choose(
     else:
         model = _shape_of(base, chosen.get("dropout", base.dropout), given)
         train = _fine_tuning(train, given)
-    if train.get("consistency") and not model.dropout:
-        if "consistency" in given:
+    if train.get("r_drop") and not model.dropout:
+        if "r_drop" in given:
             raise SettingError(
-                "consistency compares passes with different dropout, got dropout 0",
+                "r_drop compares passes with different dropout, got dropout 0",
                 fix="use --dropout 0.1 or more",
             )
-        train["consistency"] = 0.0
+        train["r_drop"] = 0.0
     if train.get("freeze", 0) > model.n_layer:
         raise SettingError(
             f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}",
@@ -148,7 +148,7 @@ def _small(train_bytes: int) -> dict[str, Any]:
         "vocab_size": 1536,
         "tokens": 1024,
         "dropout": 0.3,
-        "consistency": 2.0,
+        "r_drop": 2.0,
         "bpe_dropout": 0.35,
         "renaming": 0.3,
         "induction": True,

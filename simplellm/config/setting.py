@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -33,6 +33,8 @@ class Setting:
 
     kind: a key of KIND_NAMES. `minimum` and `maximum` are allowed themselves unless `open_minimum`
     or `open_maximum`. `auto` says what None means where None is allowed ("" where it is not).
+    aliases: former names. Flags, configuration files and run.json accept them; help does not
+    list them.
     """
 
     name: str
@@ -45,10 +47,11 @@ class Setting:
     open_maximum: bool = False
     choices: tuple[str, ...] = ()
     auto: str = ""
+    aliases: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return flag_of(self.name)
 
     @property
     def range(self) -> str:
@@ -119,6 +122,11 @@ class Setting:
             value < self.maximum if self.open_maximum else value <= self.maximum
         )
         return value == value and above and below
+
+
+def flag_of(name: str) -> str:
+    """The command-line flag of the setting `name`."""
+    return "--" + name.replace("_", "-")
 
 
 def _number(kind: str, text: str) -> Any:
@@ -221,11 +229,32 @@ class Settings:
     @classmethod
     def from_mapping(cls: type[SelfSettings], values: Mapping[str, Any]) -> SelfSettings:
         """The config of `values`; unknown keys and wrong values raise SettingError."""
+        values = current_names(values, cls.settings())
         reject_unknown_keys(values, [item.name for item in cls.settings()])
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in self.settings()}
+
+
+def current_names(values: Mapping[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
+    """`values` with former names of settings replaced by the current ones, in the same order.
+
+    SettingError where a setting is given by two of its names.
+    """
+    renamed = {alias: item.name for item in settings for alias in item.aliases}
+    current: dict[str, Any] = {}
+    given_as: dict[str, str] = {}
+    for key, value in values.items():
+        name = renamed.get(key, key)
+        if name in current:
+            former = key if key in renamed else given_as[name]
+            raise SettingError(
+                f"{former} is the former name of {name}, got both", fix=f"leave {former} out"
+            )
+        current[name] = value
+        given_as[name] = key
+    return current
 
 
 def reject_unknown_keys(values: Mapping[str, Any], known: list[str], source: str = "") -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simplellm.config.setting import Settings, reject_unknown_keys, setting
+from simplellm.config.setting import Settings, current_names, reject_unknown_keys, setting
 from simplellm.errors import SettingError
 
 if sys.version_info >= (3, 11):
@@ -191,12 +191,13 @@ class TrainConfig(Settings):
         maximum=1,
         open_maximum=True,
     )
-    consistency: float = setting(
+    r_drop: float = setting(
         "float",
         0.0,
-        "R-Drop: weight of how much two passes with different dropout disagree; 0 is one pass",
+        "R-Drop: weight of the divergence between two passes with different dropout; 0 is one pass",
         minimum=0,
         maximum=100,
+        aliases=("consistency",),
     )
     val_fraction: float = setting(
         "float",
@@ -246,8 +247,13 @@ class TrainConfig(Settings):
         "how the rate falls after the warm-up",
         choices=("linear", "cosine", "constant", "wsd", "noam"),
     )
-    min_learning_rate: float = setting(
-        "float", 0.0, "last rate, as a share of the peak", minimum=0, maximum=1
+    min_lr_ratio: float = setting(
+        "float",
+        0.0,
+        "final learning rate, as a share of the peak",
+        minimum=0,
+        maximum=1,
+        aliases=("min_learning_rate",),
     )
     ema_decay: float = setting(
         "float",
@@ -382,14 +388,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key in groups and isinstance(value, dict):
-            reject_unknown_keys(
-                value, [item.name for item in groups[key].settings()], f"[{key}] of {path}"
-            )
+            current = current_names(value, groups[key].settings())
+            reject_unknown_keys(current, list(groups[key].names()), f"[{key}] of {path}")
             flat.update(value)
         else:
             flat[key] = value
-    known = [item.name for config in (ModelConfig, TrainConfig) for item in config.settings()]
-    reject_unknown_keys(flat, known, str(path))
+    flat = current_names(flat, [*ModelConfig.settings(), *TrainConfig.settings()])
+    reject_unknown_keys(flat, [*ModelConfig.names(), *TrainConfig.names()], str(path))
     return flat
 
 

@@ -250,20 +250,20 @@ class SimpleLLM(nn.Module):
         return F.linear(hidden, self.token_embedding.weight)
 
     def loss(
-        self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0, consistency: float = 0.0
+        self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0, r_drop: float = 0.0
     ) -> Tensor:
         """Mean cross entropy in nats per token; `ids` and `targets` are (B, T).
 
-        With `consistency` each block is read twice in one batch, with different dropout, and what the two disagree is
+        With `r_drop` each block is read twice in one batch, with different dropout, and what the two disagree is
         added with this weight.
         """
-        if consistency:
+        if r_drop:
             ids = ids.repeat(2, 1)
         logits = self.logits(dropout(self.hidden(ids), self.config.dropout, self.training)).flatten(
             0, 1
         )
-        if consistency:
-            return consistent_cross_entropy(logits, targets.flatten(), label_smoothing, consistency)
+        if r_drop:
+            return consistent_cross_entropy(logits, targets.flatten(), label_smoothing, r_drop)
         return cross_entropy(logits, targets.flatten(), label_smoothing)
 
     def compile_training(self, wish: bool = True) -> None:

@@ -201,7 +201,7 @@ def _rate_left(trainer: Trainer) -> float:
     """Share of the peak rate that has yet to decay; 0 for a schedule that does not end low."""
     if CONSTANT_SHARE.get(trainer.config.schedule) == 1.0:
         return 0.0
-    return trainer.rate_factor - trainer.config.min_learning_rate
+    return trainer.rate_factor - trainer.config.min_lr_ratio
 
 
 def final_share(trainer: Trainer) -> float:

@@ -272,7 +272,8 @@ def _prepare_resume(
 ) -> tuple[Trainer, dict[str, Any], list[Decision]]:
     """A trainer that stands where the run was, what run.json is to say from now on, and recorded decisions to come."""
     info = run.read_info()
-    sources, model_config, config = recorded(run, info)
+    sources, given_then, model_config, config = recorded(run, info)
+    info = {**info, "given": given_then}
     if texts and absolute(texts) != absolute(sources.texts):
         raise SettingError(
             f"run {run.name} was started on other texts than {', '.join(texts)}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from simplellm.checkpoint.run import Run
+from simplellm.config.setting import current_names
 from simplellm.config.settings import ModelConfig, TrainConfig
 from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.dataset import Prepared
@@ -92,13 +93,19 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def recorded(run: Run, info: Mapping[str, Any]) -> tuple[Sources, ModelConfig, TrainConfig]:
-    """What run.json says the run is made of; CheckpointError when it does not."""
+def recorded(
+    run: Run, info: Mapping[str, Any]
+) -> tuple[Sources, dict[str, Any], ModelConfig, TrainConfig]:
+    """The sources, given settings and configs in run.json, all by current setting names.
+
+    CheckpointError where one of them is missing or wrong.
+    """
     try:
         sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
-        dict(info["given"]), dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
+        dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
         return (
             sources,
+            current_names(info["given"], [*ModelConfig.settings(), *TrainConfig.settings()]),
             ModelConfig.from_mapping(info["model"]),
             TrainConfig.from_mapping(info["training"]),
         )

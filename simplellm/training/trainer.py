@@ -223,7 +223,7 @@ class Trainer:
             devices.seed_dropout(self.device, config.seed, self.step, micro_step, self.world.rank)
             with devices.fast_float32(self.device):
                 with devices.autocast(self.device, self.precision):
-                    loss = self.model.loss(ids, targets, config.label_smoothing, config.consistency)
+                    loss = self.model.loss(ids, targets, config.label_smoothing, config.r_drop)
                     loss = loss / config.gradient_accumulation
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -266,7 +266,7 @@ class Trainer:
             self.decisions,
             warmup_steps(config),
             config.schedule,
-            config.min_learning_rate,
+            config.min_lr_ratio,
         )
 
     # ------------------------------------------------------------------ measure and keep

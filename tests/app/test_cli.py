@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, STORY, TINY_FLAGS, posix_only
 
 from simplellm import __version__
-from simplellm.app.cli import COMMANDS, main
+from simplellm.app.cli import COMMANDS, main, parse
 from simplellm.training import job as training
 
 GENERATE = ["generate", "--prompt", "The judge", "--max-new-tokens", "5"]
@@ -79,6 +79,20 @@ def test_json_has_the_keys_of_the_contract(call, tmp_path):
         "train", str(STORY), "--max-steps", "2", "--json", *TINY_FLAGS, checkpoints=tmp_path
     )
     assert sorted(json.loads(out)) == keys("train") and json.loads(out)["run"] == "the-verdict"
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "bench train"])
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [("--min-learning-rate", "--min-lr-ratio"), ("--consistency", "--r-drop")],
+)
+def test_a_former_flag_works_but_is_not_in_the_help(call, command, former, current):
+    words = command.split()
+    assert parse([*words, former, "0.5"])["given"] == parse([*words, current, "0.5"])["given"]
+    _, out, _ = call(*words, "--help")
+    assert current in out and former not in out
+    code, _, err = call(*words, former, "0.5", current, "0.5")
+    assert code == 2 and "is the former name of" in err and err.count("\n") <= 2
 
 
 def test_flags_stand_before_or_after_the_command(call):

@@ -54,10 +54,10 @@ def test_what_does_not_fit_is_refused():
         choose(0, {"n_embd": 100, "n_head": 3})
 
 
-def test_consistency_needs_dropout():
+def test_r_drop_needs_dropout():
     with pytest.raises(SettingError, match="dropout 0"):
-        choose(10_000, {"dropout": 0.0, "consistency": 1.0})
-    assert choose(10_000, {"dropout": 0.0})[1].consistency == 0
+        choose(10_000, {"dropout": 0.0, "r_drop": 1.0})
+    assert choose(10_000, {"dropout": 0.0})[1].r_drop == 0
 
 
 def test_a_longer_run_gets_a_larger_model_and_more_time_for_each_byte_more_dropout():

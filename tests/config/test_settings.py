@@ -280,6 +280,49 @@ def test_a_toml_file_that_cannot_be_read_is_one_setting_error(tmp_path: Path, na
         read_toml(tmp_path / name)
 
 
+FORMER_NAMES = [
+    pytest.param(config, alias, item, id=alias)
+    for config in CONFIGS
+    for item in config.settings()
+    for alias in item.aliases
+]
+
+
+def test_the_former_names_of_settings_are_these() -> None:
+    former = {alias: item.name for _, alias, item in (case.values for case in FORMER_NAMES)}
+    assert former == {"min_learning_rate": "min_lr_ratio", "consistency": "r_drop"}
+
+
+@pytest.mark.parametrize(("config", "alias", "item"), FORMER_NAMES)
+def test_a_former_name_is_read_as_the_current_one(
+    config: type[Settings], alias: str, item: Setting
+) -> None:
+    assert config.from_mapping({alias: 0.5}) == config.from_mapping({item.name: 0.5})
+    assert alias not in config().to_mapping()
+
+
+@pytest.mark.parametrize(("config", "alias", "item"), FORMER_NAMES)
+def test_a_setting_given_by_both_its_names_is_refused(
+    config: type[Settings], alias: str, item: Setting
+) -> None:
+    for names in ((alias, item.name), (item.name, alias)):
+        with pytest.raises(SettingError, match=f"^{alias} is the former name of {item.name}") as e:
+            config.from_mapping(dict.fromkeys(names, 0.5))
+        assert e.value.fix == f"leave {alias} out"
+
+
+@pytest.mark.parametrize("table", ["", "[training]\n"])
+@pytest.mark.parametrize(("config", "alias", "item"), FORMER_NAMES)
+def test_a_former_name_in_a_toml_file_is_read_as_the_current_one(
+    tmp_path: Path, config: type[Settings], alias: str, item: Setting, table: str
+) -> None:
+    assert read_toml(_toml(tmp_path, f"{table}{alias} = 0.5")) == {item.name: 0.5}
+    with pytest.raises(SettingError, match=f"^{alias} is the former name of {item.name}"):
+        read_toml(_toml(tmp_path, f"{table}{alias} = 0.5\n{item.name} = 0.5"))
+    with pytest.raises(SettingError, match=f"^{alias} is the former name of {item.name}"):
+        read_toml(_toml(tmp_path, f"{alias} = 0.5\n[training]\n{item.name} = 0.5"))
+
+
 def test_settings_do_not_know_torch() -> None:
     code = "import sys, simplellm.config.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ from simplellm.training.trainer import Result
 TINY = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,
     "log_interval": 1, "precision": "float32", "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "bpe_dropout": 0.0,
-    "gradient_accumulation": 2, "compile": "off", "patience": 0, "max_epochs": None, "consistency": 0.0, "composition": 0.0,
+    "gradient_accumulation": 2, "compile": "off", "patience": 0, "max_epochs": None, "r_drop": 0.0, "composition": 0.0,
 }  # fmt: skip
 TEXT = "The judge looked at the baker, and the baker looked at the lamp. " * 40
 STEPS, INTERVAL = 12, 3

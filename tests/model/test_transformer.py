@@ -216,7 +216,7 @@ def test_matrices_are_all_matrices_of_the_blocks_with_their_rows(tiny_model: Sim
     assert all(sum(matrix.rows) == named[name].shape[0] for name, matrix in matrices.items())
 
 
-def test_consistency_adds_what_two_passes_with_different_dropout_disagree():
+def test_r_drop_adds_what_two_passes_with_different_dropout_disagree():
     config = ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=300, dropout=0.5)
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_consistency_adds_what_two_passes_with_different_dropout_disagree():
 
     def loss(weight: float) -> float:
         torch.manual_seed(3)
-        return float(model.loss(ids, targets, consistency=weight).detach())
+        return float(model.loss(ids, targets, r_drop=weight).detach())
 
     assert loss(2.0) - loss(1.0) == pytest.approx(loss(3.0) - loss(2.0), rel=1e-3)
     assert loss(2.0) - loss(1.0) > 1e-3

@@ -77,6 +77,24 @@ def assert_resume_is_exact(
         assert (digests(run), losses(run)) == (digests(whole), losses(whole)), f"resumed at {k}"
 
 
+def test_a_run_recorded_with_former_setting_names_resumes(tmp_path):
+    settings = {"max_steps": 4, "r_drop": 0.5, "dropout": 0.2, "min_lr_ratio": 0.1}
+    train(tmp_path, "whole", **settings)
+    train(tmp_path, "cut", stop_after=2, **settings)
+    run = Run(tmp_path / "cut")
+    info = run.read_info()
+    for group in ("given", "training"):
+        values = info[group]
+        values["consistency"] = values.pop("r_drop")
+        values["min_learning_rate"] = values.pop("min_lr_ratio")
+    run.write_info(info)
+    with pytest.raises(SettingError, match="r_drop 0.5, got 0.4"):
+        resume(run, {"r_drop": 0.4}, training_context(tmp_path))
+    resume(run, settings, training_context(tmp_path))
+    assert digests(run) == digests(Run(tmp_path / "whole"))
+    assert "min_lr_ratio" in run.read_info()["training"]
+
+
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     assert_resume_is_exact(tmp_path, 12, [1, 4, 5, 11])
 

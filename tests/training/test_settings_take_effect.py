@@ -85,7 +85,7 @@ def test_the_rates_in_the_log_follow_the_schedule(folder, schedule):
         max_steps=12,
         warmup_steps=2,
         learning_rate=1e-3,
-        min_learning_rate=0.1,
+        min_lr_ratio=0.1,
     )
     rates = [record["learning_rate"] for record in log(folder, result)]
     plan = [Decision(0, 12, 12)]
@@ -198,7 +198,7 @@ def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatc
 @pytest.mark.parametrize(
     "given",
     [
-        {"architecture": "modern", "n_kv_head": 1, "consistency": 1.0, "block_size": 160},
+        {"architecture": "modern", "n_kv_head": 1, "r_drop": 1.0, "block_size": 160},
         {"architecture": "gpt2", "gradient_checkpointing": True, "freeze": 1},
     ],
 )
