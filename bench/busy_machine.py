@@ -39,7 +39,8 @@ from simplellm.training.threads import adapted_to_load, set_defaults
 set_defaults(os.environ)
 import torch
 from simplellm import device as devices
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.training import TrainConfig
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.optimizer import Optimizer
 cpu, precision = torch.device("cpu"), sys.argv[1]

@@ -20,7 +20,7 @@ import torch  # noqa: E402
 
 from simplellm.app.cli import main  # noqa: E402
 from simplellm.checkpoint.run import find_checkpoint, load_model  # noqa: E402
-from simplellm.config.settings import ModelConfig  # noqa: E402
+from simplellm.config.model import ModelConfig  # noqa: E402
 from simplellm.data.tokenizer import Tokenizer  # noqa: E402
 from simplellm.model.transformer import SimpleLLM  # noqa: E402
 

@@ -33,12 +33,12 @@ LIBRARIES = {  # third-party library -> the modules or packages that may import 
     "torch": COMPUTING, "numpy": COMPUTING,
     "torch.distributed": ("training.distributed",), "torch.utils.tensorboard": ("training.tracking",),
     "tiktoken": ("data.tokenizer",), "rustbpe": ("data.tokenizer",), "regex": ("data.tokenizer",),
-    "safetensors": ("checkpoint.run",), "wandb": ("training.tracking",), "tomli": ("config.settings",),
+    "safetensors": ("checkpoint.run",), "wandb": ("training.tracking",), "tomli": ("config.toml",),
     "rich": ("app.render",), "prompt_toolkit": ("app.chat",), "transformers": ("evaluation.benchmark",),
 }  # fmt: skip
 STANDARD_DOORS = {
     "argparse": ("app.cli",),
-    "tomllib": ("config.settings",),
+    "tomllib": ("config.toml",),
 }  # parts of the standard library, likewise
 HARDWARE = ("torch.cuda", "torch.backends", "torch.mps")
 HARDWARE_ROOMS = {"device": HARDWARE, "training.distributed": ("torch.cuda.set_device",)}

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from simplellm.app.commands.registry import COMMANDS
-from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -23,7 +23,8 @@ from simplellm.app.session import Opened, Session
 from simplellm.app.shades import summary_of
 from simplellm.checkpoint import run as checkpoints
 from simplellm.checkpoint.run import Run
-from simplellm.config.settings import SamplingParams, read_toml
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.toml import read_toml
 from simplellm.data.corpus import STDIN_NAME, read_corpus
 from simplellm.data.dataset import encode_document
 from simplellm.device import describe, fast_float32

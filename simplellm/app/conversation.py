@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from simplellm.app.preferences import OWNER_ONLY, make_private
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SimpleLLMError, TextError
 from simplellm.storage.files import replace_file
 

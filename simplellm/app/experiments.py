@@ -25,9 +25,11 @@ from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
 from simplellm.checkpoint import run as checkpoints
+from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
+from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
-from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.device import choose_precision, has_fast_bf16
 from simplellm.errors import SettingError
 from simplellm.evaluation.benchmark import Benchmark, bench_generate, bench_train

@@ -16,7 +16,7 @@ from typing import Any
 
 from simplellm.app.conversation import Journal, Turn, load, save
 from simplellm.app.preferences import SWITCHES, Preferences
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SettingError
 from simplellm.inference.beams import reply_to

@@ -13,7 +13,7 @@ import torch
 from simplellm.app.render import Screen, TrainingProgress
 from simplellm.checkpoint.run import Run, load_model
 from simplellm.checkpoint.run_log import read_log
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.dataset import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError

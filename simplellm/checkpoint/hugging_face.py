@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.model.transformer import NORM_EPSILON, ROPE_BASE
 

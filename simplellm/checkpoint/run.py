@@ -37,7 +37,7 @@ from simplellm.checkpoint.hugging_face import (
 from simplellm.checkpoint.pointers import STEP_NAME
 from simplellm.checkpoint.pointers import step_name as step_name
 from simplellm.checkpoint.pointers import step_of as step_of
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.model.transformer import SimpleLLM

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from simplellm.config.model import ModelConfig
 from simplellm.config.setting import Setting
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
 DEFAULT_BUDGET_SECONDS = 60.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -230,7 +230,7 @@ class Settings:
     def from_mapping(cls: type[SelfSettings], values: Mapping[str, Any]) -> SelfSettings:
         """The config of `values`; unknown keys and wrong values raise SettingError."""
         values = current_names(values, cls.settings())
-        reject_unknown_keys(values, [item.name for item in cls.settings()])
+        reject_unknown_keys(values, cls.names())
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def current_names(values: Mapping[str, Any], settings: Iterable[Setting]) -> dic
     return current
 
 
-def reject_unknown_keys(values: Mapping[str, Any], known: list[str], source: str = "") -> None:
+def reject_unknown_keys(values: Mapping[str, Any], known: Sequence[str], source: str = "") -> None:
     """Raise SettingError that names the first key of `values` that is no setting, with the nearest that is."""
     import difflib
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import END_OF_TEXT, TextStream, Tokenizer
 from simplellm.device import failures_reported
 from simplellm.inference.sampler import (

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from simplellm import device as devices
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SettingError
 from simplellm.inference.quantize import quantize

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.device import failures_reported
 from simplellm.inference.sampler import Piece, Reply, Sampler
 from simplellm.model.transformer import KVCache

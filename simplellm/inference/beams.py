@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import TextStream
 from simplellm.errors import SamplingError
 from simplellm.inference.batch import Texts

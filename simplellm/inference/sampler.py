@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import TextStream, Tokenizer
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError

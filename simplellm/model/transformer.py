@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.model.kernels import (
     causal_attention,
     consistent_cross_entropy,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from simplellm.config.settings import TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.errors import CheckpointError
 from simplellm.training.distributed import any_of, from_main
 from simplellm.training.schedule import CONSTANT_SHARE, Decision

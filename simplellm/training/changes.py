@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from simplellm.checkpoint.hugging_face import to_hub_config
+from simplellm.config.model import ModelConfig
 from simplellm.config.setting import show
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import Corpus
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError

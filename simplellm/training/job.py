@@ -19,8 +19,9 @@ from simplellm.checkpoint import run as checkpoints
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import JsonlSink, Sinks, cut_log
+from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import STDIN_NAME, Corpus
 from simplellm.data.dataset import Prepared, TextDataset, prepare
 from simplellm.data.segmentation import Segmenter

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from simplellm.config.settings import TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.model.transformer import Matrix, SimpleLLM
 
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"

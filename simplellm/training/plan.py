@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from simplellm import device as devices
 from simplellm.checkpoint.run import seconds_to_save
-from simplellm.config.settings import TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 from simplellm.training.budget import (
     EVALUATION_TIME_SHARE,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from simplellm.checkpoint.run import Run
+from simplellm.config.model import ModelConfig
 from simplellm.config.setting import current_names
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.dataset import Prepared
 from simplellm.device import describe

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from simplellm.config.settings import TrainConfig
+from simplellm.config.training import TrainConfig
 
 WARMUP_SHARE = 0.02  # of the steps, where warmup_steps is not given (guess)
 WSD_DECAY_SHARE = 0.4  # last share of the steps in which wsd decays (measured; MiniCPM, 2024: 10-20% of far longer runs)

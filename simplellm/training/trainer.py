@@ -19,7 +19,8 @@ from simplellm import device as devices
 from simplellm.checkpoint.pointers import best_by
 from simplellm.checkpoint.run import Run, TrainingState, load_model, step_name, step_of
 from simplellm.checkpoint.run_log import Sink, Sinks
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.training import TrainConfig
 from simplellm.data.dataset import Prepared, TextDataset
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.model.induction import plant_induction_heads

@@ -29,7 +29,7 @@ from simplellm.app.conversation import Journal, Turn, load, resume
 from simplellm.app.render import Screen
 from simplellm.app.session import Session
 from simplellm.checkpoint.run import Run, load_model
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SamplingError
 from simplellm.inference.sampler import Sampler
 

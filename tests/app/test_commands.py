@@ -17,7 +17,7 @@ from simplellm.app.commands.registry import COMMANDS, completions, dispatch, fin
 from simplellm.app.conversation import Journal, Turn
 from simplellm.app.session import Answer, Opened, Session
 from simplellm.checkpoint.run import Run, load_model
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
 from simplellm.inference.sampler import Sampler
 

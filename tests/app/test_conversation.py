@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from simplellm.app import conversation
 from simplellm.app.conversation import Journal, Turn, conversations, load, resume, save
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.errors import TextError
 
 RUN = Path("/nowhere/tiny")

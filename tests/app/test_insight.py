@@ -20,7 +20,7 @@ from simplellm.app.commands.registry import dispatch
 from simplellm.app.session import Session
 from simplellm.app.shades import Bars, Columns, Tokens
 from simplellm.checkpoint.run import Run, load_model
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention
 from simplellm.inference.batch import ReplyBatch, in_context

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app.preferences import Preferences, state_folder
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 
 BROKEN = [
     b"", b"{", b"[]", b"null", b'{"runs": 5}', b'{"version": 1}', b"\xff\xfe", b"[" * 100_000,

@@ -259,7 +259,7 @@ def test_joined_emoji_come_through_whole(chat: Terminal) -> None:
 def test_slash_opens_a_menu_of_commands_with_help(chat: Terminal) -> None:
     chat.press("/to")
     chat.see("/tokenize")
-    assert "longest reply" in chat.text  # of /tokens
+    assert "maximum length of a reply" in chat.text  # of /tokens
     chat.press(Key.TAB + Key.ENTER)
     chat.see("max_new_tokens 100000")
     chat.ready()

@@ -15,7 +15,7 @@ from simplellm.checkpoint.hugging_face import (
     to_hub_config,
     to_hub_state,
 )
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose, recipe
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
 GIVEN = st.fixed_dictionaries(

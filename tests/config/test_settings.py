@@ -7,15 +7,16 @@ import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, Settings, show
-from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig, read_toml
+from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
 CONFIGS = [ModelConfig, TrainConfig, SamplingParams]
@@ -236,50 +237,6 @@ def test_fields_that_do_not_fit_together_are_named(values: dict[str, Any], what:
         ModelConfig(**values)
 
 
-def _toml(folder: Path, content: str | bytes) -> Path:
-    path = folder / "settings.toml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def test_tables_of_a_toml_file_only_group(tmp_path: Path) -> None:
-    flat = read_toml(_toml(tmp_path, "n_layer = 2\nseed = 3"))
-    assert (
-        read_toml(_toml(tmp_path, "[model]\nn_layer = 2\n[training]\nseed = 3"))
-        == flat
-        == {"n_layer": 2, "seed": 3}
-    )
-
-
-@pytest.mark.parametrize("content", ["n_layr = 3", "[model]\nn_layr = 3"])
-def test_an_unknown_toml_key_is_refused_with_the_nearest(tmp_path: Path, content: str) -> None:
-    path = _toml(tmp_path, content)
-    with pytest.raises(SettingError, match="no setting is called 'n_layr'") as caught:
-        read_toml(path)
-    assert caught.value.fix == "did you mean n_layer?" and str(path) in str(caught.value)
-
-
-def test_a_toml_key_belongs_to_its_table(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"'n_layer' in \[training\]"):
-        read_toml(_toml(tmp_path, "[training]\nn_layer = 3"))
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["n_layer =", "= 3", b"\xff", "[model", "a = " + "[" * 100_000],
-    ids=["no value", "no key", "not UTF-8", "open table", "deep"],
-)
-def test_what_is_not_toml_is_one_setting_error(tmp_path: Path, content: str | bytes) -> None:
-    with pytest.raises(SettingError, match="is not TOML"):
-        read_toml(_toml(tmp_path, content))
-
-
-@pytest.mark.parametrize("name", ["missing.toml", "."])
-def test_a_toml_file_that_cannot_be_read_is_one_setting_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match="^cannot read "):
-        read_toml(tmp_path / name)
-
-
 FORMER_NAMES = [
     pytest.param(config, alias, item, id=alias)
     for config in CONFIGS
@@ -311,18 +268,7 @@ def test_a_setting_given_by_both_its_names_is_refused(
         assert e.value.fix == f"leave {alias} out"
 
 
-@pytest.mark.parametrize("table", ["", "[training]\n"])
-@pytest.mark.parametrize(("config", "alias", "item"), FORMER_NAMES)
-def test_a_former_name_in_a_toml_file_is_read_as_the_current_one(
-    tmp_path: Path, config: type[Settings], alias: str, item: Setting, table: str
-) -> None:
-    assert read_toml(_toml(tmp_path, f"{table}{alias} = 0.5")) == {item.name: 0.5}
-    with pytest.raises(SettingError, match=f"^{alias} is the former name of {item.name}"):
-        read_toml(_toml(tmp_path, f"{table}{alias} = 0.5\n{item.name} = 0.5"))
-    with pytest.raises(SettingError, match=f"^{alias} is the former name of {item.name}"):
-        read_toml(_toml(tmp_path, f"{alias} = 0.5\n[training]\n{item.name} = 0.5"))
-
-
-def test_settings_do_not_know_torch() -> None:
-    code = "import sys, simplellm.config.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+def test_settings_do_not_import_torch_or_numpy() -> None:
+    modules = "simplellm.config.model, simplellm.config.sampling, simplellm.config.toml"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
 from simplellm.checkpoint.run import Run, load_model
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.evaluation.analyze import attention, candidates, characters, thoughts, token_text
 from simplellm.inference.sampler import Sampler, distribution

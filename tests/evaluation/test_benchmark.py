@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from simplellm.app.cli import main
-from simplellm.config.settings import ModelConfig, SamplingParams, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.training import TrainConfig
 from simplellm.evaluation import benchmark as bench
 
 CPU = torch.device("cpu")

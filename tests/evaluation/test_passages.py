@@ -24,7 +24,7 @@ from simplellm.app.commands.command import Lines
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.conversation import Turn
 from simplellm.app.session import Session
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.evaluation import passages

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.config.settings import ModelConfig, SamplingParams
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.inference.batch import ReplyBatch, Texts
 from simplellm.inference.sampler import Reply, Sampler

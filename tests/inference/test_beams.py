@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.config.settings import ModelConfig, SamplingParams
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SamplingError, SettingError
 from simplellm.inference.beams import Beam, BeamReply, beam_search, reply_to

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.inference.decoder import LARGEST_SAFE_SCORE, Decoder
 from simplellm.model.transformer import KVCache, SimpleLLM
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_decoder import random_model, read_all
 
 from simplellm.app.cli import main
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.inference.quantize import Int8Linear, quantize
 from simplellm.inference.sampler import Sampler
 from simplellm.model.scoring import evaluate

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.config.settings import ModelConfig, SamplingParams
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SamplingError
 from simplellm.inference.sampler import PENALTY_WINDOW, Sampler, StopGate, distribution, draw

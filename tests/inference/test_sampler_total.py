@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sampler import BYTES, byte_model
 
-from simplellm.config.settings import SamplingParams
+from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SamplingError
 from simplellm.inference.sampler import PENALTY_WINDOW, Sampler, distribution, draw
 

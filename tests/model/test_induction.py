@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.training import TrainConfig
 from simplellm.device import grad_scaler
 from simplellm.model.induction import plant_induction_heads
 from simplellm.model.transformer import SimpleLLM

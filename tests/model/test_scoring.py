@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.model import scoring
 from simplellm.model.scoring import Evaluation, evaluate, window_starts
 from simplellm.model.transformer import SimpleLLM

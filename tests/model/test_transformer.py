@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.config.settings import ModelConfig
+from simplellm.config.model import ModelConfig
 from simplellm.model.transformer import KVCache, SimpleLLM
 
 law = settings(

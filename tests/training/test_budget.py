@@ -16,7 +16,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from simplellm.config.settings import TrainConfig
+from simplellm.config.training import TrainConfig
 from simplellm.training.budget import BudgetController, eval_interval
 from simplellm.training.clock import Clock, Heartbeat
 from simplellm.training.distributed import World

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sinks
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import grad_scaler
 from simplellm.model.transformer import SimpleLLM

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.training import TrainConfig
 from simplellm.device import grad_scaler
 from simplellm.model.transformer import Matrix, SimpleLLM
 from simplellm.training.optimizer import (

@@ -12,7 +12,8 @@ from conftest import STORY
 
 from simplellm import device as devices
 from simplellm.checkpoint.run import Run, load_model
-from simplellm.config.settings import ModelConfig, TrainConfig
+from simplellm.config.model import ModelConfig
+from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import read_corpus
 from simplellm.data.dataset import Prepared, TextDataset, prepare
 from simplellm.errors import TrainingError

@@ -10,8 +10,8 @@ from pathlib import Path
 from simplellm.app.commands.command import Command, Lines, Shown
 from simplellm.app.session import Session
 from simplellm.app.shades import Bar, Bars, Columns, Mark, Tokens, marks_of, percent, summary_of
+from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
-from simplellm.config.settings import SamplingParams
 from simplellm.data.corpus import STDIN_NAME
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention, candidates, characters, token_text

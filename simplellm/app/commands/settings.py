@@ -6,8 +6,8 @@ import difflib
 
 from simplellm.app.commands.command import Command, Lines, Rows, Shown
 from simplellm.app.session import Session
+from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
-from simplellm.config.settings import SamplingParams
 from simplellm.errors import SettingError
 
 
