@@ -1,19 +1,26 @@
-"""What the tests share: tiny models, tiny runs, and the folder of real texts."""
+"""Fixtures and settings that all tests share.
+
+A run of whole folders uses one worker process per core (pytest-xdist). A run of single files, of
+the slow tests (`-m slow`) or with `-n 0` uses one process.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from filelock import FileLock
 
 from simplellm.training.threads import SHORT_SPIN, set_defaults
 
-os.environ.setdefault(
-    "GOMP_SPINCOUNT", SHORT_SPIN
-)  # tests run beside each other and beside other programs
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers already use all cores
+os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)  # tests share the machine with other programs
 set_defaults(os.environ)  # before torch is imported, as the command line does
 
 import torch  # noqa: E402
@@ -24,19 +31,90 @@ from simplellm.config.model import ModelConfig  # noqa: E402
 from simplellm.data.tokenizer import Tokenizer  # noqa: E402
 from simplellm.model.transformer import SimpleLLM  # noqa: E402
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell starts what runs in its background without
+# A shell that starts a job in the background sets SIGINT to be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Examples have no time limit: other workers and other programs slow them down.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "the-verdict.txt"
 SHARED_DATA = Path(os.environ.get("SIMPLELLM_TEST_DATA", ROOT.parent / "shared" / "data"))
+MAX_WORKERS = 8  # each needs about 0.5 GB of memory
+COUNT = "count"  # name of the user property that `report_count` sets
 posix_only = pytest.mark.skipif(
     os.name != "posix", reason="needs POSIX: modes, links, pipes or signals between processes"
 )
 TINY_FLAGS = [
-    "--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size", "384",
-    "--batch-size", "8", "--device", "cpu", "--precision", "float32",
+    "--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "32",
+    "--vocab-size", "384", "--batch-size", "8", "--device", "cpu", "--precision", "float32",
 ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- parallel runs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Choose the number of workers where the command line does not."""
+    option = config.option
+    if is_worker(config) or getattr(option, "numprocesses", "no plugin") is not None:
+        return
+    names_a_file = any(not os.path.isdir(argument) for argument in config.args)
+    if names_a_file or option.markexpr == "slow" or option.collectonly:
+        return
+    option.numprocesses = "auto"
+    option.maxprocesses = option.maxprocesses or MAX_WORKERS
+    # Contiguous halves keep the fixtures of a module in one worker; an idle worker takes over tests.
+    option.dist = "worksteal"
+
+
+def is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def built_once(request: pytest.FixtureRequest, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder filled by `build(folder)` in the first worker that asks; others wait for it.
+
+    The content is shared by all workers: tests must not change it.
+    """
+    base = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    folder = (base.parent if is_worker(request.config) else base) / name
+    is_built = folder.with_name(f"{name}.built")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not is_built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            is_built.touch()
+    return folder
+
+
+# ---------------------------------------------------------------- counts of the fault tests
+
+
+@pytest.fixture
+def report_count(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """`report_count(line)` prints a line about what was tried in the summary of the run."""
+    return lambda line: record_property(COUNT, line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if getattr(report, "when", "") == "call"
+    ]
+    lines = [value for report in reports for name, value in report.user_properties if name == COUNT]
+    if lines:
+        terminalreporter.section("what was tried")
+        for line in lines:
+            terminalreporter.write_line(str(line))
+
+
+# ---------------------------------------------------------------- fixtures
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +129,7 @@ def tokenizer(story: str) -> Tokenizer:
 
 @pytest.fixture(params=["modern", "gpt2"])
 def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
-    """Both architectures, 2 layers of 32, with random weights large enough that logits differ."""
+    """Both architectures, 2 layers of width 32, random weights large enough that logits differ."""
     shape = {"n_kv_head": 2} if request.param == "modern" else {}
     config = ModelConfig(
         architecture=request.param,
@@ -65,37 +143,39 @@ def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1)).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(1.5).add_(
-                torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)), alpha=0.05
-            )
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+            weight.mul_(1.5).add_(noise, alpha=0.05)
     return model
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoints folder with one run, `tiny`, trained for 30 steps on the story."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    code = main(["train", str(STORY), "--name", "tiny", "--max-steps", "30", "--eval-interval", "10",
-                 "--checkpoints", str(folder), *TINY_FLAGS])  # fmt: skip
-    assert code == 0
-    return folder
+
+    def train(folder: Path) -> None:
+        code = main(["train", str(STORY), "--name", "tiny", "--max-steps", "30",
+                     "--eval-interval", "10", "--checkpoints", str(folder), *TINY_FLAGS])  # fmt: skip
+        assert code == 0
+
+    shared = built_once(request, "trained", train)
+    return shutil.copytree(shared, tmp_path_factory.mktemp("checkpoints") / "runs")
 
 
 @pytest.fixture
 def trained_model(trained: Path) -> tuple[SimpleLLM, Tokenizer]:
-    """The model of that run and its tokenizer, loaded anew: a test may change it."""
+    """The model of that run and its tokenizer, loaded for each test: a test may change them."""
     return load_model(find_checkpoint("tiny", trained, print), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of runs for the tests of a file, so that a text is prepared once."""
+    """A folder of runs shared by the tests of a file, so that a text is prepared once."""
     return tmp_path_factory.mktemp("checkpoints")
 
 
 @pytest.fixture(scope="module")
 def quick_probe() -> Iterator[None]:
-    """The machine's speed, which decides the recipe, is that of the trials; measuring it takes a while."""
+    """Skips the speed probe: the recipe assumes the speed of the reference machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
         yield
@@ -103,7 +183,7 @@ def quick_probe() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real texts; tests that need it are skipped, loudly, where it is not there."""
+    """The folder of real texts; tests that need it skip with a message where it is missing."""
     if not SHARED_DATA.is_dir():
         pytest.skip(
             f"no test data in {SHARED_DATA}: set SIMPLELLM_TEST_DATA to the folder that has it"

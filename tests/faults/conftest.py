@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from faults.tiny import digest, text_in, train
-
-COUNTS: list[str] = []
-
-
-@pytest.fixture
-def tell() -> Callable[[str], None]:
-    """Says what was tried and found, now and in the summary of the tests."""
-
-    def tell(line: str) -> None:
-        print(line)  # noqa: T201
-        COUNTS.append(line)
-
-    return tell
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,13 +42,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
         return digest(Path(train(folder / "checkpoints").path).parent / "step-000012")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if COUNTS:
-        terminalreporter.section("what was tried")
-        for line in COUNTS:
-            terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

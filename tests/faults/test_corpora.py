@@ -110,7 +110,7 @@ def test_the_encoding_that_is_to_be_passed_works(attempt, tmp_path, encoding):
 
 
 @pytest.mark.slow
-def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, tell):
+def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, report_count):
     """Exactly one block, one token less and one more among them."""
     codes = []
     lengths = [*range(1, 120, 7), 150, 200, 300]
@@ -122,7 +122,7 @@ def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, tell):
         if code == TRAINS:
             shutil.rmtree(tmp_path / "checkpoints")
     assert codes == sorted(codes, reverse=True) and {*codes} == {TRAINS, REFUSED}
-    tell(
+    report_count(
         f"{len(FILES) + len(lengths) + len(PLACES)} corpora: each trained on or refused in one line"
     )
 

@@ -93,17 +93,17 @@ def damage_all(checkpoints: Path, count: int) -> int:
     return tried
 
 
-def test_a_damaged_bit_or_length_is_found(copy, tell):
+def test_a_damaged_bit_or_length_is_found(copy, report_count):
     tried = damage_all(copy, 8)
-    tell(
+    report_count(
         f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used"
     )
 
 
 @pytest.mark.slow
-def test_any_damaged_bit_or_length_is_found(copy, tell):
+def test_any_damaged_bit_or_length_is_found(copy, report_count):
     tried = damage_all(copy, 400)
-    tell(
+    report_count(
         f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used"
     )
 

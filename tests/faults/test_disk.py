@@ -116,7 +116,7 @@ def events_of_a_save(folder: Path, parts: Parts) -> int:
     return len(disk.events)
 
 
-def test_whatever_fails_in_a_save_the_old_state_is_whole(checkpoints, parts, tell):
+def test_whatever_fails_in_a_save_the_old_state_is_whole(checkpoints, parts, report_count):
     n_events, refused = events_of_a_save(checkpoints, parts), 0
     for number in ERRORS:
         for at in range(n_events):
@@ -132,7 +132,7 @@ def test_whatever_fails_in_a_save_the_old_state_is_whole(checkpoints, parts, tel
             assert save(run, 4, parts) == run.last() == run.best()
             shutil.rmtree(run.path)
     assert refused > 0.8 * n_events * len(ERRORS)  # only letting go of an old checkpoint may wait
-    tell(
+    report_count(
         f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: 0 lost, 0 files left behind"
     )
 
@@ -209,24 +209,28 @@ def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
     shutil.rmtree(checkpoints)
 
 
-def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, tell):
+def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, report_count):
     n_events = n_events_of_training(checkpoints)
     places = range(0, n_events, 24)
     for at in places:
         fail_one(checkpoints, at, ERRORS[at % len(ERRORS)], undisturbed)
-    tell(
+    report_count(
         f"{len(places)} failures of the disk while training: {len(places)} trainings came to the same weights"
     )
 
 
 @pytest.mark.slow
-def test_a_failure_anywhere_does_not_end_a_training_at_any_place(checkpoints, undisturbed, tell):
+def test_a_failure_anywhere_does_not_end_a_training_at_any_place(
+    checkpoints, undisturbed, report_count
+):
     n_events = n_events_of_training(checkpoints)
     for number in ERRORS:
         for at in range(n_events):
             fail_one(checkpoints, at, number, undisturbed)
     count = n_events * len(ERRORS)
-    tell(f"{count} failures of the disk while training: {count} trainings came to the same weights")
+    report_count(
+        f"{count} failures of the disk while training: {count} trainings came to the same weights"
+    )
 
 
 def failing_saves(n_failures: float) -> Callable[[Event], None]:
@@ -394,7 +398,9 @@ def test_a_run_folder_that_another_training_took_meanwhile_is_left_to_it(checkpo
 # ---------------------------------------------------------------- retention
 
 
-def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(checkpoints, parts, tell):
+def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(
+    checkpoints, parts, report_count
+):
     """Bits flip in a fifth of the checkpoints; what retention lets go, after a save or when asked, is never needed."""
     generator = torch.Generator().manual_seed(0)
     run, other = Run(checkpoints / "run"), Run(checkpoints / "other")
@@ -417,6 +423,6 @@ def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(checkpoint
     for folder in run.step_folders():
         (folder / "config.json").write_text("{}")
     assert run.superfluous() == {}, "nothing goes where nothing is whole"
-    tell(
+    report_count(
         "40 saves, a fifth of them damaged: retention kept the best and the last whole ones, and all of another run"
     )

@@ -28,19 +28,19 @@ CPU = torch.device("cpu")
 HEADERS = dict(headers())
 
 
-def be_hostile(tell: Callable[[str], None], *options: str) -> None:
+def be_hostile(report_count: Callable[[str], None], *options: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "faults.hostile", *options], cwd=TESTS, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     for line in done.stdout.splitlines():
-        tell(line)
+        report_count(line)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_many_hostile_files_are_refused_or_harmless(tell):
-    be_hostile(tell)
+def test_many_hostile_files_are_refused_or_harmless(report_count):
+    be_hostile(report_count)
 
 
 @pytest.mark.parametrize("what", HEADERS)

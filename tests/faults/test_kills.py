@@ -27,30 +27,30 @@ TESTS = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
-def kill(tell: Callable[[str], None], *options: str) -> None:
+def kill(report_count: Callable[[str], None], *options: str) -> None:
     """Runs the harness in a process of its own: one that has imported torch and done nothing else."""
     done = subprocess.run(
         [sys.executable, "-m", "faults.kills", *options], cwd=TESTS, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     for line in done.stdout.splitlines():
-        tell(line)
+        report_count(line)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_200_kills_at_random_times_cost_nothing(tell):
-    kill(tell, "--random", "200")
+def test_200_kills_at_random_times_cost_nothing(report_count):
+    kill(report_count, "--random", "200")
 
 
 @pytest.mark.slow
-def test_10_kills_at_each_point_of_a_save_cost_nothing(tell):
-    kill(tell, "--each", "10")
+def test_10_kills_at_each_point_of_a_save_cost_nothing(report_count):
+    kill(report_count, "--each", "10")
 
 
 @pytest.mark.slow
-def test_signals_at_random_times_end_a_training_cleanly(tell):
-    kill(tell, "--signals", "60")
+def test_signals_at_random_times_end_a_training_cleanly(report_count):
+    kill(report_count, "--signals", "60")
 
 
 # ---------------------------------------------------------------- signals

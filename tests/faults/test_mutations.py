@@ -19,7 +19,9 @@ def test_each_safeguard_stands_where_it_is_said_to(mutation):
 
 
 @pytest.mark.slow
-def test_without_any_one_safeguard_a_test_turns_red(tmp_path: Path, tell: Callable[[str], None]):
+def test_without_any_one_safeguard_a_test_turns_red(
+    tmp_path: Path, report_count: Callable[[str], None]
+):
     project = copy_of_the_project(tmp_path)
     assert (
         run_tests(
@@ -28,5 +30,5 @@ def test_without_any_one_safeguard_a_test_turns_red(tmp_path: Path, tell: Callab
         == 0
     )
     unnoticed = [mutation.safeguard for mutation in MUTATIONS if not is_missed(mutation, project)]
-    tell(f"{len(MUTATIONS)} safeguards taken out: {len(unnoticed)} unnoticed")
+    report_count(f"{len(MUTATIONS)} safeguards taken out: {len(unnoticed)} unnoticed")
     assert unnoticed == []
