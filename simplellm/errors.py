@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Notice = Callable[[str], None]  # shows one line of text to the user
+
 
 class SimpleLLMError(Exception):
     """A mistake or a failure that can be told in one or two lines.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import io
 import os
 import re
@@ -26,6 +25,7 @@ from simplellm.app.keyboard import typed_ahead_waits
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, current_names, flag_of
+from simplellm.config.suggest import did_you_mean
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
 from simplellm.training.threads import adapted_to_load, set_defaults
@@ -83,8 +83,7 @@ class Parser(argparse.ArgumentParser):
             if unknown[1]
             else list(COMMANDS)
         )
-        near = difflib.get_close_matches(word, known, n=1)
-        return f"did you mean {near[0]}?" if near else ""
+        return did_you_mean(word, known, otherwise="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,14 +14,14 @@ import glob
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from simplellm.app.preferences import OWNER_ONLY, make_private
 from simplellm.config.sampling import SamplingParams
-from simplellm.errors import SimpleLLMError, TextError
+from simplellm.errors import Notice, SimpleLLMError, TextError
 from simplellm.storage.files import replace_file
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ STOP_REASONS = ("interrupted", "length", "stop", "end_of_text")
 MOST_BYTES = 200_000_000  # of a conversation that is read: some paste books
 MOST_HEADER_BYTES = 100_000
 MOST_NAME = 60  # characters of the run's name in that of a file
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)

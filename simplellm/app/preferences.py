@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from simplellm.config.sampling import SamplingParams
-from simplellm.errors import SettingError
+from simplellm.errors import Notice, SettingError
 from simplellm.storage.files import replace_file
 
 VERSION = 1
 OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
 MOST_BYTES = 10_000_000  # a larger file was not written here
 SWITCHES = ("context", "probs")  # kept like the sampling settings, on or off
-Notice = Callable[[str], None]
 
 
 def state_folder() -> Path:

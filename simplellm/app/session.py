@@ -18,7 +18,7 @@ from simplellm.app.conversation import Journal, Turn, load, save
 from simplellm.app.preferences import SWITCHES, Preferences
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.errors import SettingError
+from simplellm.errors import Notice, SettingError
 from simplellm.inference.beams import reply_to
 from simplellm.inference.sampler import Piece, Reply, Sampler, random_seed
 
@@ -29,7 +29,6 @@ SAME_AGAIN = (
 SHOWN_BEFORE = 200  # characters of a reply shown again before it goes on
 LONGEST_TOKEN = 512  # characters: splitting cuts words and runs before that, see tokenizer.py
 ON_OFF = {"on": True, "off": False}
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)

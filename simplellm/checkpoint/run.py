@@ -18,7 +18,7 @@ import functools
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from simplellm.checkpoint.pointers import step_name as step_name
 from simplellm.checkpoint.pointers import step_of as step_of
 from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
-from simplellm.errors import CheckpointError, SettingError
+from simplellm.errors import CheckpointError, Notice, SettingError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import (
     TEMPORARY_MARK,
@@ -71,7 +71,6 @@ WINDOWS_DEVICE = re.compile(
 KEPT_LAST = (
     2  # checkpoints kept besides the best: the newest, and one before it should that be damaged
 )
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from simplellm.config.suggest import did_you_mean
 from simplellm.errors import SettingError
 
 KIND_NAMES = {
@@ -259,13 +260,10 @@ def current_names(values: Mapping[str, Any], settings: Iterable[Setting]) -> dic
 
 def reject_unknown_keys(values: Mapping[str, Any], known: Sequence[str], source: str = "") -> None:
     """Raise SettingError that names the first key of `values` that is no setting, with the nearest that is."""
-    import difflib
-
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
             where = f" in {source}" if source else ""
             raise SettingError(
                 f"no setting is called {key!r}{where}",
-                fix=f"did you mean {near[0]}?" if near else f"settings: {', '.join(known)}",
+                fix=did_you_mean(str(key), known, otherwise=f"settings: {', '.join(known)}"),
             )

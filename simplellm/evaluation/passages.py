@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simplellm.checkpoint.run import Notice, Run
+from simplellm.checkpoint.run import Run
 from simplellm.data.corpus import STDIN_NAME, Corpus, Source
 from simplellm.data.dataset import find_prepared, train_characters
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.errors import CheckpointError
+from simplellm.errors import CheckpointError, Notice
 from simplellm.evaluation.concordance import (
     BREAK,
     DOCUMENT_MARK,

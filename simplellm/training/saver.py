@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from simplellm.checkpoint.run import Notice, Run, TrainingState
+from simplellm.checkpoint.run import Run, TrainingState
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.errors import CheckpointError, SimpleLLMError, TrainingError
+from simplellm.errors import CheckpointError, Notice, SimpleLLMError, TrainingError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.lock import FolderLock
 from simplellm.training.distributed import World, any_of

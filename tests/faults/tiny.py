@@ -11,6 +11,7 @@ import torch
 
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sinks
+from simplellm.errors import Notice
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.job import Sources, resume, start
@@ -23,7 +24,6 @@ TINY = {
 }  # fmt: skip
 TEXT = "The judge looked at the baker, and the baker looked at the lamp. " * 40
 STEPS, INTERVAL = 12, 3
-Notice = Callable[[str], None]
 
 
 def training_context(

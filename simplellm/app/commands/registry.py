@@ -5,7 +5,6 @@ A handler takes the session and the argument, and returns something to show: tes
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 
 from simplellm.app.commands.command import Command, Lines, Rows, Shown
@@ -13,6 +12,7 @@ from simplellm.app.commands.conversation import TALK_COMMANDS
 from simplellm.app.commands.insight import INSIGHT_COMMANDS
 from simplellm.app.commands.settings import SETTINGS_COMMANDS
 from simplellm.app.session import Session
+from simplellm.config.suggest import did_you_mean
 from simplellm.errors import SettingError, SimpleLLMError
 
 BARE_QUITS = ("quit", "exit")  # leave without a slash
@@ -38,10 +38,9 @@ def find(word: str) -> Command:
         raise SettingError(
             f"/{word} may be {', '.join('/' + name for name in matches)}", fix="type more of it"
         )
-    near = difflib.get_close_matches(word, names, n=1)
     raise SettingError(
         f"there is no command /{word}",
-        fix=f"did you mean /{near[0]}?" if near else "/help lists them",
+        fix=did_you_mean(word, names, prefix="/", otherwise="/help lists them"),
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 from simplellm.app.commands.command import Command, Lines, Rows, Shown
 from simplellm.app.session import Session
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
+from simplellm.config.suggest import did_you_mean
 from simplellm.errors import SettingError
 
 
@@ -54,10 +53,9 @@ def _set(session: Session, text: str) -> Shown:
         name, _, value = text.partition(" ")
         known = [setting.name for setting in SamplingParams.settings()]
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise SettingError(
                 f"no setting is called {name!r}",
-                fix=f"did you mean {near[0]}?" if near else f"settings: {', '.join(known)}",
+                fix=did_you_mean(name, known, otherwise=f"settings: {', '.join(known)}"),
             )
         if not value.strip():
             raise SettingError(
