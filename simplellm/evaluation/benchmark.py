@@ -25,6 +25,7 @@ from simplellm.errors import SettingError
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
+from simplellm.training.execution import compile_training
 from simplellm.training.optimizer import Optimizer
 
 WARM_UP_TURNS = 3
@@ -78,7 +79,7 @@ def bench_train(
         model_config.vocab_size, shape, generator=torch.Generator().manual_seed(0)
     ).to(device)
     if config.compile == "on":
-        model.compile_training()
+        compile_training(model)
     optimizer, scaler = Optimizer(model, config), devices.grad_scaler(device, precision)
 
     def step() -> int:

@@ -53,9 +53,8 @@ class Decoder:
             cache.values.numpy()[:, 0],
         )  # (L, G, capacity, D)
         self._embeddings = _array(model.token_embedding.weight)
-        self._positions = (
-            _array(model.position_embedding.weight) if config.architecture == "gpt2" else None
-        )
+        table = model.position_embedding
+        self._positions = None if table is None else _array(table.weight)
         self._rope = (
             model.get_buffer("rope").numpy()[:, :, 0] if config.architecture == "modern" else None
         )

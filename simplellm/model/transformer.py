@@ -11,14 +11,12 @@ D head size, I inner size of the feed-forward layer, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from simplellm.config.model import ModelConfig
 from simplellm.model.kernels import (
@@ -39,7 +37,18 @@ ROPE_BASE = 10_000.0  # RoFormer, 3.4.3
 
 
 class Linear(nn.Linear):
-    """Without torch's own first weights: they are drawn by `SimpleLLM.init_weights`, or loaded."""
+    """A linear layer whose initial weights are drawn by `SimpleLLM.init_weights` or loaded.
+
+    rows: output rows of each matrix, where several matrices are fused into one weight.
+    is_residual: whether the result is added to the residual stream.
+    """
+
+    def __init__(
+        self, in_features: int, rows: Sequence[int], *, bias: bool, is_residual: bool = False
+    ) -> None:
+        super().__init__(in_features, sum(rows), bias=bias)
+        self.rows = tuple(rows)
+        self.is_residual = is_residual
 
     def reset_parameters(self) -> None: ...
 
@@ -90,9 +99,9 @@ class MultiHeadAttention(nn.Module):
         self.layer = layer
         self.sizes = (config.n_head, config.kv_heads, config.head_size)
         bias = config.architecture == "gpt2"
-        heads = config.n_head + 2 * config.kv_heads
-        self.qkv = Linear(config.n_embd, heads * config.head_size, bias=bias)
-        self.proj = Linear(config.n_head * config.head_size, config.n_embd, bias=bias)
+        rows = [n * config.head_size for n in (config.n_head, config.kv_heads, config.kv_heads)]
+        self.qkv = Linear(config.n_embd, rows, bias=bias)
+        self.proj = Linear(rows[0], [config.n_embd], bias=bias, is_residual=True)
         if (
             config.architecture == "modern"
         ):  # keeps attention logits bounded (Qwen3; Henry et al. 2020)
@@ -139,10 +148,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = config.architecture == "modern"
         bias = not self.gated
-        self.up = Linear(
-            config.n_embd, config.inner_size * (2 if self.gated else 1), bias=bias
-        )  # gate and up in one
-        self.down = Linear(config.inner_size, config.n_embd, bias=bias)
+        rows = [config.inner_size] * (2 if self.gated else 1)  # gate and up in one
+        self.up = Linear(config.n_embd, rows, bias=bias)
+        self.down = Linear(config.inner_size, [config.n_embd], bias=bias, is_residual=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
@@ -172,27 +180,15 @@ class TransformerBlock(nn.Module):
         return dropout(x, self.dropout, self.training)
 
 
-class Matrix(NamedTuple):
-    """A weight matrix: the rows of each matrix it is fused from, and the scale its values live on."""
-
-    rows: list[int]
-    scale: float  # what is added to the residual stream is as small as the embeddings in it
-
-
 class SimpleLLM(nn.Module):
     """A decoder-only transformer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = (
-            False  # keep only what goes into a block, and compute the block again for its gradient
-        )
-        self.recompute_contexts: Callable[[], Any] = (
-            noop_context_fn  # see `device.recompute_contexts`
-        )
-        self.compiled_block: Callable[..., Tensor] | None = None  # see `compile_training`
+        self.run_block: Callable[..., Tensor] = TransformerBlock.__call__
         self.token_embedding = Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding: Embedding | None = None
         if config.architecture == "gpt2":
             self.position_embedding = Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(
@@ -200,7 +196,7 @@ class SimpleLLM(nn.Module):
         )
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
-            self.head = Linear(config.n_embd, config.vocab_size, bias=False)
+            self.head = Linear(config.n_embd, [config.vocab_size], bias=False)
         if config.architecture == "modern":
             rope = rope_table(config.block_size, config.head_size)
             self.register_buffer("rope", rope, persistent=False)  # (2, block_size, 1, D)
@@ -219,27 +215,14 @@ class SimpleLLM(nn.Module):
         assert past + T <= self.config.block_size, "the caller keeps the context within block_size"
         x = self.token_embedding(ids)  # (B, T, C)
         rope = None
-        if self.config.architecture == "gpt2":
+        if self.position_embedding is not None:
             x = x + self.position_embedding.weight[past : past + T]
         else:
             cos, sin = self.get_buffer("rope")[:, past : past + T]
             rope = (cos, sin)
         x = dropout(x, self.config.dropout, self.training)
-        is_training_step = torch.is_grad_enabled()
-        through = (is_training_step and self.compiled_block) or TransformerBlock.__call__
         for block in self.blocks:
-            if self.gradient_checkpointing and is_training_step:
-                x = checkpoint(
-                    through,
-                    block,
-                    x,
-                    rope,
-                    None,
-                    use_reentrant=False,
-                    context_fn=self.recompute_contexts,
-                )
-            else:
-                x = through(block, x, rope, cache)
+            x = self.run_block(block, x, rope, cache)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)
@@ -266,19 +249,6 @@ class SimpleLLM(nn.Module):
             return consistent_cross_entropy(logits, targets.flatten(), label_smoothing, r_drop)
         return cross_entropy(logits, targets.flatten(), label_smoothing)
 
-    def compile_training(self, wish: bool = True) -> None:
-        """Let torch.compile fuse the passes of training, or (`wish` False) no more. Where it cannot, the first step fails.
-
-        On a GPU it has the whole model. On a CPU it has a block, once for all of them: a quarter of the time to compile,
-        four fifths of what the whole model gains; what lies around the blocks has kernels of its own.
-        """
-        if self.token_embedding.weight.device.type == "cpu":
-            self.compiled_block = torch.compile(TransformerBlock.forward) if wish else None
-        elif wish:
-            self.loss = torch.compile(self.loss)  # type: ignore[method-assign]
-        else:
-            self.__dict__.pop("loss", None)
-
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> SimpleLLM:
         """Draw all weights anew.
@@ -304,33 +274,6 @@ class SimpleLLM(nn.Module):
                 std = next((std for end, std in stds.items() if name.endswith(end)), matrix_std)
                 weight.normal_(0.0, std, generator=generator)
         return self
-
-    def freeze(self, n_blocks: int) -> None:
-        """Keep the embeddings and the first `n_blocks` blocks as they are: they get no gradient."""
-        frozen = [self.token_embedding, *self.blocks[:n_blocks]] if n_blocks else []
-        if n_blocks and self.config.architecture == "gpt2":
-            frozen.append(self.position_embedding)
-        for module in frozen:
-            module.requires_grad_(False)
-
-    def matrices(self) -> dict[str, Matrix]:
-        """The weight matrices of the blocks by name: what an optimizer for matrices needs to know of them."""
-        G, D = self.config.kv_heads, self.config.head_size
-        fused = {
-            "attention.qkv.weight": [self.config.n_embd, G * D, G * D],
-            "feed_forward.up.weight": [self.config.inner_size]
-            * (2 if self.config.architecture == "modern" else 1),
-        }
-        return {
-            name: Matrix(
-                rows=fused.get(name.split(".", 2)[2], [weight.shape[0]]),
-                scale=modern_embedding_std(self.config)
-                if name.endswith(RESIDUAL_MATRICES)
-                else 1.0,
-            )
-            for name, weight in self.named_parameters()
-            if name.startswith("blocks.") and weight.dim() == 2
-        }
 
 
 def modern_embedding_std(config: ModelConfig) -> float:

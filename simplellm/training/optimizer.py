@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from simplellm.config.training import TrainConfig
-from simplellm.model.transformer import Matrix, SimpleLLM
+from simplellm.model.transformer import Linear, SimpleLLM, modern_embedding_std
 
 MUON_MOMENTUM = 0.95  # Jordan et al. 2024, "Muon: an optimizer for hidden layers"
 # Each step's odd quintic is the one nearest to 1 on what the step before leaves of [0.02, 1] (Amsel et al. 2025,
@@ -25,6 +26,26 @@ ROUNDING_MARGIN = (
     1.01  # matrices begin this much smaller, so that rounding takes none past the bound
 )
 ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum",)
+
+
+class Matrix(NamedTuple):
+    """A weight matrix: the rows of each matrix that is fused into it, and the scale of its updates."""
+
+    rows: Sequence[int]
+    scale: float
+
+
+def block_matrices(model: SimpleLLM) -> dict[str, Matrix]:
+    """The weight matrices of the blocks by name.
+
+    What is added to the residual stream is scaled to the size of the embeddings in it.
+    """
+    residual_scale = modern_embedding_std(model.config)
+    return {
+        f"blocks.{name}.weight": Matrix(module.rows, residual_scale if module.is_residual else 1.0)
+        for name, module in model.blocks.named_modules()
+        if isinstance(module, Linear)
+    }
 
 
 class Muon(torch.optim.Optimizer):
@@ -48,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         pieces = [
             piece
             for update, matrix in zip(updates, self.matrices, strict=True)
-            for piece in update.split(matrix.rows)
+            for piece in update.split(list(matrix.rows))
         ]
         orthogonalize_all(pieces)
         torch._foreach_mul_(updates, [matrix.scale for matrix in self.matrices])
@@ -113,7 +134,7 @@ class Optimizer:
         self._names = {id(weight): name for name, weight in named.items()}
         matrices = {
             name: matrix
-            for name, matrix in model.matrices().items()
+            for name, matrix in block_matrices(model).items()
             if name in named and config.optimizer == "muon"
         }
         rest = [weight for name, weight in named.items() if name not in matrices]

@@ -23,6 +23,7 @@ from simplellm.training.budget import (
     final_share,
 )
 from simplellm.training.distributed import any_of, from_main
+from simplellm.training.execution import compile_training
 from simplellm.training.schedule import warmup_steps
 from simplellm.training.trainer import Trainer
 
@@ -109,7 +110,7 @@ def plan(
     planned.evaluation_steps = evaluation_seconds / way.seconds
     planned.pause_steps = (shown_seconds + way.save_seconds) / way.seconds
     if way.is_compiled:
-        planned.model.compile_training()  # it worked on the trainer that was timed
+        compile_training(planned.model)  # it worked on the trainer that was timed
     return planned
 
 
@@ -181,10 +182,10 @@ def compile_or_say(trainer: Trainer, notice: Callable[[str], None]) -> bool:
     """Compile the trainer's steps, and try it on one whose gradients are thrown away; False where it fails, and why is said."""
     notice("compiling the training step: up to a minute, where it was not compiled before")
     try:
-        trainer.model.compile_training()
+        compile_training(trainer.model)
         trainer.own_gradients()
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
-        trainer.model.compile_training(False)
+        compile_training(trainer.model, enabled=False)
         notice(why_not_compiled(error))
         return False
     finally:

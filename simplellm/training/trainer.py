@@ -29,6 +29,8 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.training.clock import Clock
 from simplellm.training.composition import composition_matrices
 from simplellm.training.distributed import World, any_of, average_gradients, mean
+from simplellm.training.execution import checkpoint_gradients
+from simplellm.training.freezing import freeze
 from simplellm.training.optimizer import AveragedWeights, Optimizer
 from simplellm.training.saver import Saver
 from simplellm.training.schedule import (
@@ -567,9 +569,9 @@ def _model(
     model.to(device)
     if initial is not None:
         model.load_state_dict(initial)
-    model.freeze(config.freeze)
-    model.gradient_checkpointing = config.gradient_checkpointing
-    model.recompute_contexts = devices.recompute_contexts(device)
+    freeze(model, config.freeze)
+    if config.gradient_checkpointing:
+        checkpoint_gradients(model)
     return model
 
 

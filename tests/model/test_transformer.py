@@ -207,15 +207,6 @@ def test_more_than_a_block_is_refused(tiny_model: SimpleLLM) -> None:
         tiny_model(random_ids(1, 33))
 
 
-def test_matrices_are_all_matrices_of_the_blocks_with_their_rows(tiny_model: SimpleLLM) -> None:
-    named = dict(tiny_model.named_parameters())
-    matrices = tiny_model.matrices()
-    assert set(matrices) == {
-        name for name, weight in named.items() if name.startswith("blocks.") and weight.dim() == 2
-    }
-    assert all(sum(matrix.rows) == named[name].shape[0] for name, matrix in matrices.items())
-
-
 def test_r_drop_adds_what_two_passes_with_different_dropout_disagree():
     config = ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=300, dropout=0.5)
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
@@ -234,20 +225,3 @@ def test_r_drop_adds_what_two_passes_with_different_dropout_disagree():
     assert loss(2.0) - loss(1.0) > 1e-3
     model.eval()
     assert loss(2.0) == pytest.approx(loss(0.0), abs=1e-5)
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_training_can_be_compiled_and_no_more(tiny_model, monkeypatch, device):
-    """On a GPU the whole loss is, on a CPU each block; the meta device stands for a GPU."""
-    compiled: list[str] = []
-    monkeypatch.setattr(
-        torch,
-        "compile",
-        lambda function: compiled.append(function.__qualname__) or (lambda *_: compiled),
-    )
-    model = tiny_model.to(device)
-    model.compile_training()
-    assert compiled == ["TransformerBlock.forward" if device == "cpu" else "SimpleLLM.loss"]
-    assert (model.compiled_block or model.loss)() is compiled
-    model.compile_training(False)
-    assert model.compiled_block is None and model.loss.__func__ is SimpleLLM.loss

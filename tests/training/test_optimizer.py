@@ -12,11 +12,13 @@ from torch import Tensor
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.device import grad_scaler
-from simplellm.model.transformer import Matrix, SimpleLLM
+from simplellm.model.transformer import SimpleLLM
 from simplellm.training.optimizer import (
     AveragedWeights,
+    Matrix,
     Muon,
     Optimizer,
+    block_matrices,
     newton_schulz,
     orthogonalize_all,
 )
@@ -107,7 +109,16 @@ def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
         for name, weight in model.named_parameters()
         if not torch.allclose(weight, before[name], atol=1e-6)
     }
-    assert moved.isdisjoint(model.matrices()) and "token_embedding.weight" in moved
+    assert moved.isdisjoint(block_matrices(model)) and "token_embedding.weight" in moved
+
+
+def test_matrices_are_all_matrices_of_the_blocks_with_their_rows(tiny_model: SimpleLLM) -> None:
+    shapes = {name: weight.shape for name, weight in tiny_model.named_parameters()}
+    matrices = block_matrices(tiny_model)
+    assert set(matrices) == {
+        name for name, shape in shapes.items() if name.startswith("blocks.") and len(shape) == 2
+    }
+    assert all(sum(matrix.rows) == shapes[name][0] for name, matrix in matrices.items())
 
 
 def test_norms_do_not_decay() -> None:

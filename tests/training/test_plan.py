@@ -22,6 +22,7 @@ from simplellm.device import fast_float32
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
+from simplellm.training.execution import is_compiled
 from simplellm.training.job import Sources, prepare_run, resume, start
 from simplellm.training.plan import Way
 from simplellm.training.trainer import Result, Trainer
@@ -151,13 +152,11 @@ def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compil
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
     def timed(trainer: Trainer, precision: str) -> Way:
-        return Way(precision, False, compiled_seconds if trainer.model.compiled_block else 0.02)
+        return Way(precision, False, compiled_seconds if is_compiled(trainer.model) else 0.02)
 
     monkeypatch.setattr("simplellm.training.plan._timed", timed)
     trainer = planned(folder, budget=3600.0, compile="auto")
-    assert trainer.config.compile == choice and bool(trainer.model.compiled_block) == (
-        choice == "on"
-    )
+    assert trainer.config.compile == choice and is_compiled(trainer.model) == (choice == "on")
     assert trainer.config.max_steps == pytest.approx(
         3600 / (compiled_seconds if choice == "on" else 0.02), rel=0.15
     )
