@@ -29,10 +29,11 @@ from simplellm.data.corpus import STDIN_NAME, read_corpus
 from simplellm.data.dataset import encode_document
 from simplellm.device import describe, fast_float32
 from simplellm.errors import CheckpointError, SettingError, TextError
-from simplellm.evaluation.analyze import candidates, thoughts
-from simplellm.inference.beams import UNHEARD, reply_to
+from simplellm.evaluation.analyze import candidates, token_probabilities
+from simplellm.inference.beams import IGNORED_SETTINGS, reply_to
 from simplellm.inference.quantize import is_quantized, quantize
-from simplellm.inference.sampler import Piece, Reply, Sampler
+from simplellm.inference.reply import Reply, StreamedToken
+from simplellm.inference.sampler import Sampler
 from simplellm.model.scoring import Evaluation
 from simplellm.model.scoring import evaluate as score
 from simplellm.model.transformer import SimpleLLM
@@ -96,10 +97,10 @@ def generate(options: Options) -> int:
     params = SamplingParams(**options["sampling"])
     screen = screen_of(options)
     if params.num_beams > 1 and (
-        unheard := [name for name in UNHEARD if name in options["sampling"]]
+        ignored := [name for name in IGNORED_SETTINGS if name in options["sampling"]]
     ):
-        screen.notice(f"beams draw nothing, so these have no effect: {', '.join(unheard)}")
-    folder, prompt, pieces = _checkpoint(options, screen), _prompt(options), list[Piece]()
+        screen.notice(f"beams draw nothing, so these have no effect: {', '.join(ignored)}")
+    folder, prompt, pieces = _checkpoint(options, screen), _prompt(options), list[StreamedToken]()
 
     def write(device: torch.device) -> tuple[Sampler, Reply]:
         pieces.clear()
@@ -123,7 +124,10 @@ def generate(options: Options) -> int:
             "text": reply.text, "prompt_tokens": len(reply.prompt_ids), "new_tokens": len(reply.new_ids),
             "seconds": reply.seconds, "tokens_per_second": reply.tokens_per_second, "seed": reply.seed,
             "stop_reason": reply.stop_reason,
-            **({"probs": [one.to_mapping() for one in thoughts(sampler, reply, pieces)]} if options["probs"] else {}),
+            **(
+                {"probs": [one.to_mapping() for one in token_probabilities(sampler, reply, pieces)]}
+                if options["probs"] else {}
+            ),
         })  # fmt: skip
         return 0
     screen.line()

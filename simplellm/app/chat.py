@@ -24,7 +24,7 @@ from simplellm.app.sanitize import stand_ins
 from simplellm.app.session import Answer, Session
 from simplellm.app.shades import Bars, Columns, Tokens, summary_of
 from simplellm.errors import SimpleLLMError
-from simplellm.inference.sampler import Piece
+from simplellm.inference.reply import StreamedToken
 
 ECHO = 2000  # characters of a prompt shown again on a terminal
 LONG_PASTE = 10_000  # characters; a longer paste is shown as one short line, for a terminal takes minutes over megabytes
@@ -100,7 +100,7 @@ def show(screen: Screen, shown: Shown) -> None:
 def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> None:
     """Stream a reply. Ctrl-C ends it; what was said stays and is marked."""
     show = _show_tokens if session.shows_probabilities else _show_text
-    pending: list[Piece] = []
+    pending: list[StreamedToken] = []
     shown_at = 0.0
     for note in answer.notes:
         screen.notice(note)
@@ -123,17 +123,17 @@ def _reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> N
         _tell_of(session, screen, answer, is_live)
 
 
-def _show_text(screen: Screen, pieces: list[Piece]) -> None:
+def _show_text(screen: Screen, pieces: list[StreamedToken]) -> None:
     screen.write("".join(piece.text for piece in pieces))
 
 
-def _show_tokens(screen: Screen, pieces: list[Piece]) -> None:
+def _show_tokens(screen: Screen, pieces: list[StreamedToken]) -> None:
     with screen.together():
         for piece in pieces:
             screen.token(piece)
 
 
-def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[Piece]:
+def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[StreamedToken]:
     """The pieces until Ctrl-C. Nothing is written before the first, so reading a long prompt is torn off at once."""
     pieces = iter(answer)
     ctrl_c.raises = True

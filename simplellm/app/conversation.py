@@ -25,7 +25,7 @@ from simplellm.errors import Notice, SimpleLLMError, TextError
 from simplellm.storage.files import replace_file
 
 if TYPE_CHECKING:
-    from simplellm.inference.sampler import Piece
+    from simplellm.inference.reply import StreamedToken
 
 KIND, VERSION = "conversation", 1
 STOP_REASONS = ("interrupted", "length", "stop", "end_of_text")
@@ -46,7 +46,7 @@ class Turn:
     ids: tuple[int, ...] | None = field(
         default=None, compare=False
     )  # of both texts, where the model said them itself
-    thoughts: tuple[Piece, ...] = field(
+    thoughts: tuple[StreamedToken, ...] = field(
         default=(), compare=False
     )  # the pieces of the reply, with their probabilities
 

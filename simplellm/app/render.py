@@ -27,7 +27,7 @@ from simplellm.errors import SimpleLLMError
 from simplellm.evaluation.curves import overfitting_since
 
 if TYPE_CHECKING:  # the sampler brings torch, which a wrong flag does not wait for
-    from simplellm.inference.sampler import Piece
+    from simplellm.inference.reply import StreamedToken
 
 PLAIN_REPORT_SECONDS = 5.0
 PLAIN_SAMPLE_CHARACTERS = 100
@@ -109,7 +109,7 @@ class Screen:
             self.out.file.write(text)
             self.out.file.flush()
 
-    def token(self, piece: Piece) -> None:
+    def token(self, piece: StreamedToken) -> None:
         """A piece of a reply in the colour of its probability, or with the number behind it where there is no colour."""
         mark = self._shading.mark(piece)
         if mark:

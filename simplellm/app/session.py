@@ -20,7 +20,8 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import Notice, SettingError
 from simplellm.inference.beams import reply_to
-from simplellm.inference.sampler import Piece, Reply, Sampler, random_seed
+from simplellm.inference.reply import Reply, StreamedToken, random_seed
+from simplellm.inference.sampler import Sampler
 
 TURN_END = "\n"  # between a turn and the next prompt
 SAME_AGAIN = (
@@ -49,9 +50,9 @@ class Answer:
     before: str  # shown dim before the reply
     reply: Reply
     notes: tuple[str, ...] = ()  # what a person should know first
-    thoughts: list[Piece] = field(default_factory=list)  # the pieces that have come
+    thoughts: list[StreamedToken] = field(default_factory=list)  # the pieces that have come
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[StreamedToken]:
         for piece in self.reply:
             if piece.token is not None or piece.text:
                 self.thoughts.append(piece)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from simplellm.inference.sampler import Piece
+    from simplellm.inference.reply import StreamedToken
 
 RGB = tuple[int, int, int]
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -141,7 +141,7 @@ class Shading:
     def __init__(self) -> None:
         self._probability = 1.0
 
-    def mark(self, piece: Piece) -> Mark | None:
+    def mark(self, piece: StreamedToken) -> Mark | None:
         """None while there is nothing to show."""
         self._probability *= piece.probability
         if not piece.text:
@@ -150,7 +150,7 @@ class Shading:
         return Mark(piece.text, probability, short(probability))
 
 
-def marks_of(pieces: Iterable[Piece]) -> tuple[Mark, ...]:
+def marks_of(pieces: Iterable[StreamedToken]) -> tuple[Mark, ...]:
     shading = Shading()
     return tuple(mark for mark in map(shading.mark, pieces) if mark)
 
@@ -162,7 +162,7 @@ def short(probability: float) -> str:
     return f"{probability:.2f}".lstrip("0") if probability < 0.995 else "1"
 
 
-def summary_of(pieces: Iterable[Piece]) -> str:
+def summary_of(pieces: Iterable[StreamedToken]) -> str:
     """Surprise and entropy of a reply in one line; empty where it has no token."""
     tokens = [piece for piece in pieces if piece.token is not None]
     if not tokens:

@@ -17,14 +17,9 @@ from torch import Tensor
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import END_OF_TEXT, TextStream, Tokenizer
 from simplellm.device import failures_reported
-from simplellm.inference.sampler import (
-    PENALTY_WINDOW,
-    Piece,
-    Reply,
-    Sampler,
-    distribution,
-    judgement,
-)
+from simplellm.inference.filters import PENALTY_WINDOW, distribution
+from simplellm.inference.reply import Reply, StreamedToken, token_statistics
+from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import MultiHeadAttention, SimpleLLM, TransformerBlock
 
 
@@ -70,7 +65,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
 
 
-def characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+def character_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, int, int]]:
     """`ids` as pieces of whole characters: the text of each, and the first and behind the last of its tokens."""
     stream, first = TextStream(tokenizer), 0
     for last, token in enumerate(ids, 1):
@@ -87,7 +82,7 @@ def characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, 
 
 
 @dataclass(frozen=True)
-class Thought:
+class TokenProbability:
     """A token of a reply and what the model thought of it."""
 
     token: str
@@ -100,11 +95,13 @@ class Thought:
         return asdict(self)
 
 
-def thoughts(sampler: Sampler, reply: Reply, pieces: Iterable[Piece]) -> list[Thought]:
+def token_probabilities(
+    sampler: Sampler, reply: Reply, pieces: Iterable[StreamedToken]
+) -> list[TokenProbability]:
     """One for each of `reply.new_ids`: those of the pieces that came, and of the end of the text, which is no piece."""
     tokenizer = sampler.tokenizer
     found = [
-        Thought(
+        TokenProbability(
             token_text(tokenizer, piece.token),
             piece.token,
             piece.probability,
@@ -117,7 +114,9 @@ def thoughts(sampler: Sampler, reply: Reply, pieces: Iterable[Piece]) -> list[Th
     for number in range(len(found), len(reply.new_ids)):
         token = reply.new_ids[number]
         logits = sampler.next_logits([*reply.prompt_ids, *reply.new_ids[:number]])
-        found.append(Thought(token_text(tokenizer, token), token, *judgement(logits, token)))
+        found.append(
+            TokenProbability(token_text(tokenizer, token), token, *token_statistics(logits, token))
+        )
     return found
 
 

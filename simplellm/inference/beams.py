@@ -1,9 +1,9 @@
-"""Beam search: the most likely text, not a likely one.
+"""Beam search: the most likely reply instead of a sampled one.
 
-Several beginnings are kept side by side and lengthened together; each step keeps those that are the most likely so far.
-The rules are those of `transformers` with length_penalty 1 and early_stopping False.
+Several continuations are extended together; each step keeps the most likely ones. The rules are
+those of `transformers` with length_penalty=1 and early_stopping=False.
 
-Shapes: N beams, V vocabulary.
+Shapes: N beams, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from simplellm.config.sampling import SamplingParams
-from simplellm.data.tokenizer import TextStream
 from simplellm.errors import SamplingError
-from simplellm.inference.batch import Texts
-from simplellm.inference.sampler import Piece, Reply, Sampler, StopGate, judgement
+from simplellm.inference.batch import BatchDecoder
+from simplellm.inference.reply import Reply, StreamedToken
+from simplellm.inference.sampler import Sampler
 
-UNHEARD = (
+IGNORED_SETTINGS = (  # beam search is deterministic and uses the unfiltered distribution
     "temperature",
     "top_k",
     "top_p",
     "min_p",
     "repetition_penalty",
     "seed",
-)  # settings of drawing: nothing is drawn
+)
 
 
 @dataclass(frozen=True)
 class Beam:
-    """A continuation, and how likely it is."""
+    """A continuation of the prompt."""
 
     ids: list[int]
-    log_probability: float  # of all its tokens together, by the model alone
+    log_probability: float  # sum over its tokens, by softmax at temperature 1
 
     @property
     def score(self) -> float:
-        """Mean log probability of a token: what finished beams of different lengths are compared by."""
+        """Mean log probability per token: compares finished beams of different lengths."""
         return self.log_probability / len(self.ids)
 
 
 def beam_search(sampler: Sampler, ids: Sequence[int], params: SamplingParams) -> Beam:
-    """The best continuation of `ids` that `params.num_beams` beams find, of at most `params.max_new_tokens` tokens."""
+    """The best continuation of `ids` with at most `params.max_new_tokens` tokens."""
     steps = search_steps(sampler, ids, params)
     while True:
         try:
@@ -56,30 +56,31 @@ def beam_search(sampler: Sampler, ids: Sequence[int], params: SamplingParams) ->
 
 def search_steps(
     sampler: Sampler, ids: Sequence[int], params: SamplingParams
-) -> Generator[Piece, None, Beam]:
-    """`beam_search` with an empty piece after each step, so that it can be left there; returns the best."""
+) -> Generator[StreamedToken, None, Beam]:
+    """`beam_search` that yields an empty token after each step, so that it can be interrupted."""
     n, prompt = params.num_beams, list(ids)
-    texts = Texts(sampler, len(prompt) + params.max_new_tokens)
+    decoder = BatchDecoder(sampler, len(prompt) + params.max_new_tokens)
     running, parents, finished = [Beam([], 0.0)], [0], list[Beam]()
     for step in range(1, params.max_new_tokens + 1):
-        logits = texts.next_logits([prompt + beam.ids for beam in running], parents)
-        found = _lengthened(running, logits.numpy(), 2 * n)  # at most half of them end the text
+        logits = decoder.next_logits([prompt + beam.ids for beam in running], parents)
+        found = _extend(running, logits.numpy(), 2 * n)  # at most half of them end the text
         is_last = step == params.max_new_tokens
         ended = [is_last or beam.ids[-1] == sampler.tokenizer.end_of_text for _, beam in found]
         finished += [
             beam for (_, beam), has_ended in zip(found[:n], ended, strict=False) if has_ended
         ]
         finished = sorted(finished, key=lambda beam: -beam.score)[:n]
-        going_on = [pair for pair, has_ended in zip(found, ended, strict=True) if not has_ended][:n]
-        if is_last or (len(finished) == n and going_on[0][1].score <= finished[-1].score):
+        alive = [pair for pair, has_ended in zip(found, ended, strict=True) if not has_ended][:n]
+        if is_last or (len(finished) == n and alive[0][1].score <= finished[-1].score):
             break
-        parents, running = [parent for parent, _ in going_on], [beam for _, beam in going_on]
-        yield Piece(None, "")
+        parents = [parent for parent, _ in alive]
+        running = [beam for _, beam in alive]
+        yield StreamedToken(None, "")
     return finished[0]
 
 
-def _lengthened(beams: list[Beam], logits: np.ndarray, n: int) -> list[tuple[int, Beam]]:
-    """The n most likely of all beams with one more token, best first, each with the number of the beam it comes from."""
+def _extend(beams: list[Beam], logits: np.ndarray, n: int) -> list[tuple[int, Beam]]:
+    """The n most likely beams with one more token, best first, each with its parent's index."""
     log_probabilities = _log_softmax(logits) + np.array(
         [[beam.log_probability] for beam in beams], np.float32
     )  # (N, V)
@@ -87,17 +88,17 @@ def _lengthened(beams: list[Beam], logits: np.ndarray, n: int) -> list[tuple[int
     n = min(n, len(flat))
     best = np.argpartition(-flat, n - 1)[:n]
     best = best[np.argsort(-flat[best], kind="stable")]
-    places = [divmod(int(place), logits.shape[1]) for place in best]
+    pairs = [divmod(int(index), logits.shape[1]) for index in best]
     return [
         (parent, Beam([*beams[parent].ids, token], float(log_probabilities[parent, token])))
-        for parent, token in places
+        for parent, token in pairs
     ]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities of (N, V); SamplingError where there are none."""
+    """Log probabilities (N, V) of logits (N, V); SamplingError if a highest logit is not finite."""
     highest = logits.max(-1, keepdims=True)
-    if not np.isfinite(highest).all():  # the maximum is NaN where any is
+    if not np.isfinite(highest).all():  # the maximum is NaN if any logit is NaN
         raise SamplingError(
             f"the model gave logits that cannot be searched (the highest is {float(highest.max())})"
         )
@@ -107,43 +108,22 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class BeamReply(Reply):
-    """A reply that is searched: its tokens come all at once when the search has ended.
-
-    Until then an empty piece without a token comes from each step, so that the search can be left.
-    """
+    """A reply by beam search. Each step of the search yields an empty token, its end yields all."""
 
     def __init__(self, sampler: Sampler, ids: list[int], params: SamplingParams) -> None:
         super().__init__(sampler, ids, params)
-        self.seed = params.seed or 0  # nothing is drawn: every seed gives this reply
+        self.seed = params.seed or 0  # beam search is deterministic
+        self._sampler = sampler
 
-    def _generate(self) -> Iterator[Piece]:
+    def _generate(self) -> Iterator[StreamedToken]:
         started_at = time.perf_counter()
         best = yield from search_steps(self._sampler, self.prompt_ids, self.params)
-        tokenizer, ids = self._sampler.tokenizer, list(self.prompt_ids)
-        stream, gate = TextStream(tokenizer), StopGate(self.params.stop)
-        for token in best.ids:
-            logits = self._sampler.next_logits(ids)
-            ids.append(token)
-            self.new_ids.append(token)
-            self.seconds = time.perf_counter() - started_at
-            if token == tokenizer.end_of_text:
-                break
-            yield Piece(token, gate.push(stream.push(token)), *judgement(logits, token))
-            if gate.is_shut:
-                self.stop_reason = "stop"
-                return
-        self.stop_reason = "end_of_text" if best.ids[-1] == tokenizer.end_of_text else "length"
-        rest = gate.push(stream.finish())
-        if gate.is_shut:
-            self.stop_reason = "stop"
-        if rest := rest + gate.finish():
-            yield Piece(None, rest)
+        remaining = iter(best.ids)
+        yield from self._stream(lambda logits, ids: next(remaining), len(best.ids), started_at)
 
 
 def reply_to(sampler: Sampler, ids: Sequence[int], params: SamplingParams) -> Reply:
-    """A reply to `ids`, to be iterated over: searched where there are beams, drawn otherwise."""
-    return (
-        BeamReply(sampler, list(ids), params)
-        if params.num_beams > 1
-        else sampler.stream(ids, params)
-    )
+    """A reply to `ids`; iterate over it. By beam search if `num_beams` > 1, sampled otherwise."""
+    if params.num_beams > 1:
+        return BeamReply(sampler, list(ids), params)
+    return sampler.stream(ids, params)

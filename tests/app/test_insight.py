@@ -23,8 +23,9 @@ from simplellm.checkpoint.run import Run, load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention
-from simplellm.inference.batch import ReplyBatch, in_context
-from simplellm.inference.sampler import Sampler, distribution
+from simplellm.inference.batch import ReplyBatch
+from simplellm.inference.filters import distribution
+from simplellm.inference.sampler import Sampler
 
 PARAMS = SamplingParams(max_new_tokens=8, seed=3)
 
@@ -175,7 +176,7 @@ def test_tokenize_alone_says_what_it_takes(session) -> None:
 
 
 def looks(session: Session) -> torch.Tensor:
-    return attention(session.sampler.model, in_context(session.sampler, session.here()))
+    return attention(session.sampler.model, session.sampler.truncate(session.here()))
 
 
 @pytest.mark.parametrize(
@@ -258,15 +259,15 @@ def test_compare_without_a_seed_tells_the_one_it_took(session) -> None:
 
 
 def test_ctrl_c_ends_a_comparison_and_keeps_what_was_said(session, monkeypatch) -> None:
-    think, calls = ReplyBatch.think, []
+    compute_logits, calls = ReplyBatch.compute_logits, []
 
     def interrupted_later(batch: ReplyBatch) -> None:
         calls.append(1)
         if len(calls) == 5:
             signal.raise_signal(signal.SIGINT)
-        think(batch)
+        compute_logits(batch)
 
-    monkeypatch.setattr(ReplyBatch, "think", interrupted_later)
+    monkeypatch.setattr(ReplyBatch, "compute_logits", interrupted_later)
     assert threading.current_thread() is threading.main_thread()
     found = shown(session, "/compare The judge", Columns)
     assert len(calls) <= 6 and "interrupted" in found.summary and all(found.texts)

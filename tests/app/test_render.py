@@ -13,7 +13,7 @@ from simplellm.app.render import Screen, TrainingProgress
 from simplellm.app.sanitize import visible
 from simplellm.app.shades import Mark, Tokens
 from simplellm.errors import SettingError
-from simplellm.inference.sampler import Piece
+from simplellm.inference.reply import StreamedToken
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 OUR_OWN = re.compile(
@@ -59,7 +59,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
 def through_every_door(screen: Screen, text: str) -> int:
     """How often it should be seen."""
     screen.write(text)
-    screen.token(Piece(1, text, 0.5))
+    screen.token(StreamedToken(1, text, 0.5))
     screen.line(text)
     screen.tokens(
         Tokens(

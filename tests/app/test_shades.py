@@ -37,7 +37,7 @@ from simplellm.app.shades import (
     spans,
     summary_of,
 )
-from simplellm.inference.sampler import Piece
+from simplellm.inference.reply import StreamedToken
 
 LEVELS = [n / 200 for n in range(201)]
 READABLE = 4.5  # WCAG AA
@@ -51,7 +51,7 @@ ERASE = "\x1b[0K"
 ASCII = "".join(map(chr, range(32, 127)))
 pieces = st.lists(
     st.builds(
-        Piece,
+        StreamedToken,
         st.integers(0, 300),
         st.sampled_from(["", "a", " the", "\n", "x\ny\n", "한", "[", "\x1b["]),
         st.floats(1e-6, 1),
@@ -119,9 +119,9 @@ def test_the_contrast_is_that_of_wcag() -> None:
 
 @given(pieces)
 def test_the_marks_of_a_reply_are_its_text_and_their_probabilities_multiply_to_its_own(
-    found: list[Piece],
+    found: list[StreamedToken],
 ) -> None:
-    whole = [*found, Piece(None, ".")]
+    whole = [*found, StreamedToken(None, ".")]
     marks = marks_of(whole)
     assert "".join(mark.text for mark in marks) == "".join(piece.text for piece in whole)
     assert all(mark.text and mark.level is not None for mark in marks)
@@ -132,9 +132,12 @@ def test_the_marks_of_a_reply_are_its_text_and_their_probabilities_multiply_to_i
 
 def test_the_bytes_of_a_character_are_one_mark() -> None:
     shading = Shading()
-    assert [shading.mark(Piece(1, "", 0.5)), shading.mark(Piece(2, "", 0.5))] == [None, None]
-    assert shading.mark(Piece(3, "한", 0.8)) == Mark("한", pytest.approx(0.2), ".20")
-    assert shading.mark(Piece(4, "a", 0.9)) == Mark("a", 0.9, ".90")
+    assert [shading.mark(StreamedToken(1, "", 0.5)), shading.mark(StreamedToken(2, "", 0.5))] == [
+        None,
+        None,
+    ]
+    assert shading.mark(StreamedToken(3, "한", 0.8)) == Mark("한", pytest.approx(0.2), ".20")
+    assert shading.mark(StreamedToken(4, "a", 0.9)) == Mark("a", 0.9, ".90")
 
 
 @pytest.mark.parametrize(
@@ -163,16 +166,16 @@ def test_spans_hold_the_text_and_shade_no_line_end(text: str, with_label: bool) 
 
 def test_surprise_and_entropy_are_means_in_bits() -> None:
     said = [
-        Piece(1, "a", 0.5, 1, math.log(2)),
-        Piece(2, "", 0.125, 3, math.log(8)),
-        Piece(None, "b"),
+        StreamedToken(1, "a", 0.5, 1, math.log(2)),
+        StreamedToken(2, "", 0.125, 3, math.log(8)),
+        StreamedToken(None, "b"),
     ]
     assert (
         summary_of(said)
         == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the likeliest"
     )
-    assert summary_of([Piece(None, "b")]) == summary_of([]) == ""
-    assert "149.00 bits" in summary_of([Piece(1, "a", 0.0)])
+    assert summary_of([StreamedToken(None, "b")]) == summary_of([]) == ""
+    assert "149.00 bits" in summary_of([StreamedToken(1, "a", 0.0)])
 
 
 # ---------------------------------------------------------------- bars
@@ -242,10 +245,10 @@ def test_numbers_stand_where_there_is_no_colour(
     terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = [
-        Piece(1, "The", 0.82),
-        Piece(2, " judge", 1.0),
-        Piece(3, "\n", 0.25),
-        Piece(4, "x", 0.001),
+        StreamedToken(1, "The", 0.82),
+        StreamedToken(2, " judge", 1.0),
+        StreamedToken(3, "\n", 0.25),
+        StreamedToken(4, "x", 0.001),
     ]
     expected = f"The[.82] judge[1]{LINE_END}[.25]\nx[<.01]\n"
     monkeypatch.setenv("TERM", "dumb")
@@ -305,7 +308,7 @@ def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(
         screen = Screen(out=out)
         screen.write("." * start)
         for word in words:
-            screen.token(Piece(1, word, 0.9))
+            screen.token(StreamedToken(1, word, 0.9))
     page = pyte.Screen(40, 100)
     stream = pyte.Stream(page)
     for number, part in enumerate(out.getvalue().replace("\n", "\r\n").split(ERASE)):
@@ -342,9 +345,9 @@ def test_a_wide_character_that_does_not_fit_begins_a_line(
 
 def test_a_half_told_character_does_not_colour_the_next_reply() -> None:
     screen = Screen(out=(out := io.StringIO()))
-    screen.token(Piece(1, "", 0.5))
+    screen.token(StreamedToken(1, "", 0.5))
     screen.line()
-    screen.token(Piece(2, "a", 0.5))
+    screen.token(StreamedToken(2, "a", 0.5))
     assert out.getvalue() == "\na[.50]"
 
 
@@ -395,7 +398,7 @@ def plain(terminal: FakeTerminal) -> str:
 
 @settings(deadline=None, max_examples=50)
 @given(pieces, st.booleans())
-def test_tokens_drawn_together_look_as_one_by_one(found: list[Piece], color: bool) -> None:
+def test_tokens_drawn_together_look_as_one_by_one(found: list[StreamedToken], color: bool) -> None:
     def drawn(is_together: bool) -> str:
         out = FakeTerminal()
         screen = Screen(color=color, out=out)

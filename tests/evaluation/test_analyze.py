@@ -15,8 +15,15 @@ from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
 from simplellm.checkpoint.run import Run, load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
-from simplellm.evaluation.analyze import attention, candidates, characters, thoughts, token_text
-from simplellm.inference.sampler import Sampler, distribution
+from simplellm.evaluation.analyze import (
+    attention,
+    candidates,
+    character_spans,
+    token_probabilities,
+    token_text,
+)
+from simplellm.inference.filters import distribution
+from simplellm.inference.sampler import Sampler
 
 SETTINGS = [
     SamplingParams(),
@@ -117,7 +124,7 @@ def plain_thoughts(
 
 def same_thoughts(sampler: Sampler, params: SamplingParams, prompt: list[int]) -> tuple:
     reply = sampler.stream(prompt, params)
-    found = thoughts(sampler, reply, list(reply))
+    found = token_probabilities(sampler, reply, list(reply))
     expected = plain_thoughts(sampler, prompt, reply.new_ids)
     assert [(one.id, one.rank) for one in found] == [
         (token, rank) for token, _, rank, _ in expected
@@ -154,7 +161,7 @@ def test_the_end_of_a_text_has_its_numbers_too(sampler):
 
 def test_a_thought_has_the_keys_of_the_contract(sampler):
     reply = sampler.stream([1], replace(REPLIES["one"], seed=2))
-    (found,) = thoughts(sampler, reply, list(reply))
+    (found,) = token_probabilities(sampler, reply, list(reply))
     assert list(found.to_mapping()) == ["token", "id", "probability", "rank", "entropy"]
 
 
@@ -170,7 +177,7 @@ def test_whole_characters_hold_every_token_once_and_all_of_the_text(
     tokenizer: Tokenizer, noise: list[int], text: str
 ):
     ids = [*tokenizer.encode(text), *noise]
-    found = list(characters(tokenizer, ids))
+    found = list(character_spans(tokenizer, ids))
     assert [place for _, first, last in found for place in range(first, last)] == list(
         range(len(ids))
     )

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.inference.batch import ReplyBatch, Texts
-from simplellm.inference.sampler import Reply, Sampler
+from simplellm.inference.batch import BatchDecoder, ReplyBatch
+from simplellm.inference.reply import Reply
+from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
 
 BYTES = Tokenizer({bytes([i]): i for i in range(256)})
@@ -84,16 +85,18 @@ def test_the_thoughts_of_a_batch_are_those_of_each_reply(sampler) -> None:
 def test_the_end_of_a_text_in_one_reply_does_not_end_the_others(sampler, monkeypatch) -> None:
     ending = np.full(257, -20, np.float32)
     ending[256] = 20
-    read = Texts.next_logits
+    read = BatchDecoder.next_logits
 
-    def end_the_second(texts: Texts, rows: list, parents: list | None = None) -> torch.Tensor:
+    def end_the_second(
+        texts: BatchDecoder, rows: list, parents: list | None = None
+    ) -> torch.Tensor:
         logits = read(texts, rows, parents)
         if len(rows) == 3 and len(rows[0]) == 4:
             logits = logits.clone()
             logits[1] = torch.from_numpy(ending)
         return logits
 
-    monkeypatch.setattr(Texts, "next_logits", end_the_second)
+    monkeypatch.setattr(BatchDecoder, "next_logits", end_the_second)
     batch = ReplyBatch(sampler, [65], [replace(WARM, seed=seed) for seed in (1, 2, 3)])
     list(batch)
     assert [reply.stop_reason for reply in batch.replies] == ["length", "end_of_text", "length"]
@@ -128,7 +131,7 @@ def test_rows_may_go_on_from_any_row_and_the_context_may_overflow(
     rows = [data.draw(st.lists(st.integers(0, 256), min_size=1, max_size=12))] * data.draw(
         st.integers(1, 3)
     )
-    texts, parents = Texts(sampler, 100), None
+    texts, parents = BatchDecoder(sampler, 100), None
     for _ in range(data.draw(st.integers(1, 12))):
         logits = texts.next_logits(rows, parents)
         for row, found in zip(rows, logits, strict=True):

@@ -18,7 +18,8 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SamplingError, SettingError
 from simplellm.inference.beams import Beam, BeamReply, beam_search, reply_to
-from simplellm.inference.sampler import Reply, Sampler
+from simplellm.inference.reply import Reply
+from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
 
 PROMPT = list(b"The judge")
@@ -156,7 +157,7 @@ def test_a_likelier_text_that_greedy_misses_is_found(monkeypatch) -> None:
                 row[68] = 0.0
         return rows
 
-    monkeypatch.setattr("simplellm.inference.batch.Texts.next_logits", next_logits)
+    monkeypatch.setattr("simplellm.inference.batch.BatchDecoder.next_logits", next_logits)
     best = beam_search(sampler, [65], replace(FOUR, num_beams=2, max_new_tokens=2))
     assert best.ids == [67, 68] and best.log_probability == pytest.approx(math.log(0.4))
     assert best.score == pytest.approx(math.log(0.4) / 2)

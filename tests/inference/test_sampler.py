@@ -16,7 +16,9 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SamplingError
-from simplellm.inference.sampler import PENALTY_WINDOW, Sampler, StopGate, distribution, draw
+from simplellm.inference.filters import PENALTY_WINDOW, distribution, draw
+from simplellm.inference.sampler import Sampler
+from simplellm.inference.stop import StopFilter
 from simplellm.model.transformer import SimpleLLM
 
 PLAIN = SamplingParams(temperature=1, top_k=0, top_p=1, min_p=0, repetition_penalty=1)
@@ -184,8 +186,8 @@ def test_a_streamed_reply_is_its_ids_decoded(sampler, seed):
 
 
 def gated(pieces: list[str], stops: list[str]) -> str:
-    gate = StopGate(stops)
-    shown = "".join(gate.push(piece) for piece in pieces if not gate.is_shut)
+    gate = StopFilter(stops)
+    shown = "".join(gate.push(piece) for piece in pieces if not gate.has_stopped)
     return shown + gate.finish()
 
 

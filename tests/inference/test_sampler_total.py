@@ -14,7 +14,8 @@ from test_sampler import BYTES, byte_model
 
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SamplingError
-from simplellm.inference.sampler import PENALTY_WINDOW, Sampler, distribution, draw
+from simplellm.inference.filters import PENALTY_WINDOW, distribution, draw
+from simplellm.inference.sampler import Sampler
 
 V, V_GPT2 = BYTES.vocab_size, 50_257
 SLACK = 1e-3  # float32 sums

@@ -14,10 +14,10 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
 from simplellm.data.corpus import STDIN_NAME
 from simplellm.errors import SettingError
-from simplellm.evaluation.analyze import attention, candidates, characters, token_text
+from simplellm.evaluation.analyze import attention, candidates, character_spans, token_text
 from simplellm.evaluation.passages import PASSAGE_CHARACTERS, Place, find_passages, trained_on
-from simplellm.inference.batch import ReplyBatch, in_context
-from simplellm.inference.sampler import random_seed
+from simplellm.inference.batch import ReplyBatch
+from simplellm.inference.reply import random_seed
 
 TOP = 10  # candidates
 MOST_PASSAGE_CHARACTERS = 400  # shown of one
@@ -95,12 +95,12 @@ def _attn(session: Session, text: str) -> Shown:
     layer, head = _place(text, config.n_layer, config.n_head)
     if not session.turns:
         raise SettingError("nothing has been said yet", fix="type the beginning of a text first")
-    ids = in_context(sampler, session.here())
+    ids = sampler.truncate(session.here())
     looks = attention(sampler.model, ids)  # (L, H, T)
     looks = looks[layer - 1 : layer] if layer else looks
     looks = looks[:, head - 1 : head] if head else looks
     weights = looks.mean((0, 1)).tolist()
-    units = list(characters(sampler.tokenizer, ids))
+    units = list(character_spans(sampler.tokenizer, ids))
     shares = [sum(weights[first:last]) for _, first, last in units]
     marks = tuple(
         Mark(name, (share / max(shares)) ** 0.5, f"{share:.0%}" if share >= LEAST_LOOK else "")
