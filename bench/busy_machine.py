@@ -35,7 +35,8 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 STEPS = """
 import os, sys, time
-from simplellm.training.threads import adapted_to_load, set_defaults
+from simplellm.config.environment import set_defaults
+from simplellm.training.threads import adapted_to_load
 set_defaults(os.environ)
 import torch
 from simplellm import device as devices

@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
-from simplellm.training.threads import SHORT_SPIN, set_defaults
+from simplellm.config.environment import SHORT_SPIN, set_defaults
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers already use all cores

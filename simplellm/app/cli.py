@@ -22,13 +22,14 @@ import simplellm
 from simplellm.app.console import is_broken_pipe
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.keyboard import typed_ahead_waits
+from simplellm.config.environment import set_defaults
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, current_names, flag_of
 from simplellm.config.suggest import did_you_mean
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError, SimpleLLMError
-from simplellm.training.threads import adapted_to_load, set_defaults
+from simplellm.training.threads import adapted_to_load
 from simplellm.training.tracking import TRACKERS
 
 COMMANDS = {

@@ -1,13 +1,14 @@
-"""How the threads of torch wait for each other: spinning while the machine is quiet, asleep while it is busy.
+"""OpenMP threads that wait spinning on a quiet machine, and asleep on a busy one.
 
-After each parallel loop the threads of OpenMP wait at a barrier. By default they spin there for milliseconds. On a busy
-machine a spinning thread uses up the time slice that the thread it waits for needs, and training becomes three to five
-times slower. A thread that sleeps at once costs 5 to 15% where the machine is quiet (docs/speed.md has measurements).
+After each parallel loop the threads of OpenMP wait at a barrier. By default they spin there for
+milliseconds. On a busy machine a spinning thread uses up the time slice that the thread it waits
+for needs, and training becomes three to five times slower. Threads that sleep at once cost 5 to 15%
+on a quiet machine (measurements: docs/speed.md).
 
-libgomp, which torch uses on Linux, reads its spin count once, when it is loaded. But it also has a second, 3000 times
-lower one (`gomp_throttled_spin_count_var`), for as long as there are more OpenMP threads than processors. A second team
-of threads that does nothing is enough to choose it. The number of threads that compute stays the same, and with it each
-sum, so that a run is the same on a quiet and on a busy machine.
+libgomp, which torch uses on Linux, reads its spin count once, when it is loaded. But it also has a
+second, 3000 times lower one (`gomp_throttled_spin_count_var`), which applies while there are more
+OpenMP threads than processors. A second team of idle threads is enough to select it. The number of
+threads that compute stays the same, and so do all sums: results do not depend on the load.
 """
 
 from __future__ import annotations
@@ -16,117 +17,79 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
-from pathlib import Path
+from collections.abc import Iterator
 
+from simplellm.config.processor_time import busy_seconds
 from simplellm.training.clock import every
 
-LOOK_SECONDS = 0.5
-BUSY_CORES, QUIET_CORES = (
-    0.3,
-    0.15,
-)  # used by others: from the first on the machine is busy, below the second it is quiet
-QUIET_LOOKS = 2  # in a row, before threads spin again
-PROCESSOR_TIMES = Path("/proc/stat")
+CHECK_SECONDS = 0.5
+BUSY_CORES = 0.3  # used by other programs: from here on the machine counts as busy (guess)
+QUIET_CORES = 0.15  # below, it counts as quiet (guess)
+QUIET_CHECKS = 2  # in a row, before threads spin again
 USER_CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-SHORT_SPIN = "1000"  # rounds, about 10 microseconds, instead of 300,000
-HELD_ELEMENTS = 1 << 20  # of a tensor: enough that torch adds to it with all threads
-
-
-def set_defaults(environment: MutableMapping[str, str]) -> None:
-    """Settings that libraries read when they are imported; what a user has set stays.
-
-    numpy's BLAS gets one thread, which reads memory as fast as it comes while a reply is decoded. OpenMP of LLVM and
-    Intel (torch on macOS and Windows) sleeps at once instead of after 200 ms. libgomp spins briefly where
-    `adapted_to_load` cannot look at the machine.
-    """
-    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("KMP_BLOCKTIME", "0")
-        if busy_seconds() is None:
-            environment.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)
+HELD_ELEMENTS = 1 << 20  # of a tensor: large enough that torch adds to it with all threads
 
 
 @contextlib.contextmanager
 def adapted_to_load() -> Iterator[None]:
-    """Within the block OpenMP threads sleep at barriers while other programs keep the machine busy.
+    """Within the block OpenMP threads sleep at barriers while other programs use the processors.
 
-    No effect where the user chose how they wait, where torch uses one thread, and on systems without /proc/stat.
+    No effect where an environment variable sets how they wait, where torch uses one thread, and on
+    systems without /proc/stat.
     """
     import torch
 
     busy = busy_seconds()
-    if (
-        any(name in os.environ for name in USER_CHOICES)
-        or torch.get_num_threads() == 1
-        or busy is None
-    ):
+    is_chosen = any(name in os.environ for name in USER_CHOICES)
+    if is_chosen or torch.get_num_threads() == 1 or busy is None:
         yield
         return
-    meter, asleep = (
-        LoadMeter(busy, time.process_time(), time.perf_counter()),
-        contextlib.ExitStack(),
-    )
+    meter = LoadMeter(busy, time.process_time(), time.perf_counter())
+    throttled = contextlib.ExitStack()
 
-    def look() -> None:
+    def check() -> None:
         was_busy, busy = meter.is_busy, busy_seconds()
         if busy is None:
             return
-        is_busy = meter.look(busy, time.process_time(), time.perf_counter())
+        is_busy = meter.update(busy, time.process_time(), time.perf_counter())
         if is_busy and not was_busy:
-            asleep.enter_context(spinning_throttled())
+            throttled.enter_context(spinning_throttled())
         elif was_busy and not is_busy:
-            asleep.close()
+            throttled.close()
 
-    with asleep, every(LOOK_SECONDS, look):
+    with throttled, every(CHECK_SECONDS, check):
         yield
 
 
 class LoadMeter:
-    """Tells, from one look to the next, whether others keep the processors busy."""
+    """Whether other programs keep the processors busy, from periodic measurements.
+
+    busy: seconds that the processors were in use; own: seconds that this process used; now: a clock.
+    """
 
     def __init__(self, busy: float, own: float, now: float) -> None:
-        """`busy`: seconds that our processors were in use; `own`: those that this process used; `now`: a clock."""
         self._last = busy, own, now
-        self._quiet_looks = 0
+        self._quiet_checks = 0
         self.is_busy = False
 
-    def look(self, busy: float, own: float, now: float) -> bool:
+    def update(self, busy: float, own: float, now: float) -> bool:
         busy_before, own_before, before = self._last
         self._last = busy, own, now
         cores = ((busy - busy_before) - (own - own_before)) / max(now - before, 1e-9)
-        self._quiet_looks = self._quiet_looks + 1 if cores < QUIET_CORES else 0
-        self.is_busy = cores >= BUSY_CORES or (self.is_busy and self._quiet_looks < QUIET_LOOKS)
+        self._quiet_checks = self._quiet_checks + 1 if cores < QUIET_CORES else 0
+        self.is_busy = cores >= BUSY_CORES or (self.is_busy and self._quiet_checks < QUIET_CHECKS)
         return self.is_busy
-
-
-def busy_seconds(processors: set[int] | None = None) -> float | None:
-    """Seconds since the start of the machine in which those processors (default: ours) did not idle; None if unknown.
-
-    Time that a hypervisor gave to other machines counts: to a spinning thread it is the same.
-    """
-    try:
-        processors = os.sched_getaffinity(0) if processors is None else processors
-        lines = PROCESSOR_TIMES.read_text(encoding="ascii").splitlines()
-        ticks = 0
-        for name, *times in (line.split() for line in lines if line.startswith("cpu")):
-            if name != "cpu" and int(name[3:]) in processors:
-                user, nice, system, _idle, _wait, irq, softirq, steal, *_ = map(int, times)
-                ticks += user + nice + system + irq + softirq + steal
-        return ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 @contextlib.contextmanager
 def spinning_throttled() -> Iterator[None]:
-    """Within the block a second team of OpenMP threads exists, which makes libgomp use its low spin count for all."""
+    """Within the block a second team of OpenMP threads makes libgomp use its low spin count."""
     ready, end = threading.Event(), threading.Event()
 
     def hold() -> None:
         import torch
 
-        torch.zeros(HELD_ELEMENTS).add_(1.0)  # makes the team; it is freed when this thread ends
+        torch.zeros(HELD_ELEMENTS).add_(1.0)  # creates the team; it is freed with this thread
         ready.set()
         end.wait()
 

@@ -1,4 +1,4 @@
-"""OpenMP threads spin on a quiet machine, sleep on a busy one, and do as the user says."""
+"""OpenMP threads spin on a quiet machine and sleep on a busy one; a user's choice is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,15 +14,10 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simplellm.config.processor_time import busy_seconds
 from simplellm.training import threads
-from simplellm.training.threads import LoadMeter, adapted_to_load, busy_seconds, set_defaults
+from simplellm.training.threads import LoadMeter, adapted_to_load
 
-STAT = """cpu  900 0 0 9000 0 0 0 0 0 0
-cpu0 100 10 20 4000 5 3 2 40 0 0
-cpu1 200 0 0 4000 0 0 0 0 0 0
-cpu2 600 0 0 1000 0 0 0 0 0 0
-intr 5389557 0
-"""
 SWITCHES = """
 import json, resource, torch
 from simplellm.training.threads import spinning_throttled
@@ -32,7 +26,7 @@ def sleeps():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
     for _ in range(300):
         x.add_(1.0)
-        sum(range(3000))  # the other threads wait for longer than the short spin, and not as long as the long one
+        sum(range(3000))  # longer than the short spin, shorter than the long one
     return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
 sleeps()
 counts = [sleeps()]
@@ -45,32 +39,10 @@ print(json.dumps(counts))
 """
 
 
-@pytest.fixture
-def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "stat"
-    path.write_text(STAT)
-    monkeypatch.setattr(threads, "PROCESSOR_TIMES", path)
-    monkeypatch.setattr(os, "sysconf", lambda name: 100, raising=False)
-    return path
-
-
-def test_idle_and_waiting_time_is_not_busy_and_stolen_time_is(stat: Path) -> None:
-    assert busy_seconds({0}) == 1.75 and busy_seconds({1, 2}) == 8.0 and busy_seconds(set()) == 0
-
-
-@pytest.mark.parametrize(
-    "content", [None, "cpu0 1 2\n", "cpuX 1 2 3 4 5 6 7 8\n", "cpu0 a b c d e f g h\n"]
-)
-def test_where_the_system_does_not_tell_nothing_is_known(
-    stat: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+def test_threads_are_not_adapted_where_the_load_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stat.unlink()
-    if content is not None:
-        stat.write_text(content)
-    assert busy_seconds({0}) is None
-    environment: dict[str, str] = {}
-    set_defaults(environment)
-    assert environment["GOMP_SPINCOUNT"] == threads.SHORT_SPIN
+    monkeypatch.setattr(threads, "busy_seconds", lambda: None)
     for choice in threads.USER_CHOICES:
         monkeypatch.delenv(choice, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
@@ -79,68 +51,48 @@ def test_where_the_system_does_not_tell_nothing_is_known(
         assert threading.active_count() == before
 
 
-def test_where_it_is_not_known_which_processors_are_ours_nothing_is_known(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert busy_seconds() is None
-
-
-@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OPENBLAS_NUM_THREADS"])
-def test_what_a_user_set_stays(name: str) -> None:
-    environment = {name: "7"}
-    set_defaults(environment)
-    assert environment[name] == "7" and "OPENBLAS_NUM_THREADS" in environment
-
-
-def test_a_wait_policy_of_the_user_is_all_there_is() -> None:
-    environment = {"OMP_WAIT_POLICY": "active"}
-    set_defaults(environment)
-    assert environment == {"OMP_WAIT_POLICY": "active", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def meter(*looks: tuple[float, float]) -> list[bool]:
-    """What a meter says at looks a second apart, of the cores in use and those that this process uses."""
+def measure(*checks: tuple[float, float]) -> list[bool]:
+    """What a meter returns at checks a second apart: (cores in use, cores this process uses)."""
     busy = own = 0.0
-    one = LoadMeter(0.0, 0.0, 0.0)
-    said = []
-    for now, (all_cores, own_cores) in enumerate(looks, 1):
-        busy, own = busy + all_cores, own + own_cores
-        said.append(one.look(busy, own, float(now)))
-    return said
+    meter = LoadMeter(0.0, 0.0, 0.0)
+    results = []
+    for now, (all_cores, own_cores) in enumerate(checks, 1):
+        busy += all_cores
+        own += own_cores
+        results.append(meter.update(busy, own, float(now)))
+    return results
 
 
-def test_others_make_a_machine_busy_and_this_process_does_not() -> None:
-    assert meter((2.0, 2.0), (2.0, 1.95), (0.1, 0.0)) == [False] * 3
-    assert meter((2.0, 1.0), (1.4, 1.0), (2.0, 1.6)) == [True] * 3
+def test_other_programs_make_the_machine_busy_and_this_process_does_not() -> None:
+    assert measure((2.0, 2.0), (2.0, 1.95), (0.1, 0.0)) == [False] * 3
+    assert measure((2.0, 1.0), (1.4, 1.0), (2.0, 1.6)) == [True] * 3
 
 
-def test_threads_spin_again_only_when_it_stays_quiet() -> None:
-    assert meter((2, 1), (2, 2), (2, 1), (2, 2), (2, 2), (2, 2)) == [
-        True,
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert meter((2, 1), (2, 1.8), (2, 1.8)) == [True] * 3, "a little is neither busy nor quiet"
+def test_threads_spin_again_only_after_two_quiet_checks() -> None:
+    busy, quiet = (2, 1), (2, 2)
+    expected = [True, True, True, True, False, False]
+    assert measure(busy, quiet, busy, quiet, quiet, quiet) == expected
+
+
+def test_a_load_between_the_two_limits_changes_nothing() -> None:
+    assert measure((2, 1), (2, 1.8), (2, 1.8)) == [True] * 3
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), max_size=20))
-def test_what_is_busy_beside_this_process_is_found_at_once(
-    looks: list[tuple[float, float]],
+def test_the_load_of_other_programs_is_found_at_the_next_check(
+    checks: list[tuple[float, float]],
 ) -> None:
-    said = meter(*looks)
     assert all(
         is_busy
-        for is_busy, (cores, own) in zip(said, looks, strict=True)
+        for is_busy, (cores, own) in zip(measure(*checks), checks, strict=True)
         if cores - own > threads.BUSY_CORES + 1e-6
     )
 
 
 @pytest.mark.parametrize("name", threads.USER_CHOICES)
-def test_where_the_user_chose_nobody_watches(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_threads_are_not_adapted_where_the_user_set_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     for choice in threads.USER_CHOICES:
         monkeypatch.delenv(choice, raising=False)
     monkeypatch.setenv(name, "1")
@@ -149,8 +101,8 @@ def test_where_the_user_chose_nobody_watches(monkeypatch: pytest.MonkeyPatch, na
         assert threading.active_count() == before
 
 
-@pytest.mark.skipif(busy_seconds() is None, reason="this system does not tell how busy it is")
-def test_a_watcher_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(busy_seconds() is None, reason="needs the processor times of /proc/stat")
+def test_the_adapting_thread_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for choice in threads.USER_CHOICES:
         monkeypatch.delenv(choice, raising=False)
@@ -164,8 +116,8 @@ def test_a_watcher_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(
     sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs libgomp and two cores"
 )
-def test_a_second_team_makes_threads_sleep_and_its_end_lets_them_spin_again() -> None:
-    """The low spin count of libgomp: threads that wait for a moment give the processor away."""
+def test_threads_sleep_while_a_second_team_exists_and_spin_again_afterwards() -> None:
+    """With the low spin count of libgomp, threads that wait give up the processor."""
     unset = (*threads.USER_CHOICES, "OMP_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"PYTHONPATH": str(ROOT), "GOMP_SPINCOUNT": "30000000"}
