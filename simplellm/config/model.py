@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from simplellm.config.architectures import ARCHITECTURES, ArchitectureFacts
 from simplellm.config.setting import Settings, setting
 from simplellm.errors import SettingError
 
@@ -19,8 +19,8 @@ class ModelConfig(Settings):
     architecture: str = setting(
         "str",
         "modern",
-        "modern (RMSNorm, RoPE, QK-norm, SwiGLU) or gpt2",
-        choices=("modern", "gpt2"),
+        " or ".join(f"{name} ({facts.summary})" for name, facts in ARCHITECTURES.items()),
+        choices=tuple(ARCHITECTURES),
     )
     n_layer: int = setting("int", 4, "transformer blocks", minimum=1, maximum=1000)
     n_head: int = setting("int", 4, "attention heads", minimum=1, maximum=1024)
@@ -39,7 +39,7 @@ class ModelConfig(Settings):
         "width of the feed-forward layers",
         minimum=1,
         maximum=262144,
-        auto="4 n_embd; modern 8/3 n_embd",
+        auto=", ".join(f"{name} {f.inner_factor} n_embd" for name, f in ARCHITECTURES.items()),
     )
     block_size: int = setting("int", 64, "context length in tokens", minimum=2, maximum=1_048_576)
     vocab_size: int = setting(
@@ -68,17 +68,23 @@ class ModelConfig(Settings):
                 f"n_kv_head has to divide n_head, got {self.n_kv_head} for {self.n_head} heads",
                 fix=f"--n-kv-head {_nearest_divisor(self.n_head, self.kv_heads)}",
             )
-        if self.architecture == "gpt2" and self.kv_heads != self.n_head:
+        if self.kv_heads != self.n_head and not self.facts.allows_grouped_heads:
+            grouped = [name for name, facts in ARCHITECTURES.items() if facts.allows_grouped_heads]
             raise SettingError(
-                f"gpt2 has as many key heads as heads, got n_kv_head {self.n_kv_head}",
-                fix="leave --n-kv-head out, or use --architecture modern",
+                f"{self.architecture} has as many key heads as heads, "
+                f"got n_kv_head {self.n_kv_head}",
+                fix=f"leave --n-kv-head out, or use --architecture {' or '.join(grouped)}",
             )
-        if self.architecture == "modern" and self.head_size % 2:
+        if self.facts.has_rotary_positions and self.head_size % 2:
             raise SettingError(
                 f"rotary positions need an even head size, "
                 f"got {self.n_embd} / {self.n_head} = {self.head_size}",
                 fix=f"--n-embd {self.n_head * (self.head_size + 1)}",
             )
+
+    @property
+    def facts(self) -> ArchitectureFacts:
+        return ARCHITECTURES[self.architecture]
 
     @property
     def head_size(self) -> int:
@@ -90,15 +96,8 @@ class ModelConfig(Settings):
 
     @property
     def inner_size(self) -> int:
-        """Width of the feed-forward layers.
-
-        The default for modern gives its three matrices as many parameters as two of 4 n_embd.
-        """
-        if self.n_inner:
-            return self.n_inner
-        if self.architecture == "gpt2":
-            return 4 * self.n_embd
-        return 32 * math.ceil(self.n_embd * 8 / 3 / 32)
+        """Width of the feed-forward layers."""
+        return self.n_inner or self.facts.default_inner_size(self.n_embd)
 
 
 def _nearest_divisor(number: int, requested: int) -> int:
