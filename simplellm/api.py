@@ -1,0 +1,213 @@
+"""The public Python API: `train`, `load`, and the `Model` they give.
+
+    run = simplellm.train("my-text.txt", budget="2m")
+    model = simplellm.load(run)
+    print(model.generate("The judge", temperature=0.7))
+
+Errors are SimpleLLMError and its subclasses. Nothing is printed: pass `notice` to receive messages.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplellm.checkpoint.run import find_checkpoint, free_name, load_model
+from simplellm.checkpoint.run_log import Sinks
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.setting import reject_unknown_keys
+from simplellm.config.training import TrainConfig
+from simplellm.data.corpus import STDIN_NAME
+from simplellm.data.dataset import encode_document
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.device import choose_device, fast_float32
+from simplellm.errors import Notice, SettingError, TextError
+from simplellm.evaluation.analyze import Candidate, candidates
+from simplellm.inference.beams import reply_to
+from simplellm.inference.quantize import quantize as quantized
+from simplellm.inference.sampler import Sampler
+from simplellm.model.scoring import Evaluation, evaluate
+from simplellm.model.transformer import SimpleLLM
+from simplellm.training.context import TrainingContext
+from simplellm.training.distributed import joined
+from simplellm.training.job import start
+from simplellm.training.run_info import Sources
+
+TextOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training. Figures are those of its best checkpoint on held-out text.
+
+    path: the run folder. val_loss: nats per token. bits_per_byte: of held-out text.
+    """
+
+    name: str
+    path: Path
+    steps: int
+    best_step: int
+    val_loss: float
+    perplexity: float
+    bits_per_byte: float
+    train_seconds: float
+    tokens_per_second: float
+    parameters: int
+
+    def load(self, device: str = "auto") -> Model:
+        """The model of the best checkpoint."""
+        return load(self, device=device)
+
+
+Source = Run | str | os.PathLike[str]
+
+
+class Model:
+    """A trained model with its tokenizer.
+
+    network: the torch module, in evaluation mode. tokenizer: its tokenizer. path: its checkpoint.
+    """
+
+    def __init__(self, network: SimpleLLM, tokenizer: Tokenizer, path: Path) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.path = path
+        self._sampler = Sampler(network, tokenizer)
+
+    def generate(self, prompt: str, params: SamplingParams | None = None, **settings: Any) -> str:
+        """The whole reply to `prompt`. `settings` are fields of SamplingParams, such as top_k=40."""
+        return "".join(self.stream(prompt, params, **settings))
+
+    def stream(
+        self, prompt: str, params: SamplingParams | None = None, **settings: Any
+    ) -> Iterator[str]:
+        """The reply to `prompt`, piece by piece as it is sampled; a piece has whole characters."""
+        chosen = _sampling_params(params, settings)
+        reply = reply_to(self._sampler, self._sampler.encode(prompt), chosen)
+        return (piece.text for piece in reply if piece.text)
+
+    def evaluate(self, text: str) -> Evaluation:
+        """Loss, perplexity, accuracy and bits per byte of `text`."""
+        ids = encode_document(self.tokenizer, text)
+        with fast_float32(self.device):
+            return evaluate(self.network, ids, len(text.encode("utf-8", "replace")))
+
+    def next_tokens(
+        self, prompt: str, top: int = 10, params: SamplingParams | None = None, **settings: Any
+    ) -> list[Candidate]:
+        """The `top` most likely next tokens, before and after the sampling settings."""
+        chosen = _sampling_params(params, settings)
+        return candidates(self._sampler, self._sampler.encode(prompt), chosen, top)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.token_embedding.weight.device
+
+
+def train(
+    text_or_paths: TextOrPaths,
+    *,
+    name: str | None = None,
+    checkpoints: str | os.PathLike[str] = "checkpoints",
+    device: str = "auto",
+    base: Source | None = None,
+    val_data: str | os.PathLike[str] | None = None,
+    encoding: str = "utf-8",
+    notice: Notice = lambda message: None,
+    log: Callable[[dict[str, Any]], None] = lambda record: None,
+    **settings: Any,
+) -> Run:
+    """Train a new model and return its run, which is saved in the folder `checkpoints`.
+
+    text_or_paths: files, folders or globs, or a string with the text itself (it is taken as text
+    if it has a line break). name: of the run; default: after the text. base: a run or checkpoint
+    to fine-tune. val_data: a file to hold out instead of the last part of the text.
+    settings: fields of the model and training configs, such as n_layer=6 or budget="10m"; the
+    recipe chooses the others. notice: receives messages. log: receives each record of log.jsonl.
+    """
+    started_at = time.perf_counter()
+    texts, stdin = _texts(text_or_paths)
+    known = [*ModelConfig.names(), *TrainConfig.names()]
+    reject_unknown_keys(settings, known, "train()")
+    sources = Sources(texts, os.fspath(val_data) if val_data else None, encoding)
+    folder = Path(checkpoints)
+    base_folder = find_checkpoint(_path_of(base), folder, notice) if base is not None else None
+    if stdin is not None and name is None:
+        name = free_name("text", folder)
+    chosen_device = choose_device(device)
+    with joined(chosen_device) as world:
+        context = TrainingContext(
+            checkpoints=folder,
+            device=chosen_device,
+            world=world,
+            sink=_LogSink(log) if world.is_main else Sinks(),
+            notice=notice,
+            should_stop=lambda: False,
+            stdin=stdin,
+            started_at=started_at,
+        )
+        result = start(sources, settings, name, context, base_folder)
+    figures = {key: value for key, value in asdict(result).items() if key in Run.__annotations__}
+    return Run(**{**figures, "name": result.run, "path": Path(result.path).parent})
+
+
+def load(
+    source: Source | None = None,
+    *,
+    checkpoints: str | os.PathLike[str] = "checkpoints",
+    device: str = "auto",
+    quantize: str = "off",
+) -> Model:
+    """A trained model, verified before use.
+
+    source: a Run, the name of a run in `checkpoints`, or the path of a run or checkpoint folder;
+    None is the newest run. quantize: "int8" for weights in 8 bits, else "off".
+    """
+    if quantize not in ("off", "int8"):
+        raise SettingError(f"quantize is off or int8, got {quantize!r}", fix="quantize='int8'")
+    wanted = _path_of(source) if source is not None else None
+    folder = find_checkpoint(wanted, Path(checkpoints), lambda message: None)
+    network, tokenizer = load_model(folder, choose_device(device))
+    return Model(quantized(network) if quantize == "int8" else network, tokenizer, folder)
+
+
+class _LogSink:
+    """Passes the records of a training to a function."""
+
+    def __init__(self, log: Callable[[dict[str, Any]], None]) -> None:
+        self.write = log
+
+
+def _texts(text_or_paths: TextOrPaths) -> tuple[tuple[str, ...], io.BytesIO | None]:
+    """What Sources and stdin are for `text_or_paths`; text itself goes in as standard input."""
+    if isinstance(text_or_paths, str) and "\n" in text_or_paths:
+        return (STDIN_NAME,), io.BytesIO(text_or_paths.encode("utf-8", "replace"))
+    if isinstance(text_or_paths, (str, os.PathLike)):
+        text_or_paths = [text_or_paths]
+    texts = tuple(os.fspath(path) for path in text_or_paths)
+    if not texts or STDIN_NAME in texts:
+        raise TextError(f"train() needs a text or paths, got {texts}", fix="train('my-text.txt')")
+    return texts, None
+
+
+def _path_of(source: Source) -> str:
+    """The name or path that find_checkpoint takes."""
+    return os.fspath(source.path if isinstance(source, Run) else source)
+
+
+def _sampling_params(params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+    """`params` with `settings` over them; SettingError for a name that is no setting."""
+    base = params.to_mapping() if params is not None else {}
+    return SamplingParams.from_mapping({**base, **settings})
