@@ -233,7 +233,7 @@ def _seconds_to_evaluate(trainer: Trainer) -> float:
 
 
 def _seconds_to_save(trainer: Trainer) -> float:
-    with trainer.average.in_place():
+    with trainer.ema.applied():
         return seconds_to_save(
             trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state()
         )

@@ -29,9 +29,10 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.training.clock import Clock
 from simplellm.training.composition import composition_matrices
 from simplellm.training.distributed import World, any_of, average_gradients, mean
+from simplellm.training.ema import EMA
 from simplellm.training.execution import checkpoint_gradients
 from simplellm.training.freezing import freeze
-from simplellm.training.optimizer import AveragedWeights, Optimizer
+from simplellm.training.optimizer import Optimizer
 from simplellm.training.saver import Saver
 from simplellm.training.schedule import (
     CONSTANT_SHARE,
@@ -111,7 +112,7 @@ class Trainer:
             prepared.tokenizer, config.composition, model_config.tie_embeddings
         )
         self.optimizer = Optimizer(self.model, config, compositions)
-        self.average = AveragedWeights(self.model, config.ema_decay)
+        self.ema = EMA(self.model, config.ema_decay)
         self.scaler = devices.grad_scaler(device, precision)
         self.step = self.saved_step = 0
         self.best: dict[str, Any] = {
@@ -200,7 +201,7 @@ class Trainer:
             self.optimizer.step(self.scaler)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.average.update(self.step)
+        self.ema.update(self.step)
         self.step += 1
 
     def accumulate_gradients(self) -> Tensor:
@@ -277,7 +278,7 @@ class Trainer:
     def evaluate_and_save(self) -> Evaluation:
         """Score the averaged weights on held-out text and commit them as a checkpoint."""
         started_at, step_seconds = self.clock.seconds, self.clock.step_seconds(RECENT_SECONDS)
-        with self.average.in_place():
+        with self.ema.applied():
             evaluation = (
                 self._evaluate_last()
                 if self.step == self.config.max_steps
@@ -320,7 +321,7 @@ class Trainer:
         if self.last.get("step") != self.step:
             self.last, self.last_counts = {"step": self.step}, False
             if not math.isfinite(self.best["val_loss"]):
-                with self.average.in_place():
+                with self.ema.applied():
                     evaluation = self.evaluate(min(self.config.eval_tokens, MOST_STOPPING_TOKENS))
                 self.last = _figures(self.step, evaluation)
         self._save("val_loss" in self.last and self._is_better(self.last["val_loss"]))
@@ -330,7 +331,7 @@ class Trainer:
         best_before = self.best
         if is_best and self.last_counts:
             self.best = self.last
-        with self.average.in_place():
+        with self.ema.applied():
             is_saved = self.saver.save(
                 self.step, self.model, self.prepared.tokenizer, self.state(), self.last, is_best
             )
@@ -398,8 +399,7 @@ class Trainer:
         tensors = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
         names = [name for name, _ in self.model.named_parameters()]
         tensors |= {
-            f"live/{name}": value
-            for name, value in zip(names, self.average.kept_aside(), strict=False)
+            f"live/{name}": value for name, value in zip(names, self.ema.stored(), strict=False)
         }
         figures = {
             "step": self.step,
@@ -444,7 +444,7 @@ class Trainer:
             kind, _, name = path.partition("/")
             by_kind[kind][name] = tensor
         if self.config.ema_decay:
-            self.average.start_from(list(self.model.parameters()))
+            self.ema.load(list(self.model.parameters()))
             self.model.load_state_dict(by_kind["live"])
         self.optimizer.load_state(by_kind["optimizer"])
 

@@ -58,7 +58,7 @@ def in_weight(trainer: Trainer, value: float) -> None:
 
 
 def in_average(trainer: Trainer, value: float) -> None:
-    trainer.average.kept_aside()[0].view(-1)[3] = value
+    trainer.ema.stored()[0].view(-1)[3] = value
 
 
 def in_optimizer(trainer: Trainer, value: float) -> None:

@@ -126,7 +126,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update(make, monkeypatch, 
     trainer.evaluate_and_save()
     before, average, state = (
         weights(trainer),
-        [w.clone() for w in trainer.average.kept_aside()],
+        [w.clone() for w in trainer.ema.stored()],
         trainer.optimizer.state(),
     )
     state = {name: tensor.clone() for name, tensor in state.items()}
@@ -141,7 +141,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update(make, monkeypatch, 
         "nan" in str(found.value) or "inf" in str(found.value)
     ) and "step-000003" in found.value.fix
     assert same(weights(trainer), before) and same(trainer.optimizer.state(), state)
-    assert all(map(torch.equal, trainer.average.kept_aside(), average))
+    assert all(map(torch.equal, trainer.ema.stored(), average))
     assert [folder.name for folder in trainer.run.step_folders()] == ["step-000003"]
 
 
