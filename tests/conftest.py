@@ -31,6 +31,7 @@ from simplellm.config.model import ModelConfig  # noqa: E402
 from simplellm.data.tokenizer import Tokenizer  # noqa: E402
 from simplellm.model.transformer import SimpleLLM  # noqa: E402
 
+torch.set_num_threads(1)  # faster for tiny models, and the same sums on every machine
 # A shell that starts a job in the background sets SIGINT to be ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Examples have no time limit: other workers and other programs slow them down.
@@ -117,6 +118,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 # ---------------------------------------------------------------- fixtures
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fixed_speed() -> Iterator[None]:
+    """Trainings assume the speed of the reference machine: measuring it takes 0.3 s each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def story() -> str:
     return STORY.read_text(encoding="utf-8")
@@ -149,7 +158,9 @@ def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
 
 
 @pytest.fixture(scope="session")
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fixed_speed: None
+) -> Path:
     """A checkpoints folder with one run, `tiny`, trained for 30 steps on the story."""
 
     def train(folder: Path) -> None:
@@ -171,14 +182,6 @@ def trained_model(trained: Path) -> tuple[SimpleLLM, Tokenizer]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs shared by the tests of a file, so that a text is prepared once."""
     return tmp_path_factory.mktemp("checkpoints")
-
-
-@pytest.fixture(scope="module")
-def quick_probe() -> Iterator[None]:
-    """Skips the speed probe: the recipe assumes the speed of the reference machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
-        yield
 
 
 @pytest.fixture(scope="session")

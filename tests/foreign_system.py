@@ -438,6 +438,7 @@ def main() -> None:
     )  # a program may replace handle 1
     for name in THIRD_PARTY if any("code" not in step for step in steps) else ():
         importlib.import_module(name)
+    gc.freeze()  # the collection before each step leaves out what the libraries have made
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"{PACKAGE}(\.|$)")
     if arguments.system == "windows":
         become_windows(Path(os.path.realpath(arguments.folder)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, STORY, TINY_FLAGS
+from program import QUICK_CONSTANTS
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the imitations of other systems need Linux's /proc"
@@ -25,7 +26,6 @@ MODULES = sorted(
 TEXT = "C:/Users/Kim Minsu/My Texts/이야기 1.txt"  # below the folder of the test; Windows takes these slashes too
 RUNS = "My Runs 한글 é 😀"
 MANY_CHARACTERS = "한글 é “quotes” 😀 ─│█"
-SHORT_BENCH = {"simplellm.evaluation.benchmark.SECONDS_OF_A_TURN": 0.01}
 CHAT = [
     "The judge", f"/tokenize {MANY_CHARACTERS}", "/probs on", "한글 😀", "/next", "/attn 1.1", "/regen", "/continue", "/undo",
     "/save my talk 한글.jsonl", "/save my talk 한글.jsonl", "/load my talk 한글.jsonl", "/load no such file", "/source",
@@ -74,9 +74,9 @@ def scenario() -> dict[str, dict[str, Any]]:
         "verify": {"argv": ["verify", "first", *where, "--json"], "encoding": "cp949"},
         "prune": {"argv": ["runs", "--prune", "--yes", *where], "encoding": "cp949"},
         "bench train": {"argv": ["bench", "train", "--n-layer", "1", "--n-embd", "16", "--n-head", "1", "--compile", "off",
-                                 "--precision", "float32", "--device", "cpu", "--json"], "patch": SHORT_BENCH},
+                                 "--precision", "float32", "--device", "cpu", "--json"]},
         "bench generate": {"argv": ["bench", "generate", "--n-layer", "1", "--n-embd", "16", "--n-head", "1", "--device", "cpu",
-                                    "--max-new-tokens", "8", "--json"], "patch": SHORT_BENCH},
+                                    "--max-new-tokens", "8", "--json"]},
         "no reader": {"argv": ["runs", *where], "reader_leaves": True},
     }  # fmt: skip
 
@@ -146,7 +146,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp(system)
         prepare(folder)
         steps = {name: {"import": name} for name in MODULES} | {
-            name: SCENARIO[name] for where, name in COMMANDS if where == system
+            name: {**SCENARIO[name], "patch": QUICK_CONSTANTS}
+            for where, name in COMMANDS
+            if where == system
         }
         done = dict(zip(steps, run_steps(system, folder, list(steps.values())), strict=True))
         return done | {"files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))}

@@ -13,7 +13,7 @@ import re
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ import safetensors.torch
 import torch
 from conftest import STORY
 from imitation import Imitation, has_kernel, kernel_table
+from program import QUICK_CONSTANTS
 from torch import Tensor
 
 from simplellm.app.cli import main
+from simplellm.device import relative_speed
 from simplellm.training.trainer import Trainer
 
 SHAPE = [
@@ -58,13 +60,6 @@ EVERYTHING = [  # with `--architecture modern`
 PLAIN = [
     "--dropout", "0", "--bpe-dropout", "0", "--token-noise", "0", "--composition", "0", "--renaming", "0", "--r-drop", "0",
 ]  # fmt: skip
-QUICK = {  # what takes long, and is not about devices
-    "simplellm.app.watch.PREVIEW_TOKENS": 2, "simplellm.app.watch.REPORT_TOKENS": 4,
-    "simplellm.training.plan.TIMED_STEPS": 1, "simplellm.training.plan.WARM_UP_STEPS": 1,
-    "simplellm.device.SPEED_PROBE_SIZE": 32, "simplellm.evaluation.benchmark.SECONDS_OF_A_TURN": 1e-3,
-    "simplellm.evaluation.benchmark.WARM_UP_TURNS": 1, "simplellm.app.experiments.STEPS": 10,
-    "simplellm.training.lr_range_test.STEPS": 10,
-}  # fmt: skip
 READS = {"mps": 1, "cuda": 1}  # per step: the loss and the gradient norm, together
 FP16_READS = 1  # per step: GradScaler asks whether the gradients of Muon, which is no fused optimizer, overflowed
 UPLOADS = {
@@ -119,8 +114,9 @@ def run(
             step(trainer, *rate)
             steps.append(Counter(wait.kind for wait in imitation.waits[before:]))
 
-        for name, value in QUICK.items():
-            patch.setattr(name, value, raising=False)
+        for name, value in QUICK_CONSTANTS.items():
+            patch.setattr(name, value)
+        patch.setattr("simplellm.training.job.relative_speed", relative_speed)
         patch.setattr(Trainer, "train_step", counted)
         patch.setattr(sys, "stdin", reader)
         prepare(imitation)
@@ -131,15 +127,6 @@ def run(
 
 def weights(path: str | Path) -> dict[str, Tensor]:
     return safetensors.torch.load((Path(path) / "model.safetensors").read_bytes())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors of this size are not worth a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

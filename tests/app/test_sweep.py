@@ -16,9 +16,6 @@ from simplellm.app.cli import main
 KEYS = ["run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds"]
 
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
-
 @pytest.fixture
 def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A sweep of tiny runs on the story: (exit code, stdout, stderr)."""

@@ -97,7 +97,6 @@ def test_what_is_not_finite_ends_the_training_before_it_is_kept(
             }
         )
     monkeypatch.undo()
-    monkeypatch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
     go_on(checkpoints)
     assert digest(run.last()) == undisturbed
 

@@ -151,9 +151,6 @@ def test_a_part_learns_from_the_tokens_it_is_in(tokenizer):
     assert moved == {True: True, False: False}
 
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
-
 def training_context(folder: Path, stop_after: int = 10**9) -> TrainingContext:
     asked = iter(range(10**9))
     return TrainingContext(

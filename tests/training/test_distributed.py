@@ -35,7 +35,6 @@ import json, sys, torch
 from torch import nn
 from simplellm.training import distributed
 from simplellm.training.distributed import any_of, average_gradients, from_main, joined, mean, wait_for_all
-torch.set_num_threads(1)
 distributed.MOST_GRADIENTS = 5
 cpu = torch.device("cpu")
 with joined(cpu) as world:

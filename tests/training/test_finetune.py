@@ -29,9 +29,6 @@ TRAINING = {
 HANGUL = "".join(chr(code) for code in range(0xAC00, 0xAC00 + 2000))
 
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
-
 def training_context(
     folder: Path, notice: Callable[[str], None] = lambda text: None, stop_after: int = 10**9
 ) -> TrainingContext:

@@ -18,9 +18,6 @@ from simplellm.training.lr_range_test import find_rate, suggest
 RATES = [10 ** (-5 + 5 * i / 99) for i in range(100)]
 
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
-
 @pytest.fixture
 def call(folder: Path, capsys: pytest.CaptureFixture[str]):
     """`train --find-lr` of a tiny model on the story: (exit code, stdout, stderr)."""
@@ -33,6 +30,13 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]):
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Range tests of 10 steps, for tests that do not examine the curve."""
+    for module in ("simplellm.app.experiments", "simplellm.training.lr_range_test"):
+        monkeypatch.setattr(f"{module}.STEPS", 10)
 
 
 @pytest.mark.parametrize("steepest", [1e-4, 1e-3, 1e-2])
@@ -131,6 +135,9 @@ def test_a_person_sees_the_curve_and_flags_to_copy(call):
         bars[losses.index(max(losses))] == max(bars) >= 38
         and bars[losses.index(min(losses))] == min(bars) <= 3
     )
+
+
+def test_the_rate_of_muon_is_suggested_too(call, few_steps):
     assert "--muon-learning-rate" in call("--optimizer", "muon")[1]
 
 
@@ -156,12 +163,12 @@ def test_a_range_test_needs_a_text(call):
     assert (code, out) == (2, "") and "TEXT" in err
 
 
-def test_a_range_test_takes_its_settings_from_a_file_too(call, tmp_path):
+def test_a_range_test_takes_its_settings_from_a_file_too(call, tmp_path, few_steps):
     (tmp_path / "c.toml").write_text("learning_rate = 0.5\n")
     rates = json.loads(call("--json", "--config", str(tmp_path / "c.toml"))[1])["learning_rates"]
     assert rates[0] == pytest.approx(0.5 * range_test.LOWEST_FACTOR)
 
 
-def test_a_range_test_of_fine_tuning_begins_with_the_trained_model(call, trained):
+def test_a_range_test_of_fine_tuning_begins_with_the_trained_model(call, trained, few_steps):
     losses = json.loads(call("--json", "--from", str(trained / "tiny"))[1])["losses"]
     assert losses[0] < json.loads(call("--json")[1])["losses"][0] - 0.5

@@ -35,9 +35,6 @@ TINY = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
-
 def training_context(folder: Path, stop_after: int = 10**9) -> TrainingContext:
     asked = iter(range(10**9))
     return TrainingContext(

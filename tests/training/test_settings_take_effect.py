@@ -37,9 +37,6 @@ PLAIN = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
-
 def training_context(
     folder: Path, notice: Callable[[str], None] = lambda text: None
 ) -> TrainingContext:

@@ -24,7 +24,7 @@ from simplellm.training.threads import spinning_throttled
 x = torch.zeros(1 << 18)
 def sleeps():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-    for _ in range(300):
+    for _ in range(100):
         x.add_(1.0)
         sum(range(3000))  # longer than the short spin, shorter than the long one
     return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
@@ -129,4 +129,4 @@ def test_threads_sleep_while_a_second_team_exists_and_spin_again_afterwards() ->
         check=True,
     ).stdout
     spinning, sleeping, again = json.loads(out)
-    assert sleeping > 200 and spinning < sleeping / 4 and again < sleeping / 4
+    assert sleeping > 60 and spinning < sleeping / 4 and again < sleeping / 4
