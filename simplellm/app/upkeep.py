@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,12 +16,11 @@ from simplellm.app.console import write_json
 from simplellm.app.render import Screen
 from simplellm.checkpoint import run as checkpoints
 from simplellm.checkpoint.run import Run
+from simplellm.data.prepared import PREPARED_FOLDER, is_prepared_name
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.files import discard_folder, leftovers
 from simplellm.storage.lock import FolderLock
-from simplellm.training.job import PREPARED_FOLDER
 
-PREPARED_NAME = re.compile(r"[0-9a-f]{16}")
 INDEX_SUFFIX = "-words"  # of the index that stands beside prepared ids
 YES = ("y", "yes")
 
@@ -128,7 +126,7 @@ def _shared(folder: Path, runs: list[Run]) -> Iterator[Item]:
     if "" in needed:  # a run that does not say: any may be its own
         return
     for path in sorted(prepared.glob("*")):
-        if PREPARED_NAME.fullmatch(path.name) and path.name not in needed:
+        if is_prepared_name(path.name) and path.name not in needed:
             index = path.with_name(path.name + INDEX_SUFFIX)
             yield from (
                 Item(one, "prepared for no run that is there")

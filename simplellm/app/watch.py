@@ -14,7 +14,7 @@ from simplellm.app.render import Screen, TrainingProgress
 from simplellm.checkpoint.run import Run, load_model
 from simplellm.checkpoint.run_log import read_log
 from simplellm.config.sampling import SamplingParams
-from simplellm.data.dataset import Prepared
+from simplellm.data.prepared import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
 from simplellm.evaluation.report import Report, make_report, report_lines

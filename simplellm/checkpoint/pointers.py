@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from simplellm.errors import CheckpointError
-from simplellm.storage.files import read_json, replace_file, to_json
-from simplellm.storage.manifest import is_whole
+from simplellm.storage.files import replace_file
+from simplellm.storage.json_files import json_bytes, read_json
+from simplellm.storage.manifest import is_intact
 
 STEP_NAME = re.compile(r"step-(\d{6,})")
 Pointer = dict[str, Any]  # "step", "path" (the folder's name), and how that checkpoint was scored
@@ -32,7 +33,9 @@ def step_folders(run: Path) -> list[Path]:
 
 
 def write_pointer(run: Path, which: str, step: int, figures: dict[str, Any]) -> None:
-    replace_file(run / f"{which}.json", to_json({**figures, "step": step, "path": step_name(step)}))
+    replace_file(
+        run / f"{which}.json", json_bytes({**figures, "step": step, "path": step_name(step)})
+    )
 
 
 def read_pointer(run: Path, which: str) -> Pointer | None:
@@ -62,7 +65,7 @@ def pointer_to_whole(run: Path, which: str, whole: list[Path]) -> Pointer | None
 
 def mend_pointers(run: Path) -> None:
     """Let best.json and last.json name whole checkpoints again, where they do not."""
-    whole = [folder for folder in step_folders(run) if is_whole(folder)]
+    whole = [folder for folder in step_folders(run) if is_intact(folder)]
     for which in ("best", "last"):
         pointer = pointer_to_whole(run, which, whole)
         if pointer and pointer != _written(run, which):

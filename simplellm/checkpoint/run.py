@@ -46,15 +46,12 @@ from simplellm.storage.files import (
     discard_folder,
     make_folder,
     new_folder,
-    read_json,
     replace_file,
     temporary_beside,
-    to_json,
 )
-from simplellm.storage.lock import LOCK_NAME, holder
-from simplellm.storage.manifest import MANIFEST_NAME, ManifestWriter, is_whole
-from simplellm.storage.manifest import verify as verify
-from simplellm.storage.manifest import write_manifest as write_manifest
+from simplellm.storage.json_files import json_bytes, read_json
+from simplellm.storage.lock import LOCK_NAME, lock_holder
+from simplellm.storage.manifest import MANIFEST_NAME, ManifestWriter, is_intact, verify_manifest
 from simplellm.storage.safetensors_header import check_fit, read_header
 
 RUN_VERSION = 1
@@ -108,7 +105,7 @@ class Run:
     def write_info(self, info: dict[str, Any]) -> None:
         """Create the folder if need be, and say in run.json what this run is."""
         make_folder(self.path)
-        replace_file(self.path / "run.json", to_json({"version": RUN_VERSION, **info}))
+        replace_file(self.path / "run.json", json_bytes({"version": RUN_VERSION, **info}))
 
     def step_folders(self) -> list[Path]:
         """Folders named as checkpoints, newest step first; they may be damaged."""
@@ -148,7 +145,7 @@ class Run:
         """
         refuse_unfinite({**model.state_dict(), **state.tensors})
         folder = self.path / step_name(step)
-        if not is_whole(folder):  # whole: committed already, when a pointer could not be swapped
+        if not is_intact(folder):  # whole: committed already, when a pointer could not be swapped
             if folder.exists():
                 discard_folder(folder)
             with new_folder(folder) as temporary:
@@ -185,7 +182,7 @@ class Run:
     def _first_whole(self, folders: list[Path], notice: Notice) -> Path:
         for folder in folders:
             try:
-                verify(folder)
+                verify_manifest(folder)
             except CheckpointError as error:
                 notice(f"{error}; using an earlier checkpoint")
             else:
@@ -207,7 +204,7 @@ class Run:
     def superfluous(self) -> dict[Path, str]:
         """Checkpoints that retention lets go, each with the reason; none of a run of which no checkpoint is whole."""
         folders = self.step_folders()
-        whole = [folder for folder in folders if is_whole(folder)]
+        whole = [folder for folder in folders if is_intact(folder)]
         best = pointers.pointer_to_whole(self.path, "best", whole)
         kept = {*whole[:KEPT_LAST], *([self.path / best["path"]] if best else [])}
         reasons = {
@@ -221,7 +218,7 @@ class Run:
 
 def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer]:
     """Verify a checkpoint and build its model (eval mode, float32) and tokenizer."""
-    verify(folder)
+    verify_manifest(folder)
     config, tokenizer = _described(folder)
     hub_state = _read_tensors(folder / "model.safetensors")
     with torch.device("meta"):
@@ -250,7 +247,7 @@ def load_training_state(folder: Path) -> TrainingState:
 
 def examine(folder: Path) -> None:
     """CheckpointError unless a checkpoint is whole and its parts fit together; no weights are read but to be hashed."""
-    verify(folder)
+    verify_manifest(folder)
     _described(folder)
     _refuse_types(folder / "training" / "state.safetensors")
 
@@ -299,7 +296,7 @@ def _described(folder: Path) -> tuple[ModelConfig, Tokenizer]:
         raise CheckpointError(
             f"{folder / 'config.json'} asks for a context of {config.block_size} tokens, too long for its model"
         )
-    tokenizer = Tokenizer.from_json(
+    tokenizer = Tokenizer.from_mapping(
         read_json(folder / "tokenizer.json"), str(folder / "tokenizer.json")
     )
     if tokenizer.vocab_size != config.vocab_size:
@@ -384,7 +381,7 @@ def new_run(name: str, checkpoints: Path) -> Run:
             f"{name} is the name of a device on Windows", fix="choose a name such as my-run"
         )
     if _is_taken(checkpoints / name):
-        who = holder(checkpoints / name)
+        who = lock_holder(checkpoints / name)
         raise CheckpointError(
             f"run {name} is being trained by {who}" if who else f"run {name} is there already",
             fix=f"choose another --name than {name}"
@@ -408,7 +405,7 @@ def _is_taken(folder: Path) -> bool:
         there = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_MARK)}
     except OSError:  # not there, or no folder
         return folder.exists()
-    return not there.issubset(NEVER_SAVED) or bool(holder(folder))
+    return not there.issubset(NEVER_SAVED) or bool(lock_holder(folder))
 
 
 def bad_name(name: str) -> SettingError:
@@ -426,16 +423,16 @@ def _write(folder: Path, model: SimpleLLM, tokenizer: Tokenizer, state: Training
     )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     files = ManifestWriter(folder)
-    files.write("config.json", to_json(to_hub_config(model.config, end)))
+    files.write("config.json", json_bytes(to_hub_config(model.config, end)))
     files.write(
         "generation_config.json",
-        to_json({"bos_token_id": end, "eos_token_id": end, "do_sample": True}),
+        json_bytes({"bos_token_id": end, "eos_token_id": end, "do_sample": True}),
     )
     files.write("tokenizer.json", _tokenizer_json(tokenizer))
-    files.write("tokenizer_config.json", to_json(_tokenizer_config(model.config)))
+    files.write("tokenizer_config.json", json_bytes(_tokenizer_config(model.config)))
     files.write("model.safetensors", safetensors.torch.save(hub_state, {"format": "pt"}))
     files.write("training/state.safetensors", safetensors.torch.save(tensors))
-    files.write("training/state.json", to_json(state.figures))
+    files.write("training/state.json", json_bytes(state.figures))
     files.finish()
 
 
@@ -450,7 +447,7 @@ def _tokenizer_config(config: ModelConfig) -> dict[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _tokenizer_json(tokenizer: Tokenizer) -> bytes:
     """The same at each save of a run: made once."""
-    return to_json(tokenizer.to_json())
+    return json_bytes(tokenizer.to_mapping())
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

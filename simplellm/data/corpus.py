@@ -1,82 +1,83 @@
-"""Files, folders, globs, JSON lines and standard input as one long text, read in pieces.
+"""Corpora: text from files, folders, globs, JSON lines and standard input, read in chunks.
 
-A corpus may be larger than memory: it is read once to be checked, counted and fingerprinted, and
-then again, piece by piece, by whoever needs its characters.
+A corpus may be larger than memory. `read_corpus` reads it once to check, count and hash it; later
+readers stream its chunks.
 """
 
 from __future__ import annotations
 
 import codecs
 import glob
-import hashlib
 import io
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from simplellm.errors import TextError
+from simplellm.storage.files import sha256_of_stream
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 STDIN_NAME = "-"
-PIECE_CHARACTERS = 1 << 20
-LONGEST_PIECE_CHARACTERS = 1 << 23  # a text without line ends is cut here, wherever that is
+CHUNK_CHARACTERS = 1 << 20
+MAX_CHUNK_CHARACTERS = 1 << 23  # a text without line ends is cut here, even inside a word
 READ_BYTES = 1 << 20
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it starts with
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark is a prefix of it
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+OTHER_ENCODING = "pass its --encoding, such as cp949, euc-kr or latin-1"
 
 
-class Piece(NamedTuple):
-    """A part of a document; `ends_document` when the next piece belongs to another."""
+class TextChunk(NamedTuple):
+    """A part of a document."""
 
     text: str
-    ends_document: bool
-    source: int = 0  # which of the corpus
-    line: int = 1  # of that file, where the document begins
+    ends_document: bool  # the next chunk belongs to another document
+    source: int = 0  # index of the source in the corpus
+    line: int = 1  # line of the file where the document begins
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in order. Characters are counted over all of them, without anything between them."""
+    """Documents in order. Character positions count over all of them, without separators."""
 
     sources: tuple[Source, ...]
     characters: tuple[int, ...]  # of each source
-    n_bytes: int  # of the text as UTF-8, whatever the files hold
-    fingerprint: dict[str, str]  # SHA-256 of the bytes of each source, by its name
+    n_bytes: int  # of the text as UTF-8, for any encoding of the files
+    fingerprint: dict[str, str]  # source name -> SHA-256 of its bytes
 
     @property
     def n_characters(self) -> int:
         return sum(self.characters)
 
-    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
-        """The characters `start` up to `stop`, in pieces of about a million, cut after line ends."""
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[TextChunk]:
+        """Characters `start` to `stop` in chunks of about a million, cut after line ends."""
         stop = self.n_characters if stop is None else stop
         position = 0
         for number, source in enumerate(self.sources):
-            for text, ends_document, _, line in source.pieces():
+            for text, ends_document, _, line in source.chunks():
                 first, last = max(start - position, 0), min(stop - position, len(text))
                 position += len(text)
                 if first < last:
-                    yield Piece(text[first:last], ends_document or position >= stop, number, line)
+                    ends_document = ends_document or position >= stop
+                    yield TextChunk(text[first:last], ends_document, number, line)
                 if position >= stop:
                     return
 
     def text(self, start: int = 0, stop: int | None = None) -> str:
-        return "".join(piece.text for piece in self.pieces(start, stop))
+        return "".join(chunk.text for chunk in self.chunks(start, stop))
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file (or standard input, kept in a temporary file) and how its bytes are to be read."""
+    """One file and its encoding. A stream (`spool`) has been copied to a temporary file."""
 
     name: str
     encoding: str = "utf-8"
@@ -92,23 +93,23 @@ class Source:
         except OSError as error:
             raise _cannot_read(self.name, error) from error
 
-    def pieces(self) -> Iterator[Piece]:
-        """The documents of this source: a .jsonl line each, or the whole file."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """The documents of this source: one per line of a .jsonl file, else the whole file."""
         if self.name.endswith(".jsonl"):
             yield from self._json_lines()
         else:
-            yield from self._whole()
+            yield from self._plain_text()
 
-    def _whole(self) -> Iterator[Piece]:
+    def _plain_text(self) -> Iterator[TextChunk]:
         buffer = ""
         for text in self._decoded():
             buffer += text
             while (cut := _safe_cut(buffer)) is not None:
-                yield Piece(buffer[:cut], False)
+                yield TextChunk(buffer[:cut], False)
                 buffer = buffer[cut:]
-        yield Piece(buffer, True)
+        yield TextChunk(buffer, True)
 
-    def _json_lines(self) -> Iterator[Piece]:
+    def _json_lines(self) -> Iterator[TextChunk]:
         for number, line in enumerate(_lines(self._decoded()), 1):
             if not line.strip():
                 continue
@@ -118,14 +119,17 @@ class Source:
                 text = None
             if not isinstance(text, str):
                 raise TextError(
-                    f'{self.name} line {number} is not a JSON object with a "text"',
+                    f'{self.name} line {number} is not a JSON object with a string "text"',
                     fix='write {"text": "..."} on each line',
                 )
             if text:
-                yield Piece(text, True, line=number)
+                yield TextChunk(text, True, line=number)
 
     def _decoded(self) -> Iterator[str]:
-        """The text in parts of any length, line ends as \\n; TextError with the byte offset where it is no text."""
+        """The text in parts of any length, with line ends as \\n.
+
+        TextError with the byte offset if the bytes are not text in this encoding.
+        """
         newlines = io.IncrementalNewlineDecoder(None, translate=True)
         with self.open() as file:
             encoding, offset, block = self._begin(file)
@@ -144,7 +148,7 @@ class Source:
                 block = _read(file, self.name, READ_BYTES)
 
     def _begin(self, file: BinaryIO) -> tuple[str, int, bytes]:
-        """The encoding (a byte order mark tells it), the offset behind the mark, and the first bytes after it."""
+        """Encoding (by the byte order mark if there is one), offset after the mark, first bytes."""
         head = _read(file, self.name, 4)
         for mark, name in BYTE_ORDER_MARKS.items():
             if head.startswith(mark):
@@ -154,48 +158,49 @@ class Source:
     def _decode(
         self, decoder: codecs.IncrementalDecoder, block: bytes, encoding: str, offset: int
     ) -> str:
-        pending = len(decoder.getstate()[0])  # bytes of a character begun in the block before
+        pending = len(decoder.getstate()[0])  # bytes of a character that began in the last block
         try:
             return decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             if not block:
                 raise TextError(
-                    f"{self.name} ends in the middle of a character, at byte {offset - pending} ({encoding})",
-                    fix="check that it is whole, or pass --encoding with its own, such as cp949, euc-kr or latin-1",
+                    f"{self.name} ends in the middle of a character, "
+                    f"at byte {offset - pending} ({encoding})",
+                    fix=f"check that the file is complete, or {OTHER_ENCODING}",
                 ) from error
             where = f"byte {offset - pending + error.start} (0x{error.object[error.start]:02x})"
         except UnicodeError:
             where = "the text"
         raise TextError(
             f"{self.name}: {where} is not {encoding}",
-            fix="convert it to UTF-8, or pass --encoding with its own, such as cp949, euc-kr or latin-1",
+            fix=f"convert it to UTF-8, or {OTHER_ENCODING}",
         )
 
 
 def read_corpus(
     texts: Sequence[str], encoding: str = "utf-8", stdin: BinaryIO | None = None
 ) -> Corpus:
-    """Check, count and fingerprint the corpus of `texts` (files, folders, globs, `-`). TextError when there is none."""
+    """Check, count and hash the texts (files, folders, globs, `-`); TextError if there is none."""
     _check_encoding(encoding)
     sources = tuple(_sources(texts, encoding, stdin))
     characters = [0] * len(sources)
     n_bytes = 0
     has_words = False
     for number, source in enumerate(sources):
-        for text, *_ in source.pieces():
+        for text, *_ in source.chunks():
             characters[number] += len(text)
             n_bytes += len(text.encode("utf-8", "replace"))
-            has_words = has_words or not text.isspace() and bool(text)
+            has_words = has_words or bool(text.strip())
     if not has_words:
         names = ", ".join(source.name for source in sources[:3])
-        raise TextError(f"there is no text in {names}", fix="name a file with some text in it")
+        raise TextError(f"there is no text in {names}", fix="name a file that contains text")
     return Corpus(
         sources, tuple(characters), n_bytes, {source.name: _sha256(source) for source in sources}
     )
 
 
 def _check_encoding(name: str) -> None:
-    """TextError unless `name` is an encoding of text: Python knows others, such as hex and zlib."""
+    """TextError unless `name` is a text encoding; Python also has others, such as hex and zlib."""
     try:
         is_text = codecs.lookup(name)._is_text_encoding
         codecs.getincrementaldecoder(name)("strict").decode(b"", final=False)
@@ -203,14 +208,14 @@ def _check_encoding(name: str) -> None:
         is_text = False
     if not is_text:
         raise TextError(
-            f"no encoding of text is called {name!r}", fix="use utf-8, cp949, euc-kr, latin-1, ..."
+            f"{name!r} is not a text encoding", fix="use utf-8, cp949, euc-kr, latin-1, ..."
         )
 
 
 def _cannot_read(name: str, error: OSError) -> TextError:
     return TextError(
         f"cannot read {name}: {error.strerror or error}",
-        fix="name a text file that is there and readable",
+        fix="name a text file that exists and can be read",
     )
 
 
@@ -233,38 +238,38 @@ def _sources(texts: Iterable[str], encoding: str, stdin: BinaryIO | None) -> Ite
             )
             if not files:
                 raise TextError(
-                    f"there is no *.txt, *.md or *.jsonl in {text}", fix="name the files themselves"
+                    f"there is no *.txt, *.md or *.jsonl in {text}", fix="name the files"
                 )
             yield from (Source(name, encoding) for name in files)
         elif _is_path(text):
-            yield _regular(text, encoding)
+            yield _file_or_pipe(text, encoding)
         elif glob.has_magic(text):
             matches = sorted(
                 name for name in glob.glob(text, recursive=True) if Path(name).is_file()
             )
             if not matches:
-                raise TextError(f"no file matches {text}", fix="check the pattern, and quote it")
+                raise TextError(f"no file matches {text}", fix="check the pattern and quote it")
             yield from (Source(name, encoding) for name in matches)
         else:
             raise TextError(
                 f"there is no file {text[:200] or repr(text)}",
-                fix="check the path; a folder, a glob or - (stdin) will do too",
+                fix="check the path; it can also be a folder, a glob or - (stdin)",
             )
 
 
 def _is_path(text: str) -> bool:
-    """Whether there is such a file or folder; a name no file can have, or none at all, is none."""
+    """Whether the file or folder exists; False for invalid and empty names."""
     try:
         return bool(text) and Path(text).exists()
     except (OSError, ValueError):
         return False
 
 
-def _regular(name: str, encoding: str) -> Source:
-    """A file can be read twice; a named pipe cannot, so it is kept in a temporary file first."""
+def _file_or_pipe(name: str, encoding: str) -> Source:
+    """A source for a file or a named pipe, which is copied because it can be read only once."""
     if Path(name).is_file():
         return Source(name, encoding)
-    if not Path(name).is_fifo():  # the zeros of /dev/zero never end
+    if not Path(name).is_fifo():  # /dev/zero, for example, never ends
         raise TextError(
             f"{name} is a device, not a text", fix="name a text file, or - for standard input"
         )
@@ -273,10 +278,10 @@ def _regular(name: str, encoding: str) -> Source:
 
 
 def spool(stream: BinaryIO | None) -> BinaryIO:
-    """A stream that can be read only once, as a file."""
+    """Copy a stream, which can be read only once, to a temporary file."""
     if stream is None:
         raise TextError("there is no standard input to read", fix="name a file instead of -")
-    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the corpus)
+    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the corpus exists)
     while block := _read(stream, "standard input", READ_BYTES):
         file.write(block)
     file.flush()
@@ -284,40 +289,37 @@ def spool(stream: BinaryIO | None) -> BinaryIO:
 
 
 def _sha256(source: Source) -> str:
-    digest = hashlib.sha256()
     with source.open() as file:
-        for block in iter(partial(file.read, READ_BYTES), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of_stream(file)
 
 
 def _nul_in(block: bytes, encoding: str) -> int:
-    """Offset of the first NUL byte, -1 where there is none or where the encoding has them by nature."""
-    return (
-        -1
-        if encoding.replace("_", "-").lower().startswith(("utf-16", "utf-32"))
-        else block.find(b"\0")
-    )
+    """Offset of the first NUL byte; -1 if there is none or the encoding uses NUL bytes."""
+    if encoding.replace("_", "-").lower().startswith(("utf-16", "utf-32")):
+        return -1
+    return block.find(b"\0")
 
 
 def _safe_cut(buffer: str) -> int | None:
-    """Where a long buffer may be cut without changing its tokens: between a line end and a word.
+    """Position where a long buffer can be cut without a change of its tokens.
 
-    None while the buffer is short, or has no such place and may still grow.
+    That is between a line end and a word. None while the buffer is short, or if it has no such
+    position and may still grow.
     """
-    if len(buffer) <= PIECE_CHARACTERS:
+    if len(buffer) <= CHUNK_CHARACTERS:
         return None
     cut = buffer.rfind("\n", 0, len(buffer) - 1) + 1
     while cut > 0 and buffer[cut].isspace():
         cut = buffer.rfind("\n", 0, cut - 1) + 1
     if cut > 0:
         return cut
-    return LONGEST_PIECE_CHARACTERS if len(buffer) > LONGEST_PIECE_CHARACTERS else None
+    return MAX_CHUNK_CHARACTERS if len(buffer) > MAX_CHUNK_CHARACTERS else None
 
 
 def _lines(parts: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that comes in parts, without line ends."""
     rest = ""
     for part in parts:
-        *whole, rest = (rest + part).split("\n")
-        yield from whole
+        *lines, rest = (rest + part).split("\n")
+        yield from lines
     yield rest

@@ -1,9 +1,9 @@
-"""Other names for what a passage speaks of, so that a model learns to take names from the text and not from memory.
+"""Name replacement: augmentation that exchanges names, so that a model copies them from context.
 
-A text is full of words that are frequent in one place and rare elsewhere: persons, places, variables, topics. On a small
-text a model learns all of them by heart, and has nothing to say about those of a text it has not seen. Here each
-passage gets some of them exchanged, all places of a word alike, for others of their kind or for made-up ones: who
-wants to know what comes next then has to look where it came before.
+Many words are frequent in one passage and rare elsewhere: persons, places, variables, topics. A
+model that is trained on a small text memorizes them and cannot handle the names of other texts. In
+each passage some names are replaced, all occurrences alike, by names of the same kind or by made-up
+ones. The next token then has to be found in the context.
 """
 
 from __future__ import annotations
@@ -12,33 +12,34 @@ from collections import defaultdict
 
 import numpy as np
 
-SHORTEST_NAME = 3  # bytes of its letters: three of Latin, one of Hangul
-RARER_ELSEWHERE = 8  # a name is this many times as frequent in its passage as in the whole text
-MADE_UP_PER_WORD, MOST_MADE_UP = 3, 2000  # of each kind
+MIN_NAME_BYTES = 3  # UTF-8 bytes of its letters: three Latin letters, one Hangul syllable
+MIN_FREQUENCY_RATIO = 8  # frequency of a name in its passage, relative to the whole text
+MADE_UP_PER_WORD = 3
+MAX_MADE_UP = 2000  # per kind
 
-Kind = tuple[str, str]
+Kind = tuple[str, str]  # prefix of the word, letter case
 
 
 class Renamer:
-    """`renamer(words, times, share, generator)`: other names for the words of passages."""
+    """`renamer(words, counts, share, generator)` replaces names among the words of passages."""
 
     def __init__(self, words: list[str], counts: list[int], passage: int, seed: int) -> None:
-        """`words`: the distinct words of the text, with how often each occurs; `passage`: its length in words.
-
-        `made_up` are the new words, numbered on from those of the text.
+        """`words`: the distinct words of the text; `counts`: their frequencies; `passage`: words
+        per passage. Made-up words get the numbers after those of `words`.
         """
-        self._usual = np.array(counts) * (passage / sum(counts))  # times in a passage
+        self._expected = np.array(counts) * (passage / sum(counts))  # occurrences per passage
         by_kind: dict[Kind, list[int]] = defaultdict(list)
         for number, word in enumerate(words):
             if (kind := kind_of(word)) is not None:
                 by_kind[kind].append(number)
-        generator, known = np.random.default_rng(seed), set(words)
+        generator = np.random.default_rng(seed)
+        known = set(words)
         self.made_up: list[str] = []
         self._kinds = np.full(len(words), -1)
         pools: list[list[int]] = []
         for kind, numbers in by_kind.items():
             self._kinds[numbers] = len(pools)
-            made_up = _made_up([words[number] for number in numbers], kind, known, generator)
+            made_up = _make_up([words[number] for number in numbers], kind, known, generator)
             first = len(words) + len(self.made_up)
             pools.append([*numbers, *range(first, first + len(made_up))])
             self.made_up += made_up
@@ -47,13 +48,16 @@ class Renamer:
         self._pool = np.array([number for pool in pools for number in pool], dtype=np.int64)
 
     def __call__(
-        self, words: np.ndarray, times: np.ndarray, share: float, generator: np.random.Generator
+        self, words: np.ndarray, counts: np.ndarray, share: float, generator: np.random.Generator
     ) -> np.ndarray:
-        """The number of each word of a passage (N) and how often it occurs there, in; a `share` of the names exchanged, out."""
+        """Word numbers (N,) with a fraction `share` of the names replaced.
+
+        `words` (N,) are the distinct words of each passage, `counts` (N,) their frequencies there.
+        """
         is_name = (
             (self._kinds[words] >= 0)
-            & (times >= 2)
-            & (times >= RARER_ELSEWHERE * self._usual[words])
+            & (counts >= 2)
+            & (counts >= MIN_FREQUENCY_RATIO * self._expected[words])
         )
         chosen = np.flatnonzero(is_name & (generator.random(len(words)) < share))
         kinds = self._kinds[words[chosen]]
@@ -64,30 +68,26 @@ class Renamer:
 
 
 def kind_of(word: str) -> Kind | None:
-    """What stands before the letters of a word, and how they are written; None for what is no word."""
+    """The characters before the letters of a word, and the case of the letters; None for others."""
     letters = word if word[:1].isalpha() else word[1:]
-    if not letters.isalpha() or len(letters.encode()) < SHORTEST_NAME:
+    if not letters.isalpha() or len(letters.encode()) < MIN_NAME_BYTES:
         return None
-    case = (
-        "upper"
-        if letters.isupper()
-        else "title"
-        if letters[0].isupper()
-        else "lower"
-        if letters.islower()
-        else "other"
-    )
+    if letters.isupper():
+        case = "upper"
+    elif letters[0].isupper():
+        case = "title"
+    else:
+        case = "lower" if letters.islower() else "other"
     return word[: len(word) - len(letters)], case
 
 
-def _made_up(
+def _make_up(
     words: list[str], kind: Kind, known: set[str], generator: np.random.Generator
 ) -> list[str]:
-    """New words of one kind: the beginning of one word and the end of another."""
+    """New words of one kind: the beginning of one word with the end of another."""
     made_up = set()
-    for first, second in generator.integers(
-        len(words), size=(min(MADE_UP_PER_WORD * len(words), MOST_MADE_UP), 2)
-    ):
+    n = min(MADE_UP_PER_WORD * len(words), MAX_MADE_UP)
+    for first, second in generator.integers(len(words), size=(n, 2)):
         beginning, end = words[first], words[second]
         word = (
             beginning[: generator.integers(1, len(beginning) + 1)]

@@ -1,11 +1,11 @@
-"""A fresh random way to write a small text for each epoch.
+"""Segmentation: a new random encoding of a small text in each epoch (augmentation).
 
-Two things change: how words are cut into tokens (BPE-dropout, Provilkov et al. 2020), on small text the strongest
-regulariser there is, and what the names in it are (see renaming.py). Both are the same throughout a passage, so that what is
-repeated in the text is repeated in the ids.
+Two things vary: how words are cut into tokens (BPE-dropout, Provilkov et al. 2020, the strongest
+regularizer on small text) and which names occur (see renaming.py). Both are constant within a
+passage, so that repetitions in the text are repetitions in the ids.
 
-Drawing merges at random for a whole text is slow, so each distinct word is segmented a few times
-beforehand, and an epoch draws one of them for each word of a passage: one numpy gather.
+Random merges for a whole text are slow. Each distinct word is therefore segmented a few times in
+advance, and an epoch draws one of these variants for each word of a passage: one numpy gather.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 from simplellm.data.renaming import Renamer
 from simplellm.data.tokenizer import Tokenizer
 
-MOST_VARIANTS = 16  # segmentations kept of one word
-RARE_WORD_VARIANTS = 6  # more than a rare word needs: two for each time it occurs are kept besides
+MAX_VARIANTS = 16  # random segmentations per word
+EXTRA_VARIANTS = 6  # per word, in addition to two for each occurrence
 DEFAULT_PASSAGE = 128  # words
 
 
 class Segmenter:
-    """`segmenter(epoch, merged)` gives the ids of the text in that epoch: a pure function of the seed and these.
+    """`segmenter(epoch, merged)`: token ids of the text, a pure function of these and the seed.
 
-    A share `merged` of the words take the word as the tokenizer cuts it, the others one of its random segmentations.
+    A fraction `merged` of the words gets the tokenizer's own segmentation, the others a random one.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Segmenter:
         renaming: float = 0.0,
         passage: int = DEFAULT_PASSAGE,
     ) -> None:
-        """`renaming`: share of the names of a passage that are exchanged; `passage`: its length in words."""
+        """`renaming`: fraction of the names of a passage to replace; `passage`: words per passage."""
         self._seed, self._renaming, self._passage = seed, renaming, passage
-        words = [
+        words = [  # "" stands for END_OF_TEXT
             word for document in documents for word in ("", *tokenizer.split(document))
-        ]  # "": END_OF_TEXT
+        ]
         counts = Counter(words)
         number_of = {word: number for number, word in enumerate(counts)}
         self._words = np.array([number_of[word] for word in words])
@@ -53,13 +53,7 @@ class Segmenter:
         made_up = self._renamer.made_up if self._renamer else []
         uniform = random.Random(seed).random
         variants = [
-            _variants(
-                tokenizer,
-                word,
-                bpe_dropout,
-                min(MOST_VARIANTS, 2 * count + RARE_WORD_VARIANTS),
-                uniform,
-            )
+            _variants(tokenizer, word, bpe_dropout, _n_variants(count), uniform)
             for word, count in counts.items()
         ] + [[tokenizer.encode(word)] for word in made_up]
         flat = [ids for word_variants in variants for ids in word_variants]
@@ -71,29 +65,40 @@ class Segmenter:
 
     def __call__(self, epoch: int, merged: float = 0.0) -> np.ndarray:
         generator = np.random.default_rng((self._seed, epoch))
-        passages = (
-            np.arange(len(self._words)) + generator.integers(self._passage)
-        ) // self._passage
-        places, place, times = np.unique(
-            passages * len(self._n_variants) + self._words, return_inverse=True, return_counts=True
+        n_words = len(self._n_variants)
+        phase = generator.integers(self._passage)
+        passages = (np.arange(len(self._words)) + phase) // self._passage
+        # One choice for each distinct pair of passage and word.
+        pairs, pair_of_word, counts = np.unique(
+            passages * n_words + self._words, return_inverse=True, return_counts=True
         )
-        words = places % len(self._n_variants)  # one for each distinct word of a passage
+        words = pairs % n_words
         if self._renamer:
-            words = self._renamer(words, times, self._renaming, generator)
-        uniform, is_merged = generator.random(len(words)), generator.random(len(words)) < merged
+            words = self._renamer(words, counts, self._renaming, generator)
+        uniform = generator.random(len(words))
+        is_merged = generator.random(len(words)) < merged
         n_variants = self._n_variants[words]
         variants = np.minimum(1 + (uniform * (n_variants - 1)).astype(np.int64), n_variants - 1)
-        drawn = (self._first_variant[words] + np.where(is_merged, 0, variants))[place]
-        lengths = self._lengths[drawn]
+        drawn = (self._first_variant[words] + np.where(is_merged, 0, variants))[pair_of_word]
+        return self._gather(drawn)
+
+    def _gather(self, variants: np.ndarray) -> np.ndarray:
+        """The concatenated ids of these variants."""
+        lengths = self._lengths[variants]
         ends = np.cumsum(lengths)
-        shifts = np.repeat(self._starts[drawn] - (ends - lengths), lengths)
+        shifts = np.repeat(self._starts[variants] - (ends - lengths), lengths)
         return self._ids[shifts + np.arange(ends[-1])]
+
+
+def _n_variants(count: int) -> int:
+    """Number of random segmentations of a word that occurs `count` times."""
+    return min(MAX_VARIANTS, 2 * count + EXTRA_VARIANTS)
 
 
 def _variants(
     tokenizer: Tokenizer, word: str, probability: float, n: int, uniform: Callable[[], float]
 ) -> list[list[int]]:
-    """The word as the tokenizer cuts it, then `n` random segmentations (none where there is but one)."""
+    """The tokenizer's segmentation of a word, then `n` random ones (none if they would be equal)."""
     if not word:
         return [[tokenizer.end_of_text]]
     if probability == 0 or len(word.encode()) == 1:

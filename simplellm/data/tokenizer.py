@@ -1,8 +1,7 @@
-"""Text to token ids and back: byte-level BPE trained on your own text.
+"""Tokenizer: byte-level BPE, trained on your own text.
 
-Any text can be encoded, any ids can be decoded, and nothing is downloaded. Training is rustbpe's,
-encoding tiktoken's; the file is the `tokenizer.json` of Hugging Face, so that `AutoTokenizer`
-gives the same ids.
+Any text can be encoded and any ids can be decoded. rustbpe trains the merges, tiktoken encodes.
+The file format is Hugging Face's `tokenizer.json`: `AutoTokenizer` gives the same ids.
 """
 
 from __future__ import annotations
@@ -12,18 +11,19 @@ import functools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import regex
 import tiktoken
 
 from simplellm.errors import TokenizerError
+from simplellm.storage.json_files import JsonObject
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Words carry the one space before them; runs are cut at 64 and matched without backtracking, so that
-# a megabyte of one character is encoded in linear time (tiktoken's own patterns overflow the stack on spaces).
+# A word includes the one space before it. Runs are cut at 64 characters and matched without
+# backtracking, so that a megabyte of one character is encoded in linear time (tiktoken's own
+# patterns overflow the stack on spaces).
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]{1,64}|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]|\s{1,64}(?!\S)|\s{1,64}"
@@ -35,7 +35,7 @@ N_BYTES = 256
 
 
 class Tokenizer:
-    """Byte-level BPE over `ranks` (bytes of a token -> id), with one special token, END_OF_TEXT."""
+    """Byte-level BPE with `ranks` (bytes of a token -> id) and one special token, END_OF_TEXT."""
 
     def __init__(
         self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN, end_of_text: int | None = None
@@ -47,13 +47,11 @@ class Tokenizer:
         try:
             self._encoding = _encoding(tuple(ranks.items()), pattern, self.end_of_text)
         except (ValueError, AssertionError, OverflowError) as error:
-            raise TokenizerError(
-                f"the tokenizer's vocabulary does not hold together: {error}"
-            ) from error
+            raise TokenizerError(f"the tokenizer's vocabulary is inconsistent: {error}") from error
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Learn merges from `texts` until the vocabulary, END_OF_TEXT included, has `vocab_size` tokens or fewer."""
+        """Learn merges from `texts`, for at most `vocab_size` tokens including END_OF_TEXT."""
         import rustbpe
 
         trainer = rustbpe.Tokenizer()
@@ -64,15 +62,17 @@ class Tokenizer:
 
     @classmethod
     def gpt2(cls) -> Tokenizer:
-        """The tokenizer of GPT-2, whose vocabulary tiktoken downloads once and keeps."""
+        """The tokenizer of GPT-2; tiktoken downloads its vocabulary once and caches it.
+
+        TokenizerError if the vocabulary is neither cached nor reachable.
+        """
         try:
             encoding = tiktoken.get_encoding("gpt2")
-        except (
-            Exception
-        ) as error:  # requests, urllib3 and OS errors alike: there is no network, or no folder
+        except Exception as error:  # of requests, urllib3 or the system: no network, no folder
+            name = type(error).__name__
             raise TokenizerError(
-                f"GPT-2's vocabulary is not on this machine and cannot be fetched ({type(error).__name__})",
-                fix="use --tokenizer bpe, or go online once (TIKTOKEN_CACHE_DIR names the folder it is kept in)",
+                f"GPT-2's vocabulary is not on this machine and cannot be downloaded ({name})",
+                fix="use --tokenizer bpe, or go online once (cached in TIKTOKEN_CACHE_DIR)",
             ) from error
         return cls(dict(encoding._mergeable_ranks), GPT2_SPLIT_PATTERN, encoding.eot_token)
 
@@ -81,23 +81,23 @@ class Tokenizer:
         return max(len(self.ranks), self.end_of_text + 1)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, which is data: `<|endoftext|>` typed by a user is ordinary text."""
+        """Ids of `text`. It never contains special tokens: "<|endoftext|>" is encoded as text."""
         return self._encoding.encode(_encodable(text), disallowed_special=())
 
     def encode_array(self, text: str) -> np.ndarray:
-        """`encode` as uint32; lets other threads run meanwhile."""
+        """`encode` as a uint32 array; releases the interpreter lock."""
         return self._encoding.encode_to_numpy(_encodable(text), disallowed_special=())
 
     def split(self, text: str) -> list[str]:
-        """The words of `text` that merges never cross; joined they are the text again."""
+        """The words of `text`, which tokens never cross; their concatenation is the text."""
         return regex.findall(self.pattern, _encodable(text))
 
     def encode_with_dropout(
         self, word: str, probability: float, uniform: Callable[[], float]
     ) -> list[int]:
-        """One random segmentation of a word: each merge is passed over with `probability` (BPE-dropout, 2020, alg. 1).
+        """One random segmentation of a word: each merge is skipped with `probability`.
 
-        `uniform()` draws from [0, 1).
+        BPE-dropout, Provilkov et al. 2020, algorithm 1. `uniform()` draws from [0, 1).
         """
         parts = [bytes([byte]) for byte in word.encode()]
         while len(parts) > 1:
@@ -114,22 +114,22 @@ class Tokenizer:
         return [self.ranks[part] for part in parts]
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token: perhaps only part of a character. END_OF_TEXT and ids of no token have none."""
+        """Bytes of one token, perhaps a part of a character; none for END_OF_TEXT and unknown ids."""
         return self._bytes.get(token, b"")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD, END_OF_TEXT is left out."""
+        """Text of `ids`, without END_OF_TEXT; invalid UTF-8 becomes U+FFFD."""
         return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of each id as it arrives, whole characters only; joined it equals `decode(ids)`."""
+        """The text of each id, complete characters only; its concatenation is `decode(ids)`."""
         stream = TextStream(self)
         for token in ids:
             yield stream.push(token)
         yield stream.finish()
 
-    def to_json(self) -> dict[str, Any]:
-        """This tokenizer as the content of a Hugging Face `tokenizer.json`."""
+    def to_mapping(self) -> JsonObject:
+        """The content of a Hugging Face `tokenizer.json`."""
         ordered = sorted(self.ranks, key=self.ranks.__getitem__)
         vocab = {_printable(token): self.ranks[token] for token in ordered}
         merges = [
@@ -166,8 +166,8 @@ class Tokenizer:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
-        """The inverse of `to_json`; TokenizerError names `source` when it is no such file."""
+    def from_mapping(cls, data: JsonObject, source: str = "tokenizer.json") -> Tokenizer:
+        """The inverse of `to_mapping`; TokenizerError names `source` if the content is invalid."""
         try:
             ranks = {
                 bytes(map(_BYTE_OF_CHARACTER.__getitem__, token)): rank
@@ -176,26 +176,24 @@ class Tokenizer:
             specials = {item["content"]: item["id"] for item in data["added_tokens"]}
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             end_of_text = specials[END_OF_TEXT]
-            if pattern not in (SPLIT_PATTERN, GPT2_SPLIT_PATTERN):  # a pattern is a small program
-                raise KeyError("a pattern that cuts words as this project does")
+            if pattern not in (
+                SPLIT_PATTERN,
+                GPT2_SPLIT_PATTERN,
+            ):  # others may take exponential time
+                raise KeyError("unknown split pattern")
             _check_vocabulary(ranks, end_of_text)
             return cls(ranks, pattern, end_of_text)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise TokenizerError(
-                f"{source} is not a byte-level BPE of this project: {error!r}",
+                f"{source} is not a byte-level BPE tokenizer of this project: {error!r}",
                 fix="use the tokenizer saved with the model",
             ) from error
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal tokenizers: CRC-32 of the pattern and the vocabulary."""
-        content = json.dumps(
-            [
-                self.pattern,
-                self.end_of_text,
-                [[token.hex(), rank] for token, rank in self.ranks.items()],
-            ]
-        )
+        """CRC-32 of the pattern and the vocabulary, as hexadecimal digits."""
+        ranks = [[token.hex(), rank] for token, rank in self.ranks.items()]
+        content = json.dumps([self.pattern, self.end_of_text, ranks])
         return f"{zlib.crc32(content.encode()):08x}"
 
 
@@ -203,7 +201,7 @@ class Tokenizer:
 def _encoding(
     ranks: tuple[tuple[bytes, int], ...], pattern: str, end_of_text: int
 ) -> tiktoken.Encoding:
-    """Kept: it takes 33 ms to build, and a training builds the same three times."""
+    """Cached: it takes 33 ms to build, and a training run builds the same one three times."""
     return tiktoken.Encoding(
         "simplellm",
         pat_str=pattern,
@@ -213,7 +211,7 @@ def _encoding(
 
 
 def _check_vocabulary(ranks: dict[bytes, int], end_of_text: int) -> None:
-    """Every byte has a token and the ids are 0, 1, 2, ... once each: the encoder takes this on trust."""
+    """TokenizerError unless the ids are 0, 1, 2, ... and every byte has one: tiktoken needs both."""
     ids = [*ranks.values(), end_of_text]
     if any(type(number) is not int for number in ids) or sorted(ids) != list(range(len(ids))):
         raise TokenizerError(
@@ -222,13 +220,13 @@ def _check_vocabulary(ranks: dict[bytes, int], end_of_text: int) -> None:
         )
     if not all(bytes([byte]) in ranks for byte in range(N_BYTES)):
         raise TokenizerError(
-            "the tokenizer lacks tokens of single bytes",
+            "the tokenizer has no token for some bytes",
             fix="use the tokenizer saved with the model",
         )
 
 
 class TextStream:
-    """Turns ids into text one by one, holding back the bytes of a character until it is whole."""
+    """Decodes ids one by one and holds the bytes of an incomplete character back."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -238,19 +236,19 @@ class TextStream:
         return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def finish(self) -> str:
-        """What was held back, as U+FFFD; the stream is as new afterwards."""
+        """U+FFFD for bytes that were held back; resets the stream."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
 
 
 def _encodable(text: str) -> str:
-    """`text` with lone surrogates (undecodable bytes of a terminal) replaced, so that it has a UTF-8 form."""
+    """`text` with lone surrogates replaced (invalid bytes of a terminal), which UTF-8 excludes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _parents(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens that merge into `token`: what is left when only merges of lower rank are done."""
+    """The two tokens that merge into `token`: its segmentation by merges of lower rank."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         best = min(
@@ -258,7 +256,7 @@ def _parents(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
             key=lambda i: _rank_below(parts[i] + parts[i + 1], ranks, ranks[token]),
         )
         if _rank_below(parts[best] + parts[best + 1], ranks, ranks[token]) == len(ranks) + 1:
-            raise TokenizerError(f"token {token!r} cannot be built from the merges of lower rank")
+            raise TokenizerError(f"token {token!r} cannot be built from merges of lower rank")
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts[0], parts[1]
 
@@ -269,7 +267,7 @@ def _rank_below(token: bytes, ranks: dict[bytes, int], limit: int) -> int:
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable character for each byte (the byte itself where it is printable, else from 256 up)."""
+    """GPT-2's character for each byte: itself if it is printable, else one from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(N_BYTES) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import codecs
 import functools
-import hashlib
 import json
-import re
 import shutil
 import unicodedata
 from array import array
@@ -24,7 +22,13 @@ import numpy as np
 
 from simplellm.checkpoint.run import Run
 from simplellm.data.corpus import STDIN_NAME, Corpus, Source
-from simplellm.data.dataset import find_prepared, train_characters
+from simplellm.data.prepared import (
+    PREPARED_FOLDER,
+    find_prepared,
+    is_prepared_name,
+    prepared_name,
+    train_characters,
+)
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, Notice
 from simplellm.evaluation.concordance import (
@@ -36,8 +40,8 @@ from simplellm.evaluation.concordance import (
     build,
     words_of,
 )
-from simplellm.storage.files import new_folder, sha256_of, to_json, write_file
-from simplellm.training.job import PREPARED_FOLDER
+from simplellm.storage.files import new_folder, sha256_of, write_file
+from simplellm.storage.json_files import json_bytes
 
 PASSAGE_CHARACTERS = (
     20  # visible ones, wide ones counted twice: a shorter passage may be a common phrase (guess)
@@ -46,7 +50,6 @@ MOST_PASSAGES = 5  # told of one reply
 PROMPT_CHARACTERS = 2000  # of what stands before a reply are looked at
 TOKENS_PER_PIECE = 1 << 18
 TOLD_CHARACTERS = 5_000_000  # a second of sorting
-PREPARED_NAME = re.compile(r"[0-9a-f]{16}")
 INDEX_VERSION = f"1, Unicode {unicodedata.unidata_version}"
 SHARD_ARRAYS = {"vocabulary": "<u8", "words": ">u4", "order": "<u4", "lines": "<i8", "marks": "<i8"}
 
@@ -294,7 +297,7 @@ def _trained_text(
     n_characters = sum(file.characters for file in files)
     told = f"sorting the {n_characters / 1e6:,.0f} million characters {run_path.name} was trained on, once"
     tell = functools.partial(notice, told) if n_characters >= TOLD_CHARACTERS else lambda: None
-    if PREPARED_NAME.fullmatch(name) and (
+    if is_prepared_name(name) and (
         kept := _kept(folder / name, lambda: _prepared_text(folder / name), tell)
     ):
         return TrainingText(*kept, files), []
@@ -305,8 +308,7 @@ def _trained_text(
             f"the text {run_path.name} was trained on is not there any more: {', '.join(missing)}",
             fix="put it back",
         )
-    key = json.dumps([files, fraction, encoding, missing])
-    target = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    target = folder / prepared_name([files, fraction, encoding, missing])
     kept = _kept(
         target,
         lambda: _text_of_files(files, [not lack for lack in lacks], fraction, encoding),
@@ -369,7 +371,7 @@ def _text_of_files(
         for number, file in enumerate(files):
             corpus = Corpus((Source(file.path, encoding),), (file.characters,), 0, {})
             begins_document = True
-            for piece in corpus.pieces(0, left) if is_there[number] and left > 0 else ():
+            for piece in corpus.chunks(0, left) if is_there[number] and left > 0 else ():
                 if begins_document:
                     documents.extend((number, piece.line))
                     yield DOCUMENT_MARK
@@ -415,7 +417,7 @@ def _save(folder: Path, texts: Iterable[str], documents: Callable[[], np.ndarray
         digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         write_file(
             temporary / "meta.json",
-            to_json({"version": INDEX_VERSION, "firsts": firsts, "sha256": digests}),
+            json_bytes({"version": INDEX_VERSION, "firsts": firsts, "sha256": digests}),
         )
 
 

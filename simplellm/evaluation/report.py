@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simplellm.data.dataset import Prepared
+from simplellm.data.prepared import Prepared
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.evaluation.chart import loss_svg
 from simplellm.evaluation.curves import LossCurves
@@ -22,7 +22,8 @@ from simplellm.evaluation.passages import (
     sampled_text,
     text_pieces,
 )
-from simplellm.storage.files import replace_file, to_json
+from simplellm.storage.files import replace_file
+from simplellm.storage.json_files import json_bytes
 
 N_BYTES = 256
 UNIFORM_BITS = 8.0
@@ -89,7 +90,7 @@ def make_report(
         sample,
         str(svg),
     )
-    replace_file(folder / "report.json", to_json(report.to_mapping()))
+    replace_file(folder / "report.json", json_bytes(report.to_mapping()))
     return report
 
 

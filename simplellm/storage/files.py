@@ -10,18 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
-import math
 import os
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from simplellm.errors import CheckpointError
+from typing import BinaryIO
 
 if sys.platform == "win32":
     import msvcrt
@@ -30,7 +26,6 @@ else:
 
 TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
-MOST_JSON_BYTES = 1 << 28  # a tokenizer of 2 million tokens stays under it
 NO_LOCKS = (
     errno.ENOSYS,
     errno.EOPNOTSUPP,
@@ -220,50 +215,22 @@ def fsync_folder(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
+        return sha256_of_stream(file)
+
+
+def sha256_of_stream(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(HASH_BLOCK_BYTES):
+        digest.update(block)
     return digest.hexdigest()
 
 
-def to_json(value: Any) -> bytes:
-    """JSON as this project writes it: UTF-8, readable, one newline at the end, no NaN."""
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode(
-        "utf-8", "surrogatepass"
-    )
+def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each named file in `folder`."""
+    return {name: sha256_of(folder / name) for name in names}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; CheckpointError where it is missing, of no sensible size, no JSON or no object."""
-    try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise CheckpointError(f"{path} is damaged: it is too long")
-        content = json.loads(
-            path.read_bytes(),
-            object_pairs_hook=without_repeats,
-            parse_float=_finite,
-            parse_constant=_finite,
-        )
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is not JSON") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
-    return content
-
-
-def _finite(text: str) -> float:
-    """A number of a JSON file; `to_json` never writes one that is not finite."""
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text} is not a finite number")
-    return float(text)
-
-
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different: readers that take the first and those that take the last are to agree."""
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return content
+def has_digests(folder: Path, names: Iterable[str], digests: Mapping[str, str]) -> bool:
+    """Whether each named file has its digest; OSError or KeyError if there is no file or digest."""
+    return all(sha256_of(folder / name) == digests[name] for name in names)

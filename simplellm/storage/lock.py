@@ -76,7 +76,7 @@ class FolderLock:
         self.release()
 
 
-def holder(folder: Path) -> str:
+def lock_holder(folder: Path) -> str:
     """Who writes in this folder just now, in words; empty when nobody does."""
     try:
         handle = os.open(folder / LOCK_NAME, os.O_RDWR)

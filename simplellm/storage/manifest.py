@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from simplellm.errors import CheckpointError
-from simplellm.storage.files import read_json, sha256_of, to_json, write_file
+from simplellm.storage.files import sha256_of, write_file
+from simplellm.storage.json_files import json_bytes, read_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
@@ -40,7 +41,7 @@ def write_manifest(folder: Path) -> None:
     })  # fmt: skip
 
 
-def verify(folder: Path) -> None:
+def verify_manifest(folder: Path) -> None:
     """Raise CheckpointError that names the first file of `folder` which is missing, extra, a link or changed."""
     there = _plain_files(folder) - {
         MANIFEST_NAME
@@ -59,16 +60,16 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder / name} is damaged")
 
 
-def is_whole(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     try:
-        verify(folder)
+        verify_manifest(folder)
     except CheckpointError:
         return False
     return True
 
 
 def _write(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    write_file(folder / MANIFEST_NAME, to_json({"version": MANIFEST_VERSION, "files": files}))
+    write_file(folder / MANIFEST_NAME, json_bytes({"version": MANIFEST_VERSION, "files": files}))
 
 
 def _listed(folder: Path) -> dict[str, tuple[int, str]]:
@@ -76,7 +77,7 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     path = folder / MANIFEST_NAME
     manifest = read_json(path)
     try:
-        is_as_written = path.read_bytes() == to_json(manifest)
+        is_as_written = path.read_bytes() == json_bytes(manifest)
         files = {
             str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
         }

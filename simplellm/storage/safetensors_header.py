@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simplellm.errors import CheckpointError
-from simplellm.storage.files import without_repeats
+from simplellm.storage.json_files import reject_duplicate_keys
 
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 1 << 25  # that of a model of 1000 blocks has 1 MB
@@ -75,7 +75,7 @@ def check_fit(
 
 
 def _entries(header: bytes) -> dict[str, Entry]:
-    content = json.loads(header, object_pairs_hook=without_repeats)
+    content = json.loads(header, object_pairs_hook=reject_duplicate_keys)
     if not isinstance(content, dict):
         raise ValueError("its header is no JSON object")
     return {name: _entry(name, value) for name, value in content.items() if name != METADATA}

@@ -11,7 +11,7 @@ import torch
 
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sink
-from simplellm.data.dataset import Prepared
+from simplellm.data.prepared import Prepared
 from simplellm.training.distributed import World
 from simplellm.training.trainer import Preview
 

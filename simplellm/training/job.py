@@ -23,7 +23,8 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import STDIN_NAME, Corpus
-from simplellm.data.dataset import Prepared, TextDataset, prepare
+from simplellm.data.dataset import TextDataset
+from simplellm.data.prepared import PREPARED_FOLDER, Prepared, prepare
 from simplellm.data.segmentation import Segmenter
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
@@ -43,7 +44,6 @@ from simplellm.training.saver import Saver
 from simplellm.training.schedule import Decision
 from simplellm.training.trainer import Result, Trainer
 
-PREPARED_FOLDER = ".prepared"
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
 PASSAGE_BLOCKS = 2  # words of a passage, in tokens of a block: few blocks lie across two passages

@@ -15,7 +15,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.setting import current_names
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import Corpus, read_corpus
-from simplellm.data.dataset import Prepared
+from simplellm.data.prepared import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.trainer import Trainer

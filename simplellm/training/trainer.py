@@ -21,7 +21,8 @@ from simplellm.checkpoint.run import Run, TrainingState, load_model, step_name, 
 from simplellm.checkpoint.run_log import Sink, Sinks
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
-from simplellm.data.dataset import Prepared, TextDataset
+from simplellm.data.dataset import TextDataset
+from simplellm.data.prepared import Prepared
 from simplellm.errors import CheckpointError, DeviceError, StoppedEarly, TrainingError
 from simplellm.model.induction import plant_induction_heads
 from simplellm.model.scoring import Evaluation, evaluate, token_scores

@@ -14,7 +14,7 @@ from simplellm.app.cli import main
 from simplellm.checkpoint.run import load_model
 from simplellm.checkpoint.run_log import read_log
 from simplellm.data.corpus import read_corpus
-from simplellm.data.dataset import Prepared, prepare
+from simplellm.data.prepared import Prepared, prepare
 from simplellm.errors import SamplingError
 
 

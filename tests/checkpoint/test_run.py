@@ -23,11 +23,11 @@ from simplellm.checkpoint.run import (
     free_name,
     load_model,
     new_run,
-    verify,
 )
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError, TokenizerError
 from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.manifest import verify_manifest, write_manifest
 
 CPU = torch.device("cpu")
 MODEL_FILES = [
@@ -167,7 +167,9 @@ def test_a_damaged_file_is_named_and_the_previous_checkpoint_used(copy, name, da
     newest, previous = run.step_folders()
     DAMAGES[damage](newest / name)
     with pytest.raises(CheckpointError, match="step-000030/" if name == "manifest.json" else name):
-        verify(newest)  # a digest changed in the manifest looks like a change of the file it is of
+        verify_manifest(
+            newest
+        )  # a digest changed in the manifest looks like a change of the file it is of
     told: list[str] = []
     assert find_checkpoint("tiny", copy, told.append) == previous
     assert len(told) == 1 and str(newest) in told[0]
@@ -177,7 +179,7 @@ def test_a_file_that_was_added_is_named(copy):
     folder = Run(copy / "tiny").best()
     (folder / "extra.bin").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"extra\.bin"):
-        verify(folder)
+        verify_manifest(folder)
 
 
 def test_every_bit_counts(copy):
@@ -191,11 +193,11 @@ def test_every_bit_counts(copy):
         data[place % len(data)] ^= 1 << bit
         (folder / name).write_bytes(data)
         with pytest.raises(CheckpointError):
-            verify(folder)
+            verify_manifest(folder)
         (folder / name).write_bytes(whole)
 
     law()
-    verify(folder)
+    verify_manifest(folder)
 
 
 def test_without_a_whole_checkpoint_the_run_is_refused(copy):
@@ -383,7 +385,7 @@ def expect_typed_error(folder: Path, name: str, content: bytes) -> None:
     """Load a checkpoint whose manifest vouches for a hostile file."""
     (folder / name).write_bytes(content)
     (folder / "manifest.json").unlink()
-    checkpoint.write_manifest(folder)
+    write_manifest(folder)
     with pytest.raises((CheckpointError, TokenizerError)):
         load_model(folder, CPU)
 

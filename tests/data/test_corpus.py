@@ -64,8 +64,8 @@ def test_the_lines_of_jsonl_are_documents(tmp_path: Path) -> None:
     path = _file(
         tmp_path, '{"text": "a\\u00e9", "n": 1}\r\n\n{"text": ""}\n{"text": "b\\nc"}', "a.jsonl"
     )
-    pieces = [tuple(piece) for piece in read_corpus([path]).pieces()]
-    assert pieces == [("aé", True, 0, 1), ("b\nc", True, 0, 4)], "source 0, lines 1 and 4"
+    chunks = [tuple(chunk) for chunk in read_corpus([path]).chunks()]
+    assert chunks == [("aé", True, 0, 1), ("b\nc", True, 0, 4)], "source 0, lines 1 and 4"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_bad_line_of_jsonl_is_numbered(tmp_path: Path, line: str) -> None:
 
 def test_every_file_is_a_document(tmp_path: Path) -> None:
     texts = [_file(tmp_path, "one"), _file(tmp_path, "", "b.txt"), _file(tmp_path, "two", "c.txt")]
-    assert [tuple(piece) for piece in read_corpus(texts).pieces()] == [
+    assert [tuple(chunk) for chunk in read_corpus(texts).chunks()] == [
         ("one", True, 0, 1),
         ("two", True, 2, 1),
     ]
@@ -105,10 +105,10 @@ def test_two_readers_of_standard_input_do_not_disturb_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(corpora, "READ_BYTES", 16)
-    monkeypatch.setattr(corpora, "PIECE_CHARACTERS", 8)
+    monkeypatch.setattr(corpora, "CHUNK_CHARACTERS", 8)
     text = "".join(f"line {i}\n" for i in range(50))
     corpus = read_corpus(["-"], stdin=io.BytesIO(text.encode()))
-    pairs = list(zip(corpus.pieces(), corpus.pieces(), strict=True))
+    pairs = list(zip(corpus.chunks(), corpus.chunks(), strict=True))
     assert (
         "".join(first.text for first, _ in pairs)
         == "".join(second.text for _, second in pairs)
@@ -282,7 +282,7 @@ long_text = st.text(alphabet="ab .'1\n\n\t가", min_size=1, max_size=200).filter
 
 @law
 @given(text=long_text, start=st.integers(0, 200), length=st.integers(0, 200))
-def test_pieces_joined_are_the_text_between(
+def test_joined_chunks_are_the_text_between(
     tmp_path: Path, text: str, start: int, length: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -295,28 +295,26 @@ def test_pieces_joined_are_the_text_between(
 
 @law
 @given(text=long_text)
-def test_cutting_into_pieces_does_not_change_words_nor_ids(
-    tmp_path: Path, tokenizer: Tokenizer, text: str
-) -> None:
+def test_chunks_do_not_change_words_or_ids(tmp_path: Path, tokenizer: Tokenizer, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         _cut_small(patch)
-        pieces = list(_read(tmp_path, text).pieces())
-    assert [word for piece in pieces for word in tokenizer.split(piece.text)] == tokenizer.split(
+        chunks = list(_read(tmp_path, text).chunks())
+    assert [word for chunk in chunks for word in tokenizer.split(chunk.text)] == tokenizer.split(
         text
     )
     assert [
-        token for piece in pieces for token in tokenizer.encode(piece.text)
+        token for chunk in chunks for token in tokenizer.encode(chunk.text)
     ] == tokenizer.encode(text)
-    assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert [chunk.ends_document for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
 def _cut_small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(corpora, "PIECE_CHARACTERS", 10)
+    patch.setattr(corpora, "CHUNK_CHARACTERS", 10)
     patch.setattr(corpora, "READ_BYTES", 7)
 
 
 def test_a_huge_line_is_cut_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "PIECE_CHARACTERS", 10)
-    monkeypatch.setattr(corpora, "LONGEST_PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(corpora, "CHUNK_CHARACTERS", 10)
+    monkeypatch.setattr(corpora, "MAX_CHUNK_CHARACTERS", 50)
     corpus = _read(tmp_path, "ab " * 100)
-    assert max(len(piece.text) for piece in corpus.pieces()) <= 50 and corpus.text() == "ab " * 100
+    assert max(len(chunk.text) for chunk in corpus.chunks()) <= 50 and corpus.text() == "ab " * 100

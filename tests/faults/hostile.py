@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from faults.tiny import go_on, text_in, train
-from simplellm.checkpoint.run import Run, load_model, write_manifest
+from simplellm.checkpoint.run import Run, load_model
 from simplellm.errors import SimpleLLMError
 from simplellm.inference.sampler import Sampler
+from simplellm.storage.manifest import write_manifest
 from simplellm.training import job as training
 
 MOST_EXTRA_BYTES = 600 << 20  # of address space, beyond what this process has when it begins

@@ -27,9 +27,10 @@ from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train
 from simplellm.app.cli import main as command
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
+from simplellm.data.prepared import PREPARED_FOLDER
 from simplellm.errors import CheckpointError, StoppedEarly
-from simplellm.storage.lock import holder
-from simplellm.storage.manifest import is_whole
+from simplellm.storage.lock import lock_holder
+from simplellm.storage.manifest import is_intact
 from simplellm.training import job as training
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -63,8 +64,8 @@ class Harness:
     def prepare(self, checkpoints: Path) -> None:
         """The ids of the reference: a tokenizer is trained by threads, which no fork of this process would have."""
         shutil.copytree(
-            self.folder / "reference" / training.PREPARED_FOLDER,
-            checkpoints / training.PREPARED_FOLDER,
+            self.folder / "reference" / PREPARED_FOLDER,
+            checkpoints / PREPARED_FOLDER,
         )
 
     @contextlib.contextmanager
@@ -128,7 +129,7 @@ class Harness:
         """What a kill has left: whole checkpoints, none of them old, and a free lock."""
         run = Run(checkpoints / "run")
         for folder in run.step_folders():
-            assert is_whole(folder), f"{folder.name} is damaged"
+            assert is_intact(folder), f"{folder.name} is damaged"
         for which in ("best", "last"):
             pointer = run.pointer(which)
             assert (pointer is None) == (not run.step_folders()), f"{which}.json"
@@ -138,7 +139,7 @@ class Harness:
         reached = max((record["step"] for record in read_log(run.log_path)), default=0)
         saved = max((int(folder.name[5:]) for folder in run.step_folders()), default=0)
         assert reached - saved <= INTERVAL, f"{reached - saved} steps lost"
-        assert not holder(run.path), "the lock is held by nobody"
+        assert not lock_holder(run.path), "the lock is held by nobody"
 
     def look_at_stop(self, checkpoints: Path, said: str) -> None:
         run = Run(checkpoints / "run")

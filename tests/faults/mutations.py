@@ -86,7 +86,7 @@ MUTATIONS = (
         ("tests/faults/test_disk.py::test_a_save_is_durable_in_order",),
     ),
     Mutation(
-        "fsync of the prepared ids", "simplellm/data/dataset.py",
+        "fsync of the prepared ids", "simplellm/data/prepared.py",
         "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n",
         ("tests/faults/test_disk.py::test_a_whole_training_is_durable_in_order",),
     ),
@@ -111,9 +111,9 @@ MUTATIONS = (
         ("tests/faults/test_damage.py::test_a_checkpoint_holds_its_own_plain_files_and_nothing_else",),
     ),
     Mutation(
-        "SHA-256 of prepared ids", "simplellm/data/dataset.py",
-        "return all(sha256_of(folder / name) == digests[name] for name in PREPARED_FILES)",
-        "return all((folder / name).exists() and name in digests for name in PREPARED_FILES)", ("tests/data/test_dataset.py",),
+        "SHA-256 of prepared ids", "simplellm/storage/files.py",
+        "return all(sha256_of(folder / name) == digests[name] for name in names)",
+        "return all((folder / name).exists() and name in digests for name in names)", ("tests/data/test_prepared.py",),
     ),
     Mutation(
         "SHA-256 of the text of a resumed run", "simplellm/training/changes.py",

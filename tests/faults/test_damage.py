@@ -15,10 +15,10 @@ from faults.tiny import STEPS, TEXT, digest, go_on, text_in, train, training_con
 from simplellm.app import upkeep
 from simplellm.app.cli import main
 from simplellm.checkpoint.pointers import mend_pointers
-from simplellm.checkpoint.run import Run, verify, write_manifest
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.storage.manifest import MANIFEST_NAME
+from simplellm.storage.manifest import MANIFEST_NAME, verify_manifest, write_manifest
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_holds_its_own_plain_files_and_nothing_else(copy, change):
     with pytest.raises(
         CheckpointError, match=r"more\.bin" if change == "extra" else r"config\.json"
     ):
-        verify(folder)
+        verify_manifest(folder)
 
 
 def test_a_manifest_that_points_outside_is_refused(copy):
@@ -141,7 +141,7 @@ def test_a_manifest_that_points_outside_is_refused(copy):
     manifest["files"]["../../run.json"] = manifest["files"].pop("config.json")
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
     with pytest.raises(CheckpointError):
-        verify(folder)
+        verify_manifest(folder)
 
 
 # ---------------------------------------------------------------- resume after damage

@@ -13,13 +13,13 @@ import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
 from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train, training_context
-from simplellm.checkpoint.run import Run, TrainingState, load_model, step_of, verify
+from simplellm.checkpoint.run import Run, TrainingState, load_model, step_of
 from simplellm.checkpoint.run_log import read_log
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, TrainingError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.lock import FolderLock
-from simplellm.storage.manifest import is_whole
+from simplellm.storage.manifest import is_intact, verify_manifest
 
 Parts = tuple[SimpleLLM, Tokenizer]
 
@@ -42,13 +42,13 @@ def temporaries(folder: Path) -> list[Path]:
 
 
 def assert_old_state_is_whole(run: Run, old: Path) -> None:
-    verify(old)
+    verify_manifest(old)
     for folder in run.step_folders():
-        verify(folder)
+        verify_manifest(folder)
     for which in ("best", "last"):
         pointer = run.pointer(which)
         assert pointer is not None
-        verify(run.path / pointer["path"])
+        verify_manifest(run.path / pointer["path"])
     assert temporaries(run.path) == []
 
 
@@ -411,14 +411,14 @@ def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(
         saved = run.save(
             step, *parts, state, {"val_loss": losses[step]}, losses[step] == min(losses.values())
         )
-        assert is_whole(saved) and is_whole(kept)
+        assert is_intact(saved) and is_intact(kept)
         best = run.path / run.pointer("best")["path"]
         assert best.is_dir() and step_of(best) == min(losses, key=losses.__getitem__)
         if torch.rand((), generator=generator) < 0.2:
             (saved / "config.json").write_text("{}")
-        whole = [folder for folder in run.step_folders() if is_whole(folder)]
+        whole = [folder for folder in run.step_folders() if is_intact(folder)]
         goes = run.superfluous()
-        assert not goes.keys() & {*whole[:2]} and (best not in goes or not is_whole(best))
+        assert not goes.keys() & {*whole[:2]} and (best not in goes or not is_intact(best))
         assert all(folder.parent == run.path for folder in goes)
     for folder in run.step_folders():
         (folder / "config.json").write_text("{}")

@@ -18,9 +18,9 @@ from conftest import ROOT
 from faults.hostile import entry, headers, patterns, tensors_file
 from faults.tiny import go_on, train
 from simplellm.checkpoint import run as checkpoint
-from simplellm.checkpoint.run import Run, examine, load_model, load_training_state, write_manifest
+from simplellm.checkpoint.run import Run, examine, load_model, load_training_state
 from simplellm.errors import CheckpointError, TokenizerError
-from simplellm.storage.manifest import MANIFEST_NAME
+from simplellm.storage.manifest import MANIFEST_NAME, write_manifest
 from simplellm.storage.safetensors_header import read_header
 
 TESTS = Path(__file__).resolve().parents[1]

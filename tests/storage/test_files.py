@@ -14,7 +14,8 @@ import pytest
 from conftest import posix_only
 
 from simplellm.storage import files as storage
-from simplellm.storage.files import new_folder, replace_file, sha256_of, to_json, write_file
+from simplellm.storage.files import new_folder, replace_file, sha256_of, write_file
+from simplellm.storage.json_files import json_bytes
 
 FAULTS = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -157,9 +158,9 @@ def test_the_hash_of_a_long_file_is_that_of_all_its_bytes(tmp_path: Path) -> Non
 
 
 def test_json_is_utf_8_with_one_newline_and_without_nan() -> None:
-    assert to_json({"a": "가"}) == '{\n "a": "가"\n}\n'.encode()
+    assert json_bytes({"a": "가"}) == '{\n "a": "가"\n}\n'.encode()
     with pytest.raises(ValueError, match="JSON"):
-        to_json(math.nan)
+        json_bytes(math.nan)
 
 
 def _raiser(fault: BaseException) -> Callable[..., None]:

@@ -15,7 +15,7 @@ from conftest import posix_only
 
 from simplellm.errors import CheckpointError
 from simplellm.storage import lock
-from simplellm.storage.lock import LOCK_NAME, FolderLock, holder
+from simplellm.storage.lock import LOCK_NAME, FolderLock, lock_holder
 
 HOLD = """
 import sys
@@ -68,7 +68,7 @@ def test_the_second_is_told_who_is_first_and_since_when(tmp_path, run_in):
     ) as found:
         FolderLock(tmp_path).acquire()
     assert str(tmp_path) in str(found.value) and "--name" in found.value.fix
-    assert f"process {first.pid}" in holder(tmp_path)
+    assert f"process {first.pid}" in lock_holder(tmp_path)
 
 
 @posix_only
@@ -77,9 +77,9 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, run_in, number)
     first = run_in(tmp_path)
     first.send_signal(number)
     first.wait()
-    assert (tmp_path / LOCK_NAME).exists() and holder(tmp_path) == ""
+    assert (tmp_path / LOCK_NAME).exists() and lock_holder(tmp_path) == ""
     with FolderLock(tmp_path):
-        assert f"process {os.getpid()} " in holder(tmp_path)
+        assert f"process {os.getpid()} " in lock_holder(tmp_path)
 
 
 def test_of_many_at_once_one_wins(tmp_path, run_in):
@@ -119,14 +119,14 @@ def test_the_end_of_a_child_does_not_free_the_lock_of_its_parent(tmp_path):
         if not child:
             os._exit(0)
         os.waitpid(child, 0)
-        assert holder(tmp_path)
+        assert lock_holder(tmp_path)
 
 
 def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path, run_in):
     run_in(tmp_path)
     for content in ("", "{", "[]", '{"pid": "x"}', "\x00" * 100):
         (tmp_path / LOCK_NAME).write_text(content)
-        assert holder(tmp_path) == "another process"
+        assert lock_holder(tmp_path) == "another process"
 
 
 @posix_only
@@ -136,9 +136,9 @@ def test_a_lock_taken_away_is_taken_anew(tmp_path):
         held.keep()
         (folder / LOCK_NAME).unlink()
         folder.rmdir()
-        assert holder(folder) == ""
+        assert lock_holder(folder) == ""
         held.keep()
-        assert f"process {os.getpid()}" in holder(folder)
+        assert f"process {os.getpid()}" in lock_holder(folder)
 
 
 @posix_only
@@ -148,7 +148,7 @@ def test_a_lock_taken_by_another_meanwhile_is_refused(tmp_path, run_in):
         other = run_in(tmp_path)
         with pytest.raises(CheckpointError, match=f"process {other.pid}"):
             held.keep()
-    assert holder(tmp_path), "whoever lost it does not take it away from the other"
+    assert lock_holder(tmp_path), "whoever lost it does not take it away from the other"
 
 
 @posix_only
@@ -166,7 +166,7 @@ def test_a_lock_file_replaced_between_opening_and_locking_is_not_the_lock(tmp_pa
     monkeypatch.setattr(lock, "try_lock", replaced)
     with FolderLock(tmp_path):
         monkeypatch.undo()
-        assert taken_away and holder(tmp_path)
+        assert taken_away and lock_holder(tmp_path)
 
 
 @posix_only

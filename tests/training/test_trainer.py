@@ -15,7 +15,8 @@ from simplellm.checkpoint.run import Run, load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import read_corpus
-from simplellm.data.dataset import Prepared, TextDataset, prepare
+from simplellm.data.dataset import TextDataset
+from simplellm.data.prepared import Prepared, prepare
 from simplellm.errors import TrainingError
 from simplellm.model.scoring import Evaluation, evaluate
 from simplellm.training.plan import plan

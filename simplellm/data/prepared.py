@@ -1,0 +1,276 @@
+"""Prepared corpora: the tokenizer and the token ids of a text, cached on disk.
+
+A corpus is encoded once into flat files of token ids, which are memory-mapped, so that it may be
+larger than memory. The folder name is a hash of everything that determines the ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from simplellm.data.corpus import Corpus, TextChunk
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.errors import Notice, TextError
+from simplellm.storage.files import digests_of, has_digests, new_folder, write_file
+from simplellm.storage.json_files import json_bytes
+
+PREPARED_FOLDER = ".prepared"  # beside the run folders
+PREPARED_VERSION = 3
+PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin", "documents.bin")
+DOCUMENT_TYPE = np.dtype("<u4")
+NOTICE_BYTES = 25_000_000  # interval of progress notices
+TOKENIZER_SAMPLE_CHARACTERS = 1 << 25  # more text does not change merges of 1-2k tokens (guess)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Token ids of the training and the validation text."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    train_ids: np.ndarray  # memory-mapped, uint16 or uint32; END_OF_TEXT precedes each document
+    val_ids: np.ndarray
+    train_bytes: int  # UTF-8 bytes of the encoded text
+    val_bytes: int
+    documents: np.ndarray  # (D, 2) uint32: source index and first line of each training document
+
+    def train_documents(self) -> list[str]:
+        """The training documents as text; they must fit into memory."""
+        begins = np.flatnonzero(self.train_ids == self.tokenizer.end_of_text)
+        return [self.tokenizer.decode(ids.tolist()) for ids in np.split(self.train_ids, begins)[1:]]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Which characters of which corpus are training text and which are validation text."""
+
+    train: Corpus
+    train_stop: int
+    val: Corpus  # the same corpus, or a validation corpus of its own
+    val_start: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.train.n_bytes + (self.val.n_bytes if self.val is not self.train else 0)
+
+    def train_chunks(self) -> Iterator[TextChunk]:
+        return self.train.chunks(0, self.train_stop)
+
+    def val_chunks(self) -> Iterator[TextChunk]:
+        return self.val.chunks(self.val_start)
+
+
+def prepare(
+    corpus: Corpus,
+    val_corpus: Corpus | None,
+    val_fraction: float,
+    tokenizer: str | Tokenizer,
+    vocab_size: int,
+    folder: Path,
+    notice: Notice = lambda text: None,
+) -> Prepared:
+    """Encode a corpus, or open what an earlier call wrote below `folder` for the same arguments.
+
+    Validation text is `val_corpus`, or the last `val_fraction` of the characters; the tokenizer is
+    never trained on it. `tokenizer` is "bpe" (trained here), "gpt2", or a tokenizer.
+    Raises TextError if the corpus is too short to be split.
+    """
+    split = _split(corpus, val_corpus, val_fraction)
+    name = tokenizer if isinstance(tokenizer, str) else tokenizer.fingerprint
+    size = vocab_size if name == "bpe" else 0
+    key = [
+        PREPARED_VERSION,
+        _identity(split.train),
+        split.train_stop,
+        _identity(split.val),
+        name,
+        size,
+    ]
+    target = folder / prepared_name(key)
+    if not _is_intact(target):
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            _write_prepared(target, split, tokenizer, vocab_size, notice)
+        except OSError:
+            if not _is_intact(target):  # unless another process has written the same meanwhile
+                raise
+    return _open_prepared(target)
+
+
+def find_prepared(folder: Path) -> Prepared | None:
+    """The prepared corpus in `folder`; None if it is missing or damaged."""
+    return _open_prepared(folder) if _is_intact(folder) else None
+
+
+def prepared_name(key: object) -> str:
+    """Folder name below PREPARED_FOLDER: a hash of `key`, a JSON value that determines the data."""
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+
+
+def is_prepared_name(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{16}", name) is not None
+
+
+def train_characters(n_characters: int, val_fraction: float | None) -> int:
+    """Number of training characters; `val_fraction` is None with a separate validation text."""
+    return n_characters if val_fraction is None else int(n_characters * (1 - val_fraction))
+
+
+def _split(corpus: Corpus, val_corpus: Corpus | None, val_fraction: float) -> _Split:
+    cut = train_characters(corpus.n_characters, None if val_corpus else val_fraction)
+    split = _Split(corpus, cut, val_corpus or corpus, 0 if val_corpus else cut)
+    if cut == 0 or split.val.n_characters == split.val_start:
+        raise TextError(
+            f"{corpus.n_characters} characters cannot be split into training and validation text",
+            fix="use more text",
+        )
+    return split
+
+
+def _identity(corpus: Corpus) -> list[list[object]]:
+    """What determines the text of a corpus: digest, encoding and format of each source."""
+    digests = corpus.fingerprint
+    return [
+        [digests[source.name], source.encoding, source.name.endswith(".jsonl")]
+        for source in corpus.sources
+    ]
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        digests = json.loads((folder / "meta.json").read_bytes())["sha256"]
+        return has_digests(folder, PREPARED_FILES, digests)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _open_prepared(folder: Path) -> Prepared:
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_mapping(json.loads(path.read_bytes()), str(path))
+    meta = json.loads((folder / "meta.json").read_bytes())
+    train_ids, val_ids = (
+        np.memmap(folder / name, dtype=_id_type(tokenizer), mode="r")
+        for name in ("train.bin", "val.bin")
+    )
+    documents = np.frombuffer((folder / "documents.bin").read_bytes(), DOCUMENT_TYPE).reshape(-1, 2)
+    return Prepared(
+        folder, tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], documents
+    )
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _write_prepared(
+    target: Path, split: _Split, choice: str | Tokenizer, vocab_size: int, notice: Notice
+) -> None:
+    if split.train.n_bytes > NOTICE_BYTES:
+        notice(f"preparing {split.train.n_bytes / 1e6:,.0f} MB: training the tokenizer")
+    tokenizer = (
+        choice if isinstance(choice, Tokenizer) else _new_tokenizer(choice, split, vocab_size)
+    )
+    documents = array("I")
+    chunks = _with_progress(_record_documents(split.train_chunks(), documents), split, notice)
+    with new_folder(target) as temporary:
+        write_file(temporary / "tokenizer.json", json_bytes(tokenizer.to_mapping()))
+        train_bytes = _write_ids(temporary / "train.bin", chunks, tokenizer)
+        write_file(temporary / "documents.bin", np.array(documents, DOCUMENT_TYPE).tobytes())
+        val_bytes = _write_ids(temporary / "val.bin", split.val_chunks(), tokenizer)
+        if train_bytes + val_bytes != split.n_bytes:
+            raise TextError(
+                "the text changed while it was read",
+                fix="train when no program writes to it any more",
+            )
+        digests = digests_of(temporary, PREPARED_FILES)
+        meta = {"train_bytes": train_bytes, "val_bytes": val_bytes, "sha256": digests}
+        write_file(temporary / "meta.json", json_bytes(meta))
+
+
+def _new_tokenizer(name: str, split: _Split, vocab_size: int) -> Tokenizer:
+    if name == "gpt2":
+        return Tokenizer.gpt2()
+    # Every n-th chunk of the training text: a sample of limited size from the whole range.
+    every = -(-split.train_stop // TOKENIZER_SAMPLE_CHARACTERS)
+    sample = itertools.islice(split.train_chunks(), 0, None, every)
+    return Tokenizer.train((chunk.text for chunk in sample), vocab_size)
+
+
+def _record_documents(chunks: Iterable[TextChunk], documents: array[int]) -> Iterator[TextChunk]:
+    """The chunks; source and line of each document are appended to `documents`."""
+    begins_document = True
+    for chunk in chunks:
+        if begins_document:
+            documents.extend((chunk.source, chunk.line))
+        begins_document = chunk.ends_document
+        yield chunk
+
+
+def _with_progress(
+    chunks: Iterable[TextChunk], split: _Split, notice: Notice
+) -> Iterator[TextChunk]:
+    """The chunks; `notice` is called every NOTICE_BYTES."""
+    done = reported = 0
+    for chunk in chunks:
+        yield chunk
+        done += _n_bytes(chunk)
+        if done - reported >= NOTICE_BYTES:
+            reported = done
+            notice(f"encoded {done / 1e6:,.0f} of {split.train.n_bytes / 1e6:,.0f} MB")
+
+
+def _write_ids(path: Path, chunks: Iterable[TextChunk], tokenizer: Tokenizer) -> int:
+    """Encode on all cores and write in order; returns the number of UTF-8 bytes encoded."""
+    dtype = _id_type(tokenizer)
+    n_bytes, begins_document = 0, True
+    chunks, texts = itertools.tee(chunks)
+    threads = os.cpu_count() or 1
+    with open(path, "wb") as file, ThreadPoolExecutor(threads) as pool:
+        encoded = _map_bounded(
+            pool, tokenizer.encode_array, (chunk.text for chunk in texts), ahead=2 * threads
+        )
+        for chunk, ids in zip(chunks, encoded, strict=True):
+            if begins_document:
+                file.write(dtype.type(tokenizer.end_of_text).tobytes())
+            file.write(ids.astype(dtype).tobytes())
+            n_bytes += _n_bytes(chunk)
+            begins_document = chunk.ends_document
+        file.flush()
+        os.fsync(file.fileno())
+    return n_bytes
+
+
+def _map_bounded(
+    pool: ThreadPoolExecutor,
+    function: Callable[[str], np.ndarray],
+    items: Iterable[str],
+    ahead: int,
+) -> Iterator[np.ndarray]:
+    """`pool.map` with at most `ahead` pending results, so that memory stays bounded."""
+    iterator = iter(items)
+    futures = [pool.submit(function, item) for item in itertools.islice(iterator, ahead)]
+    while futures:
+        yield futures.pop(0).result()
+        futures.extend(pool.submit(function, item) for item in itertools.islice(iterator, 1))
+
+
+def _n_bytes(chunk: TextChunk) -> int:
+    return len(chunk.text.encode("utf-8", "replace"))
+
+
+def _id_type(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
