@@ -1,13 +1,19 @@
-"""Runs steps of a program as if the system were Windows or macOS.
+"""Runs steps of the program on an imitation of Windows or macOS.
 
-    python -X warn_default_encoding tests/foreign_system.py windows FOLDER < steps.json > results.json
+    python -X warn_default_encoding tests/foreign_system.py windows FOLDER < STEPS > RESULTS
 
-Third-party libraries see the real system. Only the code under test (modules named `simplellm...`) gets imitations of
-`os`, `sys`, `signal`, `ctypes` and others, by a hook in `__import__`. Windows' file rules hold below FOLDER for everybody.
-Nothing of the code under test is named here but its package and `simplellm.app.cli.main`.
+A hook in `__import__` gives the code under test (modules named `simplellm...`) imitations of `os`,
+`sys`, `signal`, `ctypes` and others; third-party libraries see the real system. Below FOLDER the
+file rules of Windows apply to all code. The only name of the code under test that is used here is
+`simplellm.app.cli.main`.
 
-Steps, in JSON: {"import": MODULE}, {"code": SOURCE}, {"collect": FOLDER OF TESTS}, or {"argv": [...], "stdin": TEXT,
-"encoding": NAME, "terminal": BOOL, "reader_leaves": BOOL, "patch": {"MODULE.NAME": VALUE}}. Bytes travel as latin-1 text.
+A step is a JSON object, one of
+    {"import": MODULE}
+    {"code": SOURCE}
+    {"collect": FOLDER OF TESTS}
+    {"argv": [...], "stdin": TEXT, "encoding": NAME, "terminal": BOOL, "closed_pipe": BOOL,
+     "patch": {"MODULE.NAME": VALUE}}
+Bytes are passed as latin-1 text.
 """
 
 from __future__ import annotations
@@ -36,62 +42,57 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "simplellm"
-guests = {PACKAGE}  # top-level modules that get the imitations
-PROBE = f"{PACKAGE}.probe"  # the name under which the source of a {"code": ...} step runs
+imitated_for = {PACKAGE}  # top-level modules that import the imitations
+PROBE = f"{PACKAGE}.probe"  # module name of the source in a {"code": ...} step
 
 ONLY_POSIX_MODULES = (
-    "termios", "fcntl", "resource", "pwd", "grp", "tty", "pty", "posix", "readline", "syslog", "curses", "crypt", "spwd",
+    "termios", "fcntl", "resource", "pwd", "grp", "tty", "pty", "posix", "readline", "syslog",
+    "curses", "crypt", "spwd",
 )  # fmt: skip
 ONLY_POSIX_CALLS = (
-    "sched_getaffinity", "sched_setaffinity", "sched_yield", "getuid", "geteuid", "getgid", "getegid", "getgroups", "setuid",
-    "getpgid", "getpgrp", "getsid", "setsid", "setpgid", "fork", "forkpty", "openpty", "tcgetpgrp", "tcsetpgrp", "killpg",
-    "wait", "wait3", "wait4", "mkfifo", "mknod", "uname", "statvfs", "fstatvfs", "chown", "fchown", "lchown", "chroot",
-    "getloadavg", "sysconf", "confstr", "nice", "ttyname", "ctermid", "register_at_fork", "sendfile", "pread", "pwrite",
-    "posix_fadvise", "posix_fallocate", "posix_spawn", "sync", "fdatasync", "fchdir", "O_DIRECTORY", "O_NOFOLLOW",
-    "O_CLOEXEC", "O_NONBLOCK", "O_SYNC", "O_NOCTTY",
+    "sched_getaffinity", "sched_setaffinity", "sched_yield", "getuid", "geteuid", "getgid",
+    "getegid", "getgroups", "setuid", "getpgid", "getpgrp", "getsid", "setsid", "setpgid", "fork",
+    "forkpty", "openpty", "tcgetpgrp", "tcsetpgrp", "killpg", "wait", "wait3", "wait4", "mkfifo",
+    "mknod", "uname", "statvfs", "fstatvfs", "chown", "fchown", "lchown", "chroot", "getloadavg",
+    "sysconf", "confstr", "nice", "ttyname", "ctermid", "register_at_fork", "sendfile", "pread",
+    "pwrite", "posix_fadvise", "posix_fallocate", "posix_spawn", "sync", "fdatasync", "fchdir",
+    "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_SYNC", "O_NOCTTY",
 )  # fmt: skip
 NOT_ON_MACOS_CALLS = (
-    "sched_getaffinity",
-    "sched_setaffinity",
-    "posix_fadvise",
-    "posix_fallocate",
-    "memfd_create",
-)
+    "sched_getaffinity", "sched_setaffinity", "posix_fadvise", "posix_fallocate", "memfd_create",
+)  # fmt: skip
 WINDOWS_SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM")
 ONLY_POSIX_SIGNAL_CALLS = (
-    "alarm", "setitimer", "getitimer", "pause", "pthread_sigmask", "pthread_kill", "siginterrupt", "sigpending", "sigwait",
-    "sigwaitinfo", "sigtimedwait",
+    "alarm", "setitimer", "getitimer", "pause", "pthread_sigmask", "pthread_kill", "siginterrupt",
+    "sigpending", "sigwait", "sigwaitinfo", "sigtimedwait",
 )  # fmt: skip
 SIGBREAK = 21
 FORBIDDEN_CHARACTERS = '<>:"|?*\\' + "".join(map(chr, range(32)))
-DEVICES = {
-    "CON",
-    "PRN",
-    "AUX",
-    "NUL",
-    *(f"{name}{number}" for name in ("COM", "LPT") for number in range(1, 10)),
-}
+NUMBERED_DEVICES = {f"{name}{number}" for name in ("COM", "LPT") for number in range(1, 10)}
+DEVICES = {"CON", "PRN", "AUX", "NUL"} | NUMBERED_DEVICES
 SHARING_VIOLATION, ACCESS_DENIED = 32, 5
 THIRD_PARTY = (
-    "torch", "numpy", "rich.console", "rich.progress", "rich.table", "rich.live", "rich.text", "prompt_toolkit", "tiktoken",
-    "rustbpe", "regex", "safetensors.torch",
+    "torch", "numpy", "rich.console", "rich.progress", "rich.table", "rich.live", "rich.text",
+    "prompt_toolkit", "tiktoken", "rustbpe", "regex", "safetensors.torch",
 )  # fmt: skip
 
 
 class Imitation(types.ModuleType):
-    """A module that is another one, but for names that it lacks or has of its own."""
+    """A view of a real module that lacks some names and replaces others."""
 
-    def __init__(self, real: types.ModuleType, lacks: tuple[str, ...] = (), **own: Any) -> None:
+    def __init__(
+        self, real: types.ModuleType, missing: tuple[str, ...] = (), **replaced: Any
+    ) -> None:
         super().__init__(real.__name__)
         object.__getattribute__(self, "__dict__").update(
-            _real=real, _lacks=frozenset(lacks), _own=own
+            _real=real, _missing=frozenset(missing), _replaced=replaced
         )
 
     def __getattribute__(self, name: str) -> Any:
         state = object.__getattribute__(self, "__dict__")
-        if name in state["_own"]:
-            return state["_own"][name]
-        if name in state["_lacks"]:
+        if name in state["_replaced"]:
+            return state["_replaced"][name]
+        if name in state["_missing"]:
             raise AttributeError(f"module {state['_real'].__name__!r} has no attribute {name!r}")
         return getattr(state["_real"], name)
 
@@ -99,18 +100,18 @@ class Imitation(types.ModuleType):
         setattr(object.__getattribute__(self, "__dict__")["_real"], name, value)
 
 
-# ---------------------------------------------------------------- what the code under test imports
+# ---------------------------------------------------------------- imports of the code under test
 
 
 def install(imitations: dict[str, types.ModuleType], missing: tuple[str, ...]) -> None:
-    """Give the imitations to imports of the code under test, and refuse the `missing` modules to it."""
+    """Make the code under test import the imitations, and raise for `missing` modules."""
     real_import = builtins.__import__
 
     def import_(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> Any:
-        who = str((globals or {}).get("__name__", ""))
-        if level == 0 and who.partition(".")[0] in guests:
+        importer = str((globals or {}).get("__name__", ""))
+        if level == 0 and importer.partition(".")[0] in imitated_for:
             if name.partition(".")[0] in missing:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
             if name in imitations or (name.partition(".")[0] in imitations and not fromlist):
@@ -123,6 +124,7 @@ def install(imitations: dict[str, types.ModuleType], missing: tuple[str, ...]) -
 def become_windows(root: Path) -> None:
     windows_files(root)
     names = {name for name in vars(signal) if name.startswith("SIG") and name.isupper()}
+    missing_signals = names - {*WINDOWS_SIGNALS, "SIG_DFL", "SIG_IGN"}
     known = {getattr(signal, name) for name in WINDOWS_SIGNALS} | {SIGBREAK}
 
     def set_handler(number: int, handler: Any) -> Any:
@@ -135,22 +137,22 @@ def become_windows(root: Path) -> None:
             "sys": Imitation(sys, platform="win32"),
             "os": Imitation(os, ONLY_POSIX_CALLS, name="nt", O_BINARY=0),
             "signal": Imitation(
-                signal, (*(names - {*WINDOWS_SIGNALS, "SIG_DFL", "SIG_IGN"}), *ONLY_POSIX_SIGNAL_CALLS),
-                SIGBREAK=SIGBREAK, signal=set_handler,
+                signal,
+                (*missing_signals, *ONLY_POSIX_SIGNAL_CALLS),
+                SIGBREAK=SIGBREAK,
+                signal=set_handler,
             ),
             "ctypes": Imitation(ctypes, CDLL=windows_library),
             "msvcrt": msvcrt(),
         },
         ONLY_POSIX_MODULES,
-    )  # fmt: skip
+    )
 
 
 def become_macos() -> None:
     def usage(who: int) -> Any:
-        real = resource.getrusage(who)
-        return types.SimpleNamespace(
-            ru_maxrss=real.ru_maxrss * 1024
-        )  # bytes there, kibibytes on Linux
+        kibibytes = resource.getrusage(who).ru_maxrss  # macOS reports bytes
+        return types.SimpleNamespace(ru_maxrss=kibibytes * 1024)
 
     install(
         {
@@ -164,14 +166,14 @@ def become_macos() -> None:
 
 
 def windows_library(name: Any, *_: Any, **__: Any) -> Any:
-    """ctypes.CDLL as CPython has it on Windows."""
-    if "/" in name or "\\" in name:  # TypeError for None, as there
+    """`ctypes.CDLL` of CPython on Windows: TypeError for None, and no library of POSIX."""
+    if "/" in name or "\\" in name:
         pass
     raise FileNotFoundError(f"Could not find module '{name}' (or one of its dependencies)")
 
 
 class MacLibrary:
-    """The C library of macOS: without the names that only glibc has."""
+    """The C library of macOS, which lacks the functions of glibc."""
 
     def __init__(self, name: Any, *_: Any, **__: Any) -> None:
         self._name = name
@@ -185,7 +187,7 @@ def msvcrt() -> types.ModuleType:
     vars(module).update(LK_UNLCK=0, LK_LOCK=1, LK_NBLCK=2, LK_RLCK=3, LK_NBRLCK=4)
 
     def locking(handle: int, mode: int, n_bytes: int) -> None:
-        """Windows locks bytes of files; nobody here locks more than one place of a file, so the whole file will do."""
+        """Locks the whole file; Windows locks bytes of it, of which the program uses only one."""
         try:
             fcntl.flock(handle, fcntl.LOCK_UN if mode == 0 else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -195,17 +197,17 @@ def msvcrt() -> types.ModuleType:
     return module
 
 
-# ---------------------------------------------------------------- files as Windows has them
+# ---------------------------------------------------------------- the file rules of Windows
 
 
-before_step: set[str] = (
-    set()
-)  # files that were open or mapped already: on Windows that process has ended
+# Files that an earlier step left open or mapped. On Windows its process would have ended.
+open_before_step: set[str] = set()
 
 
 def users_of(path: str) -> set[str]:
-    """Open handles and maps, in this process, of a file or of anything below a folder."""
-    path, found = os.path.realpath(path).rstrip("/"), set()
+    """Open handles and memory maps, in this process, of a file or of files below a folder."""
+    path = os.path.realpath(path).rstrip("/")
+    found = set()
     for handle in _listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             target = _readlink(f"/proc/self/fd/{handle}")
@@ -216,21 +218,23 @@ def users_of(path: str) -> set[str]:
             target = line.rstrip("\n").split(maxsplit=5)[5:]
             if target and (target[0] == path or target[0].startswith(path + "/")):
                 found.add(f"map of {target[0]}")
-    return found - before_step
+    return found - open_before_step
 
 
-_open, _os_open, _readlink, _listdir, _lexists = (
-    io.open,
-    os.open,
-    os.readlink,
-    os.listdir,
-    os.path.lexists,
-)
+_open = io.open
+_os_open = os.open
+_readlink = os.readlink
+_listdir = os.listdir
+_lexists = os.path.lexists
 
 
 def windows_files(root: Path) -> None:
-    """Below `root`: what is open is neither renamed, replaced nor deleted, a folder is not opened, names are those allowed."""
-    shutil._use_fd_functions = False  # as on Windows: rmtree by names
+    """Apply the rules of Windows below `root`.
+
+    An open file cannot be renamed, replaced or deleted; a folder cannot be opened; some names are
+    not allowed; text files get CR LF.
+    """
+    shutil._use_fd_functions = False  # rmtree uses names on Windows
 
     def is_ours(path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
@@ -242,7 +246,7 @@ def windows_files(root: Path) -> None:
             raise windows_error(code, os.fsdecode(path), f" ({', '.join(sorted(users))})")
 
     def check_name(path: Any) -> None:
-        """Where the last part of a path is to be made, it must be a name that Windows allows."""
+        """A new file or folder must have a name that Windows allows."""
         if not is_ours(path) or _lexists(path):
             return
         name = os.path.basename(os.path.abspath(os.fsdecode(path)))
@@ -254,7 +258,7 @@ def windows_files(root: Path) -> None:
         ):
             raise OSError(
                 errno.EINVAL,
-                f"Invalid argument [imitated: no name on Windows: {name!r}]",
+                f"Invalid argument [imitated: not allowed on Windows: {name!r}]",
                 os.fsdecode(path),
             )
 
@@ -303,8 +307,16 @@ def windows_files(root: Path) -> None:
             check_name(path)
         return _os_open(path, flags, *arguments, **options)
 
-    def high_open(file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None,
-                  newline: Any = None, closefd: bool = True, opener: Any = None) -> Any:  # fmt: skip
+    def high_open(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: Any = None,
+        errors: Any = None,
+        newline: Any = None,
+        closefd: bool = True,
+        opener: Any = None,
+    ) -> Any:
         if is_ours(file):
             if any(letter in mode for letter in "wxa"):
                 check_name(file)
@@ -315,7 +327,7 @@ def windows_files(root: Path) -> None:
                     os.fsdecode(file),
                 )
             if "b" not in mode and newline is None and any(letter in mode for letter in "wxa+"):
-                newline = "\r\n"  # a line end, when it is written as text
+                newline = "\r\n"
         encoding = io.text_encoding(encoding, 2) if "b" not in mode else encoding
         return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
@@ -325,40 +337,42 @@ def windows_files(root: Path) -> None:
     os.open, io.open, builtins.open = low_open, high_open, high_open
 
 
-def windows_error(code: int, path: str, why: str = "") -> PermissionError:
-    words = {
-        SHARING_VIOLATION: "The process cannot access the file because it is being used by another process",
+def windows_error(code: int, path: str, reason: str = "") -> PermissionError:
+    messages = {
+        SHARING_VIOLATION: "The process cannot access the file because it is being used by "
+        "another process",
         ACCESS_DENIED: "Access is denied",
     }
-    error = PermissionError(errno.EACCES, f"[WinError {code}] {words[code]}{why}", path)
+    error = PermissionError(errno.EACCES, f"[WinError {code}] {messages[code]}{reason}", path)
     error.winerror = code  # type: ignore[attr-defined]
     return error
 
 
-# ---------------------------------------------------------------- the steps
+# ---------------------------------------------------------------- steps
 
 
 class Output(io.BytesIO):
-    """What a program writes; a terminal, or a pipe that nobody reads, if it is to think so."""
+    """Records what a program writes; can claim to be a terminal or a closed pipe."""
 
     is_terminal = False
-    no_reader: OSError | None = None
+    write_error: OSError | None = None
 
     def isatty(self) -> bool:
         return self.is_terminal
 
     def write(self, data: Any) -> int:
-        if self.no_reader:
-            raise self.no_reader
+        if self.write_error:
+            raise self.write_error
         return super().write(data)
 
 
 @contextlib.contextmanager
 def streams(step: dict[str, Any], newline: str) -> Iterator[tuple[Output, Output]]:
-    encoding, out, notices = step.get("encoding", "utf-8"), Output(), Output()
-    if step.get("reader_leaves"):
+    encoding = step.get("encoding", "utf-8")
+    out, notices = Output(), Output()
+    if step.get("closed_pipe"):
         is_windows = newline == "\r\n"
-        out.no_reader = (
+        out.write_error = (
             OSError(errno.EINVAL, "Invalid argument")
             if is_windows
             else BrokenPipeError(errno.EPIPE, "Broken pipe")
@@ -378,7 +392,7 @@ def streams(step: dict[str, Any], newline: str) -> Iterator[tuple[Output, Output
 
 @contextlib.contextmanager
 def patched(values: dict[str, Any]) -> Iterator[None]:
-    """Constants of the code under test, changed for one step."""
+    """Changes constants of the code under test for one step."""
     before = []
     for path, value in values.items():
         module_name, _, name = path.rpartition(".")
@@ -394,8 +408,8 @@ def patched(values: dict[str, Any]) -> Iterator[None]:
 
 def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
     gc.collect()
-    before_step.clear()
-    before_step.update(users_of("/"))
+    open_before_step.clear()
+    open_before_step.update(users_of("/"))
     result: dict[str, Any] = {"code": None, "error": ""}
     started_at = time.perf_counter()
     with streams(step, newline) as (out, notices), patched(step.get("patch", {})):
@@ -405,7 +419,7 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
             elif "collect" in step:
                 import pytest
 
-                guests.update(path.stem for path in Path(step["collect"]).glob("*"))
+                imitated_for.update(path.stem for path in Path(step["collect"]).glob("*"))
                 result["code"] = int(
                     pytest.main(
                         ["--collect-only", "-q", "-rs", "-p", "no:cacheprovider", step["collect"]]
@@ -432,20 +446,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     steps = json.load(sys.stdin)
-    results_to, sys.stdout = (
-        os.fdopen(os.dup(1), "w", encoding="utf-8"),
-        sys.stderr,
-    )  # a program may replace handle 1
+    # The program may replace handle 1, so the results go to a copy of it.
+    results_file = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout = sys.stderr
     for name in THIRD_PARTY if any("code" not in step for step in steps) else ():
         importlib.import_module(name)
-    gc.freeze()  # the collection before each step leaves out what the libraries have made
+    gc.freeze()  # keeps the objects of the libraries out of the collection before each step
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"{PACKAGE}(\.|$)")
     if arguments.system == "windows":
         become_windows(Path(os.path.realpath(arguments.folder)))
     else:
         become_macos()
     newline = "\r\n" if arguments.system == "windows" else "\n"
-    json.dump([run_step(step, newline) for step in steps], results_to)
+    json.dump([run_step(step, newline) for step in steps], results_file)
 
 
 if __name__ == "__main__":
