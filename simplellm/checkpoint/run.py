@@ -285,7 +285,7 @@ def _described(folder: Path) -> tuple[ModelConfig, Tokenizer]:
         "meta"
     ):  # a context of 2: the weights of `modern` do not depend on it, its table of positions does
         small = SimpleLLM(
-            replace(config, block_size=2) if config.architecture == "modern" else config
+            replace(config, block_size=2) if config.facts.has_rotary_positions else config
         )
     expected = to_hub_state(small.state_dict(), config)
     check_fit(

@@ -20,7 +20,9 @@ from simplellm.device import failures_reported
 from simplellm.inference.filters import PENALTY_WINDOW, distribution
 from simplellm.inference.reply import Reply, StreamedToken, token_statistics
 from simplellm.inference.sampler import Sampler
-from simplellm.model.transformer import MultiHeadAttention, SimpleLLM, TransformerBlock
+from simplellm.model.attention import MultiHeadAttention
+from simplellm.model.block import TransformerBlock
+from simplellm.model.transformer import SimpleLLM
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _speed(step: Step) -> float:
 def _training_flops_per_token(model: SimpleLLM) -> float:
     """6 for each weight of a matrix product, and 12 L C T for attention (PaLM paper, appendix B)."""
     config = model.config
-    tables = 0 if config.architecture == "modern" else config.block_size * config.n_embd
+    tables = 0 if config.facts.has_rotary_positions else config.block_size * config.n_embd
     weights = (
         model.n_parameters
         - tables
@@ -213,10 +213,8 @@ def _hub_model(model: SimpleLLM, device: torch.device) -> Any:
             "--versus transformers needs the package", fix='pip install "simplellm[test]"'
         ) from error
     config = to_hub_config(model.config, model.config.vocab_size - 1)
-    kinds = {"gpt2": (transformers.GPT2LMHeadModel, transformers.GPT2Config),
-             "modern": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config)}  # fmt: skip
-    model_class, config_class = kinds[model.config.architecture]
-    hub_model = model_class(config_class(**config))
+    model_class = getattr(transformers, config["architectures"][0])
+    hub_model = model_class(model_class.config_class(**config))
     hub_model.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
     hub_model.tie_weights()
     return hub_model.to(device)

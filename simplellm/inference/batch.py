@@ -18,7 +18,7 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.device import failures_reported
 from simplellm.inference.reply import Reply, StreamedToken
 from simplellm.inference.sampler import Sampler
-from simplellm.model.transformer import KVCache
+from simplellm.model.cache import KVCache
 
 
 class BatchDecoder:

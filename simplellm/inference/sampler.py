@@ -15,7 +15,8 @@ from simplellm.device import failures_reported
 from simplellm.inference.decoder import Decoder
 from simplellm.inference.filters import Array
 from simplellm.inference.reply import Reply
-from simplellm.model.transformer import KVCache, SimpleLLM
+from simplellm.model.cache import KVCache
+from simplellm.model.transformer import SimpleLLM
 
 
 class Sampler:

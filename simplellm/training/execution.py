@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from simplellm import device as devices
-from simplellm.model.transformer import SimpleLLM, TransformerBlock
+from simplellm.model.block import TransformerBlock
+from simplellm.model.transformer import SimpleLLM
 
 
 class BlockRunner:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simplellm.model.transformer import Linear, SimpleLLM, modern_embedding_std
+from simplellm.model.block import residual_stream_std
+from simplellm.model.layers import Linear
+from simplellm.model.transformer import SimpleLLM
 
 MOMENTUM = 0.95  # Jordan et al. 2024
 # Each step's odd polynomial is the one nearest to 1 on the range that the step before maps
@@ -39,7 +41,7 @@ def block_matrices(model: SimpleLLM) -> dict[str, Matrix]:
 
     Updates of those that write to the residual stream are scaled to the embeddings in it.
     """
-    residual_scale = modern_embedding_std(model.config)
+    residual_scale = residual_stream_std(model.config)
     return {
         f"blocks.{name}.weight": Matrix(module.rows, residual_scale if module.is_residual else 1.0)
         for name, module in model.blocks.named_modules()

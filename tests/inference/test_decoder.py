@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.config.model import ModelConfig
-from simplellm.inference.decoder import LARGEST_SAFE_SCORE, Decoder
-from simplellm.model.transformer import KVCache, SimpleLLM
+from simplellm.inference.decoder import MAX_SAFE_SCORE, Decoder
+from simplellm.model.cache import KVCache
+from simplellm.model.transformer import SimpleLLM
 
 SHAPES = [
     {}, {"n_kv_head": 2}, {"n_kv_head": 1}, {"tie_embeddings": False}, {"n_head": 1},
     {"architecture": "gpt2"}, {"architecture": "gpt2", "tie_embeddings": False},
+    {"architecture": "gpt2", "n_embd": 36},
 ]  # fmt: skip
 
 
@@ -75,17 +77,18 @@ def test_large_gains_of_the_query_norm_do_not_overflow(gain):
             block.attention.q_norm.weight.fill_(gain)
             block.attention.k_norm.weight.fill_(gain)
         expected = model(torch.tensor([ids]))[0].numpy()
-    assert (8**0.5 * gain**2 > LARGEST_SAFE_SCORE) == (gain > 1)
+    assert (8**0.5 * gain**2 > MAX_SAFE_SCORE) == (gain > 1)
     np.testing.assert_allclose(read_all(model, ids), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("is_faster", [True, False, "tried out"])
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 def test_large_matrices_may_be_multiplied_by_torch(monkeypatch, architecture, is_faster):
-    monkeypatch.setattr("simplellm.inference.decoder.LARGE_MATRIX_BYTES", 1)
+    monkeypatch.setattr("simplellm.inference.vector_operations.LARGE_MATRIX_BYTES", 1)
     if is_faster != "tried out":
         monkeypatch.setattr(
-            "simplellm.inference.decoder._is_faster_in_torch", lambda rows, columns: is_faster
+            "simplellm.inference.vector_operations._is_faster_in_torch",
+            lambda rows, columns: is_faster,
         )
     model, ids = random_model(architecture=architecture), list(range(24))
     with torch.no_grad():

@@ -15,8 +15,8 @@ from simplellm.app.cli import main
 from simplellm.config.sampling import SamplingParams
 from simplellm.inference.quantize import Int8Linear, quantize
 from simplellm.inference.sampler import Sampler
+from simplellm.model.layers import Linear
 from simplellm.model.scoring import evaluate
-from simplellm.model.transformer import Linear
 
 ARCHITECTURES = ["modern", "gpt2"]
 

@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Conf
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
 from simplellm.config.model import ModelConfig
-from simplellm.model.transformer import KVCache, SimpleLLM
+from simplellm.model.cache import KVCache
+from simplellm.model.transformer import SimpleLLM
 
 law = settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]

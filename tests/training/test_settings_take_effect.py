@@ -20,8 +20,8 @@ from simplellm.checkpoint.run_log import Sinks, read_log
 from simplellm.config.recipe import choose
 from simplellm.data.segmentation import Segmenter
 from simplellm.errors import DeviceError
+from simplellm.model.block import TransformerBlock
 from simplellm.model.scoring import Evaluation
-from simplellm.model.transformer import TransformerBlock
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled

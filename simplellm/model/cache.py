@@ -1,0 +1,47 @@
+"""The KV cache: keys and values of earlier tokens, kept so that each token is computed once.
+
+Shapes: L blocks, B batch, T new tokens, S cached tokens, G key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simplellm.config.model import ModelConfig
+
+
+class KVCache:
+    """Preallocated `keys` and `values`, (L, B, G, capacity, D); `length` positions are in use.
+
+    The caller owns it, and the model appends to it.
+    """
+
+    def __init__(
+        self, config: ModelConfig, batch_size: int, like: Tensor, capacity: int | None = None
+    ) -> None:
+        """`like` gives the device and the number format; `capacity` defaults to block_size."""
+        capacity = capacity or config.block_size
+        shape = (config.n_layer, batch_size, config.kv_heads, capacity, config.head_size)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (B, G, T, D); returns all keys and values of the layer (B, G, S + T, D).
+
+        `length` stays: the model advances it after the last layer.
+        """
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def causal_mask(T: int, past: int, device: torch.device) -> Tensor:
+    """(T, past + T) bool: each of T new tokens attends to the past and to itself and those before it."""
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(diagonal=past)
