@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the look at weights that are loaded", "simplellm/checkpoint/hugging_face.py",
-        "    if not bool(torch.isfinite(hub[name]).all()):\n", "    if False:\n", ("tests/checkpoint/test_run.py",),
+        "    if not bool(torch.isfinite(tensor).all()):\n", "    if False:\n", ("tests/checkpoint/test_run.py",),
     ),
     Mutation(
         "the look at training state that is loaded", "simplellm/checkpoint/run.py",
