@@ -1,4 +1,4 @@
-"""Makes chat.svg and training.svg beside this file: a real terminal session, its screen drawn by rich. Takes a minute or two.
+"""Draw chat.svg and training.svg in this folder from a real terminal session. Takes two minutes.
 
 pip install -e ".[test]" && python docs/pictures.py
 """

@@ -3,7 +3,7 @@
 After each parallel loop the threads of OpenMP wait at a barrier. By default they spin there for
 milliseconds. On a busy machine a spinning thread uses up the time slice that the thread it waits
 for needs, and training becomes three to five times slower. Threads that sleep at once cost 5 to 15%
-on a quiet machine (measurements: docs/speed.md).
+on a quiet machine (measurements: docs/performance.md).
 
 libgomp, which torch uses on Linux, reads its spin count once, when it is loaded. But it also has a
 second, 3000 times lower one (`gomp_throttled_spin_count_var`), which applies while there are more

@@ -12,10 +12,11 @@ import torch
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "gpu_check.py"
 
 
-def test_this_machine_s_gpu_trains_resumes_exactly_and_scores_as_the_cpu_does() -> None:
+def test_the_gpu_trains_resumes_exactly_and_evaluates_like_the_cpu() -> None:
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         pytest.skip(
-            "THERE IS NO GPU HERE: only the imitated devices of tests/test_imitated_devices.py were checked"
+            "THERE IS NO GPU HERE: only the imitated devices of "
+            "tests/test_imitated_devices.py were checked"
         )
     done = subprocess.run(
         [sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False
