@@ -300,7 +300,7 @@ def test_an_overflow_of_fp16_is_counted_and_leaves_the_weights(
             after = trainer.model.parameters()
             seen.append(
                 (
-                    trainer.overflows,
+                    trainer.progress.overflows,
                     all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
                 )
             )

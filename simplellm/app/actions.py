@@ -38,8 +38,8 @@ from simplellm.model.scoring import Evaluation
 from simplellm.model.scoring import evaluate as score
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.job import resume, start
+from simplellm.training.result import Result
 from simplellm.training.run_info import Sources
-from simplellm.training.trainer import Result
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEFAULT_TEXTS = [

@@ -19,7 +19,7 @@ from simplellm.device import choose_device, failures_reported
 from simplellm.errors import DeviceFailure, SimpleLLMError, StoppedEarly
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import joined
-from simplellm.training.trainer import Result
+from simplellm.training.result import Result
 
 Options = dict[str, Any]
 T = TypeVar("T")

@@ -38,8 +38,8 @@ from simplellm.training.distributed import World
 from simplellm.training.job import prepare_run, start
 from simplellm.training.lr_range_test import STEPS, RangeTest, find_rate
 from simplellm.training.plan import why_not_compiled
+from simplellm.training.result import Result
 from simplellm.training.run_info import Sources
-from simplellm.training.trainer import Result
 
 BENCH_MODEL = {
     "architecture": "gpt2",

@@ -20,8 +20,9 @@ from simplellm.errors import SamplingError, SimpleLLMError
 from simplellm.evaluation.report import Report, make_report, report_lines
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
+from simplellm.training.context import Preview
+from simplellm.training.result import Result
 from simplellm.training.tracking import Tracking
-from simplellm.training.trainer import Preview, Result
 
 PROMPT_TOKENS = 16  # the beginning of the held-out text, which a sample goes on from
 PREVIEW_TOKENS, REPORT_TOKENS = 60, 256

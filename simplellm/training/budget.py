@@ -16,8 +16,9 @@ from typing import Any
 from simplellm.config.training import TrainConfig
 from simplellm.errors import CheckpointError
 from simplellm.training.distributed import any_of, from_main
+from simplellm.training.result import Result
 from simplellm.training.schedule import CONSTANT_SHARE, Decision
-from simplellm.training.trainer import RECENT_SECONDS, Result, Trainer
+from simplellm.training.trainer import RECENT_SECONDS, Trainer
 
 PLANNED_SHARE = 0.98  # of the budget
 REPORT_SECONDS = (
@@ -99,9 +100,12 @@ class BudgetController:
             return 0
         # In units of steps, since a busy machine slows both alike: the evaluation at the last step, on more text than those
         # before it.
-        pauses = trainer.pause_steps + max(final_share(trainer) - 1, 0) * trainer.evaluation_steps
+        pauses = (
+            trainer.progress.pause_steps
+            + max(final_share(trainer) - 1, 0) * trainer.progress.evaluation_steps
+        )
         steps_left = left / step_seconds - (PAUSE_MARGIN + BUSY_MARGIN * (slowdown - 1)) * pauses
-        steps_left /= 1 + self._pauses_per_step(trainer) * trainer.pause_steps
+        steps_left /= 1 + self._pauses_per_step(trainer) * trainer.progress.pause_steps
         steps_left = max(steps_left, DECAY_GRACE * budget * _rate_left(trainer) / step_seconds, 0.0)
         wanted = max(int(min(trainer.step + steps_left, self._most_steps)), trainer.step)
         return wanted if abs(wanted - planned) * step_seconds > TOLERANCE * budget else 0
@@ -110,11 +114,15 @@ class BudgetController:
         """Evaluations per step, as they are or as few as the next decision would make them."""
         now = 1 / trainer.decisions[-1].eval_interval
         return (
-            now if self._eval_interval else min(now, PAUSE_SHARE / max(trainer.pause_steps, 1e-9))
+            now
+            if self._eval_interval
+            else min(now, PAUSE_SHARE / max(trainer.progress.pause_steps, 1e-9))
         )
 
     def _interval(self, trainer: Trainer, max_steps: int) -> int:
-        return self._eval_interval or eval_interval(max_steps, [(PAUSE_SHARE, trainer.pause_steps)])
+        return self._eval_interval or eval_interval(
+            max_steps, [(PAUSE_SHARE, trainer.progress.pause_steps)]
+        )
 
 
 def train_within_budget(
@@ -134,7 +142,7 @@ def train_within_budget(
         return trainer.train()
 
     def record(decisions: Sequence[Decision]) -> None:
-        trainer.saver.amend_info(
+        trainer.output.saver.amend_info(
             training=trainer.config.to_mapping(),
             decisions=[decision.to_mapping() for decision in decisions],
             decided_until=trainer.step,
@@ -151,7 +159,7 @@ def train_within_budget(
             is_due, trainer.world, trainer.device
         ):  # clocks differ: all ranks look at the same step
             look = looks.pop()
-            if not trainer.saved_step:
+            if not trainer.progress.saved_step:
                 look(trainer)
         controller(trainer)
 
@@ -206,7 +214,7 @@ def _rate_left(trainer: Trainer) -> float:
 
 def final_share(trainer: Trainer) -> float:
     """How many times an evaluation on the way it takes to score the best checkpoint at the end."""
-    tokens, eval_tokens = trainer.final_tokens, trainer.config.eval_tokens
+    tokens, eval_tokens = trainer.validation.final_tokens, trainer.config.eval_tokens
     return tokens / eval_tokens if tokens > eval_tokens else 0.0
 
 

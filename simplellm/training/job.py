@@ -23,9 +23,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import STDIN_NAME, Corpus
-from simplellm.data.dataset import TextDataset
 from simplellm.data.prepared import PREPARED_FOLDER, Prepared, prepare
-from simplellm.data.segmentation import Segmenter
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import choose_precision, describe, relative_speed, reuse_freed_memory
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
@@ -36,17 +34,19 @@ from simplellm.storage.lock import FolderLock
 from simplellm.training import changes
 from simplellm.training.budget import recorded_decisions, train_within_budget
 from simplellm.training.clock import Heartbeat
-from simplellm.training.context import TrainingContext
+from simplellm.training.context import Output, Runtime, TrainingContext
+from simplellm.training.data import TrainingData
 from simplellm.training.distributed import World, any_of, from_main, wait_for_all
+from simplellm.training.initialization import initial_model
 from simplellm.training.plan import compile_or_say, most_steps, plan
+from simplellm.training.result import Result
 from simplellm.training.run_info import Sources, absolute, corpus_info, recorded, run_info
 from simplellm.training.saver import Saver
 from simplellm.training.schedule import Decision
-from simplellm.training.trainer import Result, Trainer
+from simplellm.training.trainer import Trainer
 
 PROBE_TOKENS = 4096  # of a new text, scored before a model is trained on it
 STRANGE_TEXT_RATIO = 1.4  # bits per byte against those on its own text, from which a text is called very different (guess)
-PASSAGE_BLOCKS = 2  # words of a passage, in tokens of a block: few blocks lie across two passages
 LEAST_SPEED_RATIO = 1.25  # of the second measurement to the first, from which a larger model is worth starting anew (guess)
 
 
@@ -340,69 +340,22 @@ def _maker(
     lock: FolderLock | None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> Callable[[TrainConfig, str], Trainer]:
-    segmenter = (
-        Segmenter(
-            prepared.train_documents(),
-            prepared.tokenizer,
-            config.bpe_dropout,
-            config.seed,
-            config.renaming,
-            PASSAGE_BLOCKS * model_config.block_size,
-        )
-        if config.bpe_dropout or config.renaming
-        else None
-    )
-    sink = (
-        Sinks(JsonlSink(run.log_path, context.notice), context.sink)
-        if context.world.is_main
-        else Sinks()
-    )
-    saver = Saver(run, context.world, context.device, context.notice, lock)
+    data = TrainingData.of(prepared, config, model_config.block_size)
+    sinks = (JsonlSink(run.log_path, context.notice), context.sink) if context.world.is_main else ()
     preview = (
         context.make_preview(run, prepared)
         if context.make_preview and context.world.is_main
         else None
     )
-
-    dataset_of = functools.partial(
-        _dataset, prepared, segmenter, model_config.block_size, context.world
-    )
+    saver = Saver(run, context.world, context.device, context.notice, lock)
+    output = Output(saver, Sinks(*sinks), preview)
 
     def make(config: TrainConfig, precision: str) -> Trainer:
-        return Trainer(
-            model_config, config, prepared, dataset_of, run, context.device, precision,
-            context.world, sink, preview, context.should_stop, initial, saver,
-        )  # fmt: skip
+        model = initial_model(model_config, config, context.device, initial)
+        runtime = Runtime(context.device, precision, context.world, context.should_stop)
+        return Trainer(model, config, data, runtime, output)
 
     return make
-
-
-def _dataset(
-    prepared: Prepared,
-    segmenter: Segmenter | None,
-    block_size: int,
-    world: World,
-    config: TrainConfig,
-    share_done: Callable[[float], float],
-) -> TextDataset:
-    """Windows over the ids, or over fresh segmentations that turn into the plain one in the second half of the run."""
-    if segmenter is None:
-        return TextDataset(
-            lambda epoch: prepared.train_ids,
-            block_size,
-            config.seed,
-            config.token_noise,
-            config.stride,
-        )
-    windows_per_epoch = max((len(segmenter(0)) - 1) // (config.stride or block_size), 1)
-    windows_per_step = config.batch_size * config.gradient_accumulation * world.size
-
-    def epoch_ids(epoch: int) -> np.ndarray:
-        return segmenter(
-            epoch, max(2 * share_done(epoch * windows_per_epoch / windows_per_step) - 1, 0.0)
-        )
-
-    return TextDataset(epoch_ids, block_size, config.seed, config.token_noise, config.stride)
 
 
 def _prepared(
@@ -441,8 +394,9 @@ def _name_of(sources: Sources, folder: Path) -> str:
 def _summary(trainer: Trainer) -> str:
     model, config = trainer.model.config, trainer.config
     return (
-        f"training {trainer.run.name}: {trainer.prepared.train_bytes:,} bytes, "
+        f"training {trainer.run.name}: {trainer.data.prepared.train_bytes:,} bytes, "
         f"{model.architecture} {model.n_layer}x{model.n_embd}, "
         f"{trainer.model.n_parameters:,} parameters, vocabulary {model.vocab_size}, "
-        f"{config.max_steps} steps of {trainer.tokens_per_step:,} tokens\non {describe(trainer.device, trainer.precision)}"
+        f"{config.max_steps} steps of {trainer.tokens_per_step:,} tokens\n"
+        f"on {describe(trainer.device, trainer.runtime.precision)}"
     )

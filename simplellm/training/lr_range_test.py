@@ -33,7 +33,7 @@ def find_rate(trainer: Trainer) -> RangeTest:
     losses: list[float] = []
     average = 0.0
     for step in range(STEPS):
-        if trainer.should_stop():
+        if trainer.runtime.should_stop():
             raise StoppedEarly("stopped before the range test was done")
         factor = LOWEST_FACTOR * (HIGHEST_FACTOR / LOWEST_FACTOR) ** (step / (STEPS - 1))
         try:

@@ -107,8 +107,8 @@ def plan(
     if unused_seconds > UNUSED_SHARE * budget:
         notice(unused_budget(trainer, budget - unused_seconds))
     planned = make(replace(fixed, warmup_steps=warmup_steps(fixed)), way.precision)
-    planned.evaluation_steps = evaluation_seconds / way.seconds
-    planned.pause_steps = (shown_seconds + way.save_seconds) / way.seconds
+    planned.progress.evaluation_steps = evaluation_seconds / way.seconds
+    planned.progress.pause_steps = (shown_seconds + way.save_seconds) / way.seconds
     if way.is_compiled:
         compile_training(planned.model)  # it worked on the trainer that was timed
     return planned
@@ -121,7 +121,7 @@ def unused_budget(trainer: Trainer, seconds: float) -> str:
     if most_steps(trainer, config.max_steps) < steps_of_epochs(trainer):
         return f"{used}: it has {config.max_steps} steps; a higher --max-steps would use more"
     return (
-        f"{used}: after {config.max_epochs:.3g} times through {trainer.prepared.train_bytes:,} bytes of text more steps "
+        f"{used}: after {config.max_epochs:.3g} times through {trainer.data.prepared.train_bytes:,} bytes of text more steps "
         "only overfit; more text helps, or --from a model that was trained on other text"
     )
 
@@ -143,7 +143,7 @@ def steps_of_epochs(trainer: Trainer) -> float:
 
 def _fastest_precision(trainer: Trainer, make: Make) -> Way:
     """On a CPU that multiplies bf16 in hardware both formats are timed; elsewhere the choice is made already."""
-    candidates = [trainer.precision]
+    candidates = [trainer.runtime.precision]
     if trainer.config.precision == "auto" and devices.has_fast_bf16(trainer.device):
         candidates.append("bf16")
     ways = [_timed(_scratch(trainer, make, precision), precision) for precision in candidates]
@@ -221,7 +221,7 @@ def _timed(trainer: Trainer, precision: str) -> Way:
 
 def _seconds_to_evaluate(trainer: Trainer) -> float:
     """Of an evaluation on `eval_tokens`, from one on fewer."""
-    scored = min(trainer.config.eval_tokens, len(trainer.prepared.val_ids) - 1)
+    scored = min(trainer.config.eval_tokens, len(trainer.data.prepared.val_ids) - 1)
     timed = min(scored, TIMED_EVALUATION_TOKENS)
     most_seconds = TIMING_SHARE * (trainer.config.budget or math.inf)
     seconds = _seconds(
@@ -235,7 +235,7 @@ def _seconds_to_evaluate(trainer: Trainer) -> float:
 def _seconds_to_save(trainer: Trainer) -> float:
     with trainer.ema.applied():
         return seconds_to_save(
-            trainer.run.path.parent, trainer.model, trainer.prepared.tokenizer, trainer.state()
+            trainer.run.path.parent, trainer.model, trainer.data.prepared.tokenizer, trainer.state()
         )
 
 

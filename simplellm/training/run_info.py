@@ -53,10 +53,10 @@ def run_info(
         "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
         "encoding": sources.encoding,
         "from": str(base_folder.resolve()) if base_folder else None,
-        **corpus_info(corpus, val_corpus, trainer.prepared),
+        **corpus_info(corpus, val_corpus, trainer.data.prepared),
         "given": dict(given),
         "parameters": trainer.model.n_parameters,
-        "device": describe(trainer.device, trainer.precision),
+        "device": describe(trainer.device, trainer.runtime.precision),
         "world_size": trainer.world.size,
         "versions": {
             "python": platform.python_version(),

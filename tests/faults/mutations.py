@@ -71,12 +71,12 @@ MUTATIONS = (
         "        if try_lock(handle):\n            return True\n", "        return True\n", ("tests/storage/test_lock.py",),
     ),
     Mutation(
-        "the look at a loss", "simplellm/training/trainer.py",
+        "the look at a loss", "simplellm/training/learner.py",
         "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):", "if math.isfinite(self.gradient_norm):",
         ("tests/training/test_trainer.py",),
     ),
     Mutation(
-        "the look at a gradient", "simplellm/training/trainer.py",
+        "the look at a gradient", "simplellm/training/learner.py",
         "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):", "if math.isfinite(self.loss):",
         ("tests/training/test_trainer.py",),
     ),
@@ -190,7 +190,7 @@ MUTATIONS = (
     ),
     Mutation(
         "that a stop is no evaluation", "simplellm/training/trainer.py",
-        "if is_best and self.last_counts:", "if is_best:",
+        "if is_best and self.progress.last_counts:", "if is_best:",
         ("tests/faults/test_damage.py::test_a_stop_uses_up_no_patience_and_is_never_the_best",),
     ),
     Mutation(

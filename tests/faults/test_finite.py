@@ -31,7 +31,7 @@ def at_step(step: int, then: Callable[[Trainer], None]) -> Callable[[Trainer, fl
 
     def changed(trainer: Trainer, rate: float | None = None) -> None:
         train_step(trainer, rate)
-        if trainer.step == step and trainer.saver.run.step_folders():
+        if trainer.step == step and trainer.run.step_folders():
             then(trainer)
 
     return changed

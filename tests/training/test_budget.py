@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from simplellm.config.training import TrainConfig
 from simplellm.training.budget import BudgetController, eval_interval
 from simplellm.training.clock import Clock, Heartbeat
 from simplellm.training.distributed import World
+from simplellm.training.progress import Progress
 from simplellm.training.schedule import Decision, progress, rate_factor
 
 Speed = Callable[[float], float]  # share of the quiet machine's speed at a time
@@ -41,9 +43,12 @@ class Machine:
             budget=budget, max_steps=planned, schedule=schedule, warmup_steps=0
         )
         self.decisions = [Decision(0, planned, -(-planned // 20))]
-        self.world, self.device, self.final_tokens = World(), torch.device("cpu"), 20_000
+        self.world, self.device = World(), torch.device("cpu")
+        self.validation = SimpleNamespace(final_tokens=20_000)
         self.step = self.evaluated_step = 0
-        self.evaluation_steps, self.pause_steps = 0.3 / STEP_SECONDS, 0.4 / STEP_SECONDS
+        self.progress = Progress(
+            evaluation_steps=0.3 / STEP_SECONDS, pause_steps=0.4 / STEP_SECONDS
+        )
         self.recorded: list[Decision] = []
 
     def take(self, decision: Decision) -> None:

@@ -19,7 +19,7 @@ from simplellm.errors import SettingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.job import Sources, resume, start
-from simplellm.training.trainer import Result
+from simplellm.training.result import Result
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
 TRAINING = {

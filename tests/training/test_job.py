@@ -19,7 +19,7 @@ from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, Text
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.job import Sources, resume, start
-from simplellm.training.trainer import Result
+from simplellm.training.result import Result
 
 TINY = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,

@@ -25,7 +25,8 @@ from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled
 from simplellm.training.job import Sources, prepare_run, resume, start
 from simplellm.training.plan import Way
-from simplellm.training.trainer import Result, Trainer
+from simplellm.training.result import Result
+from simplellm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 TINY = {

@@ -26,8 +26,9 @@ from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled
 from simplellm.training.job import Sources, prepare_run, resume, start
+from simplellm.training.result import Result
 from simplellm.training.schedule import Decision, rate_factor
-from simplellm.training.trainer import Result, Trainer
+from simplellm.training.trainer import Trainer
 
 PLAIN = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "eval_tokens": 64,
@@ -252,7 +253,7 @@ def test_a_stride_below_the_block_gives_more_windows_and_overlapping_ones(folder
         trainer = trainer_of(folder, stride=stride)
         windows[stride] = count = trainer.dataset.windows_per_epoch
         seen[stride] = trainer.dataset.batch(0, 0, count)[0].numel() / len(
-            trainer.prepared.train_ids
+            trainer.data.prepared.train_ids
         )
     assert windows[4] == pytest.approx(4 * windows[16], rel=0.01)
     assert seen[16] == pytest.approx(1, abs=0.02) and seen[4] == pytest.approx(4, rel=0.02)
@@ -265,7 +266,7 @@ def test_documents_are_kept_apart_by_an_end_of_text(folder, tmp_path, story, bpe
         "".join(json.dumps({"text": document}) + "\n" for document in documents)
     )
     trainer = trainer_of(folder, tmp_path / "d.jsonl", bpe_dropout=bpe_dropout)
-    tokenizer = trainer.prepared.tokenizer
+    tokenizer = trainer.data.prepared.tokenizer
     ids = trainer.dataset._epoch_ids(0)
     cuts = np.flatnonzero(ids == tokenizer.end_of_text)
     parts = [tokenizer.decode(part[1:].tolist()) for part in np.split(ids, cuts)[1:]]
@@ -286,10 +287,10 @@ def test_renaming_gives_the_names_of_a_passage_other_ones_to_the_end(folder, tmp
     (tmp_path / "text.txt").write_text("Quillon spoke. Quillon sat.\n" * 9 + story * 9)
     trainer = trainer_of(folder, tmp_path / "text.txt", renaming=1.0, max_steps=1000)
     epochs = [
-        trainer.prepared.tokenizer.decode(trainer.dataset._epoch_ids(epoch).tolist())
+        trainer.data.prepared.tokenizer.decode(trainer.dataset._epoch_ids(epoch).tolist())
         for epoch in (0, 500)
     ]
-    plain = trainer.prepared.tokenizer.decode(trainer.prepared.train_ids.tolist())
+    plain = trainer.data.prepared.tokenizer.decode(trainer.data.prepared.train_ids.tolist())
     assert (
         plain.count("Quillon ") == 18
         and all(text.count("Quillon ") < 12 for text in epochs)
@@ -329,7 +330,7 @@ def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(
         trainer.train_step()
     shares, plain = (
         [epochs[epoch][0] for epoch in sorted(epochs)],
-        trainer.prepared.train_ids.tolist(),
+        trainer.data.prepared.train_ids.tolist(),
     )
     lengths = [len(epochs[epoch][1]) for epoch in sorted(epochs)]
     assert (

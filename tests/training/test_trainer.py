@@ -15,13 +15,18 @@ from simplellm.checkpoint.run import Run, load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import read_corpus
-from simplellm.data.dataset import TextDataset
 from simplellm.data.prepared import Prepared, prepare
 from simplellm.errors import TrainingError
 from simplellm.model.scoring import Evaluation, evaluate
+from simplellm.training.context import Output, Runtime
+from simplellm.training.data import TrainingData
+from simplellm.training.initialization import initial_model
+from simplellm.training.learner import SKIPPED_STEPS_LIMIT
 from simplellm.training.plan import plan
-from simplellm.training.trainer import SKIPPED_STEPS_LIMIT, Trainer
+from simplellm.training.saver import Saver
+from simplellm.training.trainer import Trainer
 
+CPU = torch.device("cpu")
 BAD = [math.nan, math.inf, -math.inf]
 
 
@@ -54,19 +59,15 @@ def make(prepared: Prepared, tmp_path: Path):
         config = TrainConfig(
             **{"max_steps": 6, "batch_size": 4, "eval_interval": 100, "eval_tokens": 64, **given}
         )
-        dataset = TextDataset(lambda epoch: prepared.train_ids, 16, config.seed)
         run = Run(tmp_path / name)
         run.write_info({})
-        dataset_of = lambda config, share_done: dataset  # noqa: E731
+        runtime = Runtime(CPU, precision, should_stop=should_stop)
         return Trainer(
-            model,
+            initial_model(model, config, CPU),
             config,
-            prepared,
-            dataset_of,
-            run,
-            torch.device("cpu"),
-            precision,
-            should_stop=should_stop,
+            TrainingData(prepared, 16),
+            runtime,
+            Output(Saver(run, runtime.world, CPU)),
         )
 
     return make
@@ -168,10 +169,14 @@ def test_an_overflow_in_fp16_is_skipped_and_counted(make, only, grad_clip):
     trainer.train_step()
     before = weights(trainer)
     trainer.train_step()
-    assert trainer.skipped_steps == 1 and trainer.step == 2 and trainer.scaler.get_scale() == 512
+    assert (
+        trainer.progress.skipped_steps == 1
+        and trainer.step == 2
+        and trainer.scaler.get_scale() == 512
+    )
     assert same(weights(trainer), before)
     trainer.train_step()
-    assert trainer.skipped_steps == 0 and not same(weights(trainer), before)
+    assert trainer.progress.skipped_steps == 0 and not same(weights(trainer), before)
     assert all(bool(weight.isfinite().all()) for weight in weights(trainer).values())
 
 
@@ -201,7 +206,7 @@ def test_patience_ends_a_run_that_gets_no_better(make, monkeypatch, patience):
     monkeypatch.setattr(trainer, "evaluate", lambda most=None: Evaluation(10, 30, 2.0, 0.5))
     monkeypatch.setattr(trainer, "score_best", lambda: None)
     records: list[dict] = []
-    monkeypatch.setattr(trainer.sink, "write", records.append)
+    monkeypatch.setattr(trainer.output.sink, "write", records.append)
     result = trainer.train()
     assert (result.steps, result.best_step, result.stopped) == (2 + 2 * patience, 2, False)
     assert records[-1]["kind"] == "early_stop"
@@ -211,8 +216,8 @@ def test_the_best_is_scored_on_the_whole_held_out_text_at_the_end(make):
     trainer = make(max_steps=4, eval_interval=2, eval_tokens=64)
     result = trainer.train()
     model, _ = load_model(trainer.run.best(), torch.device("cpu"))
-    whole = evaluate(model, trainer.prepared.val_ids, trainer.prepared.val_bytes)
-    assert whole.tokens == len(trainer.prepared.val_ids) - 1 > 64
+    whole = evaluate(model, trainer.data.prepared.val_ids, trainer.data.prepared.val_bytes)
+    assert whole.tokens == len(trainer.data.prepared.val_ids) - 1 > 64
     assert (
         result.val_loss
         == pytest.approx(whole.loss, rel=1e-6)
