@@ -75,7 +75,7 @@ def commands(zoo: Path, trained: Path) -> Iterator[list[str]]:
     runs, a_run = ["--checkpoints", str(zoo / "runs")], ["--run", str(zoo / "runs" / HOSTILE)]
     good = ["--checkpoints", str(trained)]
     for form in ([], ["--json"]):
-        yield ["generate", *good, "--prompt", HOSTILE, *WILD, "--max-new-tokens", "2000", *form]
+        yield ["generate", *good, "--prompt", HOSTILE, *WILD, "--max-new-tokens", "800", *form]
         yield ["analyze", *good, "--prompt", HOSTILE, *WILD, "--top", "400", *form]
         yield ["generate", *a_run, "--prompt", "a", "--max-new-tokens", "3", *form]
         yield ["runs", *runs, *form]

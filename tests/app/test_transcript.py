@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
+from simplellm.app.cli import main
 from simplellm.app.commands.registry import COMMANDS
 
 SCRIPT = "The judge\n/temp 0.5\n/topk 20\n/tokens 40\n/help\nquit\nnever read\n"
@@ -35,11 +38,24 @@ def test_a_piped_conversation(trained, tmp_path):
     assert "\x1b" not in out and "never read" not in out
 
 
-def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path):
+@pytest.fixture
+def talk_here(monkeypatch, capfd):
+    """`talk` in this process, which saves a start of the program."""
+
+    def talk_here(script: str, state: Path, *arguments: str) -> tuple[str, str]:
+        monkeypatch.setenv("XDG_STATE_HOME", str(state))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(script.encode())))
+        assert main(list(arguments)) == 0
+        return capfd.readouterr()
+
+    return talk_here
+
+
+def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path, talk_here):
     again = ["chat", "--checkpoints", str(trained), "--continue", "--max-new-tokens", "3"]
-    out, err = talk("/context on\nThe judge\n", tmp_path, *again)
+    out, err = talk_here("/context on\nThe judge\n", tmp_path, *again)
     assert out.splitlines()[1].startswith("The judge") and "no earlier conversation" in err
-    out, err = talk("/context\n/regen\n/continue\n/undo\n/save\n", tmp_path, *again)
+    out, err = talk_here("/context\n/regen\n/continue\n/undo\n/save\n", tmp_path, *again)
     assert (
         out.startswith("earlier turns are kept as context")
         and "took back 'The judge'; 0 turns left" in out
@@ -53,7 +69,7 @@ def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path):
     ]
 
 
-def test_no_history_keeps_neither(trained, tmp_path):
+def test_no_history_keeps_neither(trained, tmp_path, talk_here):
     arguments = [
         "chat",
         "--checkpoints",
@@ -63,5 +79,5 @@ def test_no_history_keeps_neither(trained, tmp_path):
         "--max-new-tokens",
         "3",
     ]
-    out, _ = talk("The judge\n/save\n", tmp_path, *arguments)
+    out, _ = talk_here("The judge\n/save\n", tmp_path, *arguments)
     assert "not kept" in out and list(tmp_path.iterdir()) == []

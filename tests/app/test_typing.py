@@ -32,7 +32,7 @@ raise SystemExit(cli.main(sys.argv[2:]))
 """
 # The real command line around a training without a model: steps as fast as they can be drawn. No torch, so it starts fast.
 FAKE = """
-import sys, time, types
+import contextlib, sys, time, types
 from simplellm.app import cli, render
 from simplellm.app.interrupt import Interrupt
 
@@ -58,6 +58,7 @@ actions = types.SimpleNamespace(train=train)
 for name in ("actions", "experiments", "upkeep"):
     sys.modules["simplellm.app." + name] = actions
 render.PANEL_SECONDS = 0.05
+cli.adapted_to_load = contextlib.nullcontext  # it imports torch
 raise SystemExit(cli.main(sys.argv[1:]))
 """
 Start = Callable[..., Terminal]
