@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from test_architecture import LAYERS
 
 from simplellm.app import cli
 from simplellm.app.commands.registry import COMMANDS
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
+from simplellm.config.toml import read_toml
 from simplellm.config.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,18 +81,24 @@ def flag_cells(action: argparse.Action) -> tuple[str, str]:
 
 
 def modules_table() -> str:
-    rows = [
-        (f"[`{path.relative_to(ROOT).as_posix()}`](../{path.relative_to(ROOT).as_posix()})", line)
-        for path in sorted((ROOT / "simplellm").rglob("*.py"), key=reading_order)
-        if (line := first_line(path)) and path.name != "__init__.py"
-    ]
-    return table(("module", "contains"), rows)
+    paths = sorted((ROOT / "simplellm").rglob("*.py"), key=reading_order)
+    return table(("module", "contains"), [module_cells(path) for path in paths])
 
 
-def reading_order(path: Path) -> tuple[str, ...]:
-    """The top-level modules first, then each package with its subpackages."""
-    parts = path.relative_to(ROOT / "simplellm").parts
-    return ("", *parts) if len(parts) == 1 else parts
+def module_cells(path: Path) -> tuple[str, str]:
+    """A link to a module and its first line; for a package its folder, in bold."""
+    name = path.relative_to(ROOT).as_posix()
+    if path.name == "__init__.py":
+        folder = name.removesuffix("__init__.py")
+        return f"**[`{folder}`](../{folder})**", f"**{first_line(path)}**"
+    return f"[`{name}`](../{name})", first_line(path)
+
+
+def reading_order(path: Path) -> tuple[int, str, bool, str]:
+    """Packages in the order of the layers; in each the package itself, then its modules."""
+    parts = path.relative_to(ROOT / "simplellm").with_suffix("").parts
+    layer = -1 if parts == ("__init__",) else LAYERS.index(parts[0])
+    return layer, "/".join(parts[:-1]), parts[-1] != "__init__", parts[-1]
 
 
 def first_line(path: Path) -> str:
@@ -221,6 +229,24 @@ def shell_commands() -> Iterator[str]:
 @pytest.mark.parametrize("command", sorted(set(shell_commands())))
 def test_every_command_of_the_documentation_is_accepted(command: str) -> None:
     cli.parse(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("page", [*GUIDES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    folders = ("simplellm", "tests", "examples", "bench", "docs")
+    known = {path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    known.add((ROOT / "main.py").as_posix())
+    named = set(re.findall(r"[\w/]+\.py\b", page.read_text(encoding="utf-8")))
+    ends = {name.removeprefix("../").removeprefix("/") for name in named}
+    assert [name for name in ends if not any(path.endswith(f"/{name}") for path in known)] == []
+
+
+def test_every_toml_block_is_a_valid_config_file(tmp_path: Path) -> None:
+    for page in PAGES:
+        for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
+            if language == "toml":
+                (tmp_path / "config.toml").write_text(code, encoding="utf-8")
+                assert read_toml(tmp_path / "config.toml")
 
 
 def test_every_python_block_can_be_parsed() -> None:

@@ -2,7 +2,7 @@
 
 Each row of a matrix is stored as integers from -127 to 127 and one scale (absmax quantization of the
 weights by row; Dettmers et al. 2022, "LLM.int8()", section 2). Norms, biases and input embeddings stay
-as they are. The effect on perplexity is in docs/speed.md.
+as they are. The effect on perplexity is in docs/performance.md.
 """
 
 from __future__ import annotations
