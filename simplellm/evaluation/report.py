@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +13,10 @@ from typing import Any
 import numpy as np
 
 from simplellm.data.prepared import Prepared
-from simplellm.data.tokenizer import Tokenizer
 from simplellm.evaluation.chart import loss_svg
 from simplellm.evaluation.curves import LossCurves
-from simplellm.evaluation.passages import (
-    PASSAGE_CHARACTERS,
-    find_passages,
-    sampled_text,
-    text_pieces,
-)
+from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
+from simplellm.evaluation.training_text import byte_chunks, sampled_text, text_chunks
 from simplellm.storage.files import replace_file
 from simplellm.storage.json_files import json_bytes
 
@@ -31,7 +26,6 @@ UNIFORM_BITS = 8.0
 # text costs; xz takes 1 s per MB and pass (measured), and has two.
 COMPRESSED_TRAIN_BYTES, COMPRESSED_HELD_OUT_BYTES = 750_000, 100_000
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "bz2": bz2.compress}
-TOKENS_PER_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -79,25 +73,19 @@ def make_report(
 
     About 2 s at most for texts of some MB, mostly the compressors'; larger ones cost 0.1 s per MB, read in pieces.
     """
-    held_out = b"".join(byte_pieces(prepared.val_ids, prepared.tokenizer))
+    held_out = b"".join(byte_chunks(prepared.val_ids, prepared.tokenizer))
     svg = folder / "loss.svg"
     replace_file(svg, loss_svg(LossCurves.of(records), folder.name).encode())
-    copied = copy_rate(sample, text_pieces(prepared.train_ids, prepared.tokenizer))
+    copied = copy_rate(sample, text_chunks(prepared.train_ids, prepared.tokenizer))
     report = Report(
         dict(figures),
-        baselines(byte_pieces(prepared.train_ids, prepared.tokenizer), held_out),
+        baselines(byte_chunks(prepared.train_ids, prepared.tokenizer), held_out),
         copied,
         sample,
         str(svg),
     )
     replace_file(folder / "report.json", json_bytes(report.to_mapping()))
     return report
-
-
-def byte_pieces(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[bytes]:
-    """The text behind `ids` as UTF-8, in pieces of about a megabyte; END_OF_TEXT has no bytes."""
-    for start in range(0, len(ids), TOKENS_PER_PIECE):
-        yield b"".join(map(tokenizer.token_bytes, ids[start : start + TOKENS_PER_PIECE].tolist()))
 
 
 # ---------------------------------------------------------------- baselines
@@ -140,7 +128,7 @@ def compressed_bits(train: bytes, held_out: bytes) -> dict[str, float]:
 
 def copy_rate(sample: str, texts: Iterable[str]) -> CopyRate:
     """What of `sample` stands in the text that `texts` are pieces of (see `passages.text_pieces`)."""
-    found = find_passages(sample, [sampled_text(sample, texts)])
+    found = find_passages(sample, [sampled_text(sample, texts, PASSAGE_CHARACTERS)])
     longest = found.passages[0].text if found.passages else ""
     return CopyRate(found.share, PASSAGE_CHARACTERS, len(sample), longest)
 

@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.evaluation.concordance import DOCUMENT_MARK
-from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages, text_pieces, trained_on
+from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
 from simplellm.evaluation.report import (
     COMPRESSED_HELD_OUT_BYTES,
     COMPRESSED_TRAIN_BYTES,
     baselines,
-    byte_pieces,
     compressed_bits,
     copy_rate,
     unigram_bits,
 )
+from simplellm.evaluation.training_text import byte_chunks, load_training_texts, text_chunks
+from simplellm.evaluation.words import DOCUMENT_MARK
 
 short_texts = st.text("ab \n한", max_size=160)
 
@@ -85,8 +85,8 @@ def test_the_report_counts_what_the_chat_shows(
     report = json.loads((trained / "tiny" / "report.json").read_text())
     sample = story[3000:3200] + report["sample"][:200] + story[8000:8100]
     ids = tokenizer.encode_array(story[: int(len(story) * 0.9)])
-    found = find_passages(sample, trained_on(trained / "tiny").texts)
-    counted = copy_rate(sample, text_pieces(ids, tokenizer))
+    found = find_passages(sample, load_training_texts(trained / "tiny").texts)
+    counted = copy_rate(sample, text_chunks(ids, tokenizer))
     assert (counted.share, counted.longest) == (
         found.share,
         found.passages[0].text,
@@ -139,7 +139,7 @@ def test_a_large_text_takes_no_longer_than_its_cap() -> None:
 
 def test_the_text_behind_ids_is_the_text(tokenizer: Tokenizer, story: str) -> None:
     ids = tokenizer.encode_array(story)
-    assert b"".join(byte_pieces(ids, tokenizer)).decode() == story
+    assert b"".join(byte_chunks(ids, tokenizer)).decode() == story
 
 
 def test_a_run_ends_with_its_report_in_its_folder(trained: Path) -> None:

@@ -15,7 +15,8 @@ from simplellm.config.setting import show
 from simplellm.data.corpus import STDIN_NAME
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention, candidates, character_spans, token_text
-from simplellm.evaluation.passages import PASSAGE_CHARACTERS, Place, find_passages, trained_on
+from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
+from simplellm.evaluation.training_text import Location, load_training_texts
 from simplellm.inference.batch import ReplyBatch
 from simplellm.inference.reply import random_seed
 
@@ -185,29 +186,29 @@ def _source(session: Session, text: str) -> Shown:
     """What of the last reply the model has by heart, and from where."""
     if not session.turns:
         raise SettingError("nothing has been said yet", fix="type the beginning of a text first")
-    trained = trained_on(session.run_path, session.notice)
+    trained = load_training_texts(session.run_path, session.notice)
     turn = session.turns[-1]
     found = find_passages(turn.reply, trained.texts, turn.prompt)
     share, least = f"{found.share:.0%}" if found.passages else "nothing", PASSAGE_CHARACTERS
     said = f"{share} of the reply stands word for word in the training text, in passages of {least} characters or more"
     lines = [
-        f"{_where(passage.place)}: {'...' * passage.began_before}{_cut(passage.text)}"
+        f"{_where(passage.location)}: {'...' * passage.began_before}{_cut(passage.text)}"
         for passage in found.passages
     ]
     missing = [f"not looked at: {what}" for what in trained.missing]
     return Lines("\n".join([said + ":" * bool(lines), *lines, *missing]))
 
 
-def _where(place: Place | None) -> str:
+def _where(location: Location | None) -> str:
     """FILE:LINE, the file as seen from here."""
-    if place is None:
+    if location is None:
         return "somewhere"
-    path, here = place.path, Path.cwd()
+    path, here = location.path, Path.cwd()
     if path == STDIN_NAME:
         path = "standard input"
     elif Path(path).is_relative_to(here):
         path = str(Path(path).relative_to(here))
-    return f"{path}:{place.line}" + (f" ({place.state})" if place.state else "")
+    return f"{path}:{location.line}" + (f" ({location.state})" if location.state else "")
 
 
 def _cut(text: str) -> str:
