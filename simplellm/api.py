@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from simplellm.checkpoint.run import find_checkpoint, free_name, load_model
+from simplellm.checkpoint.find_runs import find_checkpoint, free_name
 from simplellm.checkpoint.run_log import Sinks
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import reject_unknown_keys

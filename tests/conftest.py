@@ -26,7 +26,8 @@ set_defaults(os.environ)  # before torch is imported, as the command line does
 import torch  # noqa: E402
 
 from simplellm.app.cli import main  # noqa: E402
-from simplellm.checkpoint.run import find_checkpoint, load_model  # noqa: E402
+from simplellm.checkpoint.find_runs import find_checkpoint  # noqa: E402
+from simplellm.checkpoint.step_folder import load_model  # noqa: E402
 from simplellm.config.model import ModelConfig  # noqa: E402
 from simplellm.data.tokenizer import Tokenizer  # noqa: E402
 from simplellm.model.transformer import SimpleLLM  # noqa: E402

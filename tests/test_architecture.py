@@ -31,7 +31,7 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "tiktoken": ("data.tokenizer",),
     "rustbpe": ("data.tokenizer",),
     "regex": ("data.tokenizer",),
-    "safetensors": ("checkpoint.run",),
+    "safetensors": ("checkpoint.tensors",),
     "wandb": ("training.tracking",),
     "tomli": ("config.toml",),
     "rich": ("app.render",),

@@ -21,8 +21,10 @@ from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.render import Screen
 from simplellm.app.session import Opened, Session
 from simplellm.app.shades import summary_of
-from simplellm.checkpoint import run as checkpoints
+from simplellm.checkpoint.find_runs import find_checkpoint, find_run, list_runs
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.toml import read_toml
 from simplellm.data.corpus import STDIN_NAME, read_corpus
@@ -55,9 +57,7 @@ def talk(options: Options) -> int:
     try:
         folder = _checkpoint(options, screen)
     except CheckpointError:
-        if options["run"] or any(
-            run.step_folders() for run in checkpoints.list_runs(folder_of(options))
-        ):
+        if options["run"] or any(run.step_folders() for run in list_runs(folder_of(options))):
             raise
         if not DEFAULT_TEXT.is_file():
             raise TextError(
@@ -181,9 +181,7 @@ def analyze(options: Options) -> int:
 def runs(options: Options) -> int:
     screen = screen_of(options)
     if options["json"]:
-        write_json(
-            [row for run in checkpoints.list_runs(folder_of(options)) if (row := run.summary())]
-        )
+        write_json([row for run in list_runs(folder_of(options)) if (row := run.summary())])
     elif table := runs_table(folder_of(options)):
         show(screen, table)
     else:
@@ -208,7 +206,7 @@ def sources_of(options: Options) -> Sources:
 def base_of(options: Options, screen: Screen) -> Path | None:
     """The checkpoint of --from."""
     base = options.get("from")
-    return checkpoints.find_checkpoint(base, folder_of(options), screen.notice) if base else None
+    return find_checkpoint(base, folder_of(options), screen.notice) if base else None
 
 
 def _train(
@@ -223,7 +221,7 @@ def _train(
 
 
 def _resume(options: Options, screen: Screen) -> tuple[Result, Interrupt]:
-    run, _ = checkpoints.find_run(options["name"] or options["run"], folder_of(options))
+    run, _ = find_run(options["name"] or options["run"], folder_of(options))
     accepts, texts = options["accept_changes"], tuple(options["texts"])
     return watched(
         lambda context: resume(run, options["given"], context, texts, accepts), options, screen
@@ -245,7 +243,7 @@ def _chat_with(folder: Path, options: Options, screen: Screen) -> int:
         opened.sampler, opened.path, params, opened.facts, params, tuple(options["sampling"]),
         preferences=Preferences(state / "settings.json", screen.notice) if is_live else None,
         journal=Journal(state / "conversations", opened.path) if keeps else None,
-        open_run=lambda wish: _open(checkpoints.find_checkpoint(wish, folder_of(options), screen.notice), options, screen),
+        open_run=lambda wish: _open(find_checkpoint(wish, folder_of(options), screen.notice), options, screen),
         checkpoints=folder_of(options), notice=screen.notice,
     )  # fmt: skip
     session.recall_settings()
@@ -266,7 +264,7 @@ def load_sampler(folder: Path, options: Options, screen: Screen) -> Sampler:
 
 
 def _loaded(folder: Path, device: torch.device, options: Options) -> Sampler:
-    model, tokenizer = checkpoints.load_model(folder, device)
+    model, tokenizer = load_model(folder, device)
     sampler = Sampler(quantize(model) if options.get("quantize") == "int8" else model, tokenizer)
     if device.type != "cpu":
         sampler.probe()
@@ -278,7 +276,7 @@ def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     best = run.pointer("best") or {}
     return {
         "run": run.name,
-        "step": str(checkpoints.step_of(folder)),
+        "step": str(step_of(folder)),
         "bits per byte": f"{best['bits_per_byte']:.3f}" if "bits_per_byte" in best else "unknown",
         "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, {config.n_head} heads",
         "context": f"{config.block_size} tokens",
@@ -296,7 +294,7 @@ def _sampler(options: Options, screen: Screen) -> Sampler:
 
 
 def _checkpoint(options: Options, screen: Screen) -> Path:
-    return checkpoints.find_checkpoint(options["run"], folder_of(options), screen.notice)
+    return find_checkpoint(options["run"], folder_of(options), screen.notice)
 
 
 def folder_of(options: Options) -> Path:

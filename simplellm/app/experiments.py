@@ -24,7 +24,8 @@ from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.render import Screen
 from simplellm.app.watch import Watch
-from simplellm.checkpoint import run as checkpoints
+from simplellm.checkpoint.find_runs import free_name
+from simplellm.checkpoint.run import Run
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.sampling import SamplingParams
@@ -148,7 +149,7 @@ def sweep(options: Options) -> int:
             f"run {number} of {len(combinations)}: "
             + ", ".join(f"{name} {show(given[name])}" for name in swept)
         )
-        name = checkpoints.free_name(f"sweep-{Path(texts[0]).stem}", folder_of(options))
+        name = free_name(f"sweep-{Path(texts[0]).stem}", folder_of(options))
         job = partial(_start, Sources(texts), given, name)
         result, interrupt = watched(
             job, {**options, "started_at": None}, screen
@@ -202,7 +203,7 @@ def find_lr(options: Options) -> int:
             context = training_context(
                 options, screen, device, World(), watch, interrupt.is_set, stdin(device)
             )
-            run = checkpoints.Run(folder_of(options) / "range-test")
+            run = Run(folder_of(options) / "range-test")
             trainer, _ = prepare_run(sources, given, run, context, base_folder)
             return trainer.config, find_rate(trainer)
 

@@ -14,8 +14,10 @@ from simplellm.app.actions import Options, folder_of, screen_of
 from simplellm.app.chat import is_terminal
 from simplellm.app.console import write_json
 from simplellm.app.render import Screen
-from simplellm.checkpoint import run as checkpoints
+from simplellm.checkpoint.find_runs import find_run, list_runs
 from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import verify_checkpoint
+from simplellm.checkpoint.step_names import step_of
 from simplellm.data.prepared import PREPARED_FOLDER, is_prepared_name
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.files import discard_folder, leftovers
@@ -48,7 +50,7 @@ def _size(path: Path) -> int:
 def verify(options: Options) -> int:
     """Which checkpoints of a run are whole; 1 when one is not."""
     screen = screen_of(options)
-    run, named = checkpoints.find_run(options["checkpoint"] or options["run"], folder_of(options))
+    run, named = find_run(options["checkpoint"] or options["run"], folder_of(options))
     rows = [_examined(run, folder) for folder in ([named] if named else run.step_folders())]
     rows = [
         row for row in rows if row["whole"] or Path(row["path"]).exists()
@@ -70,21 +72,17 @@ def verify(options: Options) -> int:
 def _examined(run: Run, folder: Path) -> dict[str, Any]:
     problem = None
     try:
-        checkpoints.examine(folder)
+        verify_checkpoint(folder)
     except CheckpointError as error:
         problem = str(error)
-    row = {"run": run.name, "path": str(folder), "step": checkpoints.step_of(folder)}
+    row = {"run": run.name, "path": str(folder), "step": step_of(folder)}
     return {**row, "whole": problem is None, "problem": problem}
 
 
 def prune(options: Options) -> int:
     """Delete what retention lets go, after showing it and asking."""
     screen, folder = screen_of(options), folder_of(options)
-    runs = (
-        [checkpoints.find_run(options["run"], folder)[0]]
-        if options["run"]
-        else checkpoints.list_runs(folder)
-    )
+    runs = [find_run(options["run"], folder)[0]] if options["run"] else list_runs(folder)
     with contextlib.ExitStack() as locks:
         free = [run for run in runs if _claim(run, locks, screen)]
         items = [item for run in free for item in _of_run(run)]

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from simplellm.app.render import Screen, TrainingProgress
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.prepared import Prepared
 from simplellm.device import failures_reported

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simplellm.checkpoint.tensors import State
 from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.model.architecture import HubConfig
 from simplellm.model.attention import qkv_rows
 from simplellm.model.feed_forward import gate_up_rows
 from simplellm.model.registry import ARCHITECTURES
-
-State = dict[str, Tensor]  # weights by name
 
 READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

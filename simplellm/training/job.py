@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simplellm.checkpoint import run as checkpoints
+from simplellm.checkpoint.find_runs import free_name, new_run
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import JsonlSink, Sinks, cut_log
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.training_state import load_training_state
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.training import TrainConfig
@@ -80,7 +82,7 @@ def start(
     """
     started_at = context.started_at or time.perf_counter()
     _refuse_stdin(sources.texts, context.world)
-    run = checkpoints.new_run(name or _name_of(sources, context.checkpoints), context.checkpoints)
+    run = new_run(name or _name_of(sources, context.checkpoints), context.checkpoints)
     wait_for_all(context.world)  # nothing is written before each has seen that the name is free
     with claimed(run, context) as lock, Heartbeat() as heartbeat:
         speed: float | None = None
@@ -214,7 +216,7 @@ def prepare_run(
 
 
 def _open_base(folder: Path) -> Base:
-    model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
+    model, tokenizer = load_model(folder, torch.device("cpu"))
     pointer = Run(folder.resolve().parent).pointer("best") or {}
     return Base(folder, model, tokenizer, pointer.get("bits_per_byte"))
 
@@ -289,7 +291,7 @@ def _prepare_resume(
     wait_for_all(context.world)
     folder = run.last(context.notice)
     corpus, val_corpus = sources.read(context.stdin)
-    model, tokenizer = checkpoints.load_model(folder, torch.device("cpu"))
+    model, tokenizer = load_model(folder, torch.device("cpu"))
     kept = [
         changes.texts(info, corpus, val_corpus),
         changes.tokenizer(info, tokenizer),
@@ -301,7 +303,7 @@ def _prepare_resume(
         model_config = dataclasses.replace(model.config, dropout=model_config.dropout)
     prepared = _prepared(corpus, val_corpus, config, model_config.vocab_size, context, tokenizer)
     trainer = _maker(model_config, config, prepared, run, context, lock)(config, config.precision)
-    state = checkpoints.load_training_state(folder)
+    state = load_training_state(folder)
     decisions, decided_until = recorded_decisions(run.name, info, state.figures, trainer.config)
     if decisions:
         trainer.decisions = [
@@ -388,7 +390,7 @@ def _refuse_stdin(texts: tuple[str, ...], world: World) -> None:
 
 def _name_of(sources: Sources, folder: Path) -> str:
     first = sources.texts[0]
-    return checkpoints.free_name("stdin" if first == "-" else Path(first).stem or "run", folder)
+    return free_name("stdin" if first == "-" else Path(first).stem or "run", folder)
 
 
 def _summary(trainer: Trainer) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from simplellm import device as devices
-from simplellm.checkpoint.run import seconds_to_save
+from simplellm.checkpoint.step_folder import seconds_to_save
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 from simplellm.training.budget import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simplellm.checkpoint.pointers import best_by
+from simplellm.checkpoint.pointers import check_best
 from simplellm.model.scoring import Evaluation
 
 
@@ -83,7 +83,7 @@ class Progress:
             step=step,
             saved_step=step,
             evaluated_step=int(values.get("evaluated_step", step - step % eval_interval)),
-            best=Score.from_mapping(best_by(step, values["best"])) if values["best"] else None,
+            best=Score.from_mapping(check_best(step, values["best"])) if values["best"] else None,
             evaluations_without_best=int(values["evaluations_without_best"]),
             evaluation_steps=float(values.get("evaluation_steps", 0.0)),
             pause_steps=float(values.get("pause_steps", 0.0)),

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from simplellm.checkpoint.run import Run, TrainingState
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, Notice, SimpleLLMError, TrainingError
 from simplellm.model.transformer import SimpleLLM

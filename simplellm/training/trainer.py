@@ -12,7 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from simplellm import device as devices
-from simplellm.checkpoint.run import Run, TrainingState, load_model, step_name, step_of
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_names import step_name, step_of
+from simplellm.checkpoint.training_state import TrainingState
 from simplellm.config.training import TrainConfig
 from simplellm.errors import CheckpointError, StoppedEarly, TrainingError
 from simplellm.model.scoring import Evaluation

@@ -28,7 +28,8 @@ from simplellm.app.commands.registry import COMMANDS
 from simplellm.app.conversation import Journal, Turn, load, resume
 from simplellm.app.render import Screen
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SamplingError
 from simplellm.inference.sampler import Sampler

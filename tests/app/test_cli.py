@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_named_and_another_used(call, trained, tmp_path)
     )
     (copy / "tiny" / "step-000020" / "config.json").unlink()
     code, out, err = call(*GENERATE, "--run", "tiny", checkpoints=copy)
-    assert (code, out) == (1, "") and "no whole checkpoint" in err
+    assert (code, out) == (1, "") and "no intact checkpoint" in err
     assert call(*GENERATE, "--run", str(copy / "tiny" / "step-000020"), checkpoints=copy)[0] == 1
 
 

@@ -16,7 +16,8 @@ from simplellm.app.commands.command import Lines, Rows, Shown
 from simplellm.app.commands.registry import COMMANDS, completions, dispatch, find, is_quit
 from simplellm.app.conversation import Journal, Turn
 from simplellm.app.session import Answer, Opened, Session
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
 from simplellm.inference.sampler import Sampler

@@ -19,7 +19,8 @@ from simplellm.app.commands.insight import MOST_TOKENS, TOP, temperatures
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.session import Session
 from simplellm.app.shades import Bars, Columns, Tokens
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention

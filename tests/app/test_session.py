@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from simplellm.app.conversation import Journal, Turn, load
 from simplellm.app.preferences import Preferences
 from simplellm.app.session import TURN_END, Answer, Opened, Session
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.inference.sampler import Sampler

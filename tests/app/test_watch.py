@@ -11,8 +11,8 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm.app import watch
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import load_model
 from simplellm.checkpoint.run_log import read_log
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.data.corpus import read_corpus
 from simplellm.data.prepared import Prepared, prepare
 from simplellm.errors import SamplingError

@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app.cli import main
-from simplellm.checkpoint import run as checkpoint
-from simplellm.checkpoint.run import (
-    Run,
-    TrainingState,
+from simplellm.checkpoint.find_runs import (
+    RUN_NAME,
     find_checkpoint,
     find_run,
     free_name,
-    load_model,
+    list_runs,
     new_run,
 )
+from simplellm.checkpoint.run import KEPT_LAST, Run
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError, TokenizerError
 from simplellm.model.transformer import SimpleLLM
@@ -203,7 +204,7 @@ def test_every_bit_counts(copy):
 def test_without_a_whole_checkpoint_the_run_is_refused(copy):
     for folder in Run(copy / "tiny").step_folders():
         (folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
         find_checkpoint("tiny", copy, lambda text: None)
 
 
@@ -235,7 +236,7 @@ def test_the_best_and_the_last_are_kept(trained, tmp_path):
     for step in range(1, 8):
         save(run, step, 0.0, model, tokenizer, best=step == 2)
     assert {"step-000002", "step-000007"} <= {folder.name for folder in run.step_folders()}
-    assert len(run.step_folders()) == 1 + checkpoint.KEPT_LAST
+    assert len(run.step_folders()) == 1 + KEPT_LAST
     assert run.best().name == "step-000002"
 
 
@@ -253,7 +254,15 @@ def test_retention_leaves_other_folders_alone(trained, tmp_path):
     assert all(folder.is_dir() for folder in others)
 
 
-@pytest.mark.parametrize("broken", ["to_hub_state", "_write", "ManifestWriter", "new_folder"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "step_folder.to_hub_state",
+        "run.write_checkpoint",
+        "step_folder.ManifestWriter",
+        "run.new_folder",
+    ],
+)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_save_that_fails_leaves_no_trace(trained, tmp_path, monkeypatch, broken, error):
     model, tokenizer = model_and_tokenizer(trained)
@@ -264,7 +273,7 @@ def test_a_save_that_fails_leaves_no_trace(trained, tmp_path, monkeypatch, broke
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoint, broken, fail)
+    monkeypatch.setattr(f"simplellm.checkpoint.{broken}", fail)
     with pytest.raises(type(error)):
         save(run, 2, 1.0, model, tokenizer, best=True)
     assert files_of(tmp_path) == before
@@ -312,7 +321,7 @@ def test_a_missing_run_is_a_failure(trained, name):
 
 def test_a_new_run_takes_no_name_that_is_taken(trained):
     assert not new_run("other", trained).path.exists()
-    with pytest.raises(CheckpointError, match="there already"):
+    with pytest.raises(CheckpointError, match="already exists"):
         new_run("tiny", trained)
     with pytest.raises(SettingError):
         new_run("step-000010", trained)
@@ -321,7 +330,7 @@ def test_a_new_run_takes_no_name_that_is_taken(trained):
 def test_the_newest_run_is_the_one_started_last(tmp_path):
     for name, started in (("a", "2024-05-01"), ("b", "2024-06-01"), ("c", "2024-04-01")):
         Run(tmp_path / name).write_info({"started_at": started})
-    assert [run.name for run in checkpoint.list_runs(tmp_path)] == ["b", "a", "c"]
+    assert [run.name for run in list_runs(tmp_path)] == ["b", "a", "c"]
 
 
 def test_a_run_without_a_checkpoint_is_passed_over(copy):
@@ -333,7 +342,7 @@ def test_a_run_without_a_checkpoint_is_passed_over(copy):
 @settings(deadline=None, max_examples=100)
 def test_a_free_name_is_always_a_plain_name(stem):
     name = free_name(stem, Path("/nowhere"))
-    assert checkpoint.PLAIN_NAME.fullmatch(name) and new_run(name, Path("/nowhere")).name == name
+    assert RUN_NAME.fullmatch(name) and new_run(name, Path("/nowhere")).name == name
 
 
 def test_a_free_name_gets_a_number(trained, tmp_path):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.evaluation.analyze import (

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from faults.tiny import go_on, text_in, train
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SimpleLLMError
 from simplellm.inference.sampler import Sampler
 from simplellm.storage.manifest import write_manifest

@@ -146,7 +146,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the look at what is saved", "simplellm/checkpoint/run.py",
-        "        refuse_unfinite({**model.state_dict(), **state.tensors})\n", "",
+        "        refuse_non_finite({**model.state_dict(), **state.tensors})\n", "",
         ("tests/faults/test_finite.py::test_a_save_writes_nothing_that_is_not_finite",),
     ),
     Mutation(
@@ -154,8 +154,8 @@ MUTATIONS = (
         "    if not bool(torch.isfinite(tensor).all()):\n", "    if False:\n", ("tests/checkpoint/test_run.py",),
     ),
     Mutation(
-        "the look at training state that is loaded", "simplellm/checkpoint/run.py",
-        "        refuse_unfinite(tensors)\n", "        pass\n",
+        "the look at training state that is loaded", "simplellm/checkpoint/training_state.py",
+        "        refuse_non_finite(tensors)\n", "        pass\n",
         ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
     ),
     Mutation(
@@ -169,7 +169,7 @@ MUTATIONS = (
         ("tests/faults/test_hostile.py::test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header",),
     ),
     Mutation(
-        "the table of positions a file may ask for", "simplellm/checkpoint/run.py",
+        "the table of positions a file may ask for", "simplellm/checkpoint/step_folder.py",
         "    if rope_bytes > max(", "    if 0 > max(",
         ("tests/faults/test_hostile.py::test_a_small_file_cannot_ask_for_a_large_table_of_positions",),
     ),

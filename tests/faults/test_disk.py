@@ -13,8 +13,11 @@ import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
 from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train, training_context
-from simplellm.checkpoint.run import Run, TrainingState, load_model, step_of
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_names import step_of
+from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, TrainingError
 from simplellm.model.transformer import SimpleLLM

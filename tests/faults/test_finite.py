@@ -11,13 +11,10 @@ import torch
 
 from faults.tiny import INTERVAL, STEPS, TINY, digest, go_on, train, training_context
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import (
-    Run,
-    TrainingState,
-    load_model,
-    load_training_state,
-    refuse_unfinite,
-)
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.tensors import refuse_non_finite
+from simplellm.checkpoint.training_state import TrainingState, load_training_state
 from simplellm.errors import CheckpointError, TrainingError
 from simplellm.training.trainer import Trainer
 
@@ -90,7 +87,7 @@ def test_what_is_not_finite_ends_the_training_before_it_is_kept(
     assert f"the last good checkpoint is {run.path / 'step-000006'}" in found.value.fix
     assert [folder.name for folder in run.step_folders()] == ["step-000006", "step-000003"]
     for folder in run.step_folders():
-        refuse_unfinite(
+        refuse_non_finite(
             {
                 **load_model(folder, torch.device("cpu"))[0].state_dict(),
                 **load_training_state(folder).tensors,

@@ -17,8 +17,9 @@ from conftest import ROOT
 
 from faults.hostile import entry, headers, patterns, tensors_file
 from faults.tiny import go_on, train
-from simplellm.checkpoint import run as checkpoint
-from simplellm.checkpoint.run import Run, examine, load_model, load_training_state
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model, verify_checkpoint
+from simplellm.checkpoint.training_state import load_training_state
 from simplellm.errors import CheckpointError, TokenizerError
 from simplellm.storage.manifest import MANIFEST_NAME, write_manifest
 from simplellm.storage.safetensors_header import read_header
@@ -163,7 +164,7 @@ def test_a_pattern_of_another_kind_is_refused(folder):
 
 def test_a_small_file_cannot_ask_for_a_large_table_of_positions(folder, monkeypatch):
     change_json(folder, "config.json", max_position_embeddings=1 << 20)
-    examine(folder)  # 64 MB, as the heads are small here
-    monkeypatch.setattr(checkpoint, "MOST_ROPE_BYTES", 1 << 25)
+    verify_checkpoint(folder)  # 64 MB, as the heads are small here
+    monkeypatch.setattr("simplellm.checkpoint.step_folder.MAX_ROPE_BYTES", 1 << 25)
     with pytest.raises(CheckpointError, match="context"):
-        examine(folder)
+        verify_checkpoint(folder)

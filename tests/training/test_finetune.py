@@ -13,8 +13,9 @@ import torch
 from conftest import STORY
 
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sinks, read_log
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SettingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World

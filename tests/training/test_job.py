@@ -244,7 +244,7 @@ def test_resume_of_a_run_whose_run_json_is_damaged_is_one_typed_error(tmp_path, 
 def test_resume_of_a_run_that_never_saved_is_one_typed_error(tmp_path):
     with pytest.raises(TrainingError):
         train(tmp_path, "run", stop_after=0, max_steps=3)
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
         resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
 
 

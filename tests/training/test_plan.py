@@ -16,8 +16,9 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm import device as devices
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run, step_of
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sinks, read_log
+from simplellm.checkpoint.step_names import step_of
 from simplellm.device import fast_float32
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.context import TrainingContext

@@ -11,7 +11,8 @@ import torch
 from conftest import STORY
 
 from simplellm import device as devices
-from simplellm.checkpoint.run import Run, load_model
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import read_corpus

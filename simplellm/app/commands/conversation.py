@@ -9,7 +9,7 @@ from pathlib import Path
 from simplellm.app.commands.command import Command, Lines, Rows, Shown
 from simplellm.app.conversation import conversations, load
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import list_runs
+from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.setting import show
 from simplellm.errors import SettingError, TextError
 

@@ -1,0 +1,132 @@
+"""Runs by name: which run or checkpoint a name means, which runs there are, and names for new runs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_names import STEP_NAME
+from simplellm.errors import CheckpointError, Notice, SettingError
+from simplellm.storage.files import TEMPORARY_MARK
+from simplellm.storage.lock import LOCK_NAME, lock_holder
+from simplellm.storage.manifest import MANIFEST_NAME
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
+
+
+def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
+    """The run that `name` means, and the checkpoint where `name` is the path of one.
+
+    `name` is the name of a run in the folder `checkpoints`, the path of a run or of a checkpoint, or
+    None for the newest run with a checkpoint. CheckpointError where there is no such run.
+    """
+    if name is None:
+        return _newest_run(checkpoints), None
+    is_name = RUN_NAME.fullmatch(name) is not None
+    path = checkpoints / name if is_name else Path(name)
+    if not is_name and "/" not in name and "\\" not in name and not path.is_dir():
+        raise _bad_name(name)
+    if STEP_NAME.fullmatch(path.name) and path.is_dir():
+        return Run(path.resolve().parent), path
+    if not (path / "run.json").is_file() and not Run(path).step_folders():
+        names = ", ".join(run.name for run in list_runs(checkpoints)) or "none"
+        raise CheckpointError(
+            f"there is no run {name} in {checkpoints}", fix=f"runs there: {names}"
+        )
+    return Run(path), None
+
+
+def _newest_run(checkpoints: Path) -> Run:
+    for run in list_runs(checkpoints):
+        if run.step_folders():
+            return run
+    raise CheckpointError(
+        f"there is no trained run in {checkpoints}", fix="train one: simplellm train TEXT"
+    )
+
+
+def find_checkpoint(name: str | None, checkpoints: Path, notice: Notice) -> Path:
+    """The checkpoint that `name` means: that checkpoint, or the best one of that run.
+
+    None is the best checkpoint of the newest run with an intact one.
+    """
+    run, folder = find_run(name, checkpoints)
+    if folder is not None:
+        return folder
+    if name is not None:
+        return run.best(notice)
+    for candidate in list_runs(checkpoints):
+        with contextlib.suppress(CheckpointError):
+            return candidate.best(notice)
+    raise CheckpointError(
+        f"no run in {checkpoints} has an intact checkpoint", fix="train one: simplellm train TEXT"
+    )
+
+
+def list_runs(checkpoints: Path) -> list[Run]:
+    """The runs in a folder, last started first."""
+    found = {path.parent for path in checkpoints.glob("*/run.json")}
+    # Runs that lost their run.json:
+    found |= {path.parent.parent for path in checkpoints.glob(f"*/step-*/{MANIFEST_NAME}")}
+    return sorted(map(Run, found), key=lambda run: (_started_at(run), run.name), reverse=True)
+
+
+def _started_at(run: Run) -> str:
+    try:
+        return str(run.read_info().get("started_at", ""))
+    except CheckpointError:
+        return ""
+
+
+def new_run(name: str, checkpoints: Path) -> Run:
+    """A run called `name`, which must be unused and a valid file name on every system."""
+    if not RUN_NAME.fullmatch(name) or STEP_NAME.fullmatch(name) or name.endswith("."):
+        raise _bad_name(name)
+    if WINDOWS_DEVICE.fullmatch(name):
+        raise SettingError(
+            f"{name} is the name of a device on Windows", fix="choose a name such as my-run"
+        )
+    if _is_taken(checkpoints / name):
+        raise _taken_name(name, checkpoints)
+    return Run(checkpoints / name)
+
+
+def free_name(stem: str, checkpoints: Path) -> str:
+    """A valid and unused run name made from `stem`, with a number appended if needed."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60].rstrip("-._") or "run"
+    plain = f"run-{plain}" if WINDOWS_DEVICE.fullmatch(plain) else plain
+    names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, 1_000_000))
+    return next(name for name in names if not _is_taken(checkpoints / name))
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether the folder is in use; what a run that never saved a checkpoint left may be replaced."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:  # missing, or not a folder
+        return folder.exists()
+    names = {name for name in names if not name.startswith(TEMPORARY_MARK)}
+    return not names.issubset(FILES_BEFORE_FIRST_SAVE) or bool(lock_holder(folder))
+
+
+def _taken_name(name: str, checkpoints: Path) -> CheckpointError:
+    holder = lock_holder(checkpoints / name)
+    if holder:
+        return CheckpointError(
+            f"run {name} is being trained by {holder}", fix=f"choose another --name than {name}"
+        )
+    return CheckpointError(
+        f"run {name} already exists",
+        fix=f"--resume continues it; or choose another --name than {name}",
+    )
+
+
+def _bad_name(name: str) -> SettingError:
+    return SettingError(
+        f"a run name has letters, digits, dots, dashes and underscores, got {name!r}",
+        fix="choose a name such as my-run",
+    )

@@ -1,0 +1,45 @@
+"""Tensors in files of the safetensors format, and the check that their values are finite.
+
+A header is checked before any of its sizes is used: see storage/safetensors_header.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from simplellm.errors import CheckpointError
+from simplellm.storage.safetensors_header import read_header
+
+State = dict[str, Tensor]  # tensors by name
+
+
+def tensors_bytes(tensors: State, metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a safetensors file; tensors are contiguous and on the CPU."""
+    return safetensors.torch.save(tensors, metadata)
+
+
+def read_tensors(path: Path) -> State:
+    read_header(path)
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has no readable tensors: {error}") from error
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
+    """CheckpointError that names the first tensor with a value that is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if not tensor.numel():
+            continue
+        # Minimum and maximum are NaN if any value is: 1/14 of the time of torch.isfinite, and only one
+        # read from the device.
+        extremes = torch.stack(tensor.aminmax()).tolist()
+        if not all(map(math.isfinite, extremes)):
+            raise CheckpointError(f"{name!r} has values that are not finite numbers")
