@@ -143,7 +143,7 @@ def curve_lines(
     curves: LossCurves, columns: int, rows: int, ascii_only: bool = False
 ) -> list[Line]:
     """Training loss as a braille line, evaluations as marks over it, the best apart; losses stand at the left edge."""
-    points = [*curves.train, *curves.held_out]
+    points = [*curves.train, *curves.validation]
     first, last = _range([step for step, _ in points])
     highest = max(loss for step, loss in points if step - first >= EARLY_SHARE * (last - first))
     low, high = _range([min(loss for _, loss in points), highest])
@@ -153,7 +153,7 @@ def curve_lines(
     grid = braille(_heights(curves.train, first, last, low, high, 2 * width, 4 * rows), width, rows)
     if ascii_only:
         grid = [["." if cell != chr(BRAILLE) else " " for cell in row] for row in grid]
-    marked = [(point, HELD_OUT_MARK) for point in curves.held_out] + (
+    marked = [(point, HELD_OUT_MARK) for point in curves.validation] + (
         [(curves.best, BEST_MARK)] if curves.best else []
     )
     for (step, loss), mark in marked:

@@ -1,6 +1,6 @@
-"""What a model thinks: which tokens may come next, how likely those of a reply were, and where it looked.
+"""Analysis of a model: next-token candidates, probabilities of a reply, and attention weights.
 
-Shapes: L layers, H heads, G key/value heads, T tokens, D head size, V vocabulary.
+Shapes: L layers, H heads, G key/value heads, T tokens, D head size.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from simplellm.inference.sampler import Sampler
 from simplellm.model.attention import MultiHeadAttention
 from simplellm.model.block import TransformerBlock
 from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.json_files import JsonObject
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may come next."""
+    """A possible next token."""
 
     token: int
     text: str
-    probability: float  # by the model alone: softmax at temperature 1
-    kept: bool  # whether the settings leave it in
-    sampling_probability: float  # after the settings
+    probability: float  # softmax at temperature 1, without filters
+    kept: bool  # by the sampling filters
+    sampling_probability: float  # after the sampling filters
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         return asdict(self)
 
 
@@ -61,14 +62,14 @@ def candidates(
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """The text of one token; bytes that are only part of a character come as `\\xed`."""
+    """The text of one token, with a partial character as escapes such as `\\xed`."""
     if token == tokenizer.end_of_text:
         return END_OF_TEXT
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
 
 
 def character_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, int, int]]:
-    """`ids` as pieces of whole characters: the text of each, and the first and behind the last of its tokens."""
+    """`ids` as groups of tokens with complete characters: text, first token and end of each."""
     stream, first = TextStream(tokenizer), 0
     for last, token in enumerate(ids, 1):
         text = (
@@ -85,40 +86,38 @@ def character_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[
 
 @dataclass(frozen=True)
 class TokenProbability:
-    """A token of a reply and what the model thought of it."""
+    """A token of a reply with its statistics; see `StreamedToken`."""
 
     token: str
     id: int
-    probability: float  # by the model alone: softmax at temperature 1
-    rank: int  # 1 is the likeliest
-    entropy: float  # of the model's distribution here, in nats
+    probability: float
+    rank: int
+    entropy: float
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         return asdict(self)
 
 
 def token_probabilities(
-    sampler: Sampler, reply: Reply, pieces: Iterable[StreamedToken]
+    sampler: Sampler, reply: Reply, streamed: Iterable[StreamedToken]
 ) -> list[TokenProbability]:
-    """One for each of `reply.new_ids`: those of the pieces that came, and of the end of the text, which is no piece."""
+    """One item for each of `reply.new_ids`, from the tokens that the reply has streamed.
+
+    END_OF_TEXT is not streamed; its statistics are computed here.
+    """
     tokenizer = sampler.tokenizer
     found = [
         TokenProbability(
-            token_text(tokenizer, piece.token),
-            piece.token,
-            piece.probability,
-            piece.rank,
-            piece.entropy,
+            token_text(tokenizer, one.token), one.token, one.probability, one.rank, one.entropy
         )
-        for piece in pieces
-        if piece.token is not None
+        for one in streamed
+        if one.token is not None
     ]
     for number in range(len(found), len(reply.new_ids)):
         token = reply.new_ids[number]
         logits = sampler.next_logits([*reply.prompt_ids, *reply.new_ids[:number]])
-        found.append(
-            TokenProbability(token_text(tokenizer, token), token, *token_statistics(logits, token))
-        )
+        statistics = token_statistics(logits, token)
+        found.append(TokenProbability(token_text(tokenizer, token), token, *statistics))
     return found
 
 
@@ -127,22 +126,22 @@ def token_probabilities(
 
 @torch.inference_mode()
 def attention(model: SimpleLLM, ids: Sequence[int]) -> Tensor:
-    """How much the last of `ids` looks at each of them, (L, H, T) on the CPU: for each head the sum is 1.
+    """Attention weights (L, H, T) of the last of `ids` on all of them, on the CPU.
 
-    softmax(q k / sqrt(D)) of the queries and keys that the model itself computes.
+    softmax(q k / sqrt(D)) of the queries and keys that the model computes.
     """
-    looks: list[Tensor] = []
+    weights: list[Tensor] = []
 
-    def look(module: MultiHeadAttention, inputs: tuple[Any, ...]) -> None:
+    def record(module: MultiHeadAttention, inputs: tuple[Any, ...]) -> None:
         q, k, _ = module.heads(inputs[0], inputs[1])  # (1, H, T, D), (1, G, T, D)
         H, G, D = module.sizes
         keys = k[0].repeat_interleave(H // G, dim=0)  # (H, T, D)
         scores = (keys @ q[0, :, -1, :, None]).squeeze(-1).float() / math.sqrt(D)  # (H, T)
-        looks.append(scores.softmax(-1).cpu())
+        weights.append(scores.softmax(-1).cpu())
 
     device = model.token_embedding.weight.device
     handles = [
-        cast(TransformerBlock, block).attention.register_forward_pre_hook(look)
+        cast(TransformerBlock, block).attention.register_forward_pre_hook(record)
         for block in model.blocks
     ]
     try:
@@ -151,4 +150,4 @@ def attention(model: SimpleLLM, ids: Sequence[int]) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(looks)
+    return torch.stack(weights)

@@ -1,7 +1,7 @@
-"""How fast it is here: tokens per second of a training step and of a reply, alone or against `transformers`.
+"""Benchmarks: tokens per second of training steps and replies, optionally against `transformers`.
 
-Against another program both take turns in one process, and the ratio is the median of the turns: two
-runs one after the other would measure the machine's mood.
+In a comparison, both implementations take turns in one process, and the ratio is the median over
+the turns. Two separate runs would also measure changes of the load of the machine.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from simplellm.errors import SettingError
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.json_files import JsonObject
 from simplellm.training.execution import compile_training
 from simplellm.training.optimizer import Optimizer
 
 WARM_UP_TURNS = 3
-SECONDS_OF_A_TURN = 0.5  # long enough for a clock, short enough that a slow spell hits both sides
-PEAK_FLOPS = {  # dense bf16, of the makers' data sheets; a name is looked for in the card's
+SECONDS_PER_TURN = 0.5  # so short that a change of the load affects both sides
+PEAK_FLOPS = {  # part of the device name -> dense bf16 FLOP/s by the data sheet
     "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-Step = Callable[[], int]  # does some work and says how many tokens it was
+Step = Callable[[], int]  # does some work and returns its number of tokens
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured; `ratio` is how many times as fast as the other program, where there is one."""
+    """Measured speed; `ratio` is the speed relative to the other implementation."""
 
     tokens_per_second: float
     parameters: int
@@ -54,8 +55,46 @@ class Benchmark:
     versus_tokens_per_second: float | None = None
     ratio: float | None = None
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A step of ours and, for a comparison, one of another implementation."""
+
+    step: Step
+    other_step: Step | None
+    versus: str | None  # name of the other implementation
+    turns: int
+
+    def measure(
+        self,
+        model: SimpleLLM,
+        device: torch.device,
+        dtype: str,
+        flops_per_token: float | None = None,
+    ) -> Benchmark:
+        speeds, other_speeds = _take_turns(self.step, self.other_step, self.turns)
+        speed = statistics.median(speeds)
+        peak = _peak_flops(device)
+        benchmark = Benchmark(
+            tokens_per_second=speed,
+            parameters=model.n_parameters,
+            device=devices.describe(device, dtype),
+            dtype=dtype,
+            peak_memory_bytes=devices.peak_memory_bytes(device),
+        )
+        if peak and flops_per_token:
+            benchmark = replace(benchmark, model_flops_utilization=speed * flops_per_token / peak)
+        if self.other_step is None:
+            return benchmark
+        return replace(
+            benchmark,
+            versus=self.versus,
+            versus_tokens_per_second=statistics.median(other_speeds),
+            ratio=statistics.median(a / b for a, b in zip(speeds, other_speeds, strict=True)),
+        )
 
 
 def bench_train(
@@ -66,20 +105,28 @@ def bench_train(
     versus: str | None,
     turns: int = 15,
 ) -> Benchmark:
-    """Time training steps on random tokens: forward, backward, clipping and the update of the weights."""
-    devices.reuse_freed_memory()  # for both sides
-    model = (
-        SimpleLLM(model_config)
-        .init_weights(torch.Generator().manual_seed(config.seed))
-        .to(device)
-        .train()
-    )
+    """Time training steps on random tokens: forward, backward, clipping and weight update."""
+    devices.reuse_freed_memory()  # for both implementations
+    generator = torch.Generator().manual_seed(config.seed)
+    model = SimpleLLM(model_config).init_weights(generator).to(device).train()
     shape = (config.batch_size, model_config.block_size + 1)
-    block = torch.randint(
-        model_config.vocab_size, shape, generator=torch.Generator().manual_seed(0)
-    ).to(device)
+    generator = torch.Generator().manual_seed(0)
+    block = torch.randint(model_config.vocab_size, shape, generator=generator).to(device)
     if config.compile == "on":
         compile_training(model)
+    step = _train_step(model, block, config, device, precision)
+    other_step = _transformers_train_step(model, block, config, device) if versus else None
+    benchmark = _Comparison(step, other_step, versus, turns).measure(
+        model, device, precision, _training_flops_per_token(model)
+    )
+    if config.compile == "on":
+        return replace(benchmark, device=f"{benchmark.device}, compiled")
+    return benchmark
+
+
+def _train_step(
+    model: SimpleLLM, block: Tensor, config: TrainConfig, device: torch.device, precision: str
+) -> Step:
     optimizer, scaler = Optimizer(model, config), devices.grad_scaler(device, precision)
 
     def step() -> int:
@@ -95,32 +142,27 @@ def bench_train(
         devices.synchronize(device)
         return block[:, 1:].numel()
 
-    other = _transformers_train_step(model, block, config, device) if versus else None
-    measured = _measured(
-        model, device, precision, step, other, versus, turns, _training_flops_per_token(model)
-    )
-    return (
-        replace(measured, device=f"{measured.device}, compiled")
-        if config.compile == "on"
-        else measured
-    )
+    return step
 
 
 def bench_generate(
-    model_config: ModelConfig, device: torch.device, params: SamplingParams, versus: str | None, int8: bool = False,
+    model_config: ModelConfig,
+    device: torch.device,
+    params: SamplingParams,
+    versus: str | None,
+    int8: bool = False,
     turns: int = 7,
-) -> Benchmark:  # fmt: skip
-    """Time replies at batch size 1 with a cache, from a prompt of a few tokens; the other program in float32."""
+) -> Benchmark:
+    """Time cached replies to a short prompt at batch size 1; the other implementation in float32."""
     model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     prompt = list(range(1, 9))
     n_new = min(params.max_new_tokens, model_config.block_size - len(prompt))
-    other = _transformers_generate_step(model, prompt, n_new, params, device) if versus else None
-    sampler = Sampler(
-        quantize(model) if int8 else model,
-        Tokenizer(
-            {bytes([byte]): byte for byte in range(256)}, end_of_text=model_config.vocab_size - 1
-        ),
+    other_step = (
+        _transformers_generate_step(model, prompt, n_new, params, device) if versus else None
     )
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    tokenizer = Tokenizer(ranks, end_of_text=model_config.vocab_size - 1)
+    sampler = Sampler(quantize(model) if int8 else model, tokenizer)
 
     def step() -> int:
         reply = sampler.stream(prompt, replace(params, max_new_tokens=n_new))
@@ -128,41 +170,12 @@ def bench_generate(
             pass
         return len(reply.new_ids)
 
-    return _measured(model, device, "int8" if int8 else "float32", step, other, versus, turns, None)
-
-
-def _measured(
-    model: SimpleLLM,
-    device: torch.device,
-    precision: str,
-    step: Step,
-    other: Step | None,
-    versus: str | None,
-    turns: int,
-    flops_per_token: float | None,
-) -> Benchmark:
-    speeds, other_speeds = _take_turns(step, other, turns)
-    speed = statistics.median(speeds)
-    peak = _peak_flops(device)
-    return Benchmark(
-        tokens_per_second=speed,
-        parameters=model.n_parameters,
-        device=devices.describe(device, precision),
-        dtype=precision,
-        peak_memory_bytes=devices.peak_memory_bytes(device),
-        model_flops_utilization=speed * flops_per_token / peak
-        if peak and flops_per_token
-        else None,
-        versus=versus if other else None,
-        versus_tokens_per_second=statistics.median(other_speeds) if other else None,
-        ratio=statistics.median(a / b for a, b in zip(speeds, other_speeds, strict=True))
-        if other
-        else None,
-    )
+    dtype = "int8" if int8 else "float32"
+    return _Comparison(step, other_step, versus, turns).measure(model, device, dtype)
 
 
 def _take_turns(step: Step, other: Step | None, turns: int) -> tuple[list[float], list[float]]:
-    """Tokens per second of each turn, of the one and of the other."""
+    """Tokens per second of each turn of `step`, and of each turn of `other`."""
     for _ in range(WARM_UP_TURNS):
         step()
         if other:
@@ -176,14 +189,15 @@ def _take_turns(step: Step, other: Step | None, turns: int) -> tuple[list[float]
 
 
 def _speed(step: Step) -> float:
+    """Tokens per second over one turn."""
     tokens, started_at = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - started_at) < SECONDS_OF_A_TURN:
+    while (seconds := time.perf_counter() - started_at) < SECONDS_PER_TURN:
         tokens += step()
     return tokens / seconds
 
 
 def _training_flops_per_token(model: SimpleLLM) -> float:
-    """6 for each weight of a matrix product, and 12 L C T for attention (PaLM paper, appendix B)."""
+    """6 per weight of a matrix product, plus 12 L C T for attention (PaLM paper, appendix B)."""
     config = model.config
     tables = 0 if config.facts.has_rotary_positions else config.block_size * config.n_embd
     weights = (
@@ -201,11 +215,11 @@ def _peak_flops(device: torch.device) -> float | None:
     return next((peak for card, peak in PEAK_FLOPS.items() if card in name), None)
 
 
-# ---------------------------------------------------------------- the other program
+# ---------------------------------------------------------------- transformers
 
 
 def _hub_model(model: SimpleLLM, device: torch.device) -> Any:
-    """The same model, with the same weights, as `transformers` has it."""
+    """The `transformers` model with the same weights."""
     try:
         import transformers
     except ImportError as error:
@@ -223,16 +237,19 @@ def _hub_model(model: SimpleLLM, device: torch.device) -> Any:
 def _transformers_train_step(
     model: SimpleLLM, block: Tensor, config: TrainConfig, device: torch.device
 ) -> Step:
-    """A plain training loop around the other's model, in float32, with the same AdamW."""
+    """A plain training step of the `transformers` model in float32 with the same AdamW."""
     hub_model = _hub_model(model, device).train()
     optimizer = torch.optim.AdamW(
-        hub_model.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay,
+        hub_model.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
         fused=True,
-    )  # fmt: skip
+    )
     ids = block[:, :-1].contiguous()
 
     def step() -> int:
-        loss = hub_model(input_ids=ids, labels=ids).loss  # it shifts the labels itself
+        loss = hub_model(input_ids=ids, labels=ids).loss  # the model shifts the labels
         loss.backward()
         torch.nn.utils.clip_grad_norm_(hub_model.parameters(), config.grad_clip or float("inf"))
         optimizer.step()
@@ -260,9 +277,14 @@ def _transformers_generate_step(
     @torch.inference_mode()
     def step() -> int:
         hub_model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n_new, min_new_tokens=n_new, use_cache=True,
-            pad_token_id=0, **sampling,
-        )  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=n_new,
+            min_new_tokens=n_new,
+            use_cache=True,
+            pad_token_id=0,
+            **sampling,
+        )
         return n_new
 
     return step

@@ -1,4 +1,4 @@
-"""Training and held-out loss over a run, and what they tell. Without torch: the screen imports it for every command."""
+"""Loss curves of a run, and overfitting. Imports no torch: every command imports this module."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_POINTS = 2048  # of a training loss curve; from there on neighbours are averaged
-OVERFITTING_SHARE = (
-    0.02  # held-out loss over its best, as a share of it, that is more than noise (guess)
-)
-OVERFITTING_EVALUATIONS = 2  # in a row
+MAX_POINTS = 2048  # of a training loss curve; beyond, pairs of neighbors are averaged
+OVERFITTING_MARGIN = 0.02  # relative rise above the best validation loss beyond noise (guess)
+OVERFITTING_EVALUATIONS = 2  # consecutive evaluations above the margin
 Point = tuple[int, float]  # step, loss
 
 
 @dataclass
 class LossCurves:
-    """Training and held-out loss by step, as the records of a run tell them; as small for long runs as for short ones."""
+    """Training and validation loss by step, from the records of a run; of bounded size."""
 
     train: list[Point] = field(default_factory=list)
-    held_out: list[Point] = field(default_factory=list)
+    validation: list[Point] = field(default_factory=list)
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> LossCurves:
@@ -30,13 +28,13 @@ class LossCurves:
         return curves
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of a step or of an evaluation; others, and losses that are no number, are passed over."""
-        curve = {"step": self.train, "evaluation": self.held_out}.get(str(record.get("kind")))
+        """Add the loss of a step or an evaluation; ignore other records and non-finite losses."""
+        curve = {"step": self.train, "evaluation": self.validation}.get(str(record.get("kind")))
         loss = record.get("loss")
         if curve is None or not isinstance(loss, (int, float)) or not math.isfinite(loss):
             return
         curve.append((int(record["step"]), float(loss)))
-        if len(self.train) > MOST_POINTS:
+        if len(self.train) > MAX_POINTS:
             pairs = zip(self.train[::2], self.train[1::2], strict=False)
             self.train[: len(self.train) // 2 * 2] = [
                 ((i + j) // 2, (a + b) / 2) for (i, a), (j, b) in pairs
@@ -44,23 +42,24 @@ class LossCurves:
 
     @property
     def best(self) -> Point | None:
-        return min(self.held_out, key=lambda point: point[1], default=None)
+        return min(self.validation, key=lambda point: point[1], default=None)
 
 
 def overfitting_since(curves: LossCurves) -> int | None:
-    """The step of the best held-out loss, when the model has begun to learn its text by heart since; else None.
+    """The step of the best validation loss if the model overfits since then; else None.
 
-    That is: the last two evaluations are well above the best, and training loss is lower than it was then.
+    Overfitting: the last evaluations are above the best by OVERFITTING_MARGIN, and the training
+    loss is lower than it was at the best.
     """
-    if curves.best is None or len(curves.held_out) <= OVERFITTING_EVALUATIONS:
+    if curves.best is None or len(curves.validation) <= OVERFITTING_EVALUATIONS:
         return None
     best_step, best = curves.best
     if any(
-        loss <= best * (1 + OVERFITTING_SHARE)
-        for _, loss in curves.held_out[-OVERFITTING_EVALUATIONS:]
+        loss <= best * (1 + OVERFITTING_MARGIN)
+        for _, loss in curves.validation[-OVERFITTING_EVALUATIONS:]
     ):
         return None
-    steps = [step for step, _ in curves.held_out]
+    steps = [step for step, _ in curves.validation]
     then = _mean_loss(
         curves.train, max((step for step in steps if step < best_step), default=0), best_step
     )
@@ -69,7 +68,7 @@ def overfitting_since(curves: LossCurves) -> int | None:
 
 
 def _mean_loss(curve: Sequence[Point], after: int, until: int) -> float:
-    """Mean loss of the steps in (after, until]; the last one known by then where there is none; NaN where nothing is."""
+    """Mean loss of the steps in (after, until]; without any, the last loss before; else NaN."""
     known = [(step, loss) for step, loss in curve if step <= until]
     losses = [loss for step, loss in known if step > after] or [loss for _, loss in known[-1:]]
     return sum(losses) / len(losses) if losses else math.nan

@@ -1,4 +1,4 @@
-"""What a finished run is worth: its figures beside simple baselines, and how much of what it writes is copied."""
+"""Report of a finished run: final metrics, simple baselines, and the share of copied text."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ from simplellm.evaluation.curves import LossCurves
 from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
 from simplellm.evaluation.training_text import byte_chunks, sampled_text, text_chunks
 from simplellm.storage.files import replace_file
-from simplellm.storage.json_files import json_bytes
+from simplellm.storage.json_files import JsonObject, json_bytes
 
 N_BYTES = 256
 UNIFORM_BITS = 8.0
-# Train and held-out text together lie in one block of bz2 (900 kB), so that their difference is what the held-out
-# text costs; xz takes 1 s per MB and pass (measured), and has two.
-COMPRESSED_TRAIN_BYTES, COMPRESSED_HELD_OUT_BYTES = 750_000, 100_000
+# Both parts together fit into one block of bz2 (900 kB), so that the difference of two compressed
+# sizes is the cost of the validation text. xz takes 1 s per MB (measured), for each of two passes.
+COMPRESSED_TRAIN_BYTES = 750_000
+COMPRESSED_VAL_BYTES = 100_000
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "bz2": bz2.compress}
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Bits per byte of the held-out text for who knows nothing, byte frequencies, or the training text as a compressor does."""
+    """Bits per byte of the validation text for simple models."""
 
-    uniform: float
-    unigram: float
-    compressed: float
-    compressor: str
+    uniform: float  # all bytes are equally likely
+    unigram: float  # byte frequencies of the training text
+    compressed: float  # a compressor that has seen the training text
+    compressor: str  # the better one of COMPRESSORS
 
 
 @dataclass(frozen=True)
 class CopyRate:
-    """How much of a sample stands word for word in a text; see `passages`."""
+    """How much of a sample occurs word for word in a text; see passages.py."""
 
-    share: float  # of its visible characters
-    passage_characters: int  # from how many on it is a passage
+    share: float  # fraction of its visible characters
+    passage_characters: int  # visible characters of the shortest passage that counts
     sample_characters: int
-    longest: str  # passage; empty where there is none
+    longest: str  # the longest passage; empty if there is none
 
 
 @dataclass(frozen=True)
 class Report:
-    """The end of a run: final figures (those of its result), baselines, and how original a sample is."""
+    """The content of report.json."""
 
-    figures: Mapping[str, Any]
+    figures: Mapping[str, Any]  # final metrics, as in the result of the run
     baselines: Baselines
     copied: CopyRate
     sample: str
-    loss_svg: str  # where it lies
+    loss_svg: str  # path of the chart
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         return asdict(self)
 
 
@@ -69,17 +70,18 @@ def make_report(
     figures: Mapping[str, Any],
     sample: str,
 ) -> Report:
-    """Measure, and keep report.json and loss.svg in the run folder. `records` are those of its log.
+    """Write report.json and loss.svg to the run folder. `records` are those of the run log.
 
-    About 2 s at most for texts of some MB, mostly the compressors'; larger ones cost 0.1 s per MB, read in pieces.
+    Takes up to 2 s for a text of a few MB, mostly for the compressors, and 0.1 s for each further
+    MB, which is read in chunks.
     """
-    held_out = b"".join(byte_chunks(prepared.val_ids, prepared.tokenizer))
+    validation = b"".join(byte_chunks(prepared.val_ids, prepared.tokenizer))
     svg = folder / "loss.svg"
     replace_file(svg, loss_svg(LossCurves.of(records), folder.name).encode())
     copied = copy_rate(sample, text_chunks(prepared.train_ids, prepared.tokenizer))
     report = Report(
         dict(figures),
-        baselines(byte_chunks(prepared.train_ids, prepared.tokenizer), held_out),
+        baselines(byte_chunks(prepared.train_ids, prepared.tokenizer), validation),
         copied,
         sample,
         str(svg),
@@ -91,56 +93,56 @@ def make_report(
 # ---------------------------------------------------------------- baselines
 
 
-def baselines(train: Iterable[bytes], held_out: bytes) -> Baselines:
-    """`train` in pieces. The unigram sees all of it, the compressors its end and the beginning of what follows."""
+def baselines(train: Iterable[bytes], validation: bytes) -> Baselines:
+    """`train` comes in chunks. The compressors see its end and the beginning of `validation`."""
     counts, tail = np.zeros(N_BYTES, dtype=np.int64), b""
-    for piece in train:
-        counts += np.bincount(np.frombuffer(piece, np.uint8), minlength=N_BYTES)
-        tail = (tail + piece)[-COMPRESSED_TRAIN_BYTES:]
-    compressed = compressed_bits(tail, held_out[:COMPRESSED_HELD_OUT_BYTES])
+    for chunk in train:
+        counts += np.bincount(np.frombuffer(chunk, np.uint8), minlength=N_BYTES)
+        tail = (tail + chunk)[-COMPRESSED_TRAIN_BYTES:]
+    compressed = compressed_bits(tail, validation[:COMPRESSED_VAL_BYTES])
     best = min(compressed, key=compressed.__getitem__)
-    return Baselines(UNIFORM_BITS, unigram_bits(counts, held_out), compressed[best], best)
+    return Baselines(UNIFORM_BITS, unigram_bits(counts, validation), compressed[best], best)
 
 
-def unigram_bits(train_counts: np.ndarray, held_out: bytes) -> float:
-    """Bits per byte of `held_out` for byte frequencies (256,) with one added to each, so that none is impossible."""
+def unigram_bits(train_counts: np.ndarray, validation: bytes) -> float:
+    """Bits per byte of `validation` for byte counts (256,) with add-one smoothing."""
     probabilities = (train_counts + 1) / (train_counts.sum() + N_BYTES)
-    counts = np.bincount(np.frombuffer(held_out, np.uint8), minlength=N_BYTES)
-    return float(-(counts * np.log2(probabilities)).sum() / max(len(held_out), 1))
+    counts = np.bincount(np.frombuffer(validation, np.uint8), minlength=N_BYTES)
+    return float(-(counts * np.log2(probabilities)).sum() / max(len(validation), 1))
 
 
-def compressed_bits(train: bytes, held_out: bytes) -> dict[str, float]:
-    """By compressor: the bits per byte that `held_out` adds to the compressed size of `train`."""
-    with ThreadPoolExecutor() as pool:  # they let other threads run meanwhile
+def compressed_bits(train: bytes, validation: bytes) -> dict[str, float]:
+    """Compressor name -> bits per byte that `validation` adds to the compressed size of `train`."""
+    with ThreadPoolExecutor() as pool:  # both release the interpreter lock
         jobs = {
-            name: (pool.submit(compress, train + held_out), pool.submit(compress, train))
+            name: (pool.submit(compress, train + validation), pool.submit(compress, train))
             for name, compress in COMPRESSORS.items()
         }
         sizes = {name: [len(job.result()) for job in pair] for name, pair in jobs.items()}
     return {
-        name: 8 * max(both - alone, 0) / max(len(held_out), 1)
+        name: 8 * max(both - alone, 0) / max(len(validation), 1)
         for name, (both, alone) in sizes.items()
     }
 
 
-# ---------------------------------------------------------------- in words
+# ---------------------------------------------------------------- copied text
 
 
-def copy_rate(sample: str, texts: Iterable[str]) -> CopyRate:
-    """What of `sample` stands in the text that `texts` are pieces of (see `passages.text_pieces`)."""
-    found = find_passages(sample, [sampled_text(sample, texts, PASSAGE_CHARACTERS)])
+def copy_rate(sample: str, chunks: Iterable[str]) -> CopyRate:
+    """How much of `sample` occurs in the text with these chunks (see training_text.text_chunks)."""
+    found = find_passages(sample, [sampled_text(sample, chunks, PASSAGE_CHARACTERS)])
     longest = found.passages[0].text if found.passages else ""
     return CopyRate(found.share, PASSAGE_CHARACTERS, len(sample), longest)
 
 
 def report_lines(report: Report) -> Sequence[str]:
-    """The report in words, a line each."""
-    marks, copied = report.baselines, report.copied
+    """The report as lines of text."""
+    baselines, copied = report.baselines, report.copied
     rows = [
         ("this model", report.figures["bits_per_byte"]),
-        (marks.compressor, marks.compressed),
-        ("byte unigram", marks.unigram),
-        ("uniform bytes", marks.uniform),
+        (baselines.compressor, baselines.compressed),
+        ("byte unigram", baselines.unigram),
+        ("uniform bytes", baselines.uniform),
     ]
     longest = (
         f", the longest of {len(copied.longest)}: {' '.join(copied.longest.split())!r}"
@@ -148,9 +150,11 @@ def report_lines(report: Report) -> Sequence[str]:
         else ""
     )
     return [
-        f"held-out loss {report.figures['val_loss']:.3f}, perplexity {report.figures['perplexity']:.4g}; bits per byte:",
+        f"held-out loss {report.figures['val_loss']:.3f}, "
+        f"perplexity {report.figures['perplexity']:.4g}; bits per byte:",
         *(f"{name:<14} {bits:.3f}" for name, bits in rows),
-        f"copied word for word: {copied.share:.0%} of a sample of {copied.sample_characters} characters "
+        f"copied word for word: {copied.share:.0%} "
+        f"of a sample of {copied.sample_characters} characters "
         f"(in passages of {copied.passage_characters} or more{longest})",
         f"loss curve: {report.loss_svg}",
     ]

@@ -1,4 +1,4 @@
-"""What the bench prints is measured, and the other program does the same work."""
+"""Benchmarks: measured figures, and a fair comparison with transformers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "SECONDS_OF_A_TURN", 0.001)
+    monkeypatch.setattr(bench, "SECONDS_PER_TURN", 0.001)
 
 
 @pytest.fixture
@@ -68,14 +68,14 @@ def test_json_has_the_keys_of_the_contract(measured, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_against_another_program_there_is_a_ratio(measured, kind):
+def test_a_comparison_has_a_ratio(measured, kind):
     pytest.importorskip("transformers")
     figures = measured(*KINDS[kind], "--versus", "transformers")
     assert set(figures) == KEYS | VERSUS and figures["versus"] == "transformers"
     assert figures["ratio"] > 0 and figures["versus_tokens_per_second"] > 0
 
 
-def test_a_person_gets_a_table(capsys):
+def test_without_json_a_table_is_printed(capsys):
     assert main(["bench", *KINDS["train"]]) == 0
     out = capsys.readouterr().out
     assert "tokens per second" in out and "peak memory bytes" in out and "{" not in out
@@ -91,34 +91,38 @@ def test_a_person_gets_a_table(capsys):
         ["train", "--precision", "fp16"],
     ],
 )
-def test_a_mistake_is_told_in_one_or_two_lines(capsys, arguments):
+def test_a_usage_error_has_at_most_two_lines(capsys, arguments):
     code = main(["bench", *arguments, "--device", "cpu"])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) <= 2
 
 
-def test_steps_are_compiled_as_in_a_long_run_and_the_device_says_so(measured, monkeypatch):
+def test_compiled_steps_are_reported_with_the_device(measured, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda block: block)
     assert measured(*KINDS["train"], "--compile", "on")["device"].endswith("float32, compiled")
 
 
 @pytest.mark.parametrize(("gain", "is_compiled"), [(1.2, True), (0.8, False)])
-def test_whether_compiled_steps_are_faster_is_measured(measured, monkeypatch, gain, is_compiled):
+def test_the_faster_of_compiled_and_eager_steps_is_reported(
+    measured, monkeypatch, gain, is_compiled
+):
     def bench_train(model: Any, config: TrainConfig, *_: Any, **__: Any) -> bench.Benchmark:
-        way = ", compiled" if config.compile == "on" else ""
-        return bench.Benchmark(100 * gain if way else 100.0, 1, "cpu" + way, config.precision, 1)
+        suffix = ", compiled" if config.compile == "on" else ""
+        return bench.Benchmark(
+            100 * gain if suffix else 100.0, 1, "cpu" + suffix, config.precision, 1
+        )
 
     monkeypatch.setattr("simplellm.app.experiments.bench_train", bench_train)
     assert measured("train", *SHAPE)["device"].endswith(", compiled") == is_compiled
 
 
-def test_where_nothing_can_be_compiled_the_rest_is_measured(measured, monkeypatch):
+def test_eager_steps_are_measured_if_compilation_fails(measured, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda block: {}[block])
     assert measured(*KINDS["train"], "--compile", "auto")["device"].endswith("float32")
 
 
-def test_a_speed_is_tokens_over_the_seconds_they_took(monkeypatch):
-    monkeypatch.setattr(bench, "SECONDS_OF_A_TURN", 0.05)
+def test_a_speed_is_tokens_per_second(monkeypatch):
+    monkeypatch.setattr(bench, "SECONDS_PER_TURN", 0.05)
 
     def step() -> int:
         time.sleep(0.01)
@@ -127,13 +131,14 @@ def test_a_speed_is_tokens_over_the_seconds_they_took(monkeypatch):
     assert 150 < bench._speed(step) <= 700  # a busy machine sleeps longer
 
 
-def test_turns_alternate_and_the_ratio_is_their_median(monkeypatch):
+def test_turns_alternate_and_the_ratio_is_the_median(monkeypatch):
     order: list[str] = []
     speeds = iter([100.0, 50.0, 90.0, 30.0, 80.0, 10.0])
     monkeypatch.setattr(bench, "_speed", lambda step: (step(), next(speeds))[1])
     model = bench.SimpleLLM(TINY)
     steps = [lambda name=name: order.append(name) or 1 for name in ("ours", "theirs")]
-    result = bench._measured(model, CPU, "float32", steps[0], steps[1], "transformers", 3, None)
+    comparison = bench._Comparison(steps[0], steps[1], "transformers", 3)
+    result = comparison.measure(model, CPU, "float32")
     assert order[2 * bench.WARM_UP_TURNS :] == ["ours", "theirs"] * 3
     assert (result.tokens_per_second, result.versus_tokens_per_second, result.ratio) == (
         90.0,
@@ -142,8 +147,7 @@ def test_turns_alternate_and_the_ratio_is_their_median(monkeypatch):
     )
 
 
-def test_a_step_trains_and_both_programs_start_from_the_same_loss():
-    """A bench whose steps did no work would be fast."""
+def test_both_implementations_give_the_same_logits():
     transformers = pytest.importorskip("transformers")
     model = bench.SimpleLLM(TINY).init_weights(torch.Generator().manual_seed(0))
     block = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(0))
@@ -154,7 +158,7 @@ def test_a_step_trains_and_both_programs_start_from_the_same_loss():
     )
 
 
-def test_the_tokens_of_a_training_step_are_those_it_learns_from(monkeypatch):
+def test_a_step_counts_the_tokens_of_its_targets(monkeypatch):
     counted: list[int] = []
     monkeypatch.setattr(
         bench, "_take_turns", lambda step, other, turns: (counted.append(step()), ([1.0], []))[1]
@@ -162,5 +166,5 @@ def test_the_tokens_of_a_training_step_are_those_it_learns_from(monkeypatch):
     bench.bench_train(TINY, TrainConfig(batch_size=3, optimizer="adamw"), CPU, "float32", None)
     bench.bench_generate(
         TINY, CPU, SamplingParams(temperature=0, max_new_tokens=5), None
-    )  # drawn, it may end early
+    )  # a sampled reply may end early
     assert counted == [3 * 16, 5]

@@ -1,4 +1,4 @@
-"""The picture of the losses is a whole SVG whatever the losses and the name are."""
+"""The loss chart is valid SVG for any losses and any name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ points = st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 1e6)), max_size=
 
 @settings(deadline=None)
 @given(points, points, st.text(max_size=20))
-def test_any_losses_and_any_name_make_a_whole_picture(train, held_out, name):
-    svg = loss_svg(LossCurves(sorted(train), sorted(held_out)), name)
+def test_any_losses_and_any_name_give_a_valid_svg(train, validation, name):
+    svg = loss_svg(LossCurves(sorted(train), sorted(validation)), name)
     root = ElementTree.fromstring(svg)
     assert root.attrib["viewBox"] == f"0 0 {WIDTH} {HEIGHT}" and "nan" not in svg
     for path in root.iter("{http://www.w3.org/2000/svg}path"):
@@ -26,19 +26,19 @@ def test_any_losses_and_any_name_make_a_whole_picture(train, held_out, name):
         assert all(0 <= number <= WIDTH for number in numbers)
 
 
-def test_a_name_is_text_and_never_markup():
+def test_the_name_is_escaped():
     svg = loss_svg(LossCurves([(1, 2.0)], []), "<script>alert('x')</script>&\x1b")
     assert "<script" not in svg and "&lt;script&gt;" in svg and "\x1b" not in svg
 
 
-def test_the_lowest_loss_lies_above_the_axis_with_room_for_its_label():
+def test_the_label_of_the_best_loss_is_above_the_axis():
     svg = loss_svg(LossCurves([(10, 5.0), (300, 4.5)], [(10, 4.5), (300, 4.25)]), "run")
     (height,) = re.findall(r'<circle class="best" cx="[\d.]+" cy="([\d.]+)"', svg)
     (label,) = re.findall(r'<text class="over" x="[\d.]+" y="([\d.]+)"', svg)
     assert float(height) < float(label) < HEIGHT - BOTTOM
 
 
-def test_a_long_curve_is_faint_under_its_mean():
+def test_a_long_curve_is_drawn_faintly_below_its_mean():
     losses = [(step, 2.0 + step % 2) for step in range(1001)]
     svg = loss_svg(LossCurves(losses, []), "run")
     faint, mean = re.findall(r'<path class="train[^"]*" d="M([^"]*)"', svg)[:2]
@@ -49,7 +49,7 @@ def test_a_long_curve_is_faint_under_its_mean():
     )
 
 
-def test_one_point_is_a_dot_and_a_long_name_is_cut():
+def test_one_point_is_a_dot_and_a_long_name_is_shortened():
     svg = loss_svg(LossCurves([(1, 2.0)], []), "n" * 100)
     assert 'class="train dot"' in svg and "n" * 33 not in svg and "n" * 31 + "…" in svg
 

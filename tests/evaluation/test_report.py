@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
 from simplellm.evaluation.report import (
-    COMPRESSED_HELD_OUT_BYTES,
     COMPRESSED_TRAIN_BYTES,
+    COMPRESSED_VAL_BYTES,
     baselines,
     compressed_bits,
     copy_rate,
@@ -36,18 +36,16 @@ def visible(text: str) -> int:
 
 @settings(deadline=None)
 @given(short_texts, short_texts, st.integers(1, 60))
-def test_the_copy_rate_is_the_same_however_the_text_is_cut(
-    sample: str, text: str, piece: int
-) -> None:
+def test_chunks_do_not_change_the_copy_rate(sample: str, text: str, chunk: int) -> None:
     text = DOCUMENT_MARK + text + 2 * "한 b a " + sample[:40]
-    found = copy_rate(sample, [text[i : i + piece] for i in range(0, len(text), piece)])
+    found = copy_rate(sample, [text[i : i + chunk] for i in range(0, len(text), chunk)])
     assert found == copy_rate(sample, [text]) and found.sample_characters == len(sample)
     assert (
         found.longest in sample and visible(found.longest) <= found.share * visible(sample) + 1e-9
     )
 
 
-def test_what_is_copied_is_copied_wholly_and_what_is_not_is_not(story: str) -> None:
+def test_the_share_counts_copied_characters(story: str) -> None:
     part = story[story.index(" ", 500) : story.index(" ", 900)]
     found = copy_rate(part, [story])
     assert (found.share, found.longest, found.passage_characters) == (
@@ -64,22 +62,22 @@ def test_what_is_copied_is_copied_wholly_and_what_is_not_is_not(story: str) -> N
     assert copy_rate("", [story]).share == copy_rate("abc" * 20, []).share == 0.0
 
 
-def test_the_copy_rate_of_a_text_of_nothing_but_repetition_is_found_in_time() -> None:
+def test_a_long_repetition_is_searched_in_time() -> None:
     started_at = time.perf_counter()
     found = copy_rate("ha " * 1000 + "x" + " ha" * 500, ["ha " * 100_000] * 3)
     assert found.longest == ("ha " * 1000).strip() and found.share == pytest.approx(3000 / 3001)
     assert time.perf_counter() - started_at < 5.0
 
 
-def test_a_megabyte_is_looked_through_in_well_under_a_second(story: str) -> None:
+def test_a_megabyte_is_searched_within_a_second(story: str) -> None:
     words = story.split()
     text = " ".join(random.Random(1).choices(words, k=200_000))
     started_at = time.perf_counter()
-    assert copy_rate(text[700_000:701_000], [text]).share > 0.98, "but for the words cut in two"
+    assert copy_rate(text[700_000:701_000], [text]).share > 0.98, "except the words that are cut"
     assert time.perf_counter() - started_at < 1.0
 
 
-def test_the_report_counts_what_the_chat_shows(
+def test_the_report_and_the_chat_count_the_same_passages(
     trained: Path, tokenizer: Tokenizer, story: str
 ) -> None:
     report = json.loads((trained / "tiny" / "report.json").read_text())
@@ -96,24 +94,24 @@ def test_the_report_counts_what_the_chat_shows(
 @settings(deadline=None)
 @given(st.binary(max_size=50), st.binary(min_size=1, max_size=50))
 def test_the_unigram_is_the_cross_entropy_of_smoothed_frequencies(
-    train: bytes, held_out: bytes
+    train: bytes, validation: bytes
 ) -> None:
     counts = Counter(train)
-    bits = [-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in held_out]
-    assert baselines([train], held_out).unigram == pytest.approx(sum(bits) / len(bits))
+    bits = [-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in validation]
+    assert baselines([train], validation).unigram == pytest.approx(sum(bits) / len(bits))
 
 
-def test_a_unigram_that_knows_nothing_is_uniform() -> None:
+def test_a_unigram_without_training_text_is_uniform() -> None:
     found = baselines([], b"any text")
     assert found.unigram == pytest.approx(found.uniform) and found.uniform == 8.0
 
 
-def test_a_text_that_compresses_better_with_what_follows_costs_nothing() -> None:
+def test_a_negative_compression_cost_is_zero() -> None:
     line = b"The first line that was read\n"
     assert min(compressed_bits(line * 7, line).values()) == 0.0
 
 
-def test_a_compressor_pays_only_for_what_is_new() -> None:
+def test_known_text_compresses_and_new_text_does_not() -> None:
     noise = random.Random(1).randbytes(5000)
     known, new = (
         compressed_bits(noise, noise[:2500]),
@@ -123,26 +121,26 @@ def test_a_compressor_pays_only_for_what_is_new() -> None:
     assert baselines([noise], noise[:2500]).compressor == min(known, key=known.__getitem__)
 
 
-def test_pieces_do_not_change_the_baselines(story: str) -> None:
+def test_chunks_do_not_change_the_baselines(story: str) -> None:
     data = story.encode()
-    pieces = [data[i : i + 777] for i in range(0, len(data) - 2000, 777)]
-    assert baselines(pieces, data[-2000:]) == baselines([b"".join(pieces)], data[-2000:])
+    chunks = [data[i : i + 777] for i in range(0, len(data) - 2000, 777)]
+    assert baselines(chunks, data[-2000:]) == baselines([b"".join(chunks)], data[-2000:])
 
 
-def test_a_large_text_takes_no_longer_than_its_cap() -> None:
+def test_compressors_see_a_limited_part_of_a_large_text() -> None:
     data = random.Random(1).randbytes(COMPRESSED_TRAIN_BYTES + 300_000)
-    held_out = random.Random(2).randbytes(COMPRESSED_HELD_OUT_BYTES + 50_000)
-    capped = compressed_bits(data[-COMPRESSED_TRAIN_BYTES:], held_out[:COMPRESSED_HELD_OUT_BYTES])
-    found = baselines([data[:500_000], data[500_000:]], held_out)
+    validation = random.Random(2).randbytes(COMPRESSED_VAL_BYTES + 50_000)
+    capped = compressed_bits(data[-COMPRESSED_TRAIN_BYTES:], validation[:COMPRESSED_VAL_BYTES])
+    found = baselines([data[:500_000], data[500_000:]], validation)
     assert found.compressed == min(capped.values())
 
 
-def test_the_text_behind_ids_is_the_text(tokenizer: Tokenizer, story: str) -> None:
+def test_byte_chunks_are_the_text_of_the_ids(tokenizer: Tokenizer, story: str) -> None:
     ids = tokenizer.encode_array(story)
     assert b"".join(byte_chunks(ids, tokenizer)).decode() == story
 
 
-def test_a_run_ends_with_its_report_in_its_folder(trained: Path) -> None:
+def test_a_run_writes_its_report_to_its_folder(trained: Path) -> None:
     report = json.loads((trained / "tiny" / "report.json").read_text())
     best = json.loads((trained / "tiny" / "best.json").read_text())
     assert (
@@ -154,17 +152,17 @@ def test_a_run_ends_with_its_report_in_its_folder(trained: Path) -> None:
         and 0 < report["baselines"]["compressed"] < report["baselines"]["unigram"] < 8
     )
     assert report["sample"] and 0 <= report["copied"]["share"] <= 1
-    held_out = STORY.read_text()[-len(STORY.read_text()) // 10 :].encode()
+    validation = STORY.read_text()[-len(STORY.read_text()) // 10 :].encode()
     train = STORY.read_text()[: -len(STORY.read_text()) // 10].encode()
     counts = Counter(train)
-    bits = sum(-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in held_out) / len(
-        held_out
+    bits = sum(-math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in validation) / len(
+        validation
     )
     assert report["baselines"]["unigram"] == pytest.approx(bits, abs=0.01)
     assert "<svg" in (trained / "tiny" / "loss.svg").read_text()
 
 
-def test_unigram_of_no_text_is_nothing() -> None:
+def test_the_unigram_bits_of_no_text_are_zero() -> None:
     import numpy as np
 
     assert unigram_bits(np.zeros(256, dtype=np.int64), b"") == 0.0
