@@ -26,16 +26,17 @@ from terminal import SIMPLELLM, Key, Terminal, environment  # noqa: E402
 STORY = DOCS.parent / "the-verdict.txt"
 SECONDS_TO_TRAIN = 600
 COLUMNS, DIM = 100, "8a8a8a"
+EVALUATED = re.compile("held-out|validation")  # an evaluation is on the panel
 EMPTY_BRAILLE = "\u2800"  # not every font has it
 PYTE_NAMES = {"brown": "yellow", "brightbrown": "bright_yellow"}
 TYPED = ["/probs on", "The judge", "/next The judge put on the"]
 
 
 class GreyScreen(pyte.HistoryScreen):
-    """pyte has no dim text; here it is grey."""
+    """A screen that shows dim text, which pyte does not know, in grey."""
 
     def select_graphic_rendition(self, *attributes: int, **kwargs: Any) -> None:
-        """Dim comes first where rich writes it; elsewhere a 2 is part of a colour."""
+        """rich writes dim (2) first; in other places a 2 is part of a colour."""
         is_dim = attributes[:1] == (2,)
         super().select_graphic_rendition(*attributes[is_dim:] or (0,), **kwargs)
         if is_dim:
@@ -51,27 +52,26 @@ def open_terminal(command: list[str], env: dict[str, str], rows: int) -> Termina
 
 
 def style_of(cell: Any) -> Style:
-    colors = []
-    for color in (cell.fg, cell.bg):
-        name = PYTE_NAMES.get(color, color.replace("bright", "bright_"))
-        colors.append(
-            None
-            if color == "default"
-            else f"#{color}"
-            if re.fullmatch("[0-9a-f]{6}", color)
-            else name
-        )
     return Style(
-        color=colors[0],
-        bgcolor=colors[1],
+        color=color_of(cell.fg),
+        bgcolor=color_of(cell.bg),
         bold=cell.bold,
         italic=cell.italics,
         reverse=cell.reverse,
     )
 
 
+def color_of(name: str) -> str | None:
+    """The name that rich has for a colour of pyte."""
+    if name == "default":
+        return None
+    if re.fullmatch("[0-9a-f]{6}", name):
+        return f"#{name}"
+    return PYTE_NAMES.get(name, name.replace("bright", "bright_"))
+
+
 def draw(screen: pyte.Screen, title: str, path: Path) -> None:
-    """The screen as a picture; of empty lines that follow each other one is left."""
+    """Write the screen as an SVG picture, with at most one empty line at a time."""
     console = Console(
         record=True,
         width=screen.columns,
@@ -80,43 +80,36 @@ def draw(screen: pyte.Screen, title: str, path: Path) -> None:
         color_system="truecolor",
     )
     shown = [line.strip() for line in screen.display]
-    for y in range(max(y for y, line in enumerate(shown) if line) + 1):
+    last = max(y for y, line in enumerate(shown) if line)
+    for y in range(last + 1):
         if shown[y] or shown[y - 1]:
-            cells = (screen.buffer[y][x] for x in range(screen.columns))
-            runs = (
-                (style, "".join(cell.data for cell in run))
-                for style, run in groupby(cells, style_of)
-            )
-            console.print(
-                Text.assemble(*((text.replace(EMPTY_BRAILLE, " "), style) for style, text in runs))
-            )
+            console.print(styled_line(screen, y))
     svg = console.export_svg(title=title)
-    path.write_text(
-        re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8"
-    )  # nothing from elsewhere
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # no fonts from the network
+    path.write_text(svg, encoding="utf-8")
+
+
+def styled_line(screen: pyte.Screen, y: int) -> Text:
+    cells = (screen.buffer[y][x] for x in range(screen.columns))
+    parts = []
+    for style, run in groupby(cells, style_of):
+        text = "".join(cell.data for cell in run).replace(EMPTY_BRAILLE, " ")
+        parts.append((text, style))
+    return Text.assemble(*parts)
 
 
 def training(folder: str, path: Path) -> None:
-    """Train on the story; the picture is of the panel halfway."""
-    command = [
-        *SIMPLELLM,
-        "train",
-        str(STORY),
-        "--name",
-        "the-verdict",
-        "--checkpoints",
-        folder,
-        "--seed",
-        "1",
-    ]
-    terminal = open_terminal(command, environment(COLORTERM="truecolor"), rows=30)
+    """Train on the story and draw the panel halfway."""
+    flags = ["--name", "the-verdict", "--checkpoints", folder, "--seed", "1"]
+    env = environment(COLORTERM="truecolor")
+    terminal = open_terminal([*SIMPLELLM, "train", str(STORY), *flags], env, rows=30)
 
     def is_halfway() -> bool:
         found = re.search(r"step ([\d,]+)/([\d,]+)", terminal.text)
         if not found:
             return False
         step, steps = (int(number.replace(",", "")) for number in found.groups())
-        return step > 0.6 * steps and "held-out" in terminal.text
+        return step > 0.6 * steps and EVALUATED.search(terminal.text) is not None
 
     terminal.wait(is_halfway, SECONDS_TO_TRAIN)
     terminal.settle(0.02)
@@ -125,7 +118,7 @@ def training(folder: str, path: Path) -> None:
 
 
 def chat(folder: str, path: Path) -> None:
-    """A reply with its probabilities, and what may come next."""
+    """Draw a reply with its probabilities, and the candidates of /next."""
     flags = ["--checkpoints", folder, "--seed", "7", "--max-new-tokens", "80", "--no-history"]
     env = environment(COLORTERM="truecolor", XDG_STATE_HOME=folder)
     terminal = open_terminal([*SIMPLELLM, "chat", *flags], env, rows=45)

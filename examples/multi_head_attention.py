@@ -23,7 +23,7 @@ LAYER = 0
 
 
 def step(name: str, value: Tensor) -> Tensor:
-    print(f"  {name:<44} {tuple(value.shape)}")
+    print(f"  {name:<46} {tuple(value.shape)}")
     return value
 
 
@@ -36,12 +36,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @torch.no_grad()
 def attention(layer: Any, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
     """The output of an attention layer for x (B, T, C), written out."""
-    (B, T, _), (H, G, D) = x.shape, layer.sizes
+    B, T, _ = x.shape
+    H, G, D = layer.sizes
     step("input: one vector per token (B, T, C)", x)
     fused = step("one projection for queries, keys and values", layer.qkv(x))
     q, k, v = fused.view(B, T, H + 2 * G, D).split([H, G, G], dim=2)
-    if rope is not None:  # architecture modern: normalise, then rotate by position
-        q, k = rotate(layer.q_norm(q), *rope), rotate(layer.k_norm(k), *rope)
+    if layer.q_norm is not None:  # architecture modern: QK-norm
+        q, k = layer.q_norm(q), layer.k_norm(k)
+    if rope is not None:  # architecture modern: rotary positions
+        q, k = rotate(q, *rope), rotate(k, *rope)
     q = step("queries, one per head (B, H, T, D)", q.transpose(1, 2))
     k = step("keys (B, G, T, D)", k.transpose(1, 2))
     v = step("values (B, G, T, D)", v.transpose(1, 2))

@@ -12,7 +12,7 @@ import simplellm
 
 STORY = Path(__file__).resolve().parents[1] / "the-verdict.txt"
 TINY = {
-    "max_steps": 40,
+    "max_steps": 30,
     "n_layer": 2,
     "n_head": 2,
     "n_embd": 64,
