@@ -11,28 +11,25 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from filelock import FileLock
 
+from simplellm.app.cli import main
 from simplellm.config.environment import SHORT_SPIN, set_defaults
+from simplellm.config.model import ModelConfig
+
+if TYPE_CHECKING:  # the process that starts the workers does not need torch
+    from simplellm.data.tokenizer import Tokenizer
+    from simplellm.model.transformer import SimpleLLM
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers already use all cores
 os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)  # tests share the machine with other programs
 set_defaults(os.environ)  # before torch is imported, as the command line does
 
-import torch  # noqa: E402
-
-from simplellm.app.cli import main  # noqa: E402
-from simplellm.checkpoint.find_runs import find_checkpoint  # noqa: E402
-from simplellm.checkpoint.step_folder import load_model  # noqa: E402
-from simplellm.config.model import ModelConfig  # noqa: E402
-from simplellm.data.tokenizer import Tokenizer  # noqa: E402
-from simplellm.model.transformer import SimpleLLM  # noqa: E402
-
-torch.set_num_threads(1)  # faster for tiny models, and the same sums on every machine
 # A shell that starts a job in the background sets SIGINT to be ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Examples have no time limit: other workers and other programs slow them down.
@@ -120,10 +117,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One thread is faster for tiny models, and gives the same sums on every machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def fixed_speed() -> Iterator[None]:
     """Trainings assume the speed of the reference machine: measuring it takes 0.3 s each time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """`os.fsync` only checks its handle: the tests observe the calls, not what the disk does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
         yield
 
 
@@ -134,12 +147,18 @@ def story() -> str:
 
 @pytest.fixture(scope="session")
 def tokenizer(story: str) -> Tokenizer:
+    from simplellm.data.tokenizer import Tokenizer
+
     return Tokenizer.train([story], 512)
 
 
 @pytest.fixture(params=["modern", "gpt2"])
 def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
     """Both architectures, 2 layers of width 32, random weights large enough that logits differ."""
+    import torch
+
+    from simplellm.model.transformer import SimpleLLM
+
     shape = {"n_kv_head": 2} if request.param == "modern" else {}
     config = ModelConfig(
         architecture=request.param,
@@ -160,7 +179,10 @@ def tiny_model(request: pytest.FixtureRequest) -> SimpleLLM:
 
 @pytest.fixture(scope="session")
 def trained(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fixed_speed: None
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    fixed_speed: None,
+    no_wait_for_the_disk: None,
 ) -> Path:
     """A checkpoints folder with one run, `tiny`, trained for 30 steps on the story."""
 
@@ -176,6 +198,11 @@ def trained(
 @pytest.fixture
 def trained_model(trained: Path) -> tuple[SimpleLLM, Tokenizer]:
     """The model of that run and its tokenizer, loaded for each test: a test may change them."""
+    import torch
+
+    from simplellm.checkpoint.find_runs import find_checkpoint
+    from simplellm.checkpoint.step_folder import load_model
+
     return load_model(find_checkpoint("tiny", trained, print), torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a text beside a checkpoints folder, and counts that are told at the end."""
+"""Fixtures of the fault tests."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from faults.tiny import digest, text_in, train
+from faults.tiny import digest, train, write_text
 
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    """An empty folder of runs, beside `text.txt`."""
-    text_in(tmp_path)
+    """The path of a checkpoints folder that does not exist yet, beside `text.txt`."""
+    write_text(tmp_path)
     return tmp_path / "checkpoints"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The digest of a run that nothing happened to."""
+    """The digest of a training without any fault."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    text_in(folder)
+    write_text(folder)
     return digest(Path(train(folder / "checkpoints").path).parent / "step-000012")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The disk of layer.py asks the system which file is behind a number: only Linux tells."""
+    """Skip the folder where /proc/self/fd is missing: layer.Disk needs the path of a handle."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and not os.path.isdir("/proc/self/fd"):

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from faults.tiny import go_on, text_in, train
+from faults.tiny import go_on, train, write_text
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SimpleLLMError
@@ -297,7 +297,7 @@ def main() -> int:
     signal.signal(signal.SIGPROF, _too_slow)
     training.relative_speed = lambda device: 1.0
     with tempfile.TemporaryDirectory() as temporary:
-        checkpoints = text_in(Path(temporary)).parent / "checkpoints"
+        checkpoints = write_text(Path(temporary)).parent / "checkpoints"
         train(checkpoints, max_steps=2, eval_interval=2)
         run = Run(checkpoints / "run")
         run.write_info(

@@ -1,7 +1,8 @@
-"""Kills trainings and looks at what is left: `python -m faults.kills --random 200 --each 10` in tests/.
+"""Kills trainings and checks what is left: `python -m faults.kills --random 200 --each 10` in tests/.
 
-torch is imported once; each training is a fork of this process. A killed run has to hold nothing but whole checkpoints, lose
-no more than one save interval, and come, resumed, to the very weights of a run that nothing happened to.
+Each training is a fork of this process, so that torch is imported once. A killed run must hold only
+whole checkpoints, lose at most one save interval, and reach, when resumed, the weights of a run
+without faults.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 import torch
 
 from faults.layer import Disk, Event
-from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train
+from faults.tiny import INTERVAL, STEPS, TINY, digest, go_on, train, write_text
 from simplellm.app.cli import main as command
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
@@ -35,26 +36,26 @@ from simplellm.training import job as training
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 SIGNALS = {getattr(signal, name): code for name, code in CODES.items() if hasattr(signal, name)}
-MOST_SECONDS = 10.0  # from a signal to the end
-KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
+MAX_SECONDS = 10.0  # from a signal to the end of the process
+KILLED_AGAIN = 0.3  # share of the resumed runs that are killed as well
 
 
 @dataclass
 class Harness:
-    """A folder to train in, and what went wrong there."""
+    """A folder to train in, and the violations found there."""
 
     folder: Path
     generator: random.Random
-    seconds: float = 0.0  # that a whole training takes
+    seconds: float = 0.0  # of a whole training
     reference: str = ""
     kills: int = 0
-    losses: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Train once without harm: how long it takes, and what it comes to."""
+        """Train without faults, to know the duration and the resulting weights."""
         assert wait(fork(lambda: train(self.folder / "reference"))) == 0
         self.prepare(self.folder / "warm-up")
-        train(self.folder / "warm-up")  # here, so that each fork finds everything imported
+        train(self.folder / "warm-up")  # in this process: forks inherit its imports
         started_at = time.perf_counter()
         self.prepare(self.folder / "timed")
         assert wait(fork(lambda: train(self.folder / "timed"))) == 0
@@ -62,7 +63,7 @@ class Harness:
         self.reference = digest(Run(self.folder / "reference" / "run").last())
 
     def prepare(self, checkpoints: Path) -> None:
-        """The ids of the reference: a tokenizer is trained by threads, which no fork of this process would have."""
+        """Copy the prepared ids: training a tokenizer needs threads, which a fork does not have."""
         shutil.copytree(
             self.folder / "reference" / PREPARED_FOLDER,
             checkpoints / PREPARED_FOLDER,
@@ -70,7 +71,7 @@ class Harness:
 
     @contextlib.contextmanager
     def trial(self, name: str, is_prepared: bool = True) -> Iterator[Path]:
-        """A folder without runs; what is not as promised is kept under `name`."""
+        """A folder without runs; a failed assertion is recorded under `name`."""
         checkpoints = self.folder / "trial"
         if is_prepared:
             self.prepare(checkpoints)
@@ -78,17 +79,17 @@ class Harness:
             yield checkpoints
         except AssertionError as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self.losses.append(f"{name}: {error or where.line}")
+            self.violations.append(f"{name}: {error or where.line}")
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     def kill_at_random(self, number: int) -> None:
         with self.trial(f"random kill {number}", is_prepared=number % 5 != 0) as checkpoints:
             child = fork(lambda: train(checkpoints))
             self.kill_within(child, 1.1 * self.seconds)
-            self.look(checkpoints)
+            self.check_after_kill(checkpoints)
             while self.generator.random() < KILLED_AGAIN:
                 self.kill_within(fork(lambda: continue_or_start(checkpoints)), self.seconds)
-                self.look(checkpoints)
+                self.check_after_kill(checkpoints)
             self.finish(checkpoints)
 
     def kill_at(self, point: str, occurrence: int) -> None:
@@ -97,7 +98,7 @@ class Harness:
                 wait(fork(lambda: train_until(checkpoints, point, occurrence))) == -signal.SIGKILL
             )
             self.kills += 1
-            self.look(checkpoints)
+            self.check_after_kill(checkpoints)
             self.finish(checkpoints)
 
     def signal_at_random(self, number: int) -> None:
@@ -108,15 +109,15 @@ class Harness:
             sent_at = time.perf_counter()
             os.kill(child, which)
             code, seconds = wait(child), time.perf_counter() - sent_at
-            assert seconds < MOST_SECONDS, f"took {seconds:.1f} s"
-            said = (checkpoints.parent / "said").read_text()
-            assert "Traceback" not in said, said
+            assert seconds < MAX_SECONDS, f"took {seconds:.1f} s"
+            output = (checkpoints.parent / "output").read_text()
+            assert "Traceback" not in output, output
             is_done = Run(checkpoints / "run").path.joinpath(f"step-{STEPS:06d}").is_dir()
-            assert code == SIGNALS[which] or (code == 0 and is_done), f"exit code {code}: {said}"
+            assert code == SIGNALS[which] or (code == 0 and is_done), f"exit code {code}: {output}"
             self.kills += 1
-            if f"--resume --name {'run'}" in said:
-                self.look_at_stop(checkpoints, said)
-            self.look(checkpoints)
+            if f"--resume --name {'run'}" in output:
+                self.check_stop(checkpoints, output)
+            self.check_after_kill(checkpoints)
             self.finish(checkpoints)
 
     def kill_within(self, child: int, seconds: float) -> None:
@@ -125,8 +126,8 @@ class Harness:
         assert wait(child) in (0, -signal.SIGKILL)
         self.kills += 1
 
-    def look(self, checkpoints: Path) -> None:
-        """What a kill has left: whole checkpoints, none of them old, and a free lock."""
+    def check_after_kill(self, checkpoints: Path) -> None:
+        """A kill leaves whole and recent checkpoints, valid pointers and a free lock."""
         run = Run(checkpoints / "run")
         for folder in run.step_folders():
             assert is_intact(folder), f"{folder.name} is damaged"
@@ -139,12 +140,12 @@ class Harness:
         reached = max((record["step"] for record in read_log(run.log_path)), default=0)
         saved = max((int(folder.name[5:]) for folder in run.step_folders()), default=0)
         assert reached - saved <= INTERVAL, f"{reached - saved} steps lost"
-        assert not lock_holder(run.path), "the lock is held by nobody"
+        assert not lock_holder(run.path), "a dead process holds the lock"
 
-    def look_at_stop(self, checkpoints: Path, said: str) -> None:
+    def check_stop(self, checkpoints: Path, output: str) -> None:
         run = Run(checkpoints / "run")
         last = run.last()
-        stopped_after = int(said.split("stopped after step ")[1].split()[0])
+        stopped_after = int(output.split("stopped after step ")[1].split()[0])
         assert int(last.name[5:]) == stopped_after, (
             f"stopped after {stopped_after}, saved {last.name}"
         )
@@ -152,7 +153,7 @@ class Harness:
         assert not list(checkpoints.rglob(".tmp-*")) and not (run.path / ".lock").exists()
 
     def finish(self, checkpoints: Path) -> None:
-        """Resumed, the run comes to what it would have come to, and nothing is left behind."""
+        """The resumed run reaches the reference weights and leaves no temporary files."""
         assert wait(fork(lambda: continue_or_start(checkpoints))) == 0, "it cannot be resumed"
         run = Run(checkpoints / "run")
         assert run.last().name == f"step-{STEPS:06d}" and digest(run.last()) == self.reference, (
@@ -164,7 +165,7 @@ class Harness:
 
 
 def fork(job: Callable[[], object]) -> int:
-    """Do a job in a process of its own; its id."""
+    """Run a job in a forked process; its id."""
     child = os.fork()
     if child:
         return child
@@ -180,12 +181,12 @@ def fork(job: Callable[[], object]) -> int:
 
 
 def wait(child: int) -> int:
-    """Exit code, or minus the signal that ended it."""
+    """The exit code, or minus the number of the signal that ended the process."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def continue_or_start(checkpoints: Path) -> None:
-    """What a person does: resume, or begin again where nothing was saved."""
+    """What a user does: resume, or start again where nothing was saved."""
     try:
         go_on(checkpoints)
     except (CheckpointError, StoppedEarly):
@@ -208,10 +209,9 @@ def train_until(checkpoints: Path, point: str, occurrence: int) -> None:
 
 
 def train_by_command(checkpoints: Path) -> int:
-    """`simplellm train`, with what it says in a file."""
-    from faults.tiny import TINY
-
-    sys.stderr = sys.stdout = open(checkpoints.parent / "said", "w", buffering=1)  # noqa: SIM115 (until the process ends)
+    """`simplellm train` with its output in a file."""
+    output = open(checkpoints.parent / "output", "w", buffering=1)  # noqa: SIM115
+    sys.stderr = sys.stdout = output
     flags = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL}
     flags = {name: value for name, value in flags.items() if value is not None}
     words = [
@@ -236,7 +236,7 @@ def train_by_command(checkpoints: Path) -> int:
 
 
 def points(folder: Path) -> dict[str, int]:
-    """Every point of a training at which the disk changes, and how often it comes."""
+    """The names of all disk events of a training, and how often each occurs."""
     log = folder / "points"
 
     def count() -> None:
@@ -263,7 +263,7 @@ def main() -> int:
     torch.set_num_threads(1)
     training.relative_speed = lambda device: 1.0
     with tempfile.TemporaryDirectory() as folder:
-        text_in(Path(folder))
+        write_text(Path(folder))
         return run_all(Harness(Path(folder), random.Random(options.seed)), options)
 
 
@@ -272,26 +272,26 @@ def run_all(harness: Harness, options: argparse.Namespace) -> int:
     for number in range(options.random):
         harness.kill_at_random(number)
     if options.random:
-        tell(harness, f"{harness.kills} kills at random times")
+        print_result(harness, f"{harness.kills} kills at random times")
     if options.each:
         found = points(harness.folder)
         harness.kills = 0
         for point, times in found.items():
             for number in range(options.each):
                 harness.kill_at(point, 1 + number % times)
-        tell(harness, f"{harness.kills} kills at {len(found)} points of a save")
+        print_result(harness, f"{harness.kills} kills at {len(found)} points of a save")
     harness.kills = 0
     for number in range(options.signals):
         harness.signal_at_random(number)
     if options.signals:
-        tell(harness, f"{harness.kills} signals at random times")
-    return 1 if harness.losses else 0
+        print_result(harness, f"{harness.kills} signals at random times")
+    return 1 if harness.violations else 0
 
 
-def tell(harness: Harness, what: str) -> None:
-    print(f"{what}: {len(harness.losses)} lost", flush=True)  # noqa: T201
-    for loss in harness.losses:
-        print(f"  {loss}", flush=True)  # noqa: T201
+def print_result(harness: Harness, what: str) -> None:
+    print(f"{what}: {len(harness.violations)} lost", flush=True)  # noqa: T201
+    for violation in harness.violations:
+        print(f"  {violation}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A disk to be watched and to fail: every write, fsync, rename and new folder under one folder passes here."""
+"""Observes every write, fsync, rename and new folder below one folder, and makes them fail."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ TEMPORARY = re.compile(r"\.tmp-(.+?)-[0-9a-f]{8}")
 
 
 class Event(NamedTuple):
-    """What is about to happen: `write`, `fsync`, `rename`, `replace` or `mkdir`, to what, and its name to be."""
+    """A `write`, `fsync`, `rename`, `replace` or `mkdir` that is about to happen."""
 
     kind: str
-    path: str  # below the folder that is watched
-    target: str = ""
+    path: str  # relative to the observed folder
+    target: str = ""  # the new name
 
     @property
     def name(self) -> str:
-        """Equal for the same point of different saves: `fsync run/step/model.safetensors`."""
+        """The same for the same point of each save: `fsync run/step/model.safetensors`."""
         is_discard = os.path.basename(self.target).startswith(".tmp-")
         path = TEMPORARY.sub(r"\1", self.path if is_discard else self.target or self.path)
         return f"{'discard' if is_discard else self.kind} {re.sub(r'step-[0-9]+', 'step', path)}"
 
 
 class Disk:
-    """Within the block all events go through `before`, which may raise an OSError instead of them, or end the process.
+    """Within the block `before(event)` is called before each event.
 
-    A write that fails is done by half. What is deleted is not looked at: deleting works on a full disk.
+    It may raise an OSError, which the event's caller gets, or end the process. A write that fails
+    writes half of its data. Deletions are not observed: they work on a full disk.
     """
 
     def __init__(self, folder: Path, before: Callable[[Event], None] = lambda event: None) -> None:
@@ -53,7 +54,7 @@ class Disk:
     def __exit__(self, *_: object) -> None:
         self._patch.undo()
 
-    def see(self, kind: str, path: Any, target: Any = "") -> None:
+    def _report(self, kind: str, path: Any, target: Any = "") -> None:
         below = self._below(path)
         if below is not None:
             event = Event(kind, below, self._below(target) or "" if target else "")
@@ -70,21 +71,21 @@ class Disk:
 
     def _moving(self, kind: str, original: Callable[..., None]) -> Callable[..., None]:
         def move(source: Any, target: Any, **options: Any) -> None:
-            self.see(kind, source, target)
+            self._report(kind, source, target)
             original(source, target, **options)
 
         return move
 
     def _making(self, original: Callable[..., None]) -> Callable[..., None]:
         def make(path: Any, *arguments: Any, **options: Any) -> None:
-            self.see("mkdir", path)
+            self._report("mkdir", path)
             original(path, *arguments, **options)
 
         return make
 
     def _syncing(self, original: Callable[[int], None]) -> Callable[[int], None]:
         def sync(handle: int) -> None:
-            self.see("fsync", os.readlink(f"/proc/self/fd/{handle}"))
+            self._report("fsync", os.readlink(f"/proc/self/fd/{handle}"))
             original(handle)
 
         return sync
@@ -92,21 +93,21 @@ class Disk:
     def _opening(self, original: Callable[..., IO]) -> Callable[..., IO]:
         def opened(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
             file = original(path, mode, *arguments, **options)
-            is_watched = not mode.startswith("r") and self._below(path) is not None
-            return _WatchedFile(file, lambda: self.see("write", path)) if is_watched else file
+            is_observed = not mode.startswith("r") and self._below(path) is not None
+            return _ObservedFile(file, lambda: self._report("write", path)) if is_observed else file
 
         return opened
 
 
-class _WatchedFile:
-    """An open file whose writes are seen, and done by half when that raises."""
+class _ObservedFile:
+    """An open file that calls `report` before each write; if it raises, half is written."""
 
-    def __init__(self, file: IO, see: Callable[[], None]) -> None:
-        self._file, self._see = file, see
+    def __init__(self, file: IO, report: Callable[[], None]) -> None:
+        self._file, self._report = file, report
 
     def write(self, data: Any) -> int:
         try:
-            self._see()
+            self._report()
         except BaseException:
             self._file.write(data[: len(data) // 2])
             self._file.flush()
@@ -116,7 +117,7 @@ class _WatchedFile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self) -> _WatchedFile:
+    def __enter__(self) -> _ObservedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,7 +125,7 @@ class _WatchedFile:
 
 
 class Fail:
-    """Lets the event number `at` (from 0) fail, or from there on `times` of them."""
+    """Makes `times` events fail with the error `number`, beginning with event `at` (from 0)."""
 
     def __init__(self, at: int, number: int, times: float = 1) -> None:
         self.at, self.number, self.times = at, number, times
@@ -137,21 +138,20 @@ class Fail:
 
 
 class Durability:
-    """What a power cut would leave: a name is only given to what is on the disk, and only when all before it is.
+    """Checks that events are in an order that survives a power cut.
 
-    Takes events in order; `mistakes` says where one came too early, `finish` also what never came.
+    A file or folder must be on the disk before it gets its final name. `mistakes` lists the renames
+    that came too early; `finish` adds what was never synced.
     """
 
     def __init__(self) -> None:
-        self.unsynced: set[str] = (
-            set()
-        )  # files that were written, folders in which something is new
-        self.moved: set[str] = set()  # folders in which something got its name
+        self.unsynced: set[str] = set()  # written files, and folders with new entries
+        self.moved: set[str] = set()  # folders in which something was renamed
         self.mistakes: list[str] = []
 
     def take(self, event: Event) -> None:
         parent = os.path.dirname(event.path) or "."
-        if event.kind == "write" and not event.path.endswith("log.jsonl"):  # a log may lose its end
+        if event.kind == "write" and not event.path.endswith("log.jsonl"):  # may lose its end
             self.unsynced |= {event.path, parent}
         elif event.kind == "mkdir":
             self.unsynced.add(parent)
@@ -181,5 +181,5 @@ class Durability:
                 f"{event.target} gets its name before {min(waiting)} is on the disk"
             )
         self.unsynced -= inside
-        if not os.path.basename(event.target).startswith(".tmp-"):  # what is let go may come back
+        if not os.path.basename(event.target).startswith(".tmp-"):  # a deletion may be undone
             self.moved.add(parent)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.tiny import STEPS, TEXT, digest, go_on, text_in, train, training_context
+from faults.tiny import STEPS, TEXT, digest, go_on, train, training_context, write_text
 from simplellm.app import upkeep
 from simplellm.app.cli import main
 from simplellm.checkpoint.pointers import mend_pointers
@@ -27,7 +27,7 @@ TESTS = Path(__file__).resolve().parents[1]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with one that came to its end, not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
-    text_in(folder)
+    write_text(folder)
     train(folder / "checkpoints")
     return folder / "checkpoints"
 
@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
     """The same, to be damaged."""
-    text_in(tmp_path)
+    write_text(tmp_path)
     return Path(shutil.copytree(finished, tmp_path / "checkpoints"))
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
-from faults.tiny import INTERVAL, STEPS, digest, go_on, text_in, train, training_context
+from faults.tiny import INTERVAL, STEPS, digest, go_on, train, training_context, write_text
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
@@ -31,7 +31,7 @@ Parts = tuple[SimpleLLM, Tokenizer]
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     """A small model and its tokenizer."""
     folder = tmp_path_factory.mktemp("parts")
-    text_in(folder)
+    write_text(folder)
     return load_model(Path(train(folder / "checkpoints", max_steps=1).path), torch.device("cpu"))
 
 

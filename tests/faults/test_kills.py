@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, TINY_FLAGS
 
 from faults.kills import SIGNALS
-from faults.tiny import digest, go_on, text_in, train, training_context
+from faults.tiny import digest, go_on, train, training_context, write_text
 from simplellm.app.cli import main
 from simplellm.app.interrupt import Interrupt
 from simplellm.checkpoint.run import Run
@@ -182,7 +182,7 @@ def test_a_run_killed_before_its_first_checkpoint_may_be_started_again(checkpoin
 def test_what_a_live_process_writes_is_not_taken_for_a_leftover(checkpoints):
     from simplellm.storage.files import new_folder, remove_leftovers
 
-    text_in(checkpoints.parent)
+    write_text(checkpoints.parent)
     dead = checkpoints / ".tmp-dead-01234567"
     dead.mkdir(parents=True)
     with new_folder(checkpoints / "step") as temporary:

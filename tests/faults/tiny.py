@@ -1,4 +1,4 @@
-"""A training of a tenth of a second, and what it comes to."""
+"""A training that takes a tenth of a second, and the digest of its result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from simplellm.training.job import Sources, resume, start
 from simplellm.training.result import Result
 
 TINY = {
-    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,
-    "log_interval": 1, "precision": "float32", "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "bpe_dropout": 0.0,
-    "gradient_accumulation": 2, "compile": "off", "patience": 0, "max_epochs": None, "r_drop": 0.0, "composition": 0.0,
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2,
+    "eval_tokens": 64, "log_interval": 1, "precision": "float32", "dropout": 0.2,
+    "ema_decay": 0.9, "optimizer": "muon", "bpe_dropout": 0.0, "gradient_accumulation": 2,
+    "compile": "off", "patience": 0, "max_epochs": None, "r_drop": 0.0, "composition": 0.0,
 }  # fmt: skip
 TEXT = "The judge looked at the baker, and the baker looked at the lamp. " * 40
 STEPS, INTERVAL = 12, 3
@@ -41,7 +42,8 @@ def training_context(
     )
 
 
-def text_in(folder: Path) -> Path:
+def write_text(folder: Path) -> Path:
+    """Write `text.txt` into the folder; its path."""
     path = folder / "text.txt"
     path.write_text(TEXT)
     return path
@@ -50,7 +52,7 @@ def text_in(folder: Path) -> Path:
 def train(
     folder: Path, name: str = "run", context: TrainingContext | None = None, **given: Any
 ) -> Result:
-    """A new run on `text.txt`, which is beside the checkpoints folder."""
+    """Start a run on `text.txt`, which is beside the checkpoints folder."""
     settings = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL, **given}
     return start(
         Sources((str(folder.parent / "text.txt"),)),
@@ -67,6 +69,6 @@ def go_on(
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of all that training comes to: averaged and live weights, and the optimizer."""
+    """SHA-256 of a checkpoint's averaged weights, live weights and optimizer state."""
     names = ("model.safetensors", "training/state.safetensors")
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
