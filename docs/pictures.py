@@ -21,7 +21,8 @@ from rich.text import Text
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
-from terminal import SIMPLELLM, Key, Terminal, environment  # noqa: E402
+from program import SIMPLELLM, environment  # noqa: E402
+from terminal import Key, Terminal  # noqa: E402
 
 STORY = DOCS.parent / "the-verdict.txt"
 SECONDS_TO_TRAIN = 600

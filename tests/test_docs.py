@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import pyte
 import pytest
 from test_architecture import LAYERS
 
@@ -254,6 +257,20 @@ def test_every_python_block_can_be_parsed() -> None:
         for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
             if language == "python":
                 ast.parse(code)
+
+
+def test_the_pictures_can_be_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("termios", reason="this system has no pseudo-terminals")
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        pictures = importlib.import_module("pictures")
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    screen = pictures.GreyScreen(40, 5)
+    pyte.Stream(screen).feed("\x1b[2mdim\x1b[0m \x1b[1;31mred\x1b[0m\r\n\r\n\r\nend")
+    pictures.draw(screen, "title", tmp_path / "screen.svg")
+    picture = (tmp_path / "screen.svg").read_text(encoding="utf-8")
+    assert all(word in picture for word in ("title", "dim", "red", "end", f"#{pictures.DIM}"))
 
 
 if __name__ == "__main__":
