@@ -8,9 +8,9 @@ import sys
 from conftest import ROOT
 
 QUICK_CONSTANTS: dict[str, float] = {  # shorten what takes long and what most tests do not examine
-    "simplellm.app.watch.PREVIEW_TOKENS": 2,
-    "simplellm.app.watch.REPORT_TOKENS": 4,
-    "simplellm.app.experiments.STEPS": 10,
+    "simplellm.app.training_monitor.PREVIEW_TOKENS": 2,
+    "simplellm.app.training_monitor.REPORT_TOKENS": 4,
+    "simplellm.app.subcommands.find_lr.STEPS": 10,
     "simplellm.device.SPEED_PROBE_SIZE": 32,
     "simplellm.evaluation.benchmark.SECONDS_OF_A_TURN": 1e-3,
     "simplellm.evaluation.benchmark.WARM_UP_TURNS": 1,

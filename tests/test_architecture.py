@@ -34,10 +34,10 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "safetensors": ("checkpoint.tensors",),
     "wandb": ("training.tracking",),
     "tomli": ("config.toml",),
-    "rich": ("app.render",),
-    "prompt_toolkit": ("app.chat",),
+    "rich": ("app.screen", "app.live_panel", "app.training_progress"),
+    "prompt_toolkit": ("app.prompt", "app.pastes"),
     "transformers": ("evaluation.benchmark",),
-    "argparse": ("app.cli",),
+    "argparse": ("app.parser", "app.flags"),
     "tomllib": ("config.toml",),
 }
 HARDWARE = ("torch.cuda", "torch.backends", "torch.mps")
@@ -240,7 +240,7 @@ def test_main_only_starts_the_command_line() -> None:
 # ---------------------------------------------------------------- the checks themselves
 
 KNOWN = dict.fromkeys(
-    ("errors", "model.transformer", "training.trainer", "training.plan", "app.cli", "app.render"),
+    ("errors", "model.transformer", "training.trainer", "training.plan", "app.cli", "app.screen"),
     "",
 )
 TRAINER = "from simplellm.training.trainer import Trainer"
@@ -259,7 +259,7 @@ UPWARD = ["training.trainer"]
         ("from ..training.trainer import Trainer", "model.transformer", UPWARD),
         ("from . import trainer", "training.plan", []),
         ("from .app import cli", "errors", ["app.cli"]),
-        ("from ..training.trainer import Trainer\nfrom . import cli", "app.render", []),
+        ("from ..training.trainer import Trainer\nfrom . import cli", "app.screen", []),
         ("from .errors import SimpleLLMError", "app.cli", []),
         ("from simplellm import __version__\nimport simplellm", "model.transformer", []),
         ("from simplellm.unknown import f", "model.transformer", ["unknown"]),
@@ -304,7 +304,7 @@ def test_a_cycle_is_found(sources: dict[str, str], found: list[list[str]]) -> No
         ("import torch\ntorch.distributed.barrier()", "training.trainer", ["torch.distributed"]),
         ("import torch as t\nt.distributed.barrier()", "training.trainer", ["torch.distributed"]),
         ("import safetensors.torch", "checkpoint.hugging_face", ["safetensors"]),
-        ("import argparse, tomllib", "app.cli", ["tomllib"]),
+        ("import argparse, tomllib", "app.parser", ["tomllib"]),
         ("def f():\n    import requests", "app.cli", ["requests"]),
     ],
 )
@@ -316,7 +316,7 @@ def test_a_misplaced_library_is_found(source: str, name: str, found: list[str]) 
     ("source", "name", "found"),
     [
         ("print(3)", "model", ["print"]),
-        ("print(3)\ninput()", "app.render", []),
+        ("print(3)\ninput()", "app.screen", []),
         ("import sys\nsys.argv[1:]", "trainer", ["sys.argv"]),
         ("from sys import argv", "trainer", ["sys.argv"]),
         ("model.eval()\nre.compile('a')\nregex.exec(3)", "model", []),

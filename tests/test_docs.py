@@ -16,7 +16,7 @@ import pyte
 import pytest
 from test_architecture import LAYERS
 
-from simplellm.app import cli
+from simplellm.app import parser as command_line
 from simplellm.app.commands.registry import COMMANDS
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
@@ -51,13 +51,13 @@ def slash_commands_table() -> str:
 
 
 def common_flags_table() -> str:
-    parser = cli.build_parser()
+    parser = command_line.build_parser()
     rows = [flag_cells(action) for action in own_flags(parser) if action.dest != "version"]
     return table(("flag", "meaning"), rows)
 
 
 def command_flags_table() -> str:
-    parser = cli.build_parser()
+    parser = command_line.build_parser()
     common = {action.dest for action in own_flags(parser)}
     rows = [
         (f"`{name}`", *flag_cells(action))
@@ -146,7 +146,9 @@ def test_every_module_says_what_it_contains() -> None:
 def test_every_command_is_in_the_table_of_commands() -> None:
     text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
     section = text.split("\n## ")[1]
-    assert set(re.findall(r"^\| `([a-z]+)[ `]", section, re.MULTILINE)) == set(cli.COMMANDS)
+    assert set(re.findall(r"^\| `([a-z]+)[ `]", section, re.MULTILINE)) == set(
+        command_line.COMMANDS
+    )
 
 
 # ---------------------------------------------------------------- the two READMEs
@@ -231,7 +233,7 @@ def shell_commands() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", sorted(set(shell_commands())))
 def test_every_command_of_the_documentation_is_accepted(command: str) -> None:
-    cli.parse(shlex.split(command)[1:])
+    command_line.parse(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("page", [*GUIDES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)

@@ -261,7 +261,7 @@ with FolderLock(Path('run')): pass
 assert not Path('run').exists()
 """,
     "a typed path has two separators": r"""
-from simplellm.app.commands.conversation import split_typed
+from simplellm.app.commands.files import split_typed
 assert split_typed(r'C:\Users\Kim Minsu\ta', ('/', '\\')) == ('C:\\Users\\Kim Minsu\\', 'ta')
 """,
 }

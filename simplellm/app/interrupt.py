@@ -1,6 +1,6 @@
-"""Signals while training: the first asks to stop at the next step, a second Ctrl-C stops at once.
+"""Signals during a training: the first one stops it after the current step, a second Ctrl-C at once.
 
-Nobody asks before the first step: until then each signal ends the program at once, as everywhere.
+Until the training asks for the first time, before its first step, each signal ends the program.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import signal
 from types import FrameType
 from typing import Any
 
-from simplellm.app.keyboard import overflow
+from simplellm.app.typeahead import overflow
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a closed window: SIGHUP, on Windows SIGBREAK
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class Interrupt:
-    """Within the block signals are remembered, from when it is first asked for them, instead of ending the process."""
+    """Within the block, signals are remembered once `is_set` has been called."""
 
     def __init__(self) -> None:
         self._first: int | None = None
         self._is_asked = False
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def is_set(self) -> bool:
         self._is_asked = True
@@ -29,15 +29,15 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """0, or 128 + the number of the signal, as shells have it."""
+        """0 without a signal, else 128 + its number, as in shells."""
         return 0 if self._first is None else 128 + self._first
 
     def __enter__(self) -> Interrupt:
-        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self._handlers = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

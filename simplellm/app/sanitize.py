@@ -93,6 +93,11 @@ def visible(text: str) -> str:
     return sanitizer.push(text) + sanitizer.finish()
 
 
+def one_line(text: str) -> str:
+    """`text` made safe, on one line."""
+    return visible(" ".join(text.split()))
+
+
 def spelled(character: str) -> str:
     """What stands for a character that must not be shown: its picture, or `<U+009B>`."""
     code = ord(character)

@@ -1,247 +1,232 @@
-"""A conversation: the model, the settings and what was said. No terminal here.
+"""A conversation with a model: settings, turns and context. No terminal here.
 
-What earlier turns may take of the context: all but what the prompt takes and what is left free for the reply, which is
-its longest length or half the context, whichever is less (a full context loses its older half, see sampler.py). The
-oldest whole turns leave first.
+The context of a prompt are the newest turns that fit. Room is left for the prompt and for the
+reply: its maximum length, or half the context if that is less (a full context loses its older
+half, see inference/sampler.py). Turns are left out as a whole, the oldest ones first.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from simplellm.app.conversation import Journal, Turn, load, save
+from simplellm.app.answer import Answer, complete_text
+from simplellm.app.conversation import Turn, load, save
+from simplellm.app.journal import Journal
 from simplellm.app.preferences import SWITCHES, Preferences
 from simplellm.config.sampling import SamplingParams
-from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import Notice, SettingError
 from simplellm.inference.beams import reply_to
-from simplellm.inference.reply import Reply, StreamedToken, random_seed
+from simplellm.inference.reply import random_seed
 from simplellm.inference.sampler import Sampler
 
 TURN_END = "\n"  # between a turn and the next prompt
-SAME_AGAIN = (
-    "once more; it will be the same where nothing is drawn (temperature 0, or several beams)"
-)
-SHOWN_BEFORE = 200  # characters of a reply shown again before it goes on
-LONGEST_TOKEN = 512  # characters: splitting cuts words and runs before that, see tokenizer.py
+SAME_REPLY = "this reply is the same again: temperature 0 and beam search are not random"
+SHOWN_BEFORE = 200  # characters of a reply that are shown again before its continuation
+LONGEST_TOKEN = 512  # characters: longer words and runs are split before, see data/tokenizer.py
 ON_OFF = {"on": True, "off": False}
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A run that is ready to answer."""
+class LoadedRun:
+    """A run whose model is loaded. facts: what /info shows of it."""
 
     sampler: Sampler
     path: Path
-    facts: dict[str, str]  # what /info tells of it
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A reply to be streamed by iterating, once; then `Session.keep` makes a turn of it."""
-
-    kind: str  # ask, regen or extend
-    turn: Turn  # so far: with the ids of the prompt, or of all that `extend` goes on from
-    before: str  # shown dim before the reply
-    reply: Reply
-    notes: tuple[str, ...] = ()  # what a person should know first
-    thoughts: list[StreamedToken] = field(default_factory=list)  # the pieces that have come
-
-    def __iter__(self) -> Iterator[StreamedToken]:
-        for piece in self.reply:
-            if piece.token is not None or piece.text:
-                self.thoughts.append(piece)
-            yield piece
+    facts: dict[str, str]
 
 
 @dataclass
 class Session:
-    """What the slash commands read and change."""
+    """A conversation and its settings. The slash commands read and change it.
+
+    params: the current sampling settings. defaults: those at the start, with the flags.
+    flags: names of the settings given as flags. They override the settings kept for the run, and
+        are not kept themselves.
+    preferences: where settings are kept for the next session; None keeps nothing.
+    journal: where the conversation is saved automatically; None saves nothing.
+    load_run: loads another run, for /run.
+    """
 
     sampler: Sampler
     run_path: Path
     params: SamplingParams
-    facts: dict[str, str] = field(default_factory=dict)  # what /info tells of the model
-    defaults: SamplingParams = field(
-        default_factory=SamplingParams
-    )  # with the flags of the command line
-    flags: tuple[
-        str, ...
-    ] = ()  # settings named there: they stand above those kept for the run, and are not kept
+    facts: dict[str, str] = field(default_factory=dict)
+    defaults: SamplingParams = field(default_factory=SamplingParams)
+    flags: tuple[str, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     keeps_context: bool = False
     shows_probabilities: bool = False
     is_over: bool = False
     preferences: Preferences | None = None
     journal: Journal | None = None
-    open_run: Callable[[str], Opened] | None = None
+    load_run: Callable[[str], LoadedRun] | None = None
     checkpoints: Path = Path("checkpoints")
     notice: Notice = lambda text: None
-    _chosen: dict[str, Any] = field(default_factory=dict)  # what is kept for the run
-    _n_left_out: int = 0  # turns that were said to be out of the context
+    _kept: dict[str, Any] = field(default_factory=dict)  # settings kept for the run
+    _n_left_out: int = 0  # turns already reported as left out of the context
 
     # ------------------------------------------------------------ settings
 
     def change(self, name: str, text: str) -> None:
-        """Set one sampling setting from what a person typed; SettingError leaves it as it was."""
-        self._choose(name, SamplingParams.setting(name).parse(text))
+        """Set one sampling setting to the value typed as `text`; SettingError changes nothing."""
+        self._set(name, SamplingParams.setting(name).parse(text))
 
     def add_stop(self, text: str) -> None:
-        self._choose("stop", (*self.params.stop, text))
+        self._set("stop", (*self.params.stop, text))
 
     def remove_stops(self) -> None:
-        self._choose("stop", ())
+        self._set("stop", ())
 
     def set_context(self, text: str) -> None:
-        self.keeps_context = self._parse_switch("context", text, "/context on keeps earlier turns")
+        fix = "/context on keeps earlier turns as context"
+        self.keeps_context = self._set_switch("context", text, fix)
 
     def set_probabilities(self, text: str) -> None:
-        self.shows_probabilities = self._parse_switch(
-            "probs", text, "/probs on shades each token by its probability"
-        )
+        fix = "/probs on shades each token by its probability"
+        self.shows_probabilities = self._set_switch("probs", text, fix)
 
     def reset(self) -> None:
-        """All settings as the command line has them; what was kept for the run is forgotten."""
-        self.params, self._chosen = self.defaults, {}
+        """Return all settings to their start values and forget those kept for the run."""
+        self.params = self.defaults
+        self._kept = {}
         self.keeps_context = self.shows_probabilities = False
-        self._keep_settings()
+        self._write_preferences()
 
-    def recall_settings(self) -> dict[str, Any]:
-        """Take the settings kept for the run, under the flags; gives those that now hold."""
+    def recall_settings(self) -> None:
+        """Apply the settings kept for the run, except where a flag overrides them."""
         if self.preferences is None:
-            return {}
-        self._chosen = self.preferences.read(self.run_path)
-        now = {name: value for name, value in self._chosen.items() if name not in self.flags}
-        self.params = replace(
-            self.defaults, **{name: value for name, value in now.items() if name not in SWITCHES}
-        )
-        self.keeps_context = now.get("context", self.keeps_context)
-        self.shows_probabilities = now.get("probs", self.shows_probabilities)
-        return now
+            return
+        self._kept = self.preferences.read(self.run_path)
+        recalled = {name: value for name, value in self._kept.items() if name not in self.flags}
+        sampling = {name: value for name, value in recalled.items() if name not in SWITCHES}
+        self.params = replace(self.defaults, **sampling)
+        self.keeps_context = recalled.get("context", self.keeps_context)
+        self.shows_probabilities = recalled.get("probs", self.shows_probabilities)
 
-    def _choose(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: Any) -> None:
         self.params = replace(self.params, **{name: value})
-        self._chosen[name] = getattr(self.params, name)
-        self._keep_settings()
+        self._kept[name] = getattr(self.params, name)
+        self._write_preferences()
 
-    def _parse_switch(self, name: str, text: str, fix: str) -> bool:
+    def _set_switch(self, name: str, text: str, fix: str) -> bool:
         if text not in ON_OFF:
             raise SettingError(f"{name} is on or off, got {text!r}", fix=fix)
-        self._chosen[name] = ON_OFF[text]
-        self._keep_settings()
+        self._kept[name] = ON_OFF[text]
+        self._write_preferences()
         return ON_OFF[text]
 
-    def _keep_settings(self) -> None:
+    def _write_preferences(self) -> None:
         if self.preferences is not None:
-            self.preferences.write(self.run_path, self._chosen)
+            self.preferences.write(self.run_path, self._kept)
 
-    # ------------------------------------------------------------ talking
+    # ------------------------------------------------------------ turns
 
     def ask(self, text: str) -> Answer:
-        """The model's continuation of `text`, after what was said before where that is kept."""
-        ids, notes = self._read(text)
-        return self._answer("ask", Turn(text, "", ids=tuple(ids)), text, len(self.turns), notes)
+        """The model's continuation of `text`, with earlier turns as context if they are kept."""
+        ids, notes = self._encode_prompt(text)
+        turn = Turn(text, "", ids=tuple(ids))
+        return self._answer("ask", turn, text, len(self.turns), notes, self.params)
 
     def regen(self) -> Answer:
-        """Another answer to the last prompt, with a seed that is random even where one is set."""
+        """Another answer to the last prompt, with a random seed even if a seed is set."""
         last = self._last_turn()
         params = replace(self.params, seed=random_seed())
-        also = (
-            ""
-            if self.params.seed is None
-            else f"; the next prompt has seed {self.params.seed} again"
-        )
-        is_drawn = params.temperature > 0 and params.num_beams == 1
-        ids, notes = self._read(last.prompt)
-        notes.append(f"once more, with seed {params.seed}{also}" if is_drawn else SAME_AGAIN)
-        return self._answer(
-            "regen",
-            Turn(last.prompt, "", ids=tuple(ids)),
-            last.prompt,
-            len(self.turns) - 1,
-            notes,
-            params,
-        )
+        ids, notes = self._encode_prompt(last.prompt)
+        notes.append(self._about_seed(params))
+        turn = Turn(last.prompt, "", ids=tuple(ids))
+        return self._answer("regen", turn, last.prompt, len(self.turns) - 1, notes, params)
+
+    def _about_seed(self, params: SamplingParams) -> str:
+        """The note of /regen."""
+        if params.temperature == 0 or params.num_beams > 1:
+            return SAME_REPLY
+        note = f"new reply with seed {params.seed}"
+        if self.params.seed is not None:
+            note += f"; the next prompt uses seed {self.params.seed} again"
+        return note
 
     def extend(self) -> Answer:
-        """On from where the last reply ended, for whatever reason it did."""
+        """A continuation of the last reply, whatever stopped it."""
         last = self._last_turn()
         self._ids_of(len(self.turns) - 1)
-        said = (last.prompt + last.reply)[-SHOWN_BEFORE:].rsplit("\n", 1)[-1]
-        return self._answer("extend", self.turns[-1], said, len(self.turns) - 1, [])
+        last_line = (last.prompt + last.reply)[-SHOWN_BEFORE:].rsplit("\n", 1)[-1]
+        n_earlier = len(self.turns) - 1
+        return self._answer("extend", self.turns[-1], last_line, n_earlier, [], self.params)
 
     def keep(self, answer: Answer) -> None:
-        """Remember a turn, whole or cut short. An old one is not given up for nothing."""
-        reply, turn = answer.reply, answer.turn
+        """Add the answer to the turns, complete or interrupted.
+
+        An empty answer to /regen or /continue does not replace the last turn.
+        """
+        reply = answer.reply
+        turn = answer.turn
         if answer.kind != "ask" and not reply.new_ids:
             return
-        text, new_ids = spoken(reply, self.sampler.tokenizer)
-        ids = (*(turn.ids or ()), *new_ids) if new_ids is not None else None
-        params = replace(reply.params, seed=reply.seed)
-        thoughts = (*turn.thoughts, *answer.thoughts)
+        text, new_ids = complete_text(reply, self.sampler.tokenizer)
         kept = replace(
-            turn, reply=turn.reply + text, stop_reason=reply.stop_reason, params=params, in_context=self.keeps_context,
-            ids=ids, thoughts=thoughts,
-        )  # fmt: skip
-        self.turns[len(self.turns) - (answer.kind != "ask") :] = [kept]
+            turn,
+            reply=turn.reply + text,
+            stop_reason=reply.stop_reason,
+            params=replace(reply.params, seed=reply.seed),
+            in_context=self.keeps_context,
+            ids=(*(turn.ids or ()), *new_ids) if new_ids is not None else None,
+            pieces=(*turn.pieces, *answer.pieces),
+        )
+        n_replaced = 0 if answer.kind == "ask" else 1
+        self.turns[len(self.turns) - n_replaced :] = [kept]
         self._write_journal()
 
     def undo(self) -> Turn:
-        """Take the last turn back."""
+        """Delete the last turn and return it."""
         last = self._last_turn()
         self.turns.pop()
         self._write_journal()
         return last
 
     def clear(self) -> None:
-        """Forget what was said; the file that keeps it stays, and what follows begins another one."""
+        """Start a new conversation. The file of the old one stays."""
         self.turns = []
         self._begin_journal()
 
     def _last_turn(self) -> Turn:
         if not self.turns:
-            raise SettingError(
-                "nothing has been said yet", fix="type the beginning of a text first"
-            )
+            raise SettingError("there is no turn yet", fix="type the beginning of a text first")
         return self.turns[-1]
 
     def _answer(
         self,
-        kind: str,
+        kind: Literal["ask", "regen", "extend"],
         turn: Turn,
         before: str,
         n_earlier: int,
         notes: list[str],
-        params: SamplingParams | None = None,
+        params: SamplingParams,
     ) -> Answer:
         ids = turn.ids or ()
         context, n_left_out = self.context(n_earlier, len(ids))
         if n_left_out > self._n_left_out:
-            notes = [*notes, left_out(n_left_out)]
+            notes = [*notes, _about_left_out(n_left_out)]
         self._n_left_out = n_left_out
-        return Answer(
-            kind,
-            turn,
-            before,
-            reply_to(self.sampler, [*context, *ids], params or self.params),
-            tuple(notes),
-        )
+        reply = reply_to(self.sampler, [*context, *ids], params)
+        return Answer(kind, turn, before, reply, tuple(notes))
 
-    # ------------------------------------------------------------ what the model looks at
+    # ------------------------------------------------------------ context
 
     @property
     def context_limit(self) -> int:
-        """Tokens that earlier turns and a prompt may take together."""
+        """Tokens that the earlier turns and a prompt may have together."""
         block_size = self.sampler.block_size
         return block_size - min(self.params.max_new_tokens, block_size // 2)
 
     def context(self, n_turns: int | None = None, n_own: int = 0) -> tuple[list[int], int]:
-        """Ids of the newest of the first `n_turns` (None: all) that fit before `n_own` tokens, and how many are left out."""
+        """Ids of the newest of the first `n_turns` (None: all) that fit before `n_own` tokens.
+
+        The second value is the number of turns that are left out.
+        """
         n_turns = len(self.turns) if n_turns is None else n_turns
         ids: list[list[int]] = []
         room = self.context_limit - n_own
@@ -254,41 +239,42 @@ class Session:
         return [token for part in reversed(ids) for token in part], 0
 
     def n_context_tokens(self, typed: str = "") -> int:
-        """How many tokens the model would look at if `typed` were sent; earlier turns are not read again for it."""
+        """Tokens that the model would see if `typed` were sent. Encodes only `typed`."""
         n_own = len(self.sampler.encode(typed)) if typed else 0
         return n_own + len(self.context(n_own=n_own)[0])
 
-    def here(self, text: str = "") -> list[int]:
-        """Ids of what a reply to `text` would go on from; without a text, of what was said."""
+    def ids_before_reply(self, text: str = "") -> list[int]:
+        """Ids that a reply to `text` would continue; without a text, those of the last turn."""
         n_earlier = len(self.turns) - (not text and bool(self.turns))
-        ids = self._ids_of(n_earlier) if n_earlier < len(self.turns) else self._read(text)[0]
+        if n_earlier < len(self.turns):
+            ids: Sequence[int] = self._ids_of(n_earlier)
+        else:
+            ids = self._encode_prompt(text)[0]
         return [*self.context(n_earlier, len(ids))[0], *ids]
 
-    def _read(self, text: str) -> tuple[list[int], list[str]]:
-        """Ids of a prompt, and what should be said where they are more than the model can look at."""
+    def _encode_prompt(self, text: str) -> tuple[list[int], list[str]]:
+        """Ids of a prompt, and a note if the prompt is longer than the context."""
         ids = self._encode(text)
         if len(ids) <= self.sampler.block_size:
             return ids, []
         n = self.context_limit
-        return ids[-n:], [
-            f"the prompt is longer than the context: only its newest {n} tokens are looked at"
-        ]
+        note = f"the prompt is longer than the context: the model sees only its last {n} tokens"
+        return ids[-n:], [note]
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of `text`. Of one that is too long for the context only the end is read, but enough to be too long still."""
+        """Ids of `text`. Of a very long text only the end is encoded, more than the context."""
         return self.sampler.encode(text[-(self.sampler.block_size + 1) * LONGEST_TOKEN :])
 
     def _ids_of(self, number: int) -> tuple[int, ...]:
-        """Ids of a turn to this model: those it said itself, or the text read once."""
+        """Ids of a turn: those that the model generated, or its text encoded once."""
         turn = self.turns[number]
         if turn.ids is None:
-            turn = self.turns[number] = replace(
-                turn, ids=tuple(self._encode(turn.prompt + turn.reply))
-            )
+            ids = tuple(self._encode(turn.prompt + turn.reply))
+            turn = self.turns[number] = replace(turn, ids=ids)
         assert turn.ids is not None
         return turn.ids
 
-    # ------------------------------------------------------------ files and models
+    # ------------------------------------------------------------ files and runs
 
     def save(self, text: str) -> Path:
         path = _path(text)
@@ -296,29 +282,31 @@ class Session:
         return path
 
     def load(self, text: str) -> Path:
-        """Go on with a saved conversation, with context where it had it; TextError leaves everything as it was."""
+        """Continue a saved conversation, with context if it had it; TextError changes nothing."""
         path = _path(text)
-        self._go_on(load(path))
+        self._continue_with(load(path))
         self._begin_journal()
         return path
 
     def resume(self, journal: Journal, turns: list[Turn]) -> None:
-        """Go on with a conversation that keeps itself, and let it do so."""
-        self._go_on(turns)
+        """Continue a conversation that was saved automatically, in the same file."""
+        self._continue_with(turns)
         self.journal = self.journal and journal
 
-    def _go_on(self, turns: list[Turn]) -> None:
+    def _continue_with(self, turns: list[Turn]) -> None:
         self.turns = turns
         if turns:
             self.keeps_context = turns[-1].in_context
 
-    def switch(self, wish: str) -> None:
-        """Let another run answer, with the settings kept for it; an error leaves everything as it was."""
-        if self.open_run is None:
-            raise SettingError("no other run can be opened here", fix="start again with --run")
-        opened = self.open_run(wish)
-        self.sampler, self.run_path, self.facts = opened.sampler, opened.path, opened.facts
-        self.turns = [replace(turn, ids=None, thoughts=()) for turn in self.turns]
+    def switch(self, requested: str) -> None:
+        """Continue with another run and the settings kept for it; an error changes nothing."""
+        if self.load_run is None:
+            raise SettingError("no other run can be loaded here", fix="start again with --run")
+        loaded = self.load_run(requested)
+        self.sampler = loaded.sampler
+        self.run_path = loaded.path
+        self.facts = loaded.facts
+        self.turns = [replace(turn, ids=None, pieces=()) for turn in self.turns]
         self._begin_journal()
         self.recall_settings()
 
@@ -331,40 +319,21 @@ class Session:
             self.journal = self.journal.fresh(self.run_path)
 
     def _write_journal(self) -> None:
-        """A conversation that cannot be kept goes on all the same; that is said once."""
+        """Save the conversation. A failure is reported once and does not end the conversation."""
         if self.journal is None:
             return
         try:
             self.journal.write(self.turns)
         except OSError as error:
-            self.notice(
-                f"this conversation is not kept: {error.strerror}: {error.filename or self.journal.folder}"
-            )
+            where = error.filename or self.journal.folder
+            self.notice(f"this conversation is not saved: {error.strerror}: {where}")
             self.journal = None
 
 
-def left_out(n: int) -> str:
-    return (
-        f"{n} earlier turns no longer fit and were left out"
-        if n > 1
-        else "1 earlier turn no longer fits and was left out"
-    )
-
-
-def spoken(reply: Reply, tokenizer: Tokenizer) -> tuple[str, tuple[int, ...] | None]:
-    """The text of a reply without half a character at its end, and the ids that say just that; None where none do.
-
-    A reply may have more ids than text: of the end of the text, of a stop text, of a character that was cut off.
-    """
-    decoder, n_whole = codecs.getincrementaldecoder("utf-8")("replace"), 0
-    for number, token in enumerate(reply.new_ids, 1):
-        decoder.decode(tokenizer.token_bytes(token))
-        if not decoder.getstate()[0] and token != tokenizer.end_of_text:
-            n_whole = number
-    ids = tuple(reply.new_ids[:n_whole])
-    text = tokenizer.decode(ids)
-    is_all = reply.text in (text, text + "\ufffd")
-    return (text, ids) if is_all else (reply.text, None)
+def _about_left_out(n: int) -> str:
+    if n == 1:
+        return "1 earlier turn does not fit the context and was left out"
+    return f"{n} earlier turns do not fit the context and were left out"
 
 
 def _path(text: str) -> Path:

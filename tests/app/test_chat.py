@@ -23,10 +23,12 @@ from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from simplellm.app import chat as room
+from simplellm.app import chat, prompt, reply_stream
 from simplellm.app.commands.registry import COMMANDS
-from simplellm.app.conversation import Journal, Turn, load, resume
-from simplellm.app.render import Screen
+from simplellm.app.conversation import Turn, load
+from simplellm.app.journal import Journal, last_conversation
+from simplellm.app.pastes import Pastes, read_pastes_in_linear_time
+from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
@@ -46,7 +48,7 @@ def piped(session: Session, monkeypatch: pytest.MonkeyPatch, text: str) -> tuple
     """What stdout and stderr get when `text` is piped in."""
     out, notices = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    room.chat(session, Screen(out=out, notices=notices))
+    chat.chat_loop(session, Screen(out=out, notices=notices))
     return out.getvalue(), notices.getvalue()
 
 
@@ -130,8 +132,8 @@ def test_fast_pieces_are_written_together_and_none_is_lost(session, monkeypatch)
     monkeypatch.setattr(screen, "write", lambda text, style="": writes.append(text))
     session.params = replace(session.params, max_new_tokens=2000, seed=1)
     started_at = time.perf_counter()
-    room.answer(session, screen, "The judge", is_live=True)
-    frames = (time.perf_counter() - started_at) / room.FRAME_SECONDS
+    chat.answer(session, screen, "The judge", is_live=True)
+    frames = (time.perf_counter() - started_at) / reply_stream.FRAME_SECONDS
     assert len(session.turns[-1].ids) > 100 and len(writes) <= frames + 3
     assert "".join(writes).startswith("The judge" + session.turns[-1].reply)
 
@@ -140,7 +142,7 @@ def test_what_should_be_known_first_is_told_apart_from_the_reply(session, monkey
     out, notices = piped(session, monkeypatch, "The judge\n/regen\n" + "word " * 100 + "\n")
     assert (
         out.count("The judge") == 2
-        and "once more, with seed" in notices
+        and "new reply with seed" in notices
         and "longer than the context" in notices
     )
     assert notices.count("\n") == 2
@@ -212,7 +214,7 @@ def interrupted_at(session: Session, monkeypatch: pytest.MonkeyPatch, number: in
 def live(session: Session, *lines: str) -> tuple[str, str]:
     """What a person sees on stdout and stderr who types these lines."""
     out, notices, typed = io.StringIO(), io.StringIO(), iter([*lines, None])
-    room._converse(session, Screen(out=out, notices=notices), lambda: next(typed), is_live=True)
+    chat._loop(session, Screen(out=out, notices=notices), lambda: next(typed), is_live=True)
     return out.getvalue(), notices.getvalue()
 
 
@@ -224,7 +226,7 @@ def test_an_interrupted_reply_is_marked_and_can_be_gone_on_with(session, monkeyp
     calls = interrupted_at(session, monkeypatch, number)
     out, _ = live(session, "The judge", "/continue")
     assert (
-        "interrupted; /continue goes on" in out
+        "interrupted; /continue to go on" in out
         and len(calls) >= number + 8
         and len(session.turns) == 1
     )
@@ -258,7 +260,7 @@ def test_ctrl_c_in_a_command_stops_it_alone(session, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         time.sleep(1)
 
-    session.open_run = press
+    session.load_run = press
     out, notices = live(session, "/run tiny", "/seed")
     assert notices == "stopped\n" and out.startswith("seed 3")
 
@@ -269,9 +271,7 @@ def test_ctrl_c_while_a_pipe_is_waited_for_ends_the_program(session, monkeypatch
         time.sleep(1)
 
     with pytest.raises(KeyboardInterrupt):
-        room._converse(
-            session, Screen(out=io.StringIO(), notices=io.StringIO()), press, is_live=False
-        )
+        chat._loop(session, Screen(out=io.StringIO(), notices=io.StringIO()), press, is_live=False)
 
 
 def test_after_a_reply_ctrl_c_is_as_it_was(session):
@@ -297,7 +297,7 @@ def type_keys(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
                 threading.Timer(
                     0.5, pipe.send_text, [later]
                 ).start()  # history is read by a thread of the prompt's
-            read_line: Callable[[], str | None] = room._prompt_reader(session, keep_history)
+            read_line: Callable[[], str | None] = prompt.prompt_reader(session, keep_history)
             return [read_line() for _ in range(lines)]
 
     return press
@@ -368,7 +368,7 @@ def test_a_damaged_history_is_done_without(type_keys, tmp_path):
 
 
 def test_the_completion_menu_has_every_command_with_help(session):
-    found = list(room._completer(session).get_completions(Document("/"), None))
+    found = list(prompt._completer(session).get_completions(Document("/"), None))
     assert [item.text for item in found] == [f"/{command.name}" for command in COMMANDS]
     assert all(item.display_meta_text for item in found)
 
@@ -383,16 +383,16 @@ def test_the_toolbar_tells_the_run_the_settings_and_the_context(session):
         "bits/byte",
         f"context 0 used {size} left",
     )
-    assert all(word in room._toolbar(session) for word in words)
+    assert all(word in prompt.toolbar_text(session) for word in words)
     n = len(session.sampler.encode("The judge"))
-    assert f"context {n} used {size - n} left" in room._toolbar(session, "The judge")
-    assert "0 left" in room._toolbar(session, "word " * 1000)
+    assert f"context {n} used {size - n} left" in prompt.toolbar_text(session, "The judge")
+    assert "0 left" in prompt.toolbar_text(session, "word " * 1000)
 
 
 def test_a_narrow_toolbar_has_whole_parts_only(session):
-    whole = room._toolbar(session)
+    whole = prompt.toolbar_text(session)
     for columns in range(10, len(whole) + 1):
-        line = room._toolbar(session, columns=columns)
+        line = prompt.toolbar_text(session, columns=columns)
         assert len(line) <= columns and line.startswith(" tiny ") and whole.startswith(line)
 
 
@@ -402,7 +402,7 @@ def test_the_toolbar_is_cheap(session, story):
     session.turns = [Turn(story, story)] * 100
     started_at = time.perf_counter()
     for n in range(100):
-        room._toolbar(session, story[: 300 * n])
+        prompt.toolbar_text(session, story[: 300 * n])
     assert time.perf_counter() - started_at < 2.0
 
 
@@ -437,8 +437,8 @@ def typed(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
                             time.sleep(0.01)
 
             threading.Thread(target=send, daemon=True).start()
-            room._welcome(session, screen)
-            room._converse(session, screen, room._prompt_reader(session, True), is_live=True)
+            chat._welcome(session, screen)
+            chat._loop(session, screen, prompt.prompt_reader(session, True), is_live=True)
         return out.getvalue(), notices.getvalue()
 
     return press
@@ -458,11 +458,13 @@ def test_a_typed_conversation(typed, session):
     )
     assert out.count("two\nlines\nmore") == 2 and "in vain" not in out
     assert sum("tokens/s, seed" in line for line in lines) == 5
-    assert [line.split(",")[0] for line in lines if line.startswith("took back")] == [
-        "took back 'two lines more'; 1 turn left"
+    assert [line.split(",")[0] for line in lines if line.startswith("removed the turn")] == [
+        "removed the turn 'two lines more'; 1 turn left"
     ]
     assert (
-        "did you mean /temp?" in notices and "Ctrl-D leaves" in notices and "once more" in notices
+        "did you mean /temp?" in notices
+        and "Ctrl-D quits" in notices
+        and "the same again" in notices
     )
     assert [turn.prompt for turn in session.turns] == ["The judge", "Jack"]
     assert [turn.in_context for turn in session.turns] == [
@@ -475,10 +477,10 @@ def test_a_conversation_goes_on_from_one_session_to_the_next(typed, session, tmp
     session.set_context("on")
     session.journal = Journal(tmp_path, session.run_path)
     typed("The judge\r", "/temp 0\r")
-    session.resume(*resume(tmp_path, session.run_path, print))
+    session.resume(*last_conversation(tmp_path, session.run_path, print))
     out, _ = typed("Jack\r")
     assert (
-        out.splitlines()[1].startswith("kept from the last time: temperature 0")
+        out.splitlines()[1].startswith("settings kept from the last session: temperature 0")
         and "The judge" in out.splitlines()[2]
     )
     assert [turn.prompt for turn in load(session.journal.path)] == [
@@ -503,7 +505,7 @@ def test_a_long_paste_is_one_short_line_and_one_message(typed, session):
 
 
 def test_pastes_stand_for_their_texts_as_often_as_they_are_named():
-    pastes = room.Pastes()
+    pastes = Pastes()
     first, second = pastes.shown("a" * 20_000), pastes.shown("b" * 20_000)
     assert (
         pastes.shown("short") == "short" and max(len(first), len(second)) < 40 and first != second
@@ -512,7 +514,7 @@ def test_pastes_stand_for_their_texts_as_often_as_they_are_named():
         pastes.filled(f"{first}-{second}-{first}")
         == f"{'a' * 20_000}-{'b' * 20_000}-{'a' * 20_000}"
     )
-    assert pastes.has(f"x{second}") and not pastes.has("x")
+    assert pastes.are_in(f"x{second}") and not pastes.are_in("x")
 
 
 def test_a_long_paste_is_not_kept_in_the_history(typed, tmp_path):
@@ -532,7 +534,7 @@ def test_pastes_in_pieces_are_whole(type_keys):
 def test_the_end_of_a_paste_is_found_in_any_pieces(session, monkeypatch, tmp_path, size):
     keys: list[Any] = []
     with create_pipe_input() as pipe:
-        room._read_pastes_in_linear_time(pipe)
+        read_pastes_in_linear_time(pipe)
         pipe.vt100_parser.feed_key_callback = keys.append
         data = f"a{PASTE}one\x1b[20{PASTE_END}b{PASTE}{PASTE_END}{PASTE}two{PASTE_END}c"
         for start in range(0, len(data), size):
@@ -609,5 +611,5 @@ def test_ctrl_c_at_the_prompt_does_not_end_the_chat(session):
         return answer
 
     out, notices = io.StringIO(), io.StringIO()
-    room._converse(session, Screen(out=out, notices=notices), read_line, is_live=True)
-    assert "Ctrl-D leaves" in notices.getvalue() and session.params.seed == 9
+    chat._loop(session, Screen(out=out, notices=notices), read_line, is_live=True)
+    assert "Ctrl-D quits" in notices.getvalue() and session.params.seed == 9

@@ -12,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.app.answer import Answer
 from simplellm.app.commands.command import Lines, Rows, Shown
 from simplellm.app.commands.registry import COMMANDS, completions, dispatch, find, is_quit
-from simplellm.app.conversation import Journal, Turn
-from simplellm.app.session import Answer, Opened, Session
+from simplellm.app.conversation import Turn
+from simplellm.app.journal import Journal
+from simplellm.app.session import LoadedRun, Session
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
@@ -195,7 +197,10 @@ def test_regen_and_continue_give_an_answer_to_stream(session):
 
 
 def test_undo_tells_what_it_took_back(session):
-    assert said(session, "/undo") == "took back 'The judge'; 0 turns left" and session.turns == []
+    assert (
+        said(session, "/undo") == "removed the turn 'The judge'; 0 turns left"
+        and session.turns == []
+    )
     session.turns = [Turn("long " * 1000, "")]
     assert len(said(session, "/undo")) < 100
 
@@ -217,7 +222,7 @@ def test_files_may_be_named_from_home(session, tmp_path, monkeypatch):
 
 
 def test_save_and_load_without_a_file_tell_of_those_that_keep_themselves(session, tmp_path):
-    assert "not kept" in said(session, "/save") and "/save FILE" in said(session, "/load")
+    assert "not saved" in said(session, "/save") and "/save FILE" in said(session, "/load")
     session.journal = Journal(tmp_path, session.run_path)
     assert str(tmp_path) in said(session, "/save")
     session.keep(session.ask("Who"))
@@ -231,12 +236,12 @@ def test_save_and_load_without_a_file_tell_of_those_that_keep_themselves(session
 def runs(session: Session, trained: Path) -> Session:
     """The session, in the folder of runs, where every run but `tiny` is broken."""
 
-    def open_run(wish: str) -> Opened:
+    def load_run(wish: str) -> LoadedRun:
         if wish != "tiny":
             raise CheckpointError(f"run {wish} has no whole checkpoint", fix="name another")
-        return Opened(session.sampler, trained / "tiny", {"run": "tiny", "bits per byte": "2.5"})
+        return LoadedRun(session.sampler, trained / "tiny", {"run": "tiny", "bits per byte": "2.5"})
 
-    session.checkpoints, session.open_run, session.facts = trained, open_run, {"run": "before"}
+    session.checkpoints, session.load_run, session.facts = trained, load_run, {"run": "before"}
     return session
 
 
@@ -248,9 +253,9 @@ def test_runs_are_listed(runs, tmp_path):
 
 @pytest.mark.parametrize("name", ["tiny", "tin", "t"])
 def test_a_run_is_switched_to_by_its_name_or_the_beginning_of_it(runs, name):
-    assert said(runs, "/run") == "before answers; /runs lists the others"
+    assert said(runs, "/run") == "the current run is before; /runs lists all runs"
     assert (
-        said(runs, f"/run {name}").startswith("tiny answers, 2.5 bits/byte")
+        said(runs, f"/run {name}").startswith("the current run is tiny, 2.5 bits/byte")
         and runs.facts["run"] == "tiny"
     )
 

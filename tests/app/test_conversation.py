@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app import conversation
-from simplellm.app.conversation import Journal, Turn, conversations, load, resume, save
+from simplellm.app.conversation import Turn, load, save
+from simplellm.app.journal import Journal, last_conversation, saved_conversations
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import TextError
 
@@ -103,10 +104,10 @@ def test_a_file_is_told_by_what_it_is(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     names = {
         ".": "is a folder",
-        "missing": "is not there",
-        "pipe": "is no plain file",
+        "missing": "does not exist",
+        "pipe": "is not a regular file",
         "x" * 300: "cannot read",
-        "\0": "is not there",
+        "\0": "does not exist",
     }
     for name, what in names.items():
         with pytest.raises(TextError, match=what):
@@ -118,7 +119,7 @@ def test_a_file_of_any_size_is_refused_without_reading_it(tmp_path):
         file.write(HEADER)
         file.truncate(10**11)
     started_at = time.perf_counter()
-    with pytest.raises(TextError, match="more than any conversation"):
+    with pytest.raises(TextError, match="larger than any conversation"):
         load(tmp_path / "huge")
     assert time.perf_counter() - started_at < 1
 
@@ -129,7 +130,7 @@ def test_a_file_of_any_size_is_refused_without_reading_it(tmp_path):
 @pytest.mark.parametrize("content", [b"my precious text\n", b'{"a": 1}\n', b"\x00"])
 def test_another_file_is_never_written_over(tmp_path, content):
     (tmp_path / "c").write_bytes(content)
-    with pytest.raises(TextError, match="stays as it is"):
+    with pytest.raises(TextError, match="it is not overwritten"):
         save(tmp_path / "c", [Turn("a", "b")], RUN)
     assert (tmp_path / "c").read_bytes() == content
 
@@ -216,7 +217,7 @@ def test_a_kill_costs_no_more_than_the_line_that_was_written(tmp_path):
     seen = []
     for size in range(first_line, len(whole) + 1, 5):
         journal.path.write_bytes(whole[:size])
-        again, found = resume(folder, RUN, lambda text: pytest.fail(text))
+        again, found = last_conversation(folder, RUN, lambda text: pytest.fail(text))
         assert found in ([], *states)
         again.write([*found, Turn("and", "on")])
         assert load(again.path) == [*found, Turn("and", "on")]
@@ -258,11 +259,14 @@ def test_the_conversation_spoken_in_last_is_gone_on_with(tmp_path):
         journal = Journal(tmp_path, run)
         journal.write([Turn(f"{run} {number}", "")])
         os.utime(journal.path, (number, number))
-    journal, turns = resume(tmp_path, RUN, lambda text: pytest.fail(text))
+    journal, turns = last_conversation(tmp_path, RUN, lambda text: pytest.fail(text))
     assert [turn.prompt for turn in turns] == [f"{RUN} 1"] and len(
-        conversations(tmp_path, RUN)
+        saved_conversations(tmp_path, RUN)
     ) == 2
-    assert resume(tmp_path, Path("/nowhere/tiny-2"), print)[1][0].prompt == "/nowhere/tiny-2 2"
+    assert (
+        last_conversation(tmp_path, Path("/nowhere/tiny-2"), print)[1][0].prompt
+        == "/nowhere/tiny-2 2"
+    )
 
 
 def test_a_damaged_conversation_is_passed_over_and_told(tmp_path):
@@ -271,10 +275,12 @@ def test_a_damaged_conversation_is_passed_over_and_told(tmp_path):
     journal.write([Turn("a", "b")])
     (tmp_path / "tiny-9.jsonl").write_bytes(HEADER + b"nonsense\n" + TURN)
     os.utime(journal.path, (1, 1))
-    assert resume(tmp_path, RUN, told.append)[1] == [Turn("a", "b")] and "line 2" in told[0]
+    assert (
+        last_conversation(tmp_path, RUN, told.append)[1] == [Turn("a", "b")] and "line 2" in told[0]
+    )
 
 
 def test_without_an_earlier_conversation_a_new_one_begins_and_that_is_told(tmp_path):
     told: list[str] = []
-    journal, turns = resume(tmp_path / "missing", RUN, told.append)
+    journal, turns = last_conversation(tmp_path / "missing", RUN, told.append)
     assert (turns, journal.path, len(told)) == ([], None, 1)

@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.app.conversation import Journal, Turn, load
+from simplellm.app.answer import Answer
+from simplellm.app.conversation import Turn, load
+from simplellm.app.journal import Journal
 from simplellm.app.preferences import Preferences
-from simplellm.app.session import TURN_END, Answer, Opened, Session
+from simplellm.app.session import TURN_END, LoadedRun, Session
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
@@ -154,9 +156,7 @@ def test_a_turn_tells_how_it_came_to_be(session):
     (said,) = session.turns
     assert (said.prompt, said.reply, said.stop_reason) == ("The judge", answer.reply.text, "length")
     assert said.params == session.params and said.params.seed == 3
-    assert [
-        piece.token for piece in said.thoughts if piece.token is not None
-    ] == answer.reply.new_ids
+    assert [piece.token for piece in said.pieces if piece.token is not None] == answer.reply.new_ids
 
 
 def test_what_is_read_again_is_in_the_cache(session, monkeypatch):
@@ -201,7 +201,7 @@ def test_a_reply_cut_off_before_its_first_token_leaves_its_prompt(session):
 
 @pytest.mark.parametrize("act", [Session.regen, Session.extend, Session.undo])
 def test_without_a_turn_there_is_nothing_to_go_back_to(session, act):
-    with pytest.raises(SettingError, match="nothing has been said"):
+    with pytest.raises(SettingError, match="there is no turn yet"):
         act(session)
 
 
@@ -368,7 +368,7 @@ def test_a_prompt_longer_than_the_context_is_cut_and_told(session, story):
     answer = session.ask(story)
     assert answer.reply.prompt_ids == session.sampler.encode(story)[-n:]
     assert answer.notes == (
-        f"the prompt is longer than the context: only its newest {n} tokens are looked at",
+        f"the prompt is longer than the context: the model sees only its last {n} tokens",
     )
     assert turn(session, answer).turn.prompt == story and session.turns[0].prompt == story
 
@@ -437,7 +437,7 @@ def test_a_conversation_that_cannot_be_kept_is_told_once_and_goes_on(session, tm
     session.journal, session.notice = Journal(tmp_path / "file", session.run_path), told.append
     turn(session, session.ask("One"))
     turn(session, session.ask("Two"))
-    assert len(session.turns) == 2 and len(told) == 1 and "not kept" in told[0]
+    assert len(session.turns) == 2 and len(told) == 1 and "not saved" in told[0]
 
 
 def test_what_is_saved_is_loaded_with_its_context(session, tmp_path):
@@ -451,18 +451,18 @@ def test_what_is_saved_is_loaded_with_its_context(session, tmp_path):
     assert session.turns == turns and session.keeps_context
 
 
-def opened(sampler: Sampler, path: Path) -> Callable[[str], Opened]:
-    def open_run(wish: str) -> Opened:
+def opened(sampler: Sampler, path: Path) -> Callable[[str], LoadedRun]:
+    def load_run(wish: str) -> LoadedRun:
         if wish != "other":
             raise CheckpointError(f"there is no run {wish}")
-        return Opened(sampler, path, {"run": "other"})
+        return LoadedRun(sampler, path, {"run": "other"})
 
-    return open_run
+    return load_run
 
 
 def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
     session = remembering(session, tmp_path)
-    session.open_run = opened(
+    session.load_run = opened(
         Sampler(session.sampler.model, session.sampler.tokenizer), tmp_path / "other"
     )
     session.change("temperature", "0.3")
@@ -475,9 +475,7 @@ def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
         and session.facts == {"run": "other"}
     )
     assert (
-        session.turns == [before]
-        and session.turns[0].ids is None
-        and session.turns[0].thoughts == ()
+        session.turns == [before] and session.turns[0].ids is None and session.turns[0].pieces == ()
     )
     session.change("temperature", "1.5")
     turn(session, session.regen())
@@ -488,7 +486,7 @@ def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
 
 def test_a_run_that_cannot_be_opened_leaves_the_old_one(session, tmp_path):
     sampler, path, params = session.sampler, session.run_path, session.params
-    session.open_run = opened(sampler, tmp_path)
+    session.load_run = opened(sampler, tmp_path)
     turn(session, session.ask("The judge"))
     with pytest.raises(CheckpointError):
         session.switch("missing")

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 
-from simplellm.app.render import Screen
+from simplellm.app.screen import Screen
 from simplellm.app.shades import (
     LINE_END,
     SCALE,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import STORY, TINY_FLAGS
 
-from simplellm.app import experiments
 from simplellm.app.cli import main
+from simplellm.app.subcommands import sweep
 
 KEYS = ["run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds"]
 
@@ -37,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         given.append(settings)
         raise SystemExit(9)
 
-    monkeypatch.setattr(experiments, "start", start)
+    monkeypatch.setattr(sweep, "start", start)
     return given
 
 

@@ -132,7 +132,7 @@ def test_a_conversation_with_keys(open_chat: Open) -> None:
     assert "seed 7, interrupted" in terminal.text and "tokens/s" in terminal.text
     assert "typed in vain" not in terminal.everything
     terminal.press(Key.CTRL_C)  # on an empty line it only gives a hint
-    terminal.see("Ctrl-D leaves, /help")
+    terminal.see("Ctrl-D quits, /help")
     terminal.ready()
     terminal.press("/help" + Key.ENTER)
     terminal.see("/penalty")

@@ -25,20 +25,23 @@ GIVEN = {
 }  # fmt: skip
 TALK = """
 import json, sys
-from simplellm.app import actions, cli
-train, given = actions._train, json.loads(sys.argv[1])
-actions._train = lambda sources, name, options, screen: train(sources, name, {**options, "given": given}, screen)
+from dataclasses import replace
+from simplellm.app import cli
+from simplellm.app.subcommands import dispatch
+settings, talk = json.loads(sys.argv[1]), dispatch.talk
+dispatch.talk = lambda options: talk(replace(options, settings=settings))
 raise SystemExit(cli.main(sys.argv[2:]))
 """
 # The real command line around a training without a model: steps as fast as they can be drawn. No torch, so it starts fast.
 FAKE = """
 import contextlib, sys, time, types
-from simplellm.app import cli, render
+from simplellm.app import cli, training_progress
 from simplellm.app.interrupt import Interrupt
+from simplellm.app.screen import Screen
 
 def train(options):
-    screen, ending = render.Screen(), options["texts"][0]
-    with Interrupt() as interrupt, render.TrainingProgress(screen) as progress:
+    screen, ending = Screen(), options.texts[0]
+    with Interrupt() as interrupt, training_progress.TrainingProgress(screen) as progress:
         for number in range(1, 100_000):
             progress.write({"kind": "step", "step": number, "max_steps": 100_000, "epoch": 1.0, "loss": 3.0,
                 "gradient_norm": 1.0, "learning_rate": 0.1, "tokens_per_second": 9.0, "tokens_per_step": 1, "memory_bytes": 1})
@@ -54,10 +57,9 @@ def train(options):
     screen.notice("over")
     return interrupt.exit_code
 
-actions = types.SimpleNamespace(train=train)
-for name in ("actions", "experiments", "upkeep"):
-    sys.modules["simplellm.app." + name] = actions
-render.PANEL_SECONDS = 0.05
+dispatch = types.SimpleNamespace(run_command=train)
+sys.modules["simplellm.app.subcommands.dispatch"] = dispatch
+training_progress.PANEL_SECONDS = 0.05
 cli.adapted_to_load = contextlib.nullcontext  # it imports torch
 raise SystemExit(cli.main(sys.argv[1:]))
 """
@@ -103,8 +105,8 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     terminal.press(TYPED + LONG)
     terminal.wait(lambda: "bits/byte" in terminal.text)  # an evaluation later
     assert n_panels(terminal) <= 1
-    terminal.see("Ctrl-D leaves")
-    before_the_chat = terminal.raw.partition(b"Ctrl-D leaves")[0].decode()
+    terminal.see("Ctrl-D quits")
+    before_the_chat = terminal.raw.partition(b"Ctrl-D quits")[0].decode()
     assert not any(word in before_the_chat for word in ("early", "hello", "yyy", "^[", "\x07"))
     terminal.see("early hello 하X늘")
     terminal.see(", length")  # the reply to the line, which was sent

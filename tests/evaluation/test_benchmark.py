@@ -112,7 +112,7 @@ def test_the_faster_of_compiled_and_eager_steps_is_reported(
             100 * gain if suffix else 100.0, 1, "cpu" + suffix, config.precision, 1
         )
 
-    monkeypatch.setattr("simplellm.app.experiments.bench_train", bench_train)
+    monkeypatch.setattr("simplellm.app.subcommands.bench.bench_train", bench_train)
     assert measured("train", *SHAPE)["device"].endswith(", compiled") == is_compiled
 
 

@@ -345,9 +345,9 @@ def test_source_lists_missing_files(copy: Path, tmp_path: Path) -> None:
     assert (
         isinstance(shown, Lines)
         and shown.text.splitlines()[-1]
-        == f"not looked at: {info['files'][0]['path']} has changed since"
+        == f"not searched: {info['files'][0]['path']} has changed since"
     )
-    with pytest.raises(SettingError, match="nothing has been said"):
+    with pytest.raises(SettingError, match="there is no turn yet"):
         dispatch(session_of(copy), "/source")
     with pytest.raises(CheckpointError, match="cannot read"):
         dispatch(session_of(tmp_path / "none", Turn("", "a")), "/source")

@@ -194,18 +194,18 @@ MUTATIONS = (
         ("tests/faults/test_damage.py::test_a_stop_uses_up_no_patience_and_is_never_the_best",),
     ),
     Mutation(
-        "the sanitizer before a write", "simplellm/app/render.py",
-        "shown = self._foreign.push(text)\n", "shown = text\n", ("tests/app/test_render.py", "tests/app/test_hostile_text.py"),
+        "the sanitizer before a write", "simplellm/app/screen.py",
+        "shown = self._foreign.push(text)\n", "shown = text\n", ("tests/app/test_screen.py", "tests/app/test_hostile_text.py"),
     ),
     Mutation(
-        "the sanitizer before a notice", "simplellm/app/render.py",
+        "the sanitizer before a notice", "simplellm/app/screen.py",
         "self._print(self.notices, visible(text), style)", "self._print(self.notices, text, style)",
-        ("tests/app/test_render.py", "tests/app/test_hostile_text.py"),
+        ("tests/app/test_screen.py", "tests/app/test_hostile_text.py"),
     ),
     Mutation(
-        "the sanitizer in a table", "simplellm/app/render.py",
+        "the sanitizer in a table", "simplellm/app/screen.py",
         "table.add_row(*(Text(visible(cell)) for cell in row))", "table.add_row(*(Text(cell) for cell in row))",
-        ("tests/app/test_render.py", "tests/app/test_hostile_text.py"),
+        ("tests/app/test_screen.py", "tests/app/test_hostile_text.py"),
     ),
 )  # fmt: skip
 

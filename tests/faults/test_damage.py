@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from faults.tiny import STEPS, TEXT, digest, go_on, train, training_context, write_text
-from simplellm.app import upkeep
 from simplellm.app.cli import main
+from simplellm.app.subcommands import prune
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
@@ -475,7 +475,7 @@ def test_prune_leaves_what_the_system_does_not_let_go(copy, call, monkeypatch):
     def refuse(path: Path) -> None:  # as Windows does while another program reads a file of it
         raise PermissionError(13, "Access is denied", str(path))
 
-    monkeypatch.setattr(upkeep, "discard_folder", refuse)
+    monkeypatch.setattr(prune, "discard_folder", refuse)
     code, _, err = call("runs", "--prune", "--yes")
     named = [path for path in goes if path.is_dir() and not path.name.startswith(".")]
     assert code == 0 and all(path.exists() == (path in named) for path in goes)

@@ -183,7 +183,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, err
     assert (
         out.count("two: ") == 1
-        and err.count("training two:") == err.count("talk to it:") == err.count("loss curve:") == 1
+        and err.count("training two:")
+        == err.count("chat with it:")
+        == err.count("loss curve:")
+        == 1
     )
     return folder
 
@@ -206,7 +209,7 @@ def test_two_processes_that_are_stopped_save_once_and_go_on_bit_for_bit(
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=300)
     assert (
-        "saved; go on with: simplellm train --resume --name two" in err
+        "Continue with: simplellm train --resume --name two" in err
         and err.count("stopped after step") == 1
     ), err
     assert Run(tmp_path / "two").last().name < "step-000060"

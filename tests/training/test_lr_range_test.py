@@ -35,7 +35,7 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Range tests of 10 steps, for tests that do not examine the curve."""
-    for module in ("simplellm.app.experiments", "simplellm.training.lr_range_test"):
+    for module in ("simplellm.app.subcommands.find_lr", "simplellm.training.lr_range_test"):
         monkeypatch.setattr(f"{module}.STEPS", 10)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import STORY, TINY_FLAGS
 
-from simplellm.app.cli import main, parse
+from simplellm.app.cli import main
+from simplellm.app.parser import parse
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import SettingError, TrainingError
@@ -159,11 +160,11 @@ def test_a_missing_package_is_told_before_anything_is_done(
 
 
 def test_the_flag_is_a_list_of_known_names():
-    assert parse(["train", "x", "--track", "wandb, tensorboard,wandb"])["track"] == (
+    assert parse(["train", "x", "--track", "wandb, tensorboard,wandb"]).track == (
         "wandb",
         "tensorboard",
     )
-    assert parse(["train", "x"])["track"] == ()
+    assert parse(["train", "x"]).track == ()
     with pytest.raises(SettingError, match="tensorboard or wandb"):
         parse(["train", "x", "--track", "mlflow"])
 

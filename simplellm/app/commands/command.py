@@ -1,11 +1,12 @@
-"""What a slash command is, and what it may give to show. No terminal here."""
+"""What a slash command is, and the results that it may return. No terminal here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from simplellm.app.session import Answer, Session
+from simplellm.app.answer import Answer
+from simplellm.app.session import Session
 from simplellm.app.shades import Bars, Columns, Tokens
 
 
@@ -18,27 +19,32 @@ class Lines:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table to show; headers may be empty."""
+    """A table to show. The headers may be empty."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 Shown = Lines | Rows | Answer | Tokens | Bars | Columns
-Handler = Callable[[Session, str], Shown]
+Handler = Callable[[Session, str], Shown]  # gets the argument as typed, without spaces around it
 
 
 @dataclass(frozen=True)
 class Command:
+    """A slash command.
+
+    argument: how `/help` shows the argument, such as `[number]`.
+    values: arguments that completion offers.
+    complete: arguments that completion offers, from the session and what is typed so far.
+    """
+
     name: str
     argument: str
     help: str
     handler: Handler
     aliases: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()  # what completion offers as argument
-    complete: Callable[[Session, str], Iterable[str]] | None = (
-        None  # or what depends on the session and what is typed
-    )
+    values: tuple[str, ...] = ()
+    complete: Callable[[Session, str], Iterable[str]] | None = None
 
     @property
     def usage(self) -> str:

@@ -1,6 +1,7 @@
-"""The slash commands: one registry that feeds dispatch, completion, `/help` and the README.
+"""The slash commands: one registry for dispatch, completion, `/help` and the documentation.
 
-A handler takes the session and the argument, and returns something to show: tests need no terminal.
+A handler takes the session and the argument and returns something to show, so that tests need no
+terminal.
 """
 
 from __future__ import annotations
@@ -8,24 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from simplellm.app.commands.command import Command, Lines, Rows, Shown
-from simplellm.app.commands.conversation import TALK_COMMANDS
-from simplellm.app.commands.insight import INSIGHT_COMMANDS
+from simplellm.app.commands.files import FILE_COMMANDS
+from simplellm.app.commands.inspection import INSPECTION_COMMANDS
+from simplellm.app.commands.runs import RUN_COMMANDS
 from simplellm.app.commands.settings import SETTINGS_COMMANDS
+from simplellm.app.commands.turns import TURN_COMMANDS
 from simplellm.app.session import Session
 from simplellm.config.suggest import did_you_mean
 from simplellm.errors import SettingError, SimpleLLMError
 
-BARE_QUITS = ("quit", "exit")  # leave without a slash
+BARE_QUITS = ("quit", "exit")  # quit without a slash
 
 
 def dispatch(session: Session, line: str) -> Shown:
-    """Run a line that begins with a slash; SettingError when there is no such command, or it refuses its argument."""
+    """Run a line that begins with a slash; SettingError for an unknown command or argument."""
     word, _, argument = line[1:].partition(" ")
     return find(word).handler(session, argument.strip())
 
 
 def find(word: str) -> Command:
-    """The command called `word`, or the only one that begins so."""
+    """The command named `word`, or the only one whose name begins with it."""
     names = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
     if word in names:
         return names[word]
@@ -36,11 +39,12 @@ def find(word: str) -> Command:
         return next(iter(matches.values()))
     if matches:
         raise SettingError(
-            f"/{word} may be {', '.join('/' + name for name in matches)}", fix="type more of it"
+            f"several commands begin with /{word}: {', '.join('/' + name for name in matches)}",
+            fix="type more characters",
         )
     raise SettingError(
         f"there is no command /{word}",
-        fix=did_you_mean(word, names, prefix="/", otherwise="/help lists them"),
+        fix=did_you_mean(word, names, prefix="/", otherwise="/help lists the commands"),
     )
 
 
@@ -49,7 +53,10 @@ def is_quit(line: str) -> bool:
 
 
 def completions(text: str, session: Session | None = None) -> Iterator[tuple[str, int, str]]:
-    """What may stand for the last word of `text`: the word, how many characters it replaces, one line of help."""
+    """Completions of the last word of `text`.
+
+    Each has the word, the number of characters that it replaces, and one line of help.
+    """
     if not text.startswith("/"):
         return
     word, space, argument = text[1:].partition(" ")
@@ -61,32 +68,39 @@ def completions(text: str, session: Session | None = None) -> Iterator[tuple[str
         )
         return
     try:
-        command = find(word)
+        values = _argument_values(find(word), argument, session)
     except SimpleLLMError:
         return
-    values: Iterable[str] = command.values
-    if command.name == "help":
-        values = [other.name for other in COMMANDS]
-    elif command.complete is not None and session is not None:
-        values = command.complete(session, argument)
     yield from ((value, len(argument), "") for value in values if value.startswith(argument))
 
 
+def _argument_values(command: Command, argument: str, session: Session | None) -> Iterable[str]:
+    if command.name == "help":
+        return [other.name for other in COMMANDS]
+    if command.complete is not None and session is not None:
+        return command.complete(session, argument)
+    return command.values
+
+
 def _help(session: Session, text: str) -> Shown:
-    if text:
-        command = find(text.removeprefix("/"))
-        also = (
-            f" (also {', '.join('/' + alias for alias in command.aliases)})"
-            if command.aliases
-            else ""
-        )
-        return Lines(f"{command.usage}: {command.help}{also}")
-    return Rows(("", ""), tuple((command.usage, command.help) for command in COMMANDS))
+    if not text:
+        return Rows(("", ""), tuple((command.usage, command.help) for command in COMMANDS))
+    command = find(text.removeprefix("/"))
+    aliases = ", ".join(f"/{alias}" for alias in command.aliases)
+    return Lines(f"{command.usage}: {command.help}" + (f" (also {aliases})" if aliases else ""))
+
+
+def _quit(session: Session, text: str) -> Shown:
+    session.is_over = True
+    return Lines("")
 
 
 COMMANDS = (
-    Command("help", "[command]", "what the commands do", _help, ("?",)),
+    Command("help", "[command]", "explain the commands", _help, ("?",)),
     *SETTINGS_COMMANDS,
-    *INSIGHT_COMMANDS,
-    *TALK_COMMANDS,
+    *INSPECTION_COMMANDS,
+    *TURN_COMMANDS,
+    *FILE_COMMANDS,
+    *RUN_COMMANDS,
+    Command("quit", "", "quit", _quit, ("exit", "bye")),
 )

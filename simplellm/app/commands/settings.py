@@ -1,4 +1,4 @@
-"""The commands that show and change the sampling settings."""
+"""Slash commands that show and change the sampling settings: /temp, /topk, /set, /reset, ..."""
 
 from __future__ import annotations
 
@@ -17,27 +17,21 @@ def _setting_command(
     aliases: tuple[str, ...] = (),
     values: tuple[str, ...] = (),
 ) -> Command:
-    """A command that shows a sampling setting, or sets it."""
+    """A command that shows a sampling setting, or changes it."""
     setting = SamplingParams.setting(setting_name)
 
     def handler(session: Session, text: str) -> Shown:
         if text:
             session.change(setting_name, text)
-        now = show(getattr(session.params, setting_name))
-        return Lines(
-            f"{setting_name} {now}"
-            if text
-            else f"{setting_name} {now} ({setting.range}): {setting.help}"
-        )
+            return Lines(_current(session, setting_name))
+        return Lines(f"{_current(session, setting_name)} ({setting.range}): {setting.help}")
 
-    return Command(
-        name,
-        argument,
-        f"{setting_name.replace('_', ' ')}: {setting.help}",
-        handler,
-        aliases,
-        values,
-    )
+    help = f"{setting_name.replace('_', ' ')}: {setting.help}"
+    return Command(name, argument, help, handler, aliases, values)
+
+
+def _current(session: Session, name: str) -> str:
+    return f"{name} {show(getattr(session.params, name))}"
 
 
 def _stop(session: Session, text: str) -> Shown:
@@ -45,35 +39,37 @@ def _stop(session: Session, text: str) -> Shown:
         session.remove_stops()
     elif text:
         session.add_stop(text.replace("\\n", "\n"))
-    return Lines(f"stop {show(session.params.stop)}")
+    return Lines(_current(session, "stop"))
 
 
 def _set(session: Session, text: str) -> Shown:
-    if text:
-        name, _, value = text.partition(" ")
-        known = [setting.name for setting in SamplingParams.settings()]
-        if name not in known:
-            raise SettingError(
-                f"no setting is called {name!r}",
-                fix=did_you_mean(name, known, otherwise=f"settings: {', '.join(known)}"),
-            )
-        if not value.strip():
-            raise SettingError(
-                f"{name} needs a value, now {show(getattr(session.params, name))}",
-                fix=f"/set {name} VALUE",
-            )
-        session.change(name, value.strip())
-        return Lines(f"{name} {show(getattr(session.params, name))}")
+    if not text:
+        return _all_settings(session)
+    name, _, value = text.partition(" ")
+    known = SamplingParams.names()
+    if name not in known:
+        raise SettingError(
+            f"no setting is called {name!r}",
+            fix=did_you_mean(name, known, otherwise=f"settings: {', '.join(known)}"),
+        )
+    if not value.strip():
+        now = show(getattr(session.params, name))
+        raise SettingError(f"{name} needs a value; it is {now} now", fix=f"/set {name} VALUE")
+    session.change(name, value.strip())
+    return Lines(_current(session, name))
+
+
+def _all_settings(session: Session) -> Rows:
     rows = tuple(
         (setting.name, show(getattr(session.params, setting.name)), setting.range, setting.help)
         for setting in SamplingParams.settings()
     )
-    return Rows(("setting", "now", "range", "meaning"), rows)
+    return Rows(("setting", "value", "range", "meaning"), rows)
 
 
 def _reset(session: Session, text: str) -> Shown:
     session.reset()
-    return Lines("all settings are as at the start")
+    return Lines("all settings have their start values again")
 
 
 SETTINGS_COMMANDS = (
@@ -86,16 +82,18 @@ SETTINGS_COMMANDS = (
     _setting_command("beams", "num_beams", "[number]"),
     _setting_command("seed", "seed", "[number]", values=("auto",)),
     Command(
-        "stop", "[text]", "add a text that ends a reply; off removes all", _stop, values=("off",)
+        "stop",
+        "[text]",
+        "add a text that ends a reply; off removes all of them",
+        _stop,
+        values=("off",),
     ),
     Command(
-        "set",
-        "[name value]",
-        "all settings, or change one",
-        _set,
-        values=tuple(s.name for s in SamplingParams.settings()),
+        "set", "[name value]", "show all settings, or change one", _set,
+        values=SamplingParams.names(),
     ),
     Command(
-        "reset", "", "all settings as at the start; what was kept for the run is forgotten", _reset
+        "reset", "", "return all settings to their start values, and forget those kept for the run",
+        _reset,
     ),
-)
+)  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import STORY, TINY_FLAGS
 
-from simplellm.app import watch
+from simplellm.app import training_monitor
 from simplellm.app.cli import main
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
@@ -31,7 +31,7 @@ def test_a_sample_leaves_the_model_and_all_randomness_as_they_were(
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
     model.train()
     before, weights = torch.get_rng_state(), [weight.clone() for weight in model.parameters()]
-    texts = [watch.sample(model, prepared, 20) for _ in range(2)]
+    texts = [training_monitor.sample(model, prepared, 20) for _ in range(2)]
     assert texts[0] == texts[1] != "" and model.training
     assert torch.equal(before, torch.get_rng_state())
     assert all(
@@ -42,8 +42,8 @@ def test_a_sample_leaves_the_model_and_all_randomness_as_they_were(
 
 def test_a_sample_ends_in_time(trained: Path, prepared: Prepared) -> None:
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
-    assert len(watch.sample(model, prepared, 100, most_seconds=0.0)) < len(
-        watch.sample(model, prepared, 100)
+    assert len(training_monitor.sample(model, prepared, 100, most_seconds=0.0)) < len(
+        training_monitor.sample(model, prepared, 100)
     )
 
 
@@ -53,7 +53,7 @@ def test_a_model_that_cannot_be_drawn_from_does_not_stop_its_training(
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
     with torch.no_grad():
         model.token_embedding.weight.fill_(float("nan"))
-    assert watch.sample(model, prepared, 5) == ""
+    assert training_monitor.sample(model, prepared, 5) == ""
 
 
 def test_training_is_the_same_with_and_without_previews(
@@ -65,7 +65,7 @@ def test_training_is_the_same_with_and_without_previews(
         return (tmp_path / name / "step-000006" / "model.safetensors").read_bytes()
 
     with_previews = weights("with")
-    monkeypatch.setattr(watch, "sample", lambda *arguments: "")
+    monkeypatch.setattr(training_monitor, "sample", lambda *arguments: "")
     assert weights("without") == with_previews
     samples = [
         record["sample"]
@@ -81,7 +81,7 @@ def test_a_report_that_cannot_be_made_does_no_harm(
     def fail(*arguments: object) -> str:
         raise SamplingError("no luck")
 
-    monkeypatch.setattr(watch, "make_report", fail)
+    monkeypatch.setattr(training_monitor, "make_report", fail)
     code = main(
         [
             "train",
@@ -98,7 +98,7 @@ def test_a_report_that_cannot_be_made_does_no_harm(
     )
     captured = capsys.readouterr()
     assert code == 0 and json.loads(captured.out)["run"] == "x"
-    assert "there is no report of this run: no luck" in captured.err
+    assert "no report of this run: no luck" in captured.err
 
 
 def test_the_report_is_told_beside_the_answer(tmp_path: Path, capsys) -> None:

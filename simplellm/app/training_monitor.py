@@ -1,4 +1,4 @@
-"""What happens beside a training: progress, a sample at each evaluation, trackers, and the report at its end."""
+"""Observes a training: shows progress, makes a sample at each evaluation, tracks, and reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from simplellm.app.render import Screen, TrainingProgress
+from simplellm.app.screen import Screen
+from simplellm.app.training_progress import TrainingProgress
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
@@ -25,14 +26,15 @@ from simplellm.training.context import Preview
 from simplellm.training.result import Result
 from simplellm.training.tracking import Tracking
 
-PROMPT_TOKENS = 16  # the beginning of the held-out text, which a sample goes on from
-PREVIEW_TOKENS, REPORT_TOKENS = 60, 256
+PROMPT_TOKENS = 16  # beginning of the held-out text, the prompt of each sample
+PREVIEW_TOKENS = 60
+REPORT_TOKENS = 256
 REPORT_SECONDS = 1.0  # a large model on a small machine writes fewer tokens
 SAMPLE_SEED = 1
 
 
-class Watch:
-    """The sink and the preview maker of one training, and what is said of it at the end."""
+class TrainingMonitor:
+    """The log sink and the preview maker of one training, and its report at the end."""
 
     def __init__(self, screen: Screen, trackers: Sequence[str]) -> None:
         self._screen = screen
@@ -44,15 +46,18 @@ class Watch:
         self.has_saved = False  # a checkpoint, since the training started
 
     def make_preview(self, run: Run, prepared: Prepared) -> Preview:
-        """Called when the text of a run is prepared; the same sample each time but for the weights."""
-        self._run, self._prepared = run, prepared
+        """Called once the text of a run is prepared; returns the function that makes samples.
+
+        Samples differ only by the weights of the model.
+        """
+        self._run = run
+        self._prepared = prepared
         self._tracking.follow(run.path)
         return lambda model: sample(model, prepared, PREVIEW_TOKENS)
 
     def write(self, record: dict[str, Any]) -> None:
-        if (
-            self._is_first and self._run is not None and "step" in record
-        ):  # what a resumed run has logged before
+        """Show and track a log record. The first step also shows the earlier log of a resumed run."""
+        if self._is_first and self._run is not None and "step" in record:
             self._is_first = False
             self._progress.recall(
                 old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"]
@@ -67,26 +72,25 @@ class Watch:
         return self._run
 
     def report(self, result: Result, device: torch.device) -> None:
-        """Measure, keep and tell what the run came to; a report that cannot be made does no harm to the run."""
+        """Make, save and show the report of a finished training. A failure never harms the run."""
         try:
-            report = self._measure(result, device)
+            report = self._make_report(result, device)
         except (SimpleLLMError, OSError) as error:
-            self._screen.notice(f"there is no report of this run: {error}")
+            self._screen.notice(f"no report of this run: {error}")
         else:
             for line in report_lines(report):
                 self._screen.notice(line)
 
-    def _measure(self, result: Result, device: torch.device) -> Report:
+    def _make_report(self, result: Result, device: torch.device) -> Report:
         assert self._run is not None and self._prepared is not None
         with failures_reported(device):
             model, _ = load_model(Path(result.path), device)
         text = sample(model, self._prepared, REPORT_TOKENS, REPORT_SECONDS)
         figures = {name: value for name, value in asdict(result).items() if name != "stopped"}
-        return make_report(
-            self._run.path, self._prepared, read_log(self._run.log_path), figures, text
-        )
+        log = read_log(self._run.log_path)
+        return make_report(self._run.path, self._prepared, log, figures, text)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TrainingMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,15 +101,15 @@ class Watch:
 def sample(
     model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")
 ) -> str:
-    """What the model writes after the first words of the held-out text; empty where nothing can be drawn.
+    """The continuation of the beginning of the held-out text; empty if no token can be sampled.
 
-    Draws from a generator of its own and leaves the model in the mode it was in: training goes on as without it.
+    Uses its own random generator and restores the mode of the model: training is not affected.
     """
-    was_training, started_at = model.training, time.perf_counter()
+    was_training = model.training
+    started_at = time.perf_counter()
     params = SamplingParams(max_new_tokens=n_tokens, seed=SAMPLE_SEED)
-    reply = Sampler(model, prepared.tokenizer).stream(
-        prepared.val_ids[:PROMPT_TOKENS].tolist(), params
-    )
+    prompt = prepared.val_ids[:PROMPT_TOKENS].tolist()
+    reply = Sampler(model, prepared.tokenizer).stream(prompt, params)
     try:
         for _ in reply:
             if time.perf_counter() - started_at > most_seconds:

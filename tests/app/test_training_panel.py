@@ -13,9 +13,18 @@ from rich.cells import cell_len
 from terminal import drawable
 from wcwidth import wcwidth
 
-from simplellm.app import render
-from simplellm.app.panel import BEST_MARK, HELD_OUT_MARK, View, bar, braille, flow, panel_lines
-from simplellm.app.render import PLAIN_SAMPLE_CHARACTERS, Screen, TrainingProgress
+from simplellm.app import training_progress
+from simplellm.app.screen import Screen
+from simplellm.app.training_panel import (
+    BEST_MARK,
+    HELD_OUT_MARK,
+    View,
+    bar,
+    braille,
+    flow,
+    panel_lines,
+)
+from simplellm.app.training_progress import PLAIN_SAMPLE_CHARACTERS, TrainingProgress
 
 SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
 DISPUTED = [  # texts whose cells rich and the terminal of these tests count differently, and others that terminals dispute
@@ -186,7 +195,7 @@ def test_notices_stand_above_the_panel_and_do_not_tear_it(open_terminal, columns
     terminal, progress = open_terminal(columns=columns, rows=30)
     for record in a_run()[:20]:
         progress.write(record)
-    progress._say("a word")
+    progress._screen.notice("a word")
     progress.write(evaluation(20, 3.0))
     text = terminal.text
     assert (
@@ -198,7 +207,7 @@ def test_notices_stand_above_the_panel_and_do_not_tear_it(open_terminal, columns
 
 @pytest.mark.parametrize("columns", [20, 60, 100])
 def test_the_echo_of_ctrl_c_does_not_tear_the_panel(open_terminal, columns, monkeypatch):
-    monkeypatch.setattr(render, "PANEL_SECONDS", 0.0)
+    monkeypatch.setattr(training_progress, "PANEL_SECONDS", 0.0)
     terminal, progress = open_terminal(columns=columns)
     with progress:
         for record in a_run()[:33]:
@@ -235,7 +244,7 @@ def draw_with(open_terminal, columns: int, sample: str) -> None:
                 if line.isascii()
             )
             if number == 3:
-                progress._say("a long notice wraps as ever: " + "word " * columns)
+                progress._screen.notice("a long notice wraps as ever: " + "word " * columns)
                 assert n_panels(terminal) == 1
         assert "word " * (columns // 6) in " ".join(terminal.text.split()) + " "
     assert n_panels(terminal) == 0 and not re.search("[\u2500-\u257f\u2800-\u28ff]", terminal.text)
@@ -245,7 +254,7 @@ def draw_with(open_terminal, columns: int, sample: str) -> None:
 @pytest.mark.parametrize("columns", [20, 60])
 @pytest.mark.parametrize("cells", CELLS)
 def test_text_of_disputed_width_stacks_no_panels(open_terminal, monkeypatch, columns, cells):
-    monkeypatch.setattr(render, "PANEL_SECONDS", 0.0)
+    monkeypatch.setattr(training_progress, "PANEL_SECONDS", 0.0)
     monkeypatch.setattr(pyte.screens, "wcwidth", CELLS[cells])
     for text in (" ".join(DISPUTED * 9), DISPUTED[0] * 300):
         draw_with(open_terminal, columns, text)
@@ -262,7 +271,7 @@ ANY_TEXT = st.lists(
 @given(text=ANY_TEXT, cells=st.sampled_from(list(CELLS)))
 def test_no_text_stacks_panels(open_terminal, text, cells):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "PANEL_SECONDS", 0.0)
+        patch.setattr(training_progress, "PANEL_SECONDS", 0.0)
         patch.setattr(pyte.screens, "wcwidth", CELLS[cells])
         draw_with(open_terminal, 60, "".join(text * 20)[:400])
 
@@ -281,7 +290,7 @@ def test_the_frame_stays_where_it_is_beside_text_of_disputed_width(open_terminal
 
 @pytest.mark.parametrize("rewraps", [False, True])
 def test_a_terminal_made_narrower_or_wider_shows_one_panel(open_terminal, monkeypatch, rewraps):
-    monkeypatch.setattr(render, "PANEL_SECONDS", 0.0)
+    monkeypatch.setattr(training_progress, "PANEL_SECONDS", 0.0)
     terminal, progress = open_terminal(columns=110, rows=40)
     with progress:
         for number, columns in enumerate((110, 109, 80, 60, 57, 58, 40, 24, 110, 56, 100), 1):
@@ -305,10 +314,10 @@ def test_when_it_ends_the_panel_is_gone_and_the_words_stay(open_terminal):
             progress.write(record)
         progress.write({"kind": "early_stop", "step": 60, "patience": 3})
     words = " ".join(terminal.text.split())
-    assert "gradient" not in words and words.count("learn the text by heart") == 1
+    assert "gradient" not in words and words.count("overfitting") == 1
     assert (
-        "held-out loss rises since step 30; the best is kept" in words
-        and "no better for 3 evaluations" in words
+        "held-out loss has been rising since step 30; the best checkpoint is kept" in words
+        and "no improvement in 3 evaluations" in words
     )
 
 
@@ -343,7 +352,7 @@ def test_plain_lines_end_with_a_short_sample_and_tell_overfitting_once():
     lines = notices.getvalue().splitlines()
     samples = [line for line in lines if line.startswith("  sample: The judge")]
     assert len(samples) == 6 and all(len(line) <= PLAIN_SAMPLE_CHARACTERS + 20 for line in samples)
-    assert sum("by heart" in line for line in lines) == 1 and "\x1b" not in notices.getvalue()
+    assert sum("overfitting" in line for line in lines) == 1 and "\x1b" not in notices.getvalue()
 
 
 def test_a_resumed_run_is_drawn_whole_and_not_told_twice(open_terminal):
@@ -354,5 +363,5 @@ def test_a_resumed_run_is_drawn_whole_and_not_told_twice(open_terminal):
     assert (
         "best 4.000" in terminal.text
         and "at step 30" in terminal.text
-        and "by heart" not in terminal.text
+        and "overfitting" not in terminal.text
     )

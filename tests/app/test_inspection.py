@@ -15,7 +15,7 @@ import torch
 
 from simplellm.app.cli import main
 from simplellm.app.commands.command import Lines
-from simplellm.app.commands.insight import MOST_TOKENS, TOP, temperatures
+from simplellm.app.commands.inspection import MOST_TOKENS, TOP, temperatures
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.session import Session
 from simplellm.app.shades import Bars, Columns, Tokens
@@ -126,14 +126,15 @@ def test_next_alone_goes_on_from_what_was_said(session, context: str) -> None:
             *session.turns[-1].ids[len(session.sampler.encode("The baker")) :],
         ]
         assert (
-            session.here() == ids and rows == shown(session, f"/next The baker{reply}", Bars).rows
+            session.ids_before_reply() == ids
+            and rows == shown(session, f"/next The baker{reply}", Bars).rows
         )
     else:
-        assert len(session.here()) > len(session.turns[-1].ids)
+        assert len(session.ids_before_reply()) > len(session.turns[-1].ids)
 
 
 def test_next_before_anything_is_said_is_the_beginning_of_a_document(session) -> None:
-    assert session.here() == [session.sampler.tokenizer.end_of_text]
+    assert session.ids_before_reply() == [session.sampler.tokenizer.end_of_text]
     assert len(shown(session, "/next", Bars).rows) == TOP
 
 
@@ -177,7 +178,7 @@ def test_tokenize_alone_says_what_it_takes(session) -> None:
 
 
 def looks(session: Session) -> torch.Tensor:
-    return attention(session.sampler.model, session.sampler.truncate(session.here()))
+    return attention(session.sampler.model, session.sampler.truncate(session.ids_before_reply()))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_a_head_that_is_not_there_is_one_clear_line(session, place: str) -> None
 
 
 def test_attn_before_anything_is_said_says_so(session) -> None:
-    with pytest.raises(SettingError, match="nothing has been said"):
+    with pytest.raises(SettingError, match="there is no turn yet"):
         dispatch(session, "/attn")
 
 

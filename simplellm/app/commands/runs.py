@@ -1,0 +1,84 @@
+"""Slash commands about the trained runs: /run, /runs and /info."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from simplellm.app.commands.command import Command, Lines, Rows, Shown
+from simplellm.app.session import Session
+from simplellm.checkpoint.find_runs import list_runs
+from simplellm.config.setting import show
+from simplellm.errors import SettingError
+
+HEADERS = ("run", "best step", "loss", "bits/byte", "best checkpoint")
+
+
+def _run(session: Session, text: str) -> Shown:
+    if not text:
+        name = session.facts.get("run", session.run_path.name)
+        return Lines(f"the current run is {name}; /runs lists all runs")
+    session.switch(_full_name(session, text))
+    facts = session.facts
+    line = f"the current run is {facts.get('run')}, {facts.get('bits per byte')} bits/byte"
+    changed = changed_settings(session)
+    return Lines(f"{line}; {changed}" if changed else line)
+
+
+def _full_name(session: Session, text: str) -> str:
+    """The run `text`, or the only run whose name begins with it. Other texts are returned as is."""
+    names = session.run_names()
+    matches = [name for name in names if name.startswith(text)]
+    if text in names or not matches:
+        return text
+    if len(matches) > 1:
+        raise SettingError(
+            f"several runs begin with {text}: {', '.join(matches)}", fix="type more characters"
+        )
+    return matches[0]
+
+
+def _run_names(session: Session, text: str) -> Iterator[str]:
+    yield from session.run_names()
+
+
+def _runs(session: Session, text: str) -> Shown:
+    return runs_table(session.checkpoints) or Lines(f"no runs in {session.checkpoints}")
+
+
+def runs_table(checkpoints: Path) -> Rows | None:
+    """The runs in a folder that have a best checkpoint; None if there is none."""
+    rows = [row for run in list_runs(checkpoints) if (row := run.summary())]
+    cells = tuple(
+        (
+            row["run"],
+            str(row["best_step"]),
+            f"{row['val_loss']:.3f}",
+            f"{row['bits_per_byte']:.3f}",
+            row["path"],
+        )
+        for row in rows
+    )
+    return Rows(HEADERS, cells) if cells else None
+
+
+def _info(session: Session, text: str) -> Shown:
+    return Rows(("", ""), tuple(session.facts.items()))
+
+
+def changed_settings(session: Session) -> str:
+    """The settings that differ from those at the start, on one line; empty if none does."""
+    changed = [
+        f"{name} {show(value)}"
+        for name, value in session.params.to_mapping().items()
+        if value != getattr(session.defaults, name)
+    ]
+    changed += ["context on"] * session.keeps_context + ["probs on"] * session.shows_probabilities
+    return f"{', '.join(changed)} (/reset for the defaults)" if changed else ""
+
+
+RUN_COMMANDS = (
+    Command("run", "[name]", "continue with another run", _run, complete=_run_names),
+    Command("runs", "", "list the trained runs", _runs),
+    Command("info", "", "show facts about the model", _info),
+)

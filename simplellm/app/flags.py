@@ -1,0 +1,252 @@
+"""The flags of each command. Their defaults are those of the option classes in options.py."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from simplellm.app.options import FindLrOptions, PruneOptions
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.setting import Setting, Settings, flag_of
+from simplellm.config.training import TrainConfig
+from simplellm.training.tracking import TRACKERS
+
+MOST_CANDIDATES = 1_000_000  # of `analyze --top`
+
+
+def add_common_flags(parser: ArgumentParser) -> None:
+    """The flags that may stand before or after each command."""
+    group = parser.add_argument_group("for every command")
+    group.add_argument(
+        "--checkpoints",
+        metavar="DIR",
+        type=Path,
+        help="folder that contains the runs (default: checkpoints)",
+    )
+    group.add_argument(
+        "--run",
+        metavar="NAME|PATH",
+        help="run to use (default: the newest run that has a best checkpoint)",
+    )
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), help="device to use (default: auto)"
+    )
+    group.add_argument(
+        "--seed", metavar="N", type=TrainConfig.setting("seed").parse, help="seed of all randomness"
+    )
+    group.add_argument(
+        "--json", action="store_true", help="write one JSON object, and nothing else, to stdout"
+    )
+    group.add_argument(
+        "--no-color",
+        dest="color",
+        action="store_false",
+        help="no colours (the environment variable NO_COLOR has the same effect)",
+    )
+
+
+def add_train_flags(parser: ArgumentParser) -> None:
+    _add_texts(parser, "files, folders or globs; - reads stdin")
+    parser.add_argument(
+        "--name", metavar="RUN", help="name of the new run (default: named after the text)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run --name (or --run) where it stopped"
+    )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume although the text or a setting has changed; run.json records the change",
+    )
+    parser.add_argument(
+        "--from",
+        dest="base",
+        metavar="RUN",
+        help="start from this trained model and its tokenizer, with a lower learning rate",
+    )
+    parser.add_argument(
+        "--val-data",
+        metavar="FILE",
+        help="use this text for validation instead of the last part of TEXT",
+    )
+    _add_tracking_flags(parser)
+    _add_encoding(parser, "the texts")
+    _add_config_flags(parser)
+
+
+def _add_tracking_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--track",
+        metavar="NAMES",
+        type=_trackers,
+        help="also log to tensorboard or wandb; separate several names by commas",
+    )
+
+
+def _add_config_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        type=Path,
+        help="read settings from a file; flags override them",
+    )
+    _add_settings(parser, ModelConfig, TrainConfig)
+    parser.add_argument(
+        "--find-lr",
+        dest="options_class",
+        action="store_const",
+        const=FindLrOptions,
+        help="only find a good learning rate with a range test; nothing is saved",
+    )
+
+
+def add_sweep_flags(parser: ArgumentParser) -> None:
+    _add_texts(parser, "files, folders or globs; - reads stdin (default: the-verdict.txt)")
+    for config in (ModelConfig, TrainConfig):
+        group = parser.add_argument_group(f"{config.title} settings, each with one or more values")
+        for setting in _flag_settings(config):
+            _add_flag(group, setting, {"metavar": "A,B,..."})
+
+
+def add_bench_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "what", choices=("train", "generate"), help="measure training steps, or single replies"
+    )
+    parser.add_argument(
+        "--versus",
+        choices=("transformers",),
+        help="also measure this library in turns, and show the ratio",
+    )
+    _add_settings(parser, ModelConfig, TrainConfig, SamplingParams)
+    _add_quantize(parser)
+
+
+def add_runs_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--prune",
+        dest="options_class",
+        action="store_const",
+        const=PruneOptions,
+        help="delete all checkpoints except the best and the last two of each run",
+    )
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
+
+
+def add_verify_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="RUN",
+        help="a run or one of its checkpoints (default: the newest run)",
+    )
+
+
+def add_chat_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-history",
+        dest="keep_history",
+        action="store_false",
+        help="save neither the input history nor the conversation",
+    )
+    parser.add_argument(
+        "--continue",
+        dest="continue_last",
+        action="store_true",
+        help="continue the last conversation with this run",
+    )
+    _add_settings(parser, SamplingParams)
+    _add_quantize(parser)
+
+
+def add_generate_flags(parser: ArgumentParser) -> None:
+    _add_settings(parser, SamplingParams)
+    _add_quantize(parser)
+    _add_prompt(parser)
+    parser.add_argument(
+        "--probs",
+        action="store_true",
+        help="shade each token by its probability; with --json, add the probability, rank and "
+        "entropy of each token",
+    )
+
+
+def add_analyze_flags(parser: ArgumentParser) -> None:
+    _add_settings(parser, SamplingParams)
+    _add_quantize(parser)
+    _add_prompt(parser)
+    parser.add_argument(
+        "--top", metavar="N", type=_n_candidates, help="number of candidates (default: 10)"
+    )
+
+
+def add_evaluate_flags(parser: ArgumentParser) -> None:
+    _add_quantize(parser)
+    parser.add_argument("--data", metavar="FILE", required=True, help="text to score")
+    _add_encoding(parser, "the text")
+
+
+# ---------------------------------------------------------------- flags of several commands
+
+
+def _add_texts(parser: ArgumentParser, help: str) -> None:
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help=help)
+
+
+def _add_encoding(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--encoding", metavar="NAME", help=f"character encoding of {what} (default: utf-8)"
+    )
+
+
+def _add_prompt(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompt", metavar="TEXT", required=True, help="text to continue; - reads stdin"
+    )
+
+
+def _add_quantize(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--quantize",
+        choices=("off", "int8"),
+        help="int8: 8-bit weights, faster for large models (default: off)",
+    )
+
+
+def _add_settings(parser: ArgumentParser, *configs: type[Settings]) -> None:
+    """A flag for each setting of `configs`."""
+    for config in configs:
+        group = parser.add_argument_group(f"{config.title} settings")
+        for setting in _flag_settings(config):
+            _add_flag(group, setting, _argparse_options(setting))
+
+
+def _flag_settings(config: type[Settings]) -> list[Setting]:
+    """The settings with a flag of their own; `seed` is a flag of every command."""
+    return [setting for setting in config.settings() if setting.name != "seed"]
+
+
+def _add_flag(group: argparse._ArgumentGroup, setting: Setting, options: dict[str, Any]) -> None:
+    group.add_argument(setting.flag, **options)
+    for alias in setting.aliases:
+        group.add_argument(flag_of(alias), **{**options, "help": argparse.SUPPRESS})
+
+
+def _argparse_options(setting: Setting) -> dict[str, Any]:
+    help = f"{setting.help} ({setting.range}; default: {setting.default_text})".replace("%", "%%")
+    if setting.kind == "bool":
+        return {"action": argparse.BooleanOptionalAction, "help": help}
+    if setting.kind == "texts":
+        return {"action": "append", "metavar": "TEXT", "help": help}
+    return {"type": setting.parse, "metavar": "|".join(setting.choices) or "N", "help": help}
+
+
+def _n_candidates(text: str) -> int:
+    return int(Setting("top", "int", 10, "", minimum=1, maximum=MOST_CANDIDATES).parse(text))
+
+
+def _trackers(text: str) -> tuple[str, ...]:
+    setting = Setting("track", "str", "none", "", choices=tuple(TRACKERS))
+    return tuple(dict.fromkeys(setting.parse(name.strip()) for name in text.split(",")))

@@ -1,0 +1,129 @@
+"""Conversations that are saved automatically: one file each, in the state folder of the user."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from simplellm.app.conversation import Turn, load, parse_line, read_header, to_line, to_lines
+from simplellm.app.preferences import OWNER_ONLY, make_private
+from simplellm.errors import Notice, TextError
+
+MOST_NAME = 60  # characters of the run name in a file name
+MOST_FILES = 1000  # of one run that begin in the same second
+
+
+class Journal:
+    """The file of one conversation. It is created with the first turn.
+
+    `path`: the file, once it exists. `turns`: its content.
+    """
+
+    def __init__(
+        self, folder: Path, run: Path, path: Path | None = None, turns: Sequence[Turn] = ()
+    ) -> None:
+        self.folder = folder
+        self.run = run
+        self.path = path
+        self._written = list(turns)
+
+    def write(self, turns: Sequence[Turn]) -> None:
+        """Append the changes since the last call; OSError if the system refuses."""
+        if self.path is None:
+            if turns:
+                self.path = _new_file(self.folder, self.run, to_lines(turns, self.run))
+        else:
+            n_same = _n_same(self._written, turns)
+            changed = enumerate(turns[n_same:], n_same + 1)
+            records = [turn.to_record(number) for number, turn in changed]
+            if not records and n_same < len(self._written):
+                records = [{"turns": n_same}]
+            _append(self.path, records)
+        self._written = list(turns)
+
+    def fresh(self, run: Path | None = None) -> Journal:
+        """The journal of a new conversation. The file of this one stays as it is."""
+        return Journal(self.folder, run or self.run)
+
+
+def last_conversation(folder: Path, run: Path, notice: Notice) -> tuple[Journal, list[Turn]]:
+    """The newest undamaged conversation with `run`, or a new one if there is none."""
+    for path in saved_conversations(folder, run):
+        try:
+            turns = load(path)
+            _mend_last_line(path)
+        except (TextError, OSError) as error:
+            notice(f"{error}; looking for an earlier conversation")
+        else:
+            return Journal(folder, run, path, turns), turns
+    notice("no earlier conversation with this run; starting a new one")
+    return Journal(folder, run), []
+
+
+def saved_conversations(folder: Path, run: Path) -> list[Path]:
+    """The files of the conversations with `run`, newest first."""
+
+    def is_of_run(path: Path) -> bool:
+        try:
+            return read_header(path).get("run") == str(run.resolve())
+        except TextError:
+            return False
+
+    pattern = glob.escape(_file_name(run)) + "-*.jsonl"
+    try:
+        paths = [(path.stat().st_mtime_ns, path) for path in folder.glob(pattern)]
+    except OSError:
+        return []
+    return [path for _, path in sorted(paths, reverse=True) if is_of_run(path)]
+
+
+def _n_same(old: Sequence[Turn], new: Sequence[Turn]) -> int:
+    """The number of turns at the beginning that are equal."""
+    for number, (one, other) in enumerate(zip(old, new, strict=False)):
+        if one != other:
+            return number
+    return min(len(old), len(new))
+
+
+def _file_name(run: Path) -> str:
+    return run.name[:MOST_NAME]
+
+
+def _new_file(folder: Path, run: Path, data: bytes) -> Path:
+    """Create a file with a new name that only its owner can read, and write `data` to it."""
+    make_private(folder)
+    stem = f"{_file_name(run)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in range(1, MOST_FILES):
+        path = folder / (f"{stem}.jsonl" if number == 1 else f"{stem}-{number}.jsonl")
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
+        except FileExistsError:
+            continue
+        with open(handle, "wb") as file:
+            file.write(data)
+        return path
+    raise FileExistsError(17, "all names are taken", str(folder))
+
+
+def _append(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Append lines in one write; FileNotFoundError if the file has been deleted meanwhile."""
+    if records:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND), "ab") as file:
+            file.write(b"".join(map(to_line, records)))
+
+
+def _mend_last_line(path: Path) -> None:
+    """Complete the last line with a line end, or delete it if a kill cut it off."""
+    data = path.read_bytes()
+    start = data.rfind(b"\n") + 1
+    try:
+        if data[start:]:
+            parse_line(data[start:])
+            with open(path, "ab") as file:
+                file.write(b"\n")
+    except ValueError:
+        os.truncate(path, start)

@@ -1,0 +1,176 @@
+"""Options of each command as frozen dataclasses, with their defaults.
+
+`parser.parse` builds them. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simplellm.data.corpus import STDIN_NAME
+
+SettingValues = Mapping[str, Any]  # values by setting name, only of the settings that were given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every command.
+
+    arguments: the command line as typed, without the program name.
+    started_at: time.perf_counter() at the start of the program. Training budgets count from it;
+        None counts from the start of the training.
+    """
+
+    arguments: tuple[str, ...] = ()
+    started_at: float | None = None
+    checkpoints: Path = Path("checkpoints")
+    run: str | None = None
+    device: str = "auto"
+    json: bool = False
+    color: bool = True
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether the command reads a text from standard input."""
+        return False
+
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(Options):
+    """Options of the commands that train: the texts."""
+
+    texts: tuple[str, ...] = ()
+    val_data: str | None = None
+    encoding: str = "utf-8"
+
+    @property
+    def reads_stdin(self) -> bool:
+        return STDIN_NAME in (*self.texts, self.val_data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(TextOptions):
+    """Options of one training.
+
+    base: the run of --from. config: the TOML file of --config.
+    settings: model and training settings given as flags; they override the file.
+    """
+
+    base: str | None = None
+    config: Path | None = None
+    settings: SettingValues = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainingOptions):
+    """`train`."""
+
+    name: str | None = None
+    resume: bool = False
+    accept_changes: bool = False
+    track: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindLrOptions(TrainingOptions):
+    """`train --find-lr`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(TextOptions):
+    """`sweep`. grid: the values to try of each setting, by setting name."""
+
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Options of the commands that compute with a finished model."""
+
+    quantize: str = "off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(ModelOptions):
+    """Options of the commands that generate text. sampling: settings given as flags."""
+
+    sampling: SettingValues = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions(SamplingOptions):
+    """`chat`. continue_last: --continue. keep_history: False with --no-history."""
+
+    continue_last: bool = False
+    keep_history: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkOptions(ChatOptions):
+    """No command: chat, after a training if there is no run. settings: those of the training."""
+
+    settings: SettingValues = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(SamplingOptions):
+    """`generate`."""
+
+    prompt: str
+    probs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(SamplingOptions):
+    """`analyze`. top: number of candidates."""
+
+    prompt: str
+    top: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
+    """`evaluate`. data: the text to score."""
+
+    data: str
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(SamplingOptions):
+    """`bench`. what: train or generate. versus: the library to compare with."""
+
+    what: str
+    versus: str | None = None
+    settings: SettingValues = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions(Options):
+    """`runs`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(Options):
+    """`runs --prune`. yes: delete without asking."""
+
+    yes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(Options):
+    """`verify`. checkpoint: a run or one of its checkpoints, instead of --run."""
+
+    checkpoint: str | None = None

@@ -1,0 +1,161 @@
+"""The parser of the command line: from words to the options of one command.
+
+A command needs four things: its options in options.py, its flags in flags.py, a line in COMMANDS,
+and its function in subcommands/ with a case in subcommands/dispatch.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import simplellm
+from simplellm.app import flags, options
+from simplellm.app.options import Options, SweepOptions, TalkOptions
+from simplellm.config.model import ModelConfig
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.setting import Settings, current_names
+from simplellm.config.suggest import did_you_mean
+from simplellm.config.training import TrainConfig
+from simplellm.errors import SettingError
+
+DESCRIPTION = (
+    "Train a small language model on your own text and chat with it. "
+    "Without a command: chat with the newest run; if there is none, train one first."
+)
+
+
+class Command(NamedTuple):
+    """A command: one line of help, the class of its options, and the function that adds its flags.
+
+    A flag may select another class of options (`train --find-lr`).
+    """
+
+    help: str
+    options: type[Options]
+    add_flags: Callable[[argparse.ArgumentParser], None]
+
+
+COMMANDS = {
+    "train": Command("train a model on your text", options.TrainOptions, flags.add_train_flags),
+    "chat": Command("chat with a trained model", options.ChatOptions, flags.add_chat_flags),
+    "generate": Command(
+        "write one reply to a prompt to stdout", options.GenerateOptions, flags.add_generate_flags
+    ),
+    "evaluate": Command(
+        "score a text: loss, perplexity, accuracy, bits per byte",
+        options.EvaluateOptions,
+        flags.add_evaluate_flags,
+    ),
+    "analyze": Command(
+        "show the most likely next tokens, before and after the sampling settings",
+        options.AnalyzeOptions,
+        flags.add_analyze_flags,
+    ),
+    "runs": Command("list the trained runs", options.RunsOptions, flags.add_runs_flags),
+    "verify": Command(
+        "check whether the checkpoints of a run are complete and undamaged",
+        options.VerifyOptions,
+        flags.add_verify_flags,
+    ),
+    "sweep": Command(
+        "train with every combination of some settings and compare the results",
+        options.SweepOptions,
+        flags.add_sweep_flags,
+    ),
+    "bench": Command(
+        "measure tokens per second of training or generation on this machine",
+        options.BenchOptions,
+        flags.add_bench_flags,
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises SettingError and suggests the flag or command that was meant."""
+
+    commands: dict[str, Parser]
+
+    def error(self, message: str) -> NoReturn:
+        see_help = f"{self.prog} --help lists the commands and flags"
+        raise SettingError(message, fix=self._suggestion(message) or see_help)
+
+    def _suggestion(self, message: str) -> str:
+        unknown = re.search(
+            r"unrecognized arguments: (--[\w-]+)|invalid choice: '([^']*)'", message
+        )
+        if not unknown:
+            return ""
+        known = self._visible_flags() if unknown[1] else list(COMMANDS)
+        return did_you_mean(unknown[1] or unknown[2], known, otherwise="")
+
+    def _visible_flags(self) -> list[str]:
+        visible = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        return [flag for action in visible for flag in action.option_strings]
+
+
+def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
+    """The options of the command in `arguments`; SettingError if they are wrong.
+
+    `started_at`: time.perf_counter() at the start of the program.
+    """
+    parser = build_parser()
+    namespace, unknown = parser.parse_known_args(arguments)
+    values = vars(namespace)
+    command = values.pop("command")
+    if unknown:
+        parser.commands.get(command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    settings = _pop_settings(values, ModelConfig, TrainConfig)
+    sampling = _pop_settings(values, SamplingParams)
+    if (seed := values.pop("seed", None)) is not None:
+        settings["seed"] = sampling["seed"] = seed
+    options_class: type[Options] = values.pop("options_class")
+    if issubclass(options_class, SweepOptions):
+        values["grid"] = {name: _sweep_values(name, given) for name, given in settings.items()}
+    values |= {"settings": settings, "sampling": sampling}
+    values |= {"arguments": tuple(arguments), "started_at": started_at}
+    if "texts" in values:
+        values["texts"] = tuple(values["texts"])
+    names = {field.name for field in dataclasses.fields(options_class)}
+    return options_class(**{name: value for name, value in values.items() if name in names})
+
+
+def build_parser() -> Parser:
+    """The parser of all commands. Flags that are not given leave no attribute in the namespace."""
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    flags.add_common_flags(common)
+    parser = Parser(prog="simplellm", description=DESCRIPTION, parents=[common], allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"simplellm {simplellm.__version__}")
+    parser.set_defaults(options_class=TalkOptions)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    parser.commands = {
+        name: subparsers.add_parser(
+            name, help=command.help, description=command.help, parents=[common], allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        for name, command in COMMANDS.items()
+    }  # fmt: skip
+    for name, command in COMMANDS.items():
+        parser.commands[name].set_defaults(options_class=command.options)
+        command.add_flags(parser.commands[name])
+    return parser
+
+
+def _pop_settings(values: dict[str, Any], *configs: type[Settings]) -> dict[str, Any]:
+    """Remove the settings of `configs` from `values`; return them by their current names."""
+    settings = [
+        setting for config in configs for setting in config.settings() if setting.name != "seed"
+    ]
+    names = [name for setting in settings for name in (setting.name, *setting.aliases)]
+    return current_names({name: values.pop(name) for name in names if name in values}, settings)
+
+
+def _sweep_values(name: str, given: Any) -> list[Any]:
+    """The values of a setting in a sweep, each of them checked. The seed is one value."""
+    if name == "seed":
+        return [given]
+    config = ModelConfig if name in ModelConfig.names() else TrainConfig
+    return [config.setting(name).parse(part) for part in given.split(",")]

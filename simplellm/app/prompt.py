@@ -1,0 +1,146 @@
+"""The chat prompt on a terminal: history, completion, key bindings and a toolbar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from simplellm.app.commands.registry import completions
+from simplellm.app.pastes import Pastes, make_history, read_pastes_in_linear_time
+from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
+from simplellm.app.sanitize import stand_ins
+from simplellm.app.session import Session
+from simplellm.app.typeahead import overflow
+
+COUNTED_CHARACTERS = 2000  # of the typed line whose tokens the toolbar counts
+SEPARATOR_COLUMNS = 3  # between two parts of the toolbar
+
+ReadLine = Callable[[], str | None]  # None at the end of input; KeyboardInterrupt for Ctrl-C
+
+
+def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
+    """A function that shows the prompt and returns the line typed there."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+    from prompt_toolkit.layout.screen import Char
+
+    # prompt_toolkit has a mapping for control characters, but not for other unsafe ones
+    Char.display_mappings = stand_ins() | Char.display_mappings
+    pastes = Pastes()
+
+    def toolbar() -> str:
+        return toolbar_text(session, prompt.default_buffer.text, prompt.output.get_size().columns)
+
+    prompt: Any = PromptSession(
+        history=make_history(_history_path() if keep_history else None, pastes),
+        auto_suggest=AutoSuggestFromHistory(),
+        completer=_completer(session),
+        complete_while_typing=True,
+        key_bindings=_key_bindings(pastes),
+        prompt_continuation="  ",
+        enable_open_in_editor=True,
+        enable_suspend=True,
+        bottom_toolbar=toolbar,
+    )
+    read_pastes_in_linear_time(prompt.input)
+
+    def read_line() -> str | None:
+        try:
+            with overflow.reading():
+                _feed(overflow.taken(), prompt.input)
+                return pastes.filled(str(prompt.prompt("> ")))
+        except EOFError:
+            return None
+
+    return read_line
+
+
+def toolbar_text(session: Session, typed: str = "", columns: int = 1000) -> str:
+    """As many of these as fit: the run, its quality, the settings, the context, the device."""
+    params = session.params
+    facts = session.facts
+    used = session.n_context_tokens(typed[-COUNTED_CHARACTERS:])
+    left = max(session.sampler.block_size - used, 0)
+    parts = [
+        facts.get("run", ""),
+        f"{facts.get('bits per byte', '?')} bits/byte",
+        f"temp {params.temperature:g} top-k {params.top_k} top-p {params.top_p:g}",
+        f"context {used} used {left} left",
+        re.split("[(,]", facts.get("device", ""))[0].strip(),
+    ]
+    line = ""
+    for part in parts:
+        if line and len(line) + len(part) + SEPARATOR_COLUMNS > columns:
+            break
+        line += f" {part} "
+    return line
+
+
+def _feed(typed: bytes, source: Any) -> None:
+    """Let the next prompt read the keys `typed` before those that come from `source`."""
+    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.input.vt100_parser import Vt100Parser
+    from prompt_toolkit.key_binding import KeyPress
+
+    keys: list[KeyPress] = []
+    parser = Vt100Parser(keys.append)
+    parser.feed(typed.decode("utf-8", "replace"))
+    parser.flush()
+    store_typeahead(source, keys)
+
+
+def _history_path() -> Path | None:
+    """The history file, which only its owner can read; None if it cannot be written."""
+    path = state_folder() / "history"
+    try:
+        make_private(path.parent)
+        path.touch(mode=OWNER_ONLY)
+        path.chmod(OWNER_ONLY)
+    except OSError:
+        return None
+    return path
+
+
+def _key_bindings(pastes: Pastes) -> Any:
+    """Alt-Enter and Ctrl-J insert a line end. Ctrl-C clears the line, or shows a hint if empty."""
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import has_focus
+    from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.keys import Keys
+
+    keys = KeyBindings()
+    in_line = has_focus(DEFAULT_BUFFER)  # not during a search with Ctrl-R
+
+    @keys.add(Keys.BracketedPaste, filter=in_line)
+    def _paste(event: Any) -> None:
+        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        event.current_buffer.insert_text(pastes.shown(text))
+
+    @keys.add("escape", "enter", filter=in_line)
+    @keys.add("c-j", filter=in_line)
+    def _new_line(event: Any) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c", filter=in_line)
+    def _clear(event: Any) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt())
+
+    return keys
+
+
+def _completer(session: Session) -> Any:
+    from prompt_toolkit.completion import Completer, Completion
+
+    class CommandCompleter(Completer):
+        def get_completions(self, document: Any, complete_event: Any) -> Iterable[Any]:
+            yield from (
+                Completion(word, start_position=-length, display_meta=help)
+                for word, length, help in completions(document.text_before_cursor, session)
+            )
+
+    return CommandCompleter()

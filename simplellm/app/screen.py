@@ -1,0 +1,230 @@
+"""Output to the terminal, to a pipe or to a file. All foreign text is made safe here.
+
+Foreign text: everything that this program did not write itself, such as model output and file names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
+from rich.table import Table
+from rich.text import Text
+
+from simplellm.app import shades
+from simplellm.app.sanitize import Sanitizer, one_line, visible
+from simplellm.app.shades import Bars, Columns, Mark, Tokens
+from simplellm.errors import SimpleLLMError
+
+if TYPE_CHECKING:  # the sampler imports torch; an error message must not wait for that
+    from simplellm.inference.reply import StreamedToken
+
+FEWEST_COLUMNS = 24  # of each text beside others; narrower texts are shown one below the other
+
+
+class Screen:
+    """Writes answers to stdout, and notices and progress to stderr."""
+
+    def __init__(
+        self, color: bool = True, out: IO[str] | None = None, notices: IO[str] | None = None
+    ) -> None:
+        options: dict[str, Any] = {
+            "highlight": False,
+            "markup": False,
+            "emoji": False,
+            "no_color": None if color else True,
+        }
+        self.out = Console(file=out or sys.stdout, **options)
+        self.notices = Console(file=notices or sys.stderr, **options)
+        # the 16 colours of old terminals are too few to show probabilities
+        self.has_shades = (
+            self.is_terminal
+            and not self.out.no_color
+            and self.out.color_system in ("256", "truecolor")
+        )
+        self._foreign = Sanitizer()
+        self._shading = shades.Shading()
+        self._cells = 0  # written since the last line end
+        self._gathered: Text | None = None  # not drawn yet
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.out.is_terminal
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person can answer: standard input and output are terminals."""
+        return sys.stdin is not None and sys.stdin.isatty() and self.is_terminal
+
+    # ------------------------------------------------------------ text
+
+    def write(self, text: str, style: str = "") -> None:
+        """Foreign text without a line end.
+
+        The terminal wraps long lines, so that wide characters keep their places.
+        """
+        shown = self._foreign.push(text)
+        if self._gathered is None:
+            self._print(self.out, shown, style, end="")
+        else:
+            self._gathered.append(shown, style or None)
+        if self.has_shades:
+            self._cells = self._cells_after(shown)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """On a terminal, draw all text written within the block at its end.
+
+        Drawing each token by itself is slow.
+        """
+        self._gathered = Text() if self.is_terminal else None
+        try:
+            yield
+        finally:
+            self._draw_gathered()
+            self._gathered = None
+
+    def _draw_gathered(self) -> None:
+        if self._gathered:
+            self.out.print(self._gathered, end="", soft_wrap=True)
+            self.out.file.flush()
+            self._gathered = Text()
+
+    def line(self, text: str = "", style: str = "") -> None:
+        self._draw_gathered()
+        self._print(self.out, self._foreign.push(text) + self._foreign.finish(), style)
+        self._cells = 0
+        self._shading = shades.Shading()
+
+    def exact(self, text: str) -> None:
+        """Text for other programs: unchanged into a pipe or a file, made safe on a terminal."""
+        if self.out.file.isatty():
+            self.write(text)
+        else:
+            self.out.file.write(text)
+            self.out.file.flush()
+
+    def notice(self, text: str, style: str = "dim") -> None:
+        self._print(self.notices, visible(text), style)
+
+    def error(self, error: SimpleLLMError) -> None:
+        """What was expected and what was got, and the fix, in one or two lines."""
+        self._print(self.notices, f"error: {one_line(str(error))}", "bold red")
+        if error.fix:
+            self._print(self.notices, f"fix: {one_line(error.fix)}", "")
+
+    def _print(self, console: Console, text: str, style: str, end: str = "\n") -> None:
+        if console.is_terminal:
+            console.print(Text(text, style), end=end, soft_wrap=True)
+        else:  # directly: rich would turn tabs into spaces
+            console.file.write(text + end)
+        console.file.flush()
+
+    # ------------------------------------------------------------ shaded tokens
+
+    def token(self, piece: StreamedToken) -> None:
+        """A piece of a reply, shaded by its probability; without colours, followed by the number."""
+        mark = self._shading.mark(piece)
+        if mark:
+            self._mark(mark)
+
+    def tokens(self, tokens: Tokens) -> None:
+        with self.together():
+            for mark in tokens.marks:
+                self._mark(mark, tokens.always_labels)
+        self.line()
+        if tokens.summary:
+            self.line(tokens.summary, "dim")
+
+    def _mark(self, mark: Mark, always_label: bool = False) -> None:
+        line_end = "\\n" if self.out.options.ascii_only else shades.LINE_END
+        for span in shades.spans(mark, always_label or not self.has_shades, line_end):
+            if span.level is None or not self.has_shades:
+                self.write(span.text, "dim" if span.is_label else "")
+            else:
+                self._shade(span.text, _shade_style(round(span.level, 2)))
+
+    def _shade(self, text: str, style: str) -> None:
+        before = self._cells
+        self.write(text, style)
+        has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
+        if has_wrapped and self._cells % self.out.width:
+            # a terminal that scrolls fills the new line with the background colour
+            self._draw_gathered()
+            self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))
+
+    def _cells_after(self, text: str) -> int:
+        """Cells of the last line once `text` is written.
+
+        The terminal moves a wide character that does not fit to the next row.
+        """
+        _, line_end, last_line = text.rpartition("\n")
+        cells = 0 if line_end else self._cells
+        width = self.out.width
+        for character in last_line:
+            wide = cell_len(character)
+            left = -cells % width
+            cells += wide + (left if left < wide and left else 0)
+        return cells
+
+    # ------------------------------------------------------------ tables and bars
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """A table on a terminal, tab-separated lines elsewhere."""
+        if not self.is_terminal:
+            for row in rows:
+                self.line("\t".join(visible(cell) for cell in row))
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headers))
+        for number, header in enumerate(headers):
+            keeps_width = number == 0 and self.out.width >= 60
+            table.add_column(Text(visible(header)), overflow="fold", no_wrap=keeps_width)
+        for row in rows:
+            table.add_row(*(Text(visible(cell)) for cell in row))
+        self.out.print(table)
+
+    def bars(self, bars: Bars) -> None:
+        """Bars on a terminal, tab-separated lines elsewhere."""
+        if self.is_terminal:
+            for line in shades.bar_lines(
+                bars, self.out.width, cell_len, self.out.options.ascii_only
+            ):
+                self.line(line)
+        else:
+            rows = [
+                (row.name, shades.percent(row.before), shades.percent(row.after))
+                for row in bars.rows
+            ]
+            self.table(bars.headers, rows)
+        if bars.summary:
+            self.line(bars.summary, "dim")
+
+    def columns(self, columns: Columns) -> None:
+        if self.is_terminal and self.out.width // max(len(columns.texts), 1) >= FEWEST_COLUMNS:
+            table = Table(
+                box=None, pad_edge=False, expand=True, header_style="bold", padding=(0, 2, 0, 0)
+            )
+            for header in columns.headers:
+                table.add_column(Text(visible(header)), ratio=1, overflow="fold")
+            table.add_row(*(Text(visible(text)) for text in columns.texts))
+            self.out.print(table)
+        else:
+            for header, text in zip(columns.headers, columns.texts, strict=True):
+                self.line(header, "bold")
+                self.line(text)
+        if columns.summary:
+            self.line(columns.summary, "dim")
+
+
+@lru_cache(maxsize=101)
+def _shade_style(level: float) -> str:
+    """The style of a shade as rich writes it. `level` has two decimals."""
+    color = shades.background(level)
+    return f"rgb{shades.foreground(color)} on rgb{color}".replace(", ", ",")

@@ -1,0 +1,88 @@
+"""The command `chat`: a conversation with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simplellm.app.chat import chat_loop
+from simplellm.app.device_fallback import DeviceFallback
+from simplellm.app.journal import Journal, last_conversation
+from simplellm.app.options import ChatOptions
+from simplellm.app.preferences import Preferences, state_folder
+from simplellm.app.screen import Screen
+from simplellm.app.session import LoadedRun, Session
+from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
+from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_names import step_of
+from simplellm.config.sampling import SamplingParams
+from simplellm.device import describe
+from simplellm.inference.quantize import is_quantized
+from simplellm.model.transformer import SimpleLLM
+
+
+def chat(options: ChatOptions) -> int:
+    screen = screen_of(options)
+    folder = checkpoint_of(options, screen)
+    return chat_with(folder, options, screen, device_of(options, screen))
+
+
+def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: DeviceFallback) -> int:
+    """Chat with the checkpoint in `folder`.
+
+    On a terminal, settings and conversations are kept from one session to the next. With piped
+    input or output they are not, so that every call gives the same result.
+    """
+    loaded = _load(folder, options, device)
+    params = SamplingParams(**options.sampling)
+    state = state_folder()
+    keeps_settings = screen.is_interactive
+    keeps_conversation = options.keep_history and (screen.is_interactive or options.continue_last)
+
+    def load_run(requested: str) -> LoadedRun:
+        found = find_checkpoint(requested, options.checkpoints, screen.notice)
+        return _load(found, options, device)
+
+    session = Session(
+        loaded.sampler,
+        loaded.path,
+        params,
+        facts=loaded.facts,
+        defaults=params,
+        flags=tuple(options.sampling),
+        preferences=Preferences(state / "settings.json", screen.notice) if keeps_settings else None,
+        journal=Journal(state / "conversations", loaded.path) if keeps_conversation else None,
+        load_run=load_run,
+        checkpoints=options.checkpoints,
+        notice=screen.notice,
+    )
+    session.recall_settings()
+    if options.continue_last:
+        session.resume(*last_conversation(state / "conversations", loaded.path, screen.notice))
+    chat_loop(session, screen, options.keep_history)
+    return 0
+
+
+def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedRun:
+    sampler = device.run(lambda torch_device: load_sampler(folder, torch_device, options))
+    run = Run(folder.resolve().parent)
+    return LoadedRun(sampler, run.path, _facts(run, folder, sampler.model))
+
+
+def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
+    """What `/info` shows of a model."""
+    config = model.config
+    best = run.pointer("best") or {}
+    device = model.token_embedding.weight.device
+    return {
+        "run": run.name,
+        "step": str(step_of(folder)),
+        "bits per byte": f"{best['bits_per_byte']:.3f}" if "bits_per_byte" in best else "unknown",
+        "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, "
+        f"{config.n_head} heads",
+        "context": f"{config.block_size} tokens",
+        "vocabulary": f"{config.vocab_size} tokens",
+        "parameters": f"{model.n_parameters:,}",
+        "device": describe(device, "int8" if is_quantized(model) else "float32"),
+        "path": str(folder),
+    }

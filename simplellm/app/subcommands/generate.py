@@ -1,0 +1,89 @@
+"""The command `generate`: one reply to a prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from simplellm.app.console import write_json
+from simplellm.app.options import GenerateOptions
+from simplellm.app.screen import Screen
+from simplellm.app.shades import summary_of
+from simplellm.app.subcommands.shared import (
+    checkpoint_of,
+    device_of,
+    load_sampler,
+    read_prompt,
+    screen_of,
+)
+from simplellm.config.sampling import SamplingParams
+from simplellm.evaluation.analyze import token_probabilities
+from simplellm.inference.beams import IGNORED_SETTINGS, reply_to
+from simplellm.inference.reply import Reply, StreamedToken
+from simplellm.inference.sampler import Sampler
+
+
+def generate(options: GenerateOptions) -> int:
+    params = SamplingParams(**options.sampling)
+    screen = screen_of(options)
+    _warn_of_unused_settings(params, options, screen)
+    folder = checkpoint_of(options, screen)
+    prompt = read_prompt(options.prompt)
+    pieces: list[StreamedToken] = []
+
+    def write_reply(device: torch.device) -> tuple[Sampler, Reply]:
+        pieces.clear()
+        sampler = load_sampler(folder, device, options)
+        reply = reply_to(sampler, sampler.encode(prompt), params)
+        for piece in reply:
+            pieces.append(piece)
+            _show(piece, options, screen)
+        return sampler, reply
+
+    sampler, reply = device_of(options, screen).run(
+        write_reply, is_final=lambda: any(piece.text for piece in pieces)
+    )
+    if options.json:
+        write_json(_to_json(sampler, reply, pieces, with_probs=options.probs))
+        return 0
+    screen.line()
+    if options.probs:
+        screen.notice(summary_of(pieces))
+    return 0
+
+
+def _warn_of_unused_settings(
+    params: SamplingParams, options: GenerateOptions, screen: Screen
+) -> None:
+    unused = [name for name in IGNORED_SETTINGS if name in options.sampling]
+    if params.num_beams > 1 and unused:
+        screen.notice(f"beam search does not sample; no effect: {', '.join(unused)}")
+
+
+def _show(piece: StreamedToken, options: GenerateOptions, screen: Screen) -> None:
+    if options.json:
+        return
+    if options.probs:
+        screen.token(piece)
+    else:
+        screen.exact(piece.text)
+
+
+def _to_json(
+    sampler: Sampler, reply: Reply, pieces: list[StreamedToken], with_probs: bool
+) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "text": reply.text,
+        "prompt_tokens": len(reply.prompt_ids),
+        "new_tokens": len(reply.new_ids),
+        "seconds": reply.seconds,
+        "tokens_per_second": reply.tokens_per_second,
+        "seed": reply.seed,
+        "stop_reason": reply.stop_reason,
+    }
+    if with_probs:
+        document["probs"] = [
+            token.to_mapping() for token in token_probabilities(sampler, reply, pieces)
+        ]
+    return document

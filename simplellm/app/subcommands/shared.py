@@ -1,0 +1,89 @@
+"""Helpers of several commands: find and load a model, read a prompt, name the texts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplellm.app.console import decoded, standard_input
+from simplellm.app.device_fallback import DeviceFallback
+from simplellm.app.options import ModelOptions, Options, TrainingOptions
+from simplellm.app.screen import Screen
+from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.config.toml import read_toml
+from simplellm.data.corpus import STDIN_NAME
+from simplellm.errors import SettingError, TextError
+from simplellm.inference.quantize import quantize
+from simplellm.inference.sampler import Sampler
+from simplellm.training.run_info import Sources
+
+PACKAGE = Path(__file__).resolve().parents[2]
+DEFAULT_TEXTS = [
+    folder / "the-verdict.txt" for folder in (PACKAGE, PACKAGE.parent)
+]  # in a wheel, in a clone
+DEFAULT_TEXT = next((path for path in DEFAULT_TEXTS if path.is_file()), DEFAULT_TEXTS[-1])
+
+
+def screen_of(options: Options) -> Screen:
+    return Screen(color=options.color)
+
+
+def device_of(options: Options, screen: Screen) -> DeviceFallback:
+    return DeviceFallback(options.device, screen.notice)
+
+
+# ---------------------------------------------------------------- models
+
+
+def checkpoint_of(options: Options, screen: Screen) -> Path:
+    """The checkpoint folder of --run: the best one of the newest run by default."""
+    return find_checkpoint(options.run, options.checkpoints, screen.notice)
+
+
+def load_sampler(folder: Path, device: torch.device, options: ModelOptions) -> Sampler:
+    """A sampler of the checkpoint in `folder`, quantized if requested."""
+    model, tokenizer = load_model(folder, device)
+    sampler = Sampler(quantize(model) if options.quantize == "int8" else model, tokenizer)
+    if device.type != "cpu":
+        sampler.probe()  # a GPU that cannot run the model fails here, before any output
+    return sampler
+
+
+# ---------------------------------------------------------------- texts
+
+
+def read_prompt(prompt: str) -> str:
+    """The text of --prompt; `-` reads standard input."""
+    if prompt != STDIN_NAME:
+        return prompt
+    stream = standard_input()
+    if stream is None:
+        raise TextError("there is no standard input to read", fix="--prompt TEXT")
+    return decoded(stream.read(), sys.stdin.encoding)
+
+
+def sources_of(options: TrainingOptions) -> Sources:
+    """The texts of a training; SettingError if there are none."""
+    if not options.texts:
+        raise SettingError("train needs a TEXT", fix="simplellm train my-text.txt")
+    return Sources(options.texts, options.val_data, options.encoding)
+
+
+# ---------------------------------------------------------------- training
+
+
+def settings_of(options: TrainingOptions) -> dict[str, Any]:
+    """The settings of the file --config, overridden by those of the flags."""
+    from_file = read_toml(options.config) if options.config else {}
+    return {**from_file, **options.settings}
+
+
+def base_checkpoint(options: TrainingOptions, screen: Screen) -> Path | None:
+    """The checkpoint folder of --from."""
+    if not options.base:
+        return None
+    return find_checkpoint(options.base, options.checkpoints, screen.notice)

@@ -1,0 +1,56 @@
+"""The command `verify`: check the checkpoints of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from simplellm.app.console import write_json
+from simplellm.app.options import VerifyOptions
+from simplellm.app.subcommands.shared import screen_of
+from simplellm.checkpoint.find_runs import find_run
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import verify_checkpoint
+from simplellm.checkpoint.step_names import step_of
+from simplellm.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One checkpoint and the damage found in it, if any. The fields are the keys of --json."""
+
+    run: str
+    path: str
+    step: int
+    whole: bool
+    problem: str | None
+
+
+def verify(options: VerifyOptions) -> int:
+    """Returns 1 if a checkpoint is damaged or incomplete."""
+    screen = screen_of(options)
+    run, named = find_run(options.checkpoint or options.run, options.checkpoints)
+    verdicts = [_verdict(run, folder) for folder in ([named] if named else run.step_folders())]
+    # a training may have deleted an old checkpoint meanwhile
+    verdicts = [verdict for verdict in verdicts if verdict.whole or Path(verdict.path).exists()]
+    if not verdicts:
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint",
+            fix=f"train it: simplellm train TEXT --name {run.name}",
+        )
+    if options.json:
+        write_json([asdict(verdict) for verdict in verdicts])
+    else:
+        rows = [(verdict.path, verdict.problem or "whole") for verdict in verdicts]
+        screen.table(("checkpoint", "state"), rows)
+    return 0 if all(verdict.whole for verdict in verdicts) else 1
+
+
+def _verdict(run: Run, folder: Path) -> Verdict:
+    problem = None
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError as error:
+        problem = str(error)
+    step = step_of(folder)
+    return Verdict(run.name, str(folder), step, problem is None, problem)
