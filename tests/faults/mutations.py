@@ -1,6 +1,6 @@
-"""Takes one safeguard at a time out of a copy of the project and shows that a test turns red for each.
+"""Removes one safeguard at a time from a copy of the project; a test must fail for each.
 
-`python tests/faults/mutations.py` prints a line for each; a safeguard nobody misses is reported, and ends it with 1.
+`python tests/faults/mutations.py` prints a line for each, and exits with 1 if one is not noticed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("simplellm", "tests", "main.py", "the-verdict.txt", "pyproject.toml", "README.md")
-TESTS_FAILED = 1  # what pytest ends with when tests ran and some were red
+TESTS_FAILED = 1  # exit code of pytest when tests ran and some failed
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A safeguard: where it stands, the text it is taken out of (which is there once), and the tests that should miss it.
+    """A safeguard in `file`, removed by replacing `text`, which occurs there once, by `without`.
 
-    Tests are files, or one test of a file where the others take long.
+    One of `tests` must fail then: a file of tests, or one test where a whole file takes long.
     """
 
     safeguard: str
@@ -34,180 +34,278 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
-        "fsync of a file", "simplellm/storage/files.py",
-        "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n", ("tests/storage/test_files.py",),
+        "fsync of a file",
+        "simplellm/storage/files.py",
+        "        file.flush()\n        os.fsync(file.fileno())\n",
+        "        file.flush()\n",
+        ("tests/storage/test_files.py",),
     ),
     Mutation(
-        "fsync of a new folder before it is renamed", "simplellm/storage/files.py",
-        "                fsync_folder(Path(folder))\n", "                pass\n", ("tests/storage/test_files.py",),
+        "fsync of a new folder before its rename",
+        "simplellm/storage/files.py",
+        "                fsync_folder(Path(folder))\n",
+        "                pass\n",
+        ("tests/storage/test_files.py",),
     ),
     Mutation(
-        "fsync of the folder a new one is renamed into", "simplellm/storage/files.py",
+        "fsync of the parent of a renamed folder",
+        "simplellm/storage/files.py",
         "            _rename(os.rename, temporary, path)\n        fsync_folder(path.parent)\n",
         "            _rename(os.rename, temporary, path)\n",
         ("tests/storage/test_files.py",),
     ),
     Mutation(
-        "fsync of the folder of a pointer", "simplellm/storage/files.py",
+        "fsync of the parent of a pointer file",
+        "simplellm/storage/files.py",
         "        _rename(os.replace, temporary, path)\n        fsync_folder(path.parent)\n",
         "        _rename(os.replace, temporary, path)\n",
         ("tests/storage/test_files.py",),
     ),
     Mutation(
-        "SHA-256 of a checkpoint's files", "simplellm/storage/manifest.py",
-        " == size and sha256_of(folder / name) == digest", " == size", ("tests/checkpoint/test_run.py",),
+        "SHA-256 of a checkpoint's files",
+        "simplellm/storage/manifest.py",
+        " == size and sha256_of(folder / name) == digest",
+        " == size",
+        ("tests/checkpoint/test_run.py",),
     ),
     Mutation(
-        "size of a checkpoint's files and their SHA-256", "simplellm/storage/manifest.py",
+        "size and SHA-256 of a checkpoint's files",
+        "simplellm/storage/manifest.py",
         "whole = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest",
-        "whole = (folder / name).exists()", ("tests/checkpoint/test_run.py",),
+        "whole = (folder / name).exists()",
+        ("tests/checkpoint/test_run.py",),
     ),
     Mutation(
-        "the manifest's own bytes", "simplellm/storage/manifest.py",
-        "    if not is_as_written:\n", "    if False:\n", ("tests/checkpoint/test_run.py",),
+        "check of the manifest's own bytes",
+        "simplellm/storage/manifest.py",
+        "    if not is_as_written:\n",
+        "    if False:\n",
+        ("tests/checkpoint/test_run.py",),
     ),
     Mutation(
-        "the lock of a run", "simplellm/storage/lock.py",
-        "        if try_lock(handle):\n            return True\n", "        return True\n", ("tests/storage/test_lock.py",),
-    ),
-    Mutation(
-        "the look at a loss", "simplellm/training/learner.py",
-        "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):", "if math.isfinite(self.gradient_norm):",
-        ("tests/training/test_trainer.py",),
-    ),
-    Mutation(
-        "the look at a gradient", "simplellm/training/learner.py",
-        "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):", "if math.isfinite(self.loss):",
-        ("tests/training/test_trainer.py",),
-    ),
-    Mutation(
-        "fsync of the folder in which a new one is made", "simplellm/storage/files.py",
-        "        folder.mkdir(exist_ok=True)\n        fsync_folder(folder.parent)\n", "        folder.mkdir(exist_ok=True)\n",
-        ("tests/faults/test_disk.py::test_a_save_is_durable_in_order",),
-    ),
-    Mutation(
-        "fsync of the prepared ids", "simplellm/data/prepared.py",
-        "        file.flush()\n        os.fsync(file.fileno())\n", "        file.flush()\n",
-        ("tests/faults/test_disk.py::test_a_whole_training_is_durable_in_order",),
-    ),
-    Mutation(
-        "the new name of a folder", "simplellm/storage/files.py",
-        "    temporary, handle = _held_temporary(path)\n", "    (temporary := path).mkdir()\n    handle = None\n",
-        ("tests/storage/test_files.py",),
-    ),
-    Mutation(
-        "deleting what a failed write left", "simplellm/storage/files.py",
-        "        with contextlib.suppress(OSError):\n            temporary.unlink()\n        raise\n", "        raise\n",
-        ("tests/storage/test_files.py",),
-    ),
-    Mutation(
-        "the hold on what a live process writes", "simplellm/storage/files.py",
-        "        return not try_lock(handle)\n", "        return False\n",
-        ("tests/faults/test_kills.py::test_what_a_live_process_writes_is_not_taken_for_a_leftover",),
-    ),
-    Mutation(
-        "links that are no part of a checkpoint", "simplellm/storage/manifest.py",
-        "path.lstat().st_mode", "path.stat().st_mode",
-        ("tests/faults/test_damage.py::test_a_checkpoint_holds_its_own_plain_files_and_nothing_else",),
-    ),
-    Mutation(
-        "SHA-256 of prepared ids", "simplellm/storage/files.py",
-        "return all(sha256_of(folder / name) == digests[name] for name in names)",
-        "return all((folder / name).exists() and name in digests for name in names)", ("tests/data/test_prepared.py",),
-    ),
-    Mutation(
-        "SHA-256 of the text of a resumed run", "simplellm/training/changes.py",
-        "    if now == then:\n", "    if True:\n", ("tests/training/test_job.py",),
-    ),
-    Mutation(
-        "the tokenizer of a resumed run", "simplellm/training/changes.py",
-        'is_same = info.get("tokenizer_fingerprint") in (None, saved.fingerprint)', "is_same = True",
-        ("tests/faults/test_damage.py::test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to",),
-    ),
-    Mutation(
-        "the model of a resumed run", "simplellm/training/changes.py",
-        "if then.get(key) != now.get(key)]", "if False]",
-        ("tests/faults/test_damage.py::test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to",),
-    ),
-    Mutation(
-        "the lock of a training", "simplellm/training/job.py",
-        "            lock.acquire()\n", "            pass\n",
-        ("tests/faults/test_kills.py::test_the_second_of_two_trainings_names_the_first_and_changes_nothing",),
-    ),
-    Mutation(
-        "that a lock is on the file of that name", "simplellm/storage/lock.py",
-        "        if _is_at(handle, path):\n            return handle\n", "        return handle\n",
+        "lock of a run",
+        "simplellm/storage/lock.py",
+        "        if try_lock(handle):\n            return True\n",
+        "        return True\n",
         ("tests/storage/test_lock.py",),
     ),
     Mutation(
-        "the lock of a folder made anew", "simplellm/training/saver.py",
-        "            self.lock.keep()\n", "            pass\n",
-        ("tests/faults/test_disk.py::test_a_run_folder_made_anew_is_locked_anew",),
+        "finite check of the loss",
+        "simplellm/training/learner.py",
+        "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):",
+        "if math.isfinite(self.gradient_norm):",
+        ("tests/training/test_trainer.py",),
     ),
     Mutation(
-        "the look at what is saved", "simplellm/checkpoint/run.py",
-        "        refuse_non_finite({**model.state_dict(), **state.tensors})\n", "",
-        ("tests/faults/test_finite.py::test_a_save_writes_nothing_that_is_not_finite",),
+        "finite check of the gradient norm",
+        "simplellm/training/learner.py",
+        "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):",
+        "if math.isfinite(self.loss):",
+        ("tests/training/test_trainer.py",),
     ),
     Mutation(
-        "the look at weights that are loaded", "simplellm/checkpoint/hugging_face.py",
-        "    if not bool(torch.isfinite(tensor).all()):\n", "    if False:\n", ("tests/checkpoint/test_run.py",),
+        "fsync of the parent of a new folder",
+        "simplellm/storage/files.py",
+        "        folder.mkdir(exist_ok=True)\n        fsync_folder(folder.parent)\n",
+        "        folder.mkdir(exist_ok=True)\n",
+        ("tests/faults/test_disk.py::test_a_save_is_durable_in_order",),
     ),
     Mutation(
-        "the look at training state that is loaded", "simplellm/checkpoint/training_state.py",
-        "        refuse_non_finite(tensors)\n", "        pass\n",
+        "fsync of the prepared ids",
+        "simplellm/data/prepared.py",
+        "        file.flush()\n        os.fsync(file.fileno())\n",
+        "        file.flush()\n",
+        ("tests/faults/test_disk.py::test_a_whole_training_is_durable_in_order",),
+    ),
+    Mutation(
+        "temporary name of a new folder",
+        "simplellm/storage/files.py",
+        "    temporary, handle = _held_temporary(path)\n",
+        "    (temporary := path).mkdir()\n    handle = None\n",
+        ("tests/storage/test_files.py",),
+    ),
+    Mutation(
+        "deletion of the temporary file of a failed write",
+        "simplellm/storage/files.py",
+        "        with contextlib.suppress(OSError):\n"
+        "            temporary.unlink()\n"
+        "        raise\n",
+        "        raise\n",
+        ("tests/storage/test_files.py",),
+    ),
+    Mutation(
+        "lock of the temporary folder of a live process",
+        "simplellm/storage/files.py",
+        "        return not try_lock(handle)\n",
+        "        return False\n",
+        ("tests/faults/test_kills.py::test_files_of_a_live_process_are_not_leftovers",),
+    ),
+    Mutation(
+        "refusal of links in a checkpoint",
+        "simplellm/storage/manifest.py",
+        "path.lstat().st_mode",
+        "path.stat().st_mode",
+        ("tests/faults/test_damage.py::test_a_checkpoint_with_links_or_extra_files_is_refused",),
+    ),
+    Mutation(
+        "SHA-256 of prepared ids",
+        "simplellm/storage/files.py",
+        "return all(sha256_of(folder / name) == digests[name] for name in names)",
+        "return all((folder / name).exists() and name in digests for name in names)",
+        ("tests/data/test_prepared.py",),
+    ),
+    Mutation(
+        "SHA-256 of the text of a resumed run",
+        "simplellm/training/changes.py",
+        "    if now == then:\n",
+        "    if True:\n",
+        ("tests/training/test_job.py",),
+    ),
+    Mutation(
+        "check of the tokenizer of a resumed run",
+        "simplellm/training/changes.py",
+        'is_same = info.get("tokenizer_fingerprint") in (None, saved.fingerprint)',
+        "is_same = True",
+        (
+            "tests/faults/test_damage.py::"
+            "test_resume_refuses_changed_inputs_unless_they_are_accepted",
+        ),
+    ),
+    Mutation(
+        "check of the model of a resumed run",
+        "simplellm/training/changes.py",
+        "if then.get(key) != now.get(key)]",
+        "if False]",
+        (
+            "tests/faults/test_damage.py::"
+            "test_resume_refuses_changed_inputs_unless_they_are_accepted",
+        ),
+    ),
+    Mutation(
+        "lock of a training",
+        "simplellm/training/job.py",
+        "            lock.acquire()\n",
+        "            pass\n",
+        (
+            "tests/faults/test_kills.py::"
+            "test_a_second_training_of_a_run_is_refused_and_changes_nothing",
+        ),
+    ),
+    Mutation(
+        "check that the locked file still has its name",
+        "simplellm/storage/lock.py",
+        "        if _is_at(handle, path):\n            return handle\n",
+        "        return handle\n",
+        ("tests/storage/test_lock.py",),
+    ),
+    Mutation(
+        "lock of a run folder that is created again",
+        "simplellm/training/saver.py",
+        "            self.lock.keep()\n",
+        "            pass\n",
+        ("tests/faults/test_disk.py::test_a_run_folder_created_again_is_locked_again",),
+    ),
+    Mutation(
+        "finite check of what is saved",
+        "simplellm/checkpoint/run.py",
+        "        refuse_non_finite({**model.state_dict(), **state.tensors})\n",
+        "",
+        ("tests/faults/test_finite.py::test_a_save_refuses_non_finite_numbers",),
+    ),
+    Mutation(
+        "finite check of loaded weights",
+        "simplellm/checkpoint/hugging_face.py",
+        "    if not bool(torch.isfinite(tensor).all()):\n",
+        "    if False:\n",
+        ("tests/checkpoint/test_run.py",),
+    ),
+    Mutation(
+        "finite check of loaded training state",
+        "simplellm/checkpoint/training_state.py",
+        "        refuse_non_finite(tensors)\n",
+        "        pass\n",
         ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
     ),
     Mutation(
-        "the places in a header", "simplellm/storage/safetensors_header.py",
-        "        _check_places(entries, size - LENGTH_BYTES - length)\n", "",
-        ("tests/faults/test_hostile.py::test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header",),
+        "check of the offsets in a safetensors header",
+        "simplellm/storage/safetensors_header.py",
+        "        _check_places(entries, size - LENGTH_BYTES - length)\n",
+        "",
+        ("tests/faults/test_hostile.py::test_an_inconsistent_safetensors_header_is_refused",),
     ),
     Mutation(
-        "the length of a header", "simplellm/storage/safetensors_header.py",
-        "            if not 2 <= length <= min(size - LENGTH_BYTES, MOST_HEADER_BYTES):\n", "            if False:\n",
-        ("tests/faults/test_hostile.py::test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header",),
+        "check of the length of a safetensors header",
+        "simplellm/storage/safetensors_header.py",
+        "            if not 2 <= length <= min(size - LENGTH_BYTES, MOST_HEADER_BYTES):\n",
+        "            if False:\n",
+        ("tests/faults/test_hostile.py::test_an_inconsistent_safetensors_header_is_refused",),
     ),
     Mutation(
-        "the table of positions a file may ask for", "simplellm/checkpoint/step_folder.py",
-        "    if rope_bytes > max(", "    if 0 > max(",
-        ("tests/faults/test_hostile.py::test_a_small_file_cannot_ask_for_a_large_table_of_positions",),
+        "limit of the RoPE table that a config may request",
+        "simplellm/checkpoint/step_folder.py",
+        "    if rope_bytes > max(",
+        "    if 0 > max(",
+        ("tests/faults/test_hostile.py::test_a_config_cannot_request_a_huge_rope_table",),
     ),
     Mutation(
-        "the pattern of a tokenizer", "simplellm/data/tokenizer.py",
-        "            if pattern not in (", "            if 0 and pattern not in (",
-        ("tests/faults/test_hostile.py::test_a_pattern_of_another_kind_is_refused",),
+        "check of the split pattern of a tokenizer",
+        "simplellm/data/tokenizer.py",
+        "            if pattern not in (",
+        "            if 0 and pattern not in (",
+        ("tests/faults/test_hostile.py::test_an_unknown_split_pattern_is_refused",),
     ),
     Mutation(
-        "the optimizer's state against its weights", "simplellm/training/optimizer.py",
-        "        self._check_state(state)\n", "",
+        "check of the optimizer state against the weights",
+        "simplellm/training/optimizer.py",
+        "        self._check_state(state)\n",
+        "",
         ("tests/faults/test_hostile.py::test_training_state_that_does_not_fit_is_refused",),
     ),
     Mutation(
-        "the end after three failed saves", "simplellm/training/saver.py",
-        "MOST_FAILURES = 3 ", "MOST_FAILURES = 9 ",
-        ("tests/faults/test_disk.py::test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint",),
+        "end of the training after three failed saves",
+        "simplellm/training/saver.py",
+        "MOST_FAILURES = 3 ",
+        "MOST_FAILURES = 9 ",
+        ("tests/faults/test_disk.py::test_the_third_failed_save_in_a_row_ends_the_training",),
     ),
     Mutation(
-        "that a stop is no evaluation", "simplellm/training/trainer.py",
-        "if is_best and self.progress.last_counts:", "if is_best:",
-        ("tests/faults/test_damage.py::test_a_stop_uses_up_no_patience_and_is_never_the_best",),
+        "rule that a stop is not an evaluation",
+        "simplellm/training/trainer.py",
+        "if is_best and self.progress.last_counts:",
+        "if is_best:",
+        ("tests/faults/test_damage.py::test_a_stop_does_not_count_as_an_evaluation",),
     ),
     Mutation(
-        "the sanitizer before a write", "simplellm/app/screen.py",
-        "shown = self._foreign.push(text)\n", "shown = text\n", ("tests/app/test_screen.py", "tests/app/test_hostile_text.py"),
+        "sanitizer of written text",
+        "simplellm/app/screen.py",
+        "shown = self._foreign.push(text)\n",
+        "shown = text\n",
+        (
+            "tests/app/test_screen.py",
+            "tests/app/test_hostile_text.py",
+        ),
     ),
     Mutation(
-        "the sanitizer before a notice", "simplellm/app/screen.py",
-        "self._print(self.notices, visible(text), style)", "self._print(self.notices, text, style)",
-        ("tests/app/test_screen.py", "tests/app/test_hostile_text.py"),
+        "sanitizer of notices",
+        "simplellm/app/screen.py",
+        "self._print(self.notices, visible(text), style)",
+        "self._print(self.notices, text, style)",
+        (
+            "tests/app/test_screen.py",
+            "tests/app/test_hostile_text.py",
+        ),
     ),
     Mutation(
-        "the sanitizer in a table", "simplellm/app/screen.py",
-        "table.add_row(*(Text(visible(cell)) for cell in row))", "table.add_row(*(Text(cell) for cell in row))",
-        ("tests/app/test_screen.py", "tests/app/test_hostile_text.py"),
+        "sanitizer of tables",
+        "simplellm/app/screen.py",
+        "table.add_row(*(Text(visible(cell)) for cell in row))",
+        "table.add_row(*(Text(cell) for cell in row))",
+        (
+            "tests/app/test_screen.py",
+            "tests/app/test_hostile_text.py",
+        ),
     ),
-)  # fmt: skip
+)
 
 
 def copy_of_the_project(folder: Path) -> Path:
@@ -221,8 +319,8 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def is_missed(mutation: Mutation, project: Path) -> bool:
-    """Whether a test turns red without the safeguard. ValueError where the safeguard does not stand where it is said to."""
+def is_noticed(mutation: Mutation, project: Path) -> bool:
+    """Whether a test fails without the safeguard. ValueError if its text is not there once."""
     path = project / mutation.file
     source = path.read_text(encoding="utf-8")
     if source.count(mutation.text) != 1:
@@ -265,15 +363,15 @@ def main() -> int:
         project = copy_of_the_project(Path(folder))
         whole = tuple(sorted({test for mutation in MUTATIONS for test in mutation.tests}))
         if run_tests(whole, project) != 0:
-            say("the tests are red with nothing taken out")
+            say("the tests fail without any change")
             return 1
-        missed = 0
+        noticed = 0
         for mutation in MUTATIONS:
-            found = is_missed(mutation, project)
-            missed += found
-            say(f"{'red' if found else 'GREEN, so nobody misses it'}\twithout {mutation.safeguard}")
-    say(f"{len(MUTATIONS)} safeguards taken out: {len(MUTATIONS) - missed} unnoticed")
-    return 0 if missed == len(MUTATIONS) else 1
+            found = is_noticed(mutation, project)
+            noticed += found
+            say(f"{'noticed' if found else 'NOT NOTICED'}\twithout {mutation.safeguard}")
+    say(f"{len(MUTATIONS)} safeguards removed: {len(MUTATIONS) - noticed} unnoticed")
+    return 0 if noticed == len(MUTATIONS) else 1
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_a_file_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "latin-1"])
-def test_the_encoding_that_is_to_be_passed_works(attempt, tmp_path, encoding):
+def test_a_text_in_the_given_encoding_is_read(attempt, tmp_path, encoding):
     (tmp_path / "text.txt").write_bytes(
         (HANGUL if encoding != "latin-1" else TEXT + "café").encode(encoding)
     )
@@ -111,7 +111,7 @@ def test_the_encoding_that_is_to_be_passed_works(attempt, tmp_path, encoding):
 
 
 @pytest.mark.slow
-def test_from_some_length_on_a_text_is_long_enough(attempt, tmp_path, report_count):
+def test_a_text_is_refused_below_some_length_and_trained_on_above(attempt, tmp_path, report_count):
     """Exactly one block, one token less and one more among them."""
     codes = []
     lengths = [*range(1, 120, 7), 150, 200, 300]
@@ -216,7 +216,7 @@ PLACES: dict[str, tuple[Callable[[Path], str], int, str]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_place_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
+def test_a_path_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
     make, expected, said = PLACES[name]
     code, err = attempt(make(tmp_path))
     assert code == expected and said in err and "\x1b" not in err, err

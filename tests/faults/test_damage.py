@@ -111,7 +111,7 @@ def test_any_damaged_bit_or_length_is_found(copy, report_count):
 @pytest.mark.parametrize(
     "change", ["link to a file", "link to a folder", "pipe", "extra", "folder", "link to itself"]
 )
-def test_a_checkpoint_holds_its_own_plain_files_and_nothing_else(copy, change):
+def test_a_checkpoint_with_links_or_extra_files_is_refused(copy, change):
     folder = Run(copy / "run").last()
     path = folder / "config.json"
     if change != "extra":
@@ -148,7 +148,9 @@ def test_a_manifest_that_points_outside_is_refused(copy):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training/state.safetensors", MANIFEST_NAME])
-def test_resume_says_why_it_begins_earlier_and_comes_to_the_same(checkpoints, undisturbed, name):
+def test_resume_reports_a_damaged_checkpoint_and_reaches_the_same_weights(
+    checkpoints, undisturbed, name
+):
     run, said = stopped(checkpoints, 10), []
     newest = run.step_folders()[0]
     (newest / name).write_bytes(b"damaged")
@@ -161,7 +163,7 @@ def test_resume_says_why_it_begins_earlier_and_comes_to_the_same(checkpoints, un
     ] == list(range(1, STEPS + 1))
 
 
-def test_resume_says_that_a_later_checkpoint_is_missing(checkpoints, undisturbed):
+def test_resume_from_an_earlier_checkpoint_reaches_the_same_weights(checkpoints, undisturbed):
     run, said = stopped(checkpoints, 10), []
     shutil.rmtree(run.last())
     go_on(checkpoints, context=training_context(checkpoints, said.append))
@@ -173,7 +175,7 @@ def test_resume_says_that_a_later_checkpoint_is_missing(checkpoints, undisturbed
     "content", ["", "{}", "[]", "null", "\x00", '{"path": "../x", "step": 3}', '{"path": "step-000003", "step": 4}',
                 '{"path": "step-000099", "step": 99}', '{"step": 12, "path": "step-000012", "val_loss": "x"}', None],
 )  # fmt: skip
-def test_a_damaged_pointer_is_made_again_from_the_checkpoints(copy, which, content):
+def test_a_damaged_pointer_is_rebuilt_from_the_checkpoints(copy, which, content):
     run = Run(copy / "run")
     path = run.path / f"{which}.json"
     before = json.loads(path.read_text())
@@ -200,7 +202,7 @@ def test_a_damaged_pointer_is_made_again_from_the_checkpoints(copy, which, conte
     assert which == "last" or after["val_loss"] == pytest.approx(before["val_loss"], rel=0.2)
 
 
-def test_when_the_best_is_damaged_the_best_of_the_others_is(copy):
+def test_a_damaged_best_checkpoint_is_replaced_by_the_best_of_the_others(copy):
     run = Run(copy / "run")
     best = run.best()
     (best / "config.json").write_text("{}")
@@ -214,7 +216,7 @@ def test_when_the_best_is_damaged_the_best_of_the_others_is(copy):
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"texts": 5}', "\x00"])
-def test_a_damaged_run_json_is_named_with_what_is_left_to_do(copy, content, capsys):
+def test_a_damaged_run_json_is_reported_with_a_fix(copy, content, capsys):
     path = copy / "run" / "run.json"
     path.unlink() if content is None else path.write_text(content)
     for words in (["train", "--resume", "--name", "run"], ["train", "--resume"]):
@@ -262,7 +264,7 @@ def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undis
     assert run.pointer("best") == Run(checkpoints / "whole").pointer("best")
 
 
-def test_a_stop_uses_up_no_patience_and_is_never_the_best(checkpoints):
+def test_a_stop_does_not_count_as_an_evaluation(checkpoints):
     """Rates so high that it only gets worse: the first stop sees a better loss than any evaluation."""
     wild = {
         "learning_rate": 10.0,
@@ -316,7 +318,7 @@ CHANGES = {"text": change_text, "tokenizer": change_tokenizer, "model": change_m
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_resume_refuses_what_changed_and_goes_on_with_it_only_when_told_to(checkpoints, what):
+def test_resume_refuses_changed_inputs_unless_they_are_accepted(checkpoints, what):
     run = stopped(checkpoints, 4)
     CHANGES[what](checkpoints)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
@@ -367,7 +369,7 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
 @pytest.mark.parametrize(
     "given", [{"n_layer": 2}, {"optimizer": "adamw"}, {"ema_decay": 0.5}, {"vocab_size": 400}]
 )
-def test_what_is_saved_cannot_go_on_with_every_change(checkpoints, given):
+def test_some_changes_are_refused_even_if_accepted(checkpoints, given):
     from simplellm.training.job import resume
 
     run = stopped(checkpoints, 4)
@@ -389,7 +391,7 @@ def call(copy: Path, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def test_verify_says_which_checkpoints_are_whole(copy, call):
+def test_verify_lists_whole_and_damaged_checkpoints(copy, call):
     run = Run(copy / "run")
     newest, *others = run.step_folders()
     code, out, err = call("verify")
@@ -413,7 +415,7 @@ def test_verify_says_which_checkpoints_are_whole(copy, call):
     )
 
 
-def test_verify_of_what_is_not_there_is_one_error(call, copy):
+def test_verify_of_a_missing_run_is_one_error(call, copy):
     assert call("verify", "nothing")[0] == 1 and call("verify", "a b")[0] == 2
     for folder in Run(copy / "run").step_folders():
         shutil.rmtree(folder)
@@ -421,7 +423,7 @@ def test_verify_of_what_is_not_there_is_one_error(call, copy):
     assert (code, out) == (1, "") and "no checkpoint" in err
 
 
-def test_verify_sees_parts_that_do_not_fit_together(call, copy):
+def test_verify_finds_files_that_do_not_match(call, copy):
     folder = Run(copy / "run").last()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
@@ -450,7 +452,7 @@ def tree(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
 
-def test_prune_shows_what_goes_and_deletes_nothing_unasked(copy, call):
+def test_prune_without_yes_lists_and_deletes_nothing(copy, call):
     goes = spoil(copy)
     before = tree(copy)
     code, out, err = call("runs", "--prune")
@@ -459,7 +461,7 @@ def test_prune_shows_what_goes_and_deletes_nothing_unasked(copy, call):
     assert tree(copy) == before
 
 
-def test_prune_deletes_what_it_shows_and_nothing_else(copy, call):
+def test_prune_deletes_exactly_what_it_lists(copy, call):
     before = tree(copy)
     goes = spoil(copy)
     code, out, _ = call("runs", "--prune", "--yes", "--json")
@@ -469,7 +471,7 @@ def test_prune_deletes_what_it_shows_and_nothing_else(copy, call):
     assert (code, out) == (0, "") and "nothing to delete" in err
 
 
-def test_prune_leaves_what_the_system_does_not_let_go(copy, call, monkeypatch):
+def test_prune_reports_folders_that_cannot_be_deleted(copy, call, monkeypatch):
     goes = spoil(copy)
 
     def refuse(path: Path) -> None:  # as Windows does while another program reads a file of it
@@ -485,7 +487,7 @@ def test_prune_leaves_what_the_system_does_not_let_go(copy, call, monkeypatch):
     assert f"deleted {len(goes) - 3}, " in err
 
 
-def test_prune_never_costs_the_last_whole_checkpoint(copy, call):
+def test_prune_keeps_the_last_whole_checkpoint(copy, call):
     run = Run(copy / "run")
     newest, *others = run.step_folders()
     for folder in (newest, *others[:-1]):
@@ -496,7 +498,7 @@ def test_prune_never_costs_the_last_whole_checkpoint(copy, call):
     assert call("runs", "--prune", "--yes")[0] == 0 and run.step_folders() == [others[-1]]
 
 
-def test_prune_leaves_a_run_in_training_alone(copy, call):
+def test_prune_skips_a_run_in_training(copy, call):
     from simplellm.storage.lock import FolderLock
 
     goes = spoil(copy)
@@ -509,7 +511,7 @@ def test_prune_leaves_a_run_in_training_alone(copy, call):
         )
 
 
-def test_prune_of_one_run_leaves_the_rest_alone(copy, call):
+def test_prune_of_one_run_changes_no_other(copy, call):
     goes = spoil(copy)
     shutil.copytree(copy / "run", copy / "other")
     assert call("runs", "--prune", "--yes", "--run", "run")[0] == 0
@@ -518,7 +520,7 @@ def test_prune_of_one_run_leaves_the_rest_alone(copy, call):
     )
 
 
-def test_ids_stay_while_a_run_does_not_say_which_are_its_own(copy, call):
+def test_prepared_ids_are_kept_while_a_run_does_not_name_its_own(copy, call):
     goes = [path for path in spoil(copy) if "0123456789abcdef" in path.name]
     run = Run(copy / "run")
     run.write_info({name: value for name, value in run.read_info().items() if name != "prepared"})
@@ -526,5 +528,5 @@ def test_ids_stay_while_a_run_does_not_say_which_are_its_own(copy, call):
 
 
 @pytest.mark.parametrize("words", [["runs", "--prun"], ["verify", "a", "b"], ["verify", "--yes"]])
-def test_mistakes_are_mistakes(call, words):
+def test_wrong_arguments_exit_with_2(call, words):
     assert call(*words)[0] == 2

@@ -95,7 +95,7 @@ def test_a_whole_training_is_durable_in_order(checkpoints):
     "missing",
     ["run/step/model.safetensors", "run/step/manifest.json", "run/step", "run", "run/best.json"],
 )
-def test_a_missing_fsync_is_seen(checkpoints, parts, missing):
+def test_a_missing_fsync_is_found(checkpoints, parts, missing):
     durability = Durability()
 
     def take(event: Event) -> None:
@@ -119,7 +119,7 @@ def events_of_a_save(folder: Path, parts: Parts) -> int:
     return len(disk.events)
 
 
-def test_whatever_fails_in_a_save_the_old_state_is_whole(checkpoints, parts, report_count):
+def test_any_failure_in_a_save_leaves_the_old_state_whole(checkpoints, parts, report_count):
     n_events, refused = events_of_a_save(checkpoints, parts), 0
     for number in ERRORS:
         for at in range(n_events):
@@ -152,9 +152,7 @@ def test_a_disk_that_stays_full_leaves_the_old_state_whole(checkpoints, parts, a
     assert_old_state_is_whole(run, old)
 
 
-def test_a_disk_on_which_nothing_can_be_deleted_leaves_only_what_the_next_training_removes(
-    checkpoints, monkeypatch
-):
+def test_files_that_could_not_be_deleted_are_removed_by_the_next_training(checkpoints, monkeypatch):
     train(checkpoints, max_steps=3)
 
     def refuse(*_: object, **__: object) -> None:
@@ -212,7 +210,7 @@ def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
     shutil.rmtree(checkpoints)
 
 
-def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, report_count):
+def test_a_disk_failure_does_not_end_a_training(checkpoints, undisturbed, report_count):
     n_events = n_events_of_training(checkpoints)
     places = range(0, n_events, 24)
     for at in places:
@@ -223,7 +221,7 @@ def test_a_failure_anywhere_does_not_end_a_training(checkpoints, undisturbed, re
 
 
 @pytest.mark.slow
-def test_a_failure_anywhere_does_not_end_a_training_at_any_place(
+def test_a_disk_failure_at_any_event_does_not_end_a_training(
     checkpoints, undisturbed, report_count
 ):
     n_events = n_events_of_training(checkpoints)
@@ -251,7 +249,7 @@ def failing_saves(n_failures: float) -> Callable[[Event], None]:
 
 
 @pytest.mark.parametrize("n_failures", [1, 2])
-def test_saves_that_fail_are_told_and_tried_again(checkpoints, undisturbed, n_failures):
+def test_failed_saves_are_reported_and_retried(checkpoints, undisturbed, n_failures):
     said: list[str] = []
     with Disk(checkpoints, failing_saves(n_failures)):
         result = train(checkpoints, "run", training_context(checkpoints, said.append))
@@ -266,9 +264,7 @@ def test_saves_that_fail_are_told_and_tried_again(checkpoints, undisturbed, n_fa
     )
 
 
-def test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_checkpoint(
-    checkpoints, undisturbed
-):
+def test_the_third_failed_save_in_a_row_ends_the_training(checkpoints, undisturbed):
     with (
         Disk(checkpoints, failing_saves(10**9)),
         pytest.raises(TrainingError, match="No space left") as found,
@@ -287,7 +283,7 @@ def test_the_third_failure_in_a_row_ends_the_training_and_names_the_last_good_ch
     assert digest(run.last()) == undisturbed
 
 
-def test_the_last_save_is_tried_again_until_it_is_there(checkpoints, undisturbed):
+def test_the_last_save_is_retried(checkpoints, undisturbed):
     def last_two_fail(event: Event) -> None:
         nonlocal seen
         if event.name == "rename run/step":
@@ -301,7 +297,7 @@ def test_the_last_save_is_tried_again_until_it_is_there(checkpoints, undisturbed
     assert seen == 6 and digest(Run(checkpoints / "run").last()) == undisturbed
 
 
-def test_nothing_is_called_saved_that_is_not(checkpoints):
+def test_the_log_marks_failed_saves(checkpoints):
     with Disk(checkpoints, failing_saves(10**9)), pytest.raises(TrainingError):
         train(checkpoints)
     run = Run(checkpoints / "run")
@@ -314,7 +310,7 @@ def test_nothing_is_called_saved_that_is_not(checkpoints):
     assert run.pointer("best")["step"] == run.pointer("last")["step"] == 3
 
 
-def test_a_log_that_cannot_be_written_ends_nothing_and_is_told_once(checkpoints, undisturbed):
+def test_a_failed_log_write_is_reported_once_and_training_continues(checkpoints, undisturbed):
     def fail(event: Event) -> None:
         if event.name == "write run/log.jsonl" and len(disk.events) > 3:
             counted.append(event)
@@ -350,7 +346,7 @@ def vanishing(checkpoints: Path, at_step: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("at_step", [1, 3, 7, 11])
-def test_a_run_folder_that_vanishes_is_made_anew(checkpoints, undisturbed, at_step):
+def test_a_deleted_run_folder_is_created_again(checkpoints, undisturbed, at_step):
     said: list[str] = []
     result = train(
         checkpoints,
@@ -363,7 +359,7 @@ def test_a_run_folder_that_vanishes_is_made_anew(checkpoints, undisturbed, at_st
     assert go_on(checkpoints).steps == STEPS
 
 
-def test_a_run_folder_made_anew_is_locked_anew(checkpoints):
+def test_a_run_folder_created_again_is_locked_again(checkpoints):
     refusals: list[str] = []
     vanish = vanishing(checkpoints, 4)
 
@@ -378,7 +374,7 @@ def test_a_run_folder_made_anew_is_locked_anew(checkpoints):
     assert refusals and all(f"process {os.getpid()}" in refusal for refusal in refusals)
 
 
-def test_a_run_folder_that_another_training_took_meanwhile_is_left_to_it(checkpoints):
+def test_a_run_folder_taken_by_another_training_ends_the_first(checkpoints):
     vanish, locks = vanishing(checkpoints, 4), []
 
     def should_stop() -> bool:
@@ -401,9 +397,7 @@ def test_a_run_folder_that_another_training_took_meanwhile_is_left_to_it(checkpo
 # ---------------------------------------------------------------- retention
 
 
-def test_retention_never_costs_the_best_nor_the_last_whole_checkpoint(
-    checkpoints, parts, report_count
-):
+def test_retention_keeps_the_best_and_the_last_whole_checkpoints(checkpoints, parts, report_count):
     """Bits flip in a fifth of the checkpoints; what retention lets go, after a save or when asked, is never needed."""
     generator = torch.Generator().manual_seed(0)
     run, other = Run(checkpoints / "run"), Run(checkpoints / "other")

@@ -75,7 +75,7 @@ PLACES = {
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_ends_the_training_before_it_is_kept(
+def test_a_non_finite_number_ends_the_training_before_it_is_saved(
     checkpoints, undisturbed, monkeypatch, place, value
 ):
     monkeypatch.setattr(
@@ -99,7 +99,7 @@ def test_what_is_not_finite_ends_the_training_before_it_is_kept(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_command_ends_with_1_and_names_the_last_good_checkpoint(
+def test_the_command_exits_with_1_and_names_the_last_good_checkpoint(
     checkpoints, monkeypatch, capsys, place
 ):
     monkeypatch.setattr(
@@ -139,7 +139,7 @@ def test_the_command_ends_with_1_and_names_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_a_save_writes_nothing_that_is_not_finite(checkpoints, value):
+def test_a_save_refuses_non_finite_numbers(checkpoints, value):
     path = Path(train(checkpoints, max_steps=1).path)
     model, tokenizer = load_model(path, torch.device("cpu"))
     state = TrainingState({"step": 2}, {"optimizer/x": torch.tensor([1.0, value, 2.0])})
@@ -148,7 +148,7 @@ def test_a_save_writes_nothing_that_is_not_finite(checkpoints, value):
     assert Run(path.parent).step_folders() == [path]
 
 
-def test_overflows_of_fp16_are_counted_kept_and_not_fatal(checkpoints, monkeypatch):
+def test_fp16_overflows_are_counted_saved_and_not_fatal(checkpoints, monkeypatch):
     """As with fp16 on a GPU: the scaler on, a gradient that overflows every fourth step."""
 
     def with_scaler(trainer: Trainer, *arguments: object, **options: object) -> None:

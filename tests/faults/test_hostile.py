@@ -45,13 +45,13 @@ def test_many_hostile_files_are_refused_or_harmless(report_count):
 
 
 @pytest.mark.parametrize("what", HEADERS)
-def test_a_file_of_tensors_that_does_not_hold_together_is_refused_by_its_header(tmp_path, what):
+def test_an_inconsistent_safetensors_header_is_refused(tmp_path, what):
     (tmp_path / "x").write_bytes(HEADERS[what])
     with pytest.raises(CheckpointError, match="holds no weights that can be read"):
         read_header(tmp_path / "x")
 
 
-def test_a_sound_header_says_what_is_there(tmp_path):
+def test_a_valid_header_gives_type_shape_and_offsets(tmp_path):
     content = tensors_file(
         {"b": entry("BF16", [3], [16, 22]), "a": entry(), "__metadata__": {"format": "pt"}},
         bytes(22),
@@ -126,7 +126,7 @@ FIGURES = [
 
 
 @pytest.mark.parametrize("change", FIGURES, ids=str)
-def test_figures_that_cannot_be_are_refused_or_do_no_harm(checkpoints, folder, change):
+def test_impossible_training_figures_are_refused_or_harmless(checkpoints, folder, change):
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     change_json(folder, "training/state.json", **change)
@@ -139,7 +139,7 @@ def test_figures_that_cannot_be_are_refused_or_do_no_harm(checkpoints, folder, c
         assert change.keys() & {"scaler"}, "it does nothing without fp16"
 
 
-def test_figures_that_are_not_finite_are_no_json(folder):
+def test_non_finite_figures_are_refused(folder):
     text = (folder / "training" / "state.json").read_text()
     for number in ("NaN", "Infinity", "-Infinity", "1e999"):
         (folder / "training" / "state.json").write_text(
@@ -149,7 +149,7 @@ def test_figures_that_are_not_finite_are_no_json(folder):
             load_training_state(folder)
 
 
-def test_a_pattern_of_another_kind_is_refused(folder):
+def test_an_unknown_split_pattern_is_refused(folder):
     whole = (folder / "tokenizer.json").read_bytes()
     told = list(patterns(folder / "tokenizer.json"))
     for _, content in told:
@@ -162,7 +162,7 @@ def test_a_pattern_of_another_kind_is_refused(folder):
     assert len(told) > 5 and load_model(folder, CPU)
 
 
-def test_a_small_file_cannot_ask_for_a_large_table_of_positions(folder, monkeypatch):
+def test_a_config_cannot_request_a_huge_rope_table(folder, monkeypatch):
     change_json(folder, "config.json", max_position_embeddings=1 << 20)
     verify_checkpoint(folder)  # 64 MB, as the heads are small here
     monkeypatch.setattr("simplellm.checkpoint.step_folder.MAX_ROPE_BYTES", 1 << 25)

@@ -39,12 +39,12 @@ def kill(report_count: Callable[[str], None], *options: str) -> None:
 
 
 @pytest.mark.slow
-def test_200_kills_at_random_times_cost_nothing(report_count):
+def test_200_kills_at_random_times_lose_nothing(report_count):
     kill(report_count, "--random", "200")
 
 
 @pytest.mark.slow
-def test_10_kills_at_each_point_of_a_save_cost_nothing(report_count):
+def test_10_kills_at_each_point_of_a_save_lose_nothing(report_count):
     kill(report_count, "--each", "10")
 
 
@@ -83,7 +83,7 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(checkpoints, monkeypatch):
 
 
 @pytest.mark.parametrize("number, code", SIGNALS.items())
-def test_one_signal_is_remembered_and_the_first_one_decides(number, code):
+def test_the_first_signal_decides_the_exit_code(number, code):
     with Interrupt() as interrupt:
         assert not interrupt.is_set() and interrupt.exit_code == 0
         os.kill(os.getpid(), number)
@@ -94,12 +94,12 @@ def test_one_signal_is_remembered_and_the_first_one_decides(number, code):
 @pytest.mark.parametrize(
     "number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
-def test_before_anybody_asks_a_signal_ends_the_program(number, error):
+def test_a_signal_before_the_first_step_ends_the_program(number, error):
     with Interrupt(), pytest.raises(error):
         os.kill(os.getpid(), number)
 
 
-def test_a_clock_that_jumps_does_no_harm(checkpoints, undisturbed, monkeypatch):
+def test_a_jumping_clock_changes_nothing(checkpoints, undisturbed, monkeypatch):
     jumps, clock = iter(range(10**9)), time.time
     monkeypatch.setattr(time, "time", lambda: clock() + (-1) ** next(jumps) * 1e8)
     asked = iter(range(10**9))
@@ -119,7 +119,7 @@ def other(checkpoints: Path):
         yield f"process {os.getpid()}"
 
 
-def test_the_second_of_two_trainings_names_the_first_and_changes_nothing(checkpoints, other):
+def test_a_second_training_of_a_run_is_refused_and_changes_nothing(checkpoints, other):
     before = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
     for attempt in (lambda: go_on(checkpoints), lambda: train(checkpoints, "run")):
         started_at = time.perf_counter()
@@ -129,7 +129,7 @@ def test_the_second_of_two_trainings_names_the_first_and_changes_nothing(checkpo
     assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == before
 
 
-def test_the_second_of_two_commands_is_one_line_and_1(checkpoints, other, capsys):
+def test_a_second_training_command_exits_with_1(checkpoints, other, capsys):
     capsys.readouterr()
     assert (
         main(
@@ -160,7 +160,7 @@ def test_readers_need_no_lock(checkpoints, other, command, capsys):
     assert other not in capsys.readouterr().err
 
 
-def test_a_run_that_is_just_being_prepared_keeps_its_name(checkpoints):
+def test_the_name_of_a_run_in_preparation_is_not_taken(checkpoints):
     with FolderLock(checkpoints / "text"):
         result = main(["train", str(checkpoints.parent / "text.txt"), "--checkpoints", str(checkpoints), "--max-steps", "1",
                        *TINY_FLAGS])  # fmt: skip
@@ -168,7 +168,7 @@ def test_a_run_that_is_just_being_prepared_keeps_its_name(checkpoints):
         assert [path.name for path in (checkpoints / "text").iterdir()] == [".lock"]
 
 
-def test_a_run_killed_before_its_first_checkpoint_may_be_started_again(checkpoints, undisturbed):
+def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(checkpoints, undisturbed):
     folder = checkpoints / "run"
     (folder / ".tmp-step-000003-01234567").mkdir(parents=True)
     for name in ("run.json", ".lock", "log.jsonl"):
@@ -179,7 +179,7 @@ def test_a_run_killed_before_its_first_checkpoint_may_be_started_again(checkpoin
     assert not list(checkpoints.rglob(".tmp-*"))
 
 
-def test_what_a_live_process_writes_is_not_taken_for_a_leftover(checkpoints):
+def test_files_of_a_live_process_are_not_leftovers(checkpoints):
     from simplellm.storage.files import new_folder, remove_leftovers
 
     write_text(checkpoints.parent)

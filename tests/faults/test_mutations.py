@@ -1,4 +1,4 @@
-"""A safeguard that could be taken out without a test turning red would be no safeguard for long."""
+"""Every safeguard is tested: removing it makes a test fail."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from faults.mutations import MUTATIONS, copy_of_the_project, is_missed, run_tests
+from faults.mutations import MUTATIONS, copy_of_the_project, is_noticed, run_tests
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.safeguard)
-def test_each_safeguard_stands_where_it_is_said_to(mutation):
+def test_each_mutation_matches_the_source_once(mutation):
     root = Path(__file__).resolve().parents[2]
     assert (root / mutation.file).read_text(encoding="utf-8").count(mutation.text) == 1
     for file, _, name in (test.partition("::") for test in mutation.tests):
@@ -19,9 +19,7 @@ def test_each_safeguard_stands_where_it_is_said_to(mutation):
 
 
 @pytest.mark.slow
-def test_without_any_one_safeguard_a_test_turns_red(
-    tmp_path: Path, report_count: Callable[[str], None]
-):
+def test_removing_any_safeguard_fails_a_test(tmp_path: Path, report_count: Callable[[str], None]):
     project = copy_of_the_project(tmp_path)
     assert (
         run_tests(
@@ -29,6 +27,6 @@ def test_without_any_one_safeguard_a_test_turns_red(
         )
         == 0
     )
-    unnoticed = [mutation.safeguard for mutation in MUTATIONS if not is_missed(mutation, project)]
-    report_count(f"{len(MUTATIONS)} safeguards taken out: {len(unnoticed)} unnoticed")
+    unnoticed = [mutation.safeguard for mutation in MUTATIONS if not is_noticed(mutation, project)]
+    report_count(f"{len(MUTATIONS)} safeguards removed: {len(unnoticed)} unnoticed")
     assert unnoticed == []
