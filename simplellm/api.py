@@ -39,8 +39,8 @@ from simplellm.model.scoring import Evaluation, evaluate
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import joined
-from simplellm.training.job import start
-from simplellm.training.run_info import Sources
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 
 TextOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

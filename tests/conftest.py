@@ -128,7 +128,7 @@ def one_thread() -> None:
 def fixed_speed() -> Iterator[None]:
     """Trainings assume the speed of the reference machine: measuring it takes 0.3 s each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simplellm.training.job.relative_speed", lambda device: 1.0)
+        patch.setattr("simplellm.training.preparation.relative_speed", lambda device: 1.0)
         yield
 
 

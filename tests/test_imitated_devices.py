@@ -116,7 +116,7 @@ def run(
 
         for name, value in QUICK_CONSTANTS.items():
             patch.setattr(name, value)
-        patch.setattr("simplellm.training.job.relative_speed", relative_speed)
+        patch.setattr("simplellm.training.preparation.relative_speed", relative_speed)
         patch.setattr(Trainer, "train_step", counted)
         patch.setattr(sys, "stdin", reader)
         prepare(imitation)

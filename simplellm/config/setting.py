@@ -25,6 +25,8 @@ KIND_NAMES = {
 }
 LONGEST_QUOTE = 100  # characters of a wrong value that are told
 SECONDS_PER_UNIT = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+SettingValue = int | float | bool | str | tuple[str, ...] | None
+ExplicitSettings = Mapping[str, SettingValue]  # those that a user gave, by name
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 

@@ -1,52 +1,39 @@
-"""Whether a resumed run still is the run that was started: its settings, its text, its tokenizer, its model."""
+"""Changes of a resumed run: its settings, its text, its tokenizer, its model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from simplellm.checkpoint.hugging_face import to_hub_config
 from simplellm.config.model import ModelConfig
-from simplellm.config.setting import show
+from simplellm.config.setting import ExplicitSettings, show
 from simplellm.config.training import TrainConfig
-from simplellm.data.corpus import Corpus
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.training.run_info import Facts, RunInfo
+from simplellm.training.sources import Corpora
 
-EXTENDABLE = (
-    "max_steps",
-    "log_interval",
-    "eval_interval",
-    "patience",
-    "budget",
-)  # a resumed run may change these
-FIXED = (
-    "tokenizer",
-    "optimizer",
-    "composition",
-    "ema_decay",
-    "freeze",
-    "val_fraction",
-)  # what is saved would not fit another
+# A resumed run may change these.
+EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")
+# It can never change these: the saved state or the split of the text depends on them.
+FIXED = ("tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction")
 ACCEPT = "--accept-changes"
 
 
 def with_settings(
-    known: Mapping[str, Any],
-    given_then: Mapping[str, Any],
-    config: TrainConfig,
-    given: Mapping[str, Any],
-    accept: bool,
+    info: RunInfo, given: ExplicitSettings, accept: bool
 ) -> tuple[TrainConfig, list[str]]:
-    """The run's config with what may change, and the changes that are more than that.
+    """The run's config with the settings `given` now, and descriptions of changes to accept.
 
-    SettingError for a setting that would make it another run; with `accept`, only where what is saved could not go on with it.
+    SettingError for a change that makes it another run; with `accept`, only for one that the saved
+    state does not allow.
     """
+    known = {**info.model.to_mapping(), **info.training.to_mapping()}
     changes = []
     for name, value in given.items():
-        if name in EXTENDABLE or value in (known[name], given_then.get(name)):
+        if name in EXTENDABLE or value in (known[name], info.given.get(name)):
             continue
         can_change = name in TrainConfig.names() and name not in FIXED
         if not (accept and can_change):
@@ -56,54 +43,45 @@ def with_settings(
                 fix=f"{fix}; {ACCEPT} takes it" if can_change else fix,
             )
         changes.append(f"{name} {show(known[name])} became {show(value)}")
-    taken = {
+    applied = {
         name: value
         for name, value in given.items()
-        if name in TrainConfig.names() and name not in FIXED
+        if name in TrainConfig.names()
+        and name not in FIXED
+        and (name in EXTENDABLE or value != info.given.get(name))
     }
-    taken = {
-        name: value
-        for name, value in taken.items()
-        if name in EXTENDABLE or value != given_then.get(name)
-    }
-    return dataclasses.replace(config, **taken), changes
+    return TrainConfig.from_mapping({**info.training.to_mapping(), **applied}), changes
 
 
-def texts(info: Mapping[str, Any], corpus: Corpus, val_corpus: Corpus | None) -> list[str]:
-    """What changed in the texts since run.json was written; by their bytes, wherever they lie now."""
-    now = [*corpus.fingerprint.values(), *(val_corpus.fingerprint.values() if val_corpus else ())]
-    then = [*info["fingerprint"].values(), *(info["val_fingerprint"] or {}).values()]
+def of_texts(info: RunInfo, corpora: Corpora) -> list[str]:
+    """Changes of the content of the texts since the start; their paths may differ."""
+    corpus, validation = corpora
+    now = [*corpus.fingerprint.values(), *(validation.fingerprint.values() if validation else ())]
+    then = [*info.text_digests, *info.val_digests]
     if now == then:
         return []
-    names = [
-        name
-        for name, digest in corpus.fingerprint.items()
-        if digest not in info["fingerprint"].values()
-    ]
+    digests = corpus.fingerprint.items()
+    names = [name for name, digest in digests if digest not in info.text_digests]
     return [f"the text changed since the run was started: {', '.join(names) or 'other files'}"]
 
 
-def tokenizer(info: Mapping[str, Any], saved: Tokenizer) -> list[str]:
-    is_same = info.get("tokenizer_fingerprint") in (None, saved.fingerprint)
-    return (
-        []
-        if is_same
-        else ["the tokenizer in the checkpoint is not the one the run was started with"]
-    )
+def of_tokenizer(info: RunInfo, saved: Tokenizer) -> list[str]:
+    """A change of the checkpoint's tokenizer; runs of early versions do not record theirs."""
+    is_same = info.tokenizer_fingerprint in (None, saved.fingerprint)
+    if is_same:
+        return []
+    return ["the tokenizer in the checkpoint is not the one the run was started with"]
 
 
-def model(started: ModelConfig, saved: ModelConfig) -> list[str]:
-    """In what the model of the checkpoint differs from that of run.json; dropout is none of its shape."""
-    then, now = (
-        to_hub_config(dataclasses.replace(config, dropout=0.0), 0) for config in (started, saved)
-    )
+def of_model(started: ModelConfig, saved: ModelConfig) -> list[str]:
+    """Differences between the checkpoint's model and that of run.json, apart from dropout."""
+    then = to_hub_config(dataclasses.replace(started, dropout=0.0), 0)
+    now = to_hub_config(dataclasses.replace(saved, dropout=0.0), 0)
     keys = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
-    words = [f"{key} {then.get(key)} became {now.get(key)}" for key in keys]
-    return (
-        [f"the model in the checkpoint is not the one the run was started with: {', '.join(words)}"]
-        if keys
-        else []
-    )
+    if not keys:
+        return []
+    differences = ", ".join(f"{key} {then.get(key)} became {now.get(key)}" for key in keys)
+    return [f"the model in the checkpoint is not the one the run was started with: {differences}"]
 
 
 def refuse(changes: Sequence[str], accept: bool) -> None:
@@ -111,14 +89,14 @@ def refuse(changes: Sequence[str], accept: bool) -> None:
     if changes and not accept:
         raise CheckpointError(
             "; ".join(changes),
-            fix=f"restore it, start a new run, or go on all the same with {ACCEPT}",
+            fix=f"restore it, start a new run, or resume nevertheless with {ACCEPT}",
         )
 
 
-def record(info: Mapping[str, Any], changes: Sequence[str], step: int) -> dict[str, Any]:
-    """What run.json keeps of the changes that were accepted, after those of earlier times."""
+def accepted_facts(info: RunInfo, changes: Sequence[str], step: int) -> Facts:
+    """The accepted changes for run.json: earlier ones, then those accepted at `step`."""
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    earlier = info.get("accepted_changes")
+    earlier = info.facts.get("accepted_changes")
     entries = [
         *(earlier if isinstance(earlier, list) else []),
         *({"what": what, "when": when, "step": step} for what in changes),

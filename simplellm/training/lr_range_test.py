@@ -1,6 +1,6 @@
-"""The learning-rate range test: let the rate rise from step to step and see where the loss falls fastest.
+"""The learning-rate range test: raise the rate from step to step, and find the steepest descent.
 
-Smith 2017, "Cyclical learning rates for training neural networks", 3.3.
+Smith 2017, "Cyclical learning rates for training neural networks", section 3.3.
 """
 
 from __future__ import annotations
@@ -9,47 +9,50 @@ import math
 from dataclasses import dataclass
 
 from simplellm.errors import StoppedEarly, TrainingError
-from simplellm.training.trainer import Trainer
+from simplellm.training.learner import Learner
 
 STEPS = 100
-LOWEST_FACTOR, HIGHEST_FACTOR = 1e-3, 30.0  # of the rate the config has
-SMOOTHING = 0.9  # memory of the averaged loss
-DIVERGED_RATIO = 1.5  # times the lowest loss, where the test may end
-SPAN = 8  # steps over which a slope is taken
+LOWEST_FACTOR, HIGHEST_FACTOR = 1e-3, 30.0  # of the configured rate
+SMOOTHING = 0.9  # decay of the moving average of the loss
+DIVERGED_RATIO = 1.5  # of the loss to the lowest one, from which the test ends
+SPAN = 8  # steps over which a slope is computed
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Rates of AdamW and the smoothed loss at each, and the rate it comes to."""
+    """AdamW's rates, the smoothed loss at each, and the suggested rate."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     suggestion: float
 
 
-def find_rate(trainer: Trainer) -> RangeTest:
-    """Run the test with a trainer that is thrown away afterwards. All rates rise together; AdamW's is reported."""
+def find_rate(learner: Learner) -> RangeTest:
+    """Run the test; the learner's weights are of no use afterwards.
+
+    All rates rise together, and AdamW's is reported. StoppedEarly on a request to stop.
+    """
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0
     for step in range(STEPS):
-        if trainer.runtime.should_stop():
+        if learner.runtime.should_stop():
             raise StoppedEarly("stopped before the range test was done")
         factor = LOWEST_FACTOR * (HIGHEST_FACTOR / LOWEST_FACTOR) ** (step / (STEPS - 1))
         try:
-            trainer.train_step(factor)
-        except TrainingError:  # the loss is no number any more
+            learner.train_step(factor)
+        except TrainingError:  # the loss is not finite any more
             break
-        average = SMOOTHING * average + (1 - SMOOTHING) * trainer.loss
-        rates.append(trainer.config.learning_rate * factor)
-        losses.append(average / (1 - SMOOTHING ** (step + 1)))
+        average = SMOOTHING * average + (1 - SMOOTHING) * learner.loss
+        rates.append(learner.config.learning_rate * factor)
+        losses.append(average / (1 - SMOOTHING ** (step + 1)))  # without the bias to 0
         if losses[-1] > DIVERGED_RATIO * min(losses):
             break
     return RangeTest(tuple(rates), tuple(losses), suggest(rates, losses))
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:
-    """The rate at which the smoothed loss fell fastest over its logarithm, to two digits."""
+    """The rate at which the loss falls fastest over the logarithm of the rate, to two digits."""
     slopes = [
         (
             (losses[i + SPAN] - losses[i]) / math.log(rates[i + SPAN] / rates[i]),

@@ -1,60 +1,114 @@
-"""What run.json says of a run: what it is made of, and by which text, settings and versions it is known again."""
+"""run.json: the sources, settings, configs, text digests and versions of a run."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from simplellm.checkpoint.run import Run
 from simplellm.config.model import ModelConfig
-from simplellm.config.setting import current_names
+from simplellm.config.setting import ExplicitSettings, current_names
 from simplellm.config.training import TrainConfig
-from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.prepared import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.training.sources import Corpora, Sources, absolute_paths
 from simplellm.training.trainer import Trainer
 
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
+Facts = Mapping[str, Any]  # keys of run.json with their JSON values
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a run is trained on, as named on the command line."""
+class RunInfo:
+    """The content of a run.json.
 
-    texts: tuple[str, ...]
-    val_data: str | None = None
-    encoding: str = "utf-8"
+    given: settings set by the user. model, training: the configs in use. facts: all keys of the
+    file, unknown ones too, which stay as they are; those of given, model and training are replaced.
+    """
 
-    def read(self, stdin: BinaryIO | None = None) -> tuple[Corpus, Corpus | None]:
-        corpus = read_corpus(self.texts, self.encoding, stdin)
-        return corpus, read_corpus([self.val_data], self.encoding, stdin) if self.val_data else None
+    sources: Sources
+    given: ExplicitSettings
+    model: ModelConfig
+    training: TrainConfig
+    facts: Facts = field(default_factory=dict)
+
+    @property
+    def text_digests(self) -> list[str]:
+        """SHA-256 of the training texts."""
+        return list(self.facts["fingerprint"].values())
+
+    @property
+    def val_digests(self) -> list[str]:
+        """SHA-256 of a separate validation text."""
+        return list((self.facts["val_fingerprint"] or {}).values())
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        return self.facts.get("tokenizer_fingerprint")
+
+    def with_facts(self, facts: Facts) -> RunInfo:
+        return replace(self, facts={**self.facts, **facts})
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {
+            **self.facts,
+            "given": dict(self.given),
+            "model": self.model.to_mapping(),
+            "training": self.training.to_mapping(),
+        }
+
+    @classmethod
+    def read(cls, run: Run) -> RunInfo:
+        """The info of a run, by current setting names; CheckpointError where it is damaged."""
+        facts = run.read_info()
+        try:
+            dict(facts["fingerprint"]), dict(facts["val_fingerprint"] or {})
+            settings = [*ModelConfig.settings(), *TrainConfig.settings()]
+            return cls(
+                Sources(tuple(facts["texts"]), facts["val_data"], facts["encoding"]),
+                current_names(facts["given"], settings),
+                ModelConfig.from_mapping(facts["model"]),
+                TrainConfig.from_mapping(facts["training"]),
+                facts,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
+            fix = f"start a new run; train TEXT --from {run.name} continues from its weights"
+            path = run.path / "run.json"
+            raise CheckpointError(f"{path} is damaged: {error}", fix=fix) from error
 
 
-def run_info(
-    trainer: Trainer,
-    sources: Sources,
-    given: Mapping[str, Any],
-    corpus: Corpus,
-    val_corpus: Corpus | None,
-    command: Sequence[str],
-    base_folder: Path | None,
-) -> dict[str, Any]:
-    """What run.json says of a run that begins, but for its model and training configs."""
+def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
+    """What identifies the texts and the tokenizer of a run."""
+    corpus, validation = corpora
+    files = [
+        {
+            "path": absolute_paths([source.name])[0],
+            "sha256": corpus.fingerprint[source.name],
+            "characters": characters,
+        }
+        for source, characters in zip(corpus.sources, corpus.characters, strict=True)
+    ]
+    return {
+        "fingerprint": corpus.fingerprint,
+        "files": files,
+        "prepared": prepared.folder.name,
+        "val_fingerprint": validation.fingerprint if validation else None,
+        "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
+    }
+
+
+def start_facts(trainer: Trainer, command: Sequence[str], base_folder: Path | None) -> Facts:
+    """When, how, from which weights and with what a run was started."""
     return {
         "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         "command": list(command),
-        "texts": absolute(sources.texts),
-        "val_data": str(Path(sources.val_data).resolve()) if sources.val_data else None,
-        "encoding": sources.encoding,
         "from": str(base_folder.resolve()) if base_folder else None,
-        **corpus_info(corpus, val_corpus, trainer.data.prepared),
-        "given": dict(given),
         "parameters": trainer.model.n_parameters,
         "device": describe(trainer.device, trainer.runtime.precision),
         "world_size": trainer.world.size,
@@ -65,51 +119,8 @@ def run_info(
     }
 
 
-def corpus_info(corpus: Corpus, val_corpus: Corpus | None, prepared: Prepared) -> dict[str, Any]:
-    """What run.json says of the text, by which a resumed run knows it again."""
-    return {
-        "fingerprint": corpus.fingerprint,
-        "files": [
-            {
-                "path": absolute((source.name,))[0],
-                "sha256": corpus.fingerprint[source.name],
-                "characters": characters,
-            }
-            for source, characters in zip(corpus.sources, corpus.characters, strict=True)
-        ],
-        "prepared": prepared.folder.name,
-        "val_fingerprint": val_corpus.fingerprint if val_corpus else None,
-        "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
-    }
-
-
-def absolute(texts: tuple[str, ...]) -> list[str]:
-    return [str(Path(text).resolve()) if Path(text).exists() else text for text in texts]
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def recorded(
-    run: Run, info: Mapping[str, Any]
-) -> tuple[Sources, dict[str, Any], ModelConfig, TrainConfig]:
-    """The sources, given settings and configs in run.json, all by current setting names.
-
-    CheckpointError where one of them is missing or wrong.
-    """
-    try:
-        sources = Sources(tuple(info["texts"]), info["val_data"], info["encoding"])
-        dict(info["fingerprint"]), dict(info["val_fingerprint"] or {})
-        return (
-            sources,
-            current_names(info["given"], [*ModelConfig.settings(), *TrainConfig.settings()]),
-            ModelConfig.from_mapping(info["model"]),
-            TrainConfig.from_mapping(info["training"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
-        fix = f"start a new run; train TEXT --from {run.name} goes on from its weights"
-        raise CheckpointError(f"{run.path / 'run.json'} is damaged: {error}", fix=fix) from error

@@ -1,4 +1,8 @@
-"""Saves that may fail: training goes on, the next evaluation tries again, and the third failure in a row ends it."""
+"""Saves checkpoints on disks that may fail.
+
+After a failed save training continues, and the next evaluation tries again. The third failure in a
+row ends the training.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.lock import FolderLock
 from simplellm.training.distributed import World, any_of
 
-MOST_FAILURES = 3  # in a row
+MAX_FAILURES = 3  # in a row
 
 
 class Saver:
-    """Commits the checkpoints of one run, through disks that are full, slow to come back, or gone with the run's folder.
+    """Commits the checkpoints of one run: the disk may be full, or the run folder removed.
 
-    `lock`: the right to write there, taken anew where the folder has vanished.
+    lock: of the run folder; it is acquired again where the folder was removed.
     """
 
     def __init__(
@@ -33,19 +37,24 @@ class Saver:
         notice: Notice = lambda text: None,
         lock: FolderLock | None = None,
     ) -> None:
-        self.run, self.world, self.device, self.notice, self.lock = run, world, device, notice, lock
-        self.seconds = 0.0  # the last save took
-        self._failures = 0
-        self._info: dict[str, Any] = {}
+        self.run = run
+        self.world = world
+        self.device = device
+        self.notice = notice
+        self.lock = lock
+        self.seconds = 0.0  # of the last save
+        self._failures = 0  # in a row
+        self._info: dict[str, Any] = {}  # the content of run.json
 
     def remember_info(self) -> None:
-        """Called when run.json is there: should it vanish, it is written again."""
+        """Read run.json, to write it again should it be removed."""
         with contextlib.suppress(CheckpointError):
             self._info = self.run.read_info()
 
     def amend_info(self, **changes: Any) -> bool:
-        """Whether run.json says `changes` from now on; where it cannot be written it stays as it is, everywhere."""
-        info, is_written = {**self._info, **changes}, bool(self._info)
+        """Change keys of run.json; False, on all ranks, where it could not be written."""
+        info = {**self._info, **changes}
+        is_written = bool(self._info)
         try:
             if self.world.is_main and is_written:
                 self.run.write_info(info)
@@ -65,51 +74,38 @@ class Saver:
         figures: dict[str, Any],
         best: bool,
     ) -> bool:
-        """Whether the checkpoint is on the disk.
+        """Save a checkpoint; False where the disk refused it.
 
-        TrainingError after MOST_FAILURES in a row, or when what is to be saved must not be.
+        TrainingError after MAX_FAILURES in a row, or where a value to save is not finite.
         """
         started_at = time.perf_counter()
         failure: OSError | TrainingError | None = None
         try:
             if self.world.is_main:
-                self._save(step, model, tokenizer, state, figures, best)
+                self._restore_folder()
+                self.run.save(step, model, tokenizer, state, figures, best)
+        except CheckpointError as error:
+            failure = TrainingError(f"step {step} is not saved: {error}", fix=self.fix())
         except (OSError, TrainingError) as error:
             failure = error
         is_saved = not any_of(failure is not None, self.world, self.device)
         self._failures = 0 if is_saved else self._failures + 1
         self.seconds = time.perf_counter() - started_at
         if not is_saved:
-            self._tell(step, failure)
+            self._report_failure(step, failure)
         return is_saved
 
-    def _save(
-        self,
-        step: int,
-        model: SimpleLLM,
-        tokenizer: Tokenizer,
-        state: TrainingState,
-        figures: dict[str, Any],
-        best: bool,
-    ) -> None:
-        try:
-            self._restore_folder()
-            self.run.save(step, model, tokenizer, state, figures, best)
-        except CheckpointError as error:
-            raise TrainingError(f"step {step} is not saved: {error}", fix=self.fix()) from error
-
     def point_best(self, best: dict[str, Any]) -> None:
-        """Let best.json have the last figures of the best checkpoint; it is none the worse where that fails."""
+        """Write the final figures of the best checkpoint to best.json; a failure is not fatal."""
         try:
             if self.world.is_main:
                 self.run.point("best", best["step"], best)
         except OSError as error:
-            self.notice(
-                f"the final score could not be kept in {self.run.path / 'best.json'}: {error.strerror}"
-            )
+            path = self.run.path / "best.json"
+            self.notice(f"the final score could not be written to {path}: {error.strerror}")
 
     def last_good(self) -> str:
-        """The checkpoint to go on from, for a message."""
+        """The checkpoint from which a resumed run continues, for a message."""
         try:
             return str(self.run.last())
         except (SimpleLLMError, OSError):
@@ -119,32 +115,32 @@ class Saver:
         return f"the last good checkpoint is {self.last_good()}"
 
     def _restore_folder(self) -> None:
-        """Make the run's folder and its run.json again where they have vanished."""
+        """Create the run folder and its run.json again where they were removed."""
         if self.lock is not None:
             self.lock.keep()
         if self._info and not (self.run.path / "run.json").exists():
             self.run.write_info(self._info)
-            self.notice(
-                f"{self.run.path} had vanished; it was made anew, with what is saved from now on"
-            )
+            self.notice(f"{self.run.path} was removed; it was created again, without what it held")
 
-    def _tell(self, step: int, failure: OSError | TrainingError | None) -> None:
-        """Say what failed (None: the main process does), or end the training with it."""
-        is_over = isinstance(failure, TrainingError) or self._failures >= MOST_FAILURES
+    def _report_failure(self, step: int, failure: OSError | TrainingError | None) -> None:
+        """A notice about a failed save (None: on the main rank), or the error that ends training."""
+        is_over = isinstance(failure, TrainingError) or self._failures >= MAX_FAILURES
         if any_of(is_over, self.world, self.device):
-            raise self._end(step, failure)
+            raise self._final_error(step, failure)
         if failure is not None:
             self.notice(
-                f"step {step} could not be saved: {_why(failure)}; training goes on, the next evaluation tries again"
+                f"step {step} could not be saved: {_why(failure)}; "
+                "training goes on, the next evaluation tries again"
             )
 
-    def _end(self, step: int, failure: OSError | TrainingError | None) -> TrainingError:
-        if isinstance(failure, OSError):
-            return TrainingError(
-                f"step {step} could not be saved, as {MOST_FAILURES - 1} before it: {_why(failure)}",
-                fix=f"make {self.run.path} writable and go on with --resume --name {self.run.name}; {self.fix()}",
-            )
-        return failure or TrainingError("the main process cannot save its checkpoints")
+    def _final_error(self, step: int, failure: OSError | TrainingError | None) -> TrainingError:
+        if not isinstance(failure, OSError):
+            return failure or TrainingError("the main process cannot save its checkpoints")
+        return TrainingError(
+            f"step {step} could not be saved, as {MAX_FAILURES - 1} before it: {_why(failure)}",
+            fix=f"make {self.run.path} writable and resume with --resume --name {self.run.name}; "
+            f"{self.fix()}",
+        )
 
 
 def _why(error: Exception) -> str:

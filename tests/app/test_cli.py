@@ -20,7 +20,7 @@ from conftest import ROOT, STORY, TINY_FLAGS, posix_only
 from simplellm import __version__
 from simplellm.app.cli import main
 from simplellm.app.parser import COMMANDS, parse
-from simplellm.training import job as training
+from simplellm.training import preparation
 
 GENERATE = ["generate", "--prompt", "The judge", "--max-new-tokens", "5"]
 KEYS = {
@@ -239,13 +239,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(call, tmp_path):
 def test_a_signal_while_the_text_is_prepared_ends_with_its_code(
     call, tmp_path, monkeypatch, number, code
 ):
-    prepare = training.prepare
+    prepare = preparation.prepare
 
     def signalled(*arguments: Any) -> Any:
         signal.raise_signal(number)
         return prepare(*arguments)
 
-    monkeypatch.setattr(training, "prepare", signalled)
+    monkeypatch.setattr(preparation, "prepare", signalled)
     got, _, err = call("train", str(STORY), "--max-steps", "3", *TINY_FLAGS, checkpoints=tmp_path)
     assert got == code and "Traceback" not in err and not list(tmp_path.glob("*/step-*"))
 

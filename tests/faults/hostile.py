@@ -27,7 +27,7 @@ from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SimpleLLMError
 from simplellm.inference.sampler import Sampler
 from simplellm.storage.manifest import write_manifest
-from simplellm.training import job as training
+from simplellm.training import preparation
 
 MOST_EXTRA_BYTES = 600 << 20  # of address space, beyond what this process has when it begins
 MOST_SECONDS = 10
@@ -295,7 +295,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     signal.signal(signal.SIGPROF, _too_slow)
-    training.relative_speed = lambda device: 1.0
+    preparation.relative_speed = lambda device: 1.0
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints = write_text(Path(temporary)).parent / "checkpoints"
         train(checkpoints, max_steps=2, eval_interval=2)

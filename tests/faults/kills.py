@@ -32,7 +32,7 @@ from simplellm.data.prepared import PREPARED_FOLDER
 from simplellm.errors import CheckpointError, StoppedEarly
 from simplellm.storage.lock import lock_holder
 from simplellm.storage.manifest import is_intact
-from simplellm.training import job as training
+from simplellm.training import preparation
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 SIGNALS = {getattr(signal, name): code for name, code in CODES.items() if hasattr(signal, name)}
@@ -261,7 +261,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training.relative_speed = lambda device: 1.0
+    preparation.relative_speed = lambda device: 1.0
     with tempfile.TemporaryDirectory() as folder:
         write_text(Path(folder))
         return run_all(Harness(Path(folder), random.Random(options.seed)), options)

@@ -159,12 +159,12 @@ MUTATIONS = (
         "simplellm/training/changes.py",
         "    if now == then:\n",
         "    if True:\n",
-        ("tests/training/test_job.py",),
+        ("tests/training/test_resume.py",),
     ),
     Mutation(
         "check of the tokenizer of a resumed run",
         "simplellm/training/changes.py",
-        'is_same = info.get("tokenizer_fingerprint") in (None, saved.fingerprint)',
+        "is_same = info.tokenizer_fingerprint in (None, saved.fingerprint)",
         "is_same = True",
         (
             "tests/faults/test_damage.py::"
@@ -183,7 +183,7 @@ MUTATIONS = (
     ),
     Mutation(
         "lock of a training",
-        "simplellm/training/job.py",
+        "simplellm/training/preparation.py",
         "            lock.acquire()\n",
         "            pass\n",
         (
@@ -264,8 +264,8 @@ MUTATIONS = (
     Mutation(
         "end of the training after three failed saves",
         "simplellm/training/saver.py",
-        "MOST_FAILURES = 3 ",
-        "MOST_FAILURES = 9 ",
+        "MAX_FAILURES = 3 ",
+        "MAX_FAILURES = 9 ",
         ("tests/faults/test_disk.py::test_the_third_failed_save_in_a_row_ends_the_training",),
     ),
     Mutation(

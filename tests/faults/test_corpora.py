@@ -226,15 +226,15 @@ def test_a_path_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
     "change", [lambda text: text[: len(text) // 3], lambda text: text[:-1], lambda text: ""]
 )
 def test_a_text_that_changes_while_it_is_read_is_refused(attempt, tmp_path, monkeypatch, change):
-    from simplellm.training import job as training
+    from simplellm.training import preparation
 
-    path, prepare = tmp_path / "text.txt", training.prepare
+    path, prepare = tmp_path / "text.txt", preparation.prepare
     path.write_text(TEXT)
 
     def changing(*arguments: object) -> object:
         path.write_text(change(TEXT))
         return prepare(*arguments)
 
-    monkeypatch.setattr(training, "prepare", changing)
+    monkeypatch.setattr(preparation, "prepare", changing)
     code, err = attempt(str(path))
     assert code == REFUSED and "changed while it was read" in err

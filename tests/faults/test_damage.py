@@ -350,7 +350,7 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
     run = stopped(checkpoints, 4)
     with pytest.raises(SettingError, match="learning_rate"):
         go_on(checkpoints, learning_rate=1e-4)
-    from simplellm.training.job import resume
+    from simplellm.training.resume import resume
 
     resume(
         run,
@@ -370,7 +370,7 @@ def test_an_accepted_setting_is_taken_and_recorded(checkpoints):
     "given", [{"n_layer": 2}, {"optimizer": "adamw"}, {"ema_decay": 0.5}, {"vocab_size": 400}]
 )
 def test_some_changes_are_refused_even_if_accepted(checkpoints, given):
-    from simplellm.training.job import resume
+    from simplellm.training.resume import resume
 
     run = stopped(checkpoints, 4)
     with pytest.raises(SettingError, match=next(iter(given))) as found:

@@ -354,7 +354,7 @@ def test_a_deleted_run_folder_is_created_again(checkpoints, undisturbed, at_step
         training_context(checkpoints, said.append, vanishing(checkpoints, at_step)),
     )
     run = Run(checkpoints / "run")
-    assert any("had vanished" in line for line in said) and digest(run.last()) == undisturbed
+    assert any("was removed" in line for line in said) and digest(run.last()) == undisturbed
     assert run.read_info()["training"]["max_steps"] == STEPS and result.path == str(run.best())
     assert go_on(checkpoints).steps == STEPS
 

@@ -18,9 +18,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from simplellm.config.training import TrainConfig
-from simplellm.training.budget import BudgetController, eval_interval
+from simplellm.training.budget import BudgetController, RecordedDecisions, eval_interval
 from simplellm.training.clock import Clock, Heartbeat
 from simplellm.training.distributed import World
+from simplellm.training.limits import Limits
 from simplellm.training.progress import Progress
 from simplellm.training.schedule import Decision, progress, rate_factor
 
@@ -89,7 +90,9 @@ class Machine:
 
 
 def run(machine: Machine, monkeypatch: pytest.MonkeyPatch, **options: Any) -> float:
-    return machine.train(BudgetController(10**9, machine.recorded.extend, **options), monkeypatch)
+    recorded = RecordedDecisions(**options)
+    controller = BudgetController(Limits(10**9), machine.recorded.extend, recorded)
+    return machine.train(controller, monkeypatch)
 
 
 PROFILES: dict[str, Speed] = {
@@ -171,7 +174,7 @@ def test_a_decay_that_has_yet_to_begin_when_time_is_up_is_still_done(monkeypatch
 
 def test_a_limit_that_time_cannot_raise_stands(monkeypatch) -> None:
     machine = Machine(lambda now: 3.0, planned=200)
-    machine.train(BudgetController(200, machine.recorded.extend), monkeypatch)
+    machine.train(BudgetController(Limits(200), machine.recorded.extend), monkeypatch)
     assert machine.step == 200 and machine.recorded == []
 
 
@@ -188,7 +191,7 @@ def test_recorded_decisions_are_repeated_and_nothing_else_is_decided_until_then(
     run(first, monkeypatch)
     again = Machine(PROFILES["three times as fast"])
     again.decisions = first.decisions[:1]
-    run(again, monkeypatch, recorded=first.decisions[1:], decided_until=first.step)
+    run(again, monkeypatch, decisions=tuple(first.decisions[1:]), decided_until=first.step)
     assert again.decisions == first.decisions and again.step == first.step and again.recorded == []
     shares = [
         [progress(step, machine.decisions, 0.6) for step in range(first.step)]
@@ -199,7 +202,7 @@ def test_recorded_decisions_are_repeated_and_nothing_else_is_decided_until_then(
 
 def test_after_the_recorded_decisions_new_ones_are_made(monkeypatch) -> None:
     machine = Machine(PROFILES["busy all the time"])
-    seconds = run(machine, monkeypatch, recorded=[Decision(9, 500, 25)], decided_until=9)
+    seconds = run(machine, monkeypatch, decisions=(Decision(9, 500, 25),), decided_until=9)
     assert (
         machine.decisions[1] == Decision(9, 500, 25)
         and machine.decisions[2].step > 9

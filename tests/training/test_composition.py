@@ -21,8 +21,10 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.training.composition import composition_matrices
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, resume, start
 from simplellm.training.optimizer import Optimizer
+from simplellm.training.resume import resume
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 
 SCALER = grad_scaler(torch.device("cpu"), "float32")
 TABLES = {True: ["token_embedding.weight"], False: ["token_embedding.weight", "head.weight"]}

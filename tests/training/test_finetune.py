@@ -19,8 +19,10 @@ from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SettingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, resume, start
 from simplellm.training.result import Result
+from simplellm.training.resume import resume
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
 TRAINING = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,8 +58,8 @@ def test_of_a_few_steps_the_suggestion_is_still_one_of_the_rates_tried(n):
     assert RATES[0] * 0.9 <= suggest(RATES[:n], [5.0 - i for i in range(n)]) <= RATES[n - 1] * 1.1
 
 
-class Learner:
-    """Stands in for a trainer: its loss is a function of the rate it was last given."""
+class FakeLearner:
+    """A learner whose loss is a function of the last rate."""
 
     class Config:
         learning_rate = 1e-3
@@ -66,7 +67,11 @@ class Learner:
     config = Config()
 
     def __init__(self, loss_of: Any, steps_until_stop: int = 10**9) -> None:
-        self.loss_of, self.left, self.rates, self.loss = loss_of, steps_until_stop, [], math.nan
+        self.loss_of = loss_of
+        self.left = steps_until_stop
+        self.rates: list[float] = []
+        self.loss = math.nan
+        self.runtime = SimpleNamespace(should_stop=self.should_stop)
 
     def should_stop(self) -> bool:
         self.left -= 1
@@ -78,7 +83,7 @@ class Learner:
 
 
 def test_rates_rise_by_the_same_ratio_and_losses_are_smoothed():
-    learner = Learner(lambda rate: 5.0 + (0.1 if len(learner.rates) % 2 else -0.1))
+    learner = FakeLearner(lambda rate: 5.0 + (0.1 if len(learner.rates) % 2 else -0.1))
     test = find_rate(learner)
     ratios = [later / earlier for earlier, later in zip(test.rates, test.rates[1:], strict=False)]
     assert (
@@ -89,25 +94,25 @@ def test_rates_rise_by_the_same_ratio_and_losses_are_smoothed():
     assert max(abs(loss - 5.0) for loss in test.losses[20:]) < 0.02
 
 
-def test_it_ends_when_the_loss_has_burst():
-    learner = Learner(lambda rate: 3.0 if rate < 1e-3 else 300.0)
+def test_the_test_ends_when_the_loss_diverges():
+    learner = FakeLearner(lambda rate: 3.0 if rate < 1e-3 else 300.0)
     test = find_rate(learner)
     assert len(test.rates) == len(test.losses) < range_test.STEPS and test.losses[-1] > 3.5
 
 
-def test_a_loss_that_is_no_number_ends_it_too():
+def test_the_test_ends_when_the_loss_is_not_finite():
     def step(rate: float) -> float:
         if rate > 1e-3:
             raise TrainingError("step 75: loss nan, gradient norm nan; stopped before the update")
         return 3.0 - 100 * rate
 
-    test = find_rate(Learner(step))
+    test = find_rate(FakeLearner(step))
     assert test.rates[0] < test.suggestion < 1e-3
 
 
-def test_it_ends_when_it_is_asked_to():
+def test_the_test_ends_on_a_request_to_stop():
     with pytest.raises(StoppedEarly):
-        find_rate(Learner(lambda rate: 3.0, steps_until_stop=5))
+        find_rate(FakeLearner(lambda rate: 3.0, steps_until_stop=5))
 
 
 def test_the_curve_falls_and_the_suggestion_lies_inside_it_and_no_run_is_written(call, folder):

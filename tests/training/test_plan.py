@@ -24,9 +24,12 @@ from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled
-from simplellm.training.job import Sources, prepare_run, resume, start
-from simplellm.training.plan import Way
+from simplellm.training.plan import ExecutionMode
+from simplellm.training.preparation import prepare_run
 from simplellm.training.result import Result
+from simplellm.training.resume import resume
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 from simplellm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -150,8 +153,9 @@ def test_a_short_run_is_not_compiled_unless_asked_for(folder, monkeypatch, limit
 def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compiled_seconds, choice):
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
-    def timed(trainer: Trainer, precision: str) -> Way:
-        return Way(precision, False, compiled_seconds if is_compiled(trainer.model) else 0.02)
+    def timed(trainer: Trainer, precision: str) -> ExecutionMode:
+        seconds = compiled_seconds if is_compiled(trainer.model) else 0.02
+        return ExecutionMode(precision, False, seconds)
 
     monkeypatch.setattr("simplellm.training.plan._timed", timed)
     trainer = planned(folder, budget=3600.0, compile="auto")
@@ -326,7 +330,9 @@ SHAPELESS = {
 def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[float]:
     """Let the machine's speed be measured as `speeds`, one after the other; the recipe's widths are small ones."""
     measured = list(speeds)
-    monkeypatch.setattr("simplellm.training.job.relative_speed", lambda device: measured.pop(0))
+    monkeypatch.setattr(
+        "simplellm.training.preparation.relative_speed", lambda device: measured.pop(0)
+    )
     monkeypatch.setattr("simplellm.config.recipe.SMALL_TEXT_BYTES", 1000)
     monkeypatch.setattr("simplellm.config.recipe.SHAPES", ((0, 1, 32), (60, 1, 64)))
     return measured
@@ -342,7 +348,7 @@ def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(
     given = {**SHAPELESS, "budget": 3.0, "vocab_size": 300, "batch_size": 2}
     result = start(Sources((str(STORY),)), given, f"look-{speeds[1]}", listening)
     info = info_of(folder, result.run)
-    is_new = any("starting anew with a larger model" in notice for notice in notices)
+    is_new = any("starting again with a larger model" in notice for notice in notices)
     assert (info["model"]["n_embd"], len(measured), is_new) == (width, left, speeds == (1.0, 40.0))
     assert [record["kind"] for record in records].count("restart") == is_new
     assert result.train_seconds == pytest.approx(3.0, rel=0.35) and info["speed"] == (
@@ -378,7 +384,7 @@ def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
     )
     (told,) = [notice for notice in notices if "of its budget" in notice]
     assert re.match(
-        r"this run can use about \d+ s of its budget of 600 s: after 2 times through [\d,]+ bytes",
+        r"this run can use about \d+ s of its budget of 600 s: after 2 passes over [\d,]+ bytes",
         told,
     )
     assert "more text" in told and "--from" in told and int(told.split("about ")[1].split()[0]) < 60

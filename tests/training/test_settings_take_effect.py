@@ -25,9 +25,12 @@ from simplellm.model.scoring import Evaluation
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled
-from simplellm.training.job import Sources, prepare_run, resume, start
+from simplellm.training.preparation import prepare_run
 from simplellm.training.result import Result
+from simplellm.training.resume import resume
 from simplellm.training.schedule import Decision, rate_factor
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 from simplellm.training.trainer import Trainer
 
 PLAIN = {
@@ -171,7 +174,7 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monk
     assert (
         result.steps == 6 and Run(folder / result.run).read_info()["training"]["compile"] == "off"
     )
-    unable = "torch.compile does not work here (RuntimeError); going on without"
+    unable = "torch.compile does not work here (RuntimeError); continuing without"
     assert [line for line in said if "torch.compile" in line] == [unable]
 
 
@@ -187,7 +190,7 @@ def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatc
     )
     assert (
         resumed.steps == 5
-        and "torch.compile does not work here (KeyError); going on without" in said
+        and "torch.compile does not work here (KeyError); continuing without" in said
     )
     said.clear()
     resume(Run(folder / result.run), {}, training_context(folder, said.append))

@@ -20,8 +20,8 @@ from simplellm.app.training_run import stdin_source, training_context
 from simplellm.checkpoint.run import Run
 from simplellm.config.training import TrainConfig
 from simplellm.training.distributed import World
-from simplellm.training.job import prepare_run
 from simplellm.training.lr_range_test import STEPS, RangeTest, find_rate
+from simplellm.training.preparation import prepare_run
 
 CURVE_COLUMNS = 40
 SHOWN_EVERY = 4  # rates

@@ -19,7 +19,7 @@ from simplellm.data.corpus import STDIN_NAME
 from simplellm.errors import SettingError, TextError
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
-from simplellm.training.run_info import Sources
+from simplellm.training.sources import Sources
 
 PACKAGE = Path(__file__).resolve().parents[2]
 DEFAULT_TEXTS = [

@@ -20,9 +20,9 @@ from simplellm.config.recipe import choose
 from simplellm.config.setting import show
 from simplellm.errors import SettingError
 from simplellm.training.context import TrainingContext
-from simplellm.training.job import start
 from simplellm.training.result import Result
-from simplellm.training.run_info import Sources
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 
 MOST_RUNS = 100  # of one sweep
 JSON_FIGURES = (

@@ -12,8 +12,8 @@ from simplellm.app.subcommands.shared import DEFAULT_TEXT, checkpoint_of, device
 from simplellm.app.training_run import run_training
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.errors import CheckpointError, TextError
-from simplellm.training.job import start
-from simplellm.training.run_info import Sources
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 
 
 def talk(options: TalkOptions) -> int:

@@ -17,8 +17,9 @@ from simplellm.app.subcommands.shared import (
 )
 from simplellm.app.training_run import run_training
 from simplellm.checkpoint.find_runs import find_run
-from simplellm.training.job import resume, start
 from simplellm.training.result import Result
+from simplellm.training.resume import resume
+from simplellm.training.start import start
 
 
 def train(options: TrainOptions) -> int:

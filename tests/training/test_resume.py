@@ -18,8 +18,10 @@ from simplellm.checkpoint.run_log import Sinks, read_log
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError, TrainingError
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
-from simplellm.training.job import Sources, resume, start
 from simplellm.training.result import Result
+from simplellm.training.resume import resume
+from simplellm.training.sources import Sources
+from simplellm.training.start import start
 
 TINY = {
     "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,

@@ -1,0 +1,219 @@
+"""Preparation of a run: its folder, its data and a trainer with planned steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import JsonlSink, Sinks
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.config.model import ModelConfig
+from simplellm.config.recipe import choose
+from simplellm.config.setting import ExplicitSettings
+from simplellm.config.training import TrainConfig
+from simplellm.data.prepared import PREPARED_FOLDER, Prepared, prepare
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.device import choose_precision, relative_speed, reuse_freed_memory
+from simplellm.errors import CheckpointError, SimpleLLMError
+from simplellm.model.scoring import evaluate
+from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.files import remove_leftovers
+from simplellm.storage.lock import FolderLock
+from simplellm.training.context import Output, Runtime, TrainingContext
+from simplellm.training.data import TrainingData
+from simplellm.training.distributed import any_of, from_main, wait_for_all
+from simplellm.training.initialization import initial_model
+from simplellm.training.plan import plan
+from simplellm.training.run_info import RunInfo, start_facts, text_facts
+from simplellm.training.saver import Saver
+from simplellm.training.sources import Corpora, Sources
+from simplellm.training.trainer import Trainer
+
+PROBE_TOKENS = 4096  # of a new text, scored before a trained model is trained on it
+# Bits per byte on the new text, divided by those on the model's own text, from which a notice says
+# that the texts are very different (guess).
+DIFFERENT_TEXT_RATIO = 1.4
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What `start` adds to a preparation.
+
+    started_at: time.perf_counter() at which the budget began; by default now. speed: of the
+    machine, by default measured.
+    """
+
+    lock: FolderLock | None = None
+    started_at: float = dataclasses.field(default_factory=time.perf_counter)
+    speed: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainerFactory:
+    """Builds trainers of one run, which differ in their config and number format only.
+
+    weights: initial ones by name; by default random.
+    """
+
+    model: ModelConfig
+    data: TrainingData
+    context: TrainingContext
+    output: Output
+    weights: Mapping[str, Tensor] | None = None
+
+    def __call__(self, config: TrainConfig, precision: str) -> Trainer:
+        context = self.context
+        runtime = Runtime(context.device, precision, context.world, context.should_stop)
+        model = initial_model(self.model, config, context.device, self.weights)
+        return Trainer(model, config, self.data, runtime, self.output)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A trained model that a run continues from, with its own tokenizer."""
+
+    model: SimpleLLM
+    tokenizer: Tokenizer
+    bits_per_byte: float | None  # on its own validation text
+
+    @classmethod
+    def open(cls, folder: Path) -> _Base:
+        model, tokenizer = load_model(folder, torch.device("cpu"))
+        pointer = Run(folder.resolve().parent).pointer("best") or {}
+        return cls(model, tokenizer, pointer.get("bits_per_byte"))
+
+
+def prepare_run(
+    sources: Sources,
+    given: ExplicitSettings,
+    run: Run,
+    context: TrainingContext,
+    base_folder: Path | None = None,
+    attempt: Attempt | None = None,
+) -> tuple[Trainer, RunInfo]:
+    """A trainer with planned steps, and the content of run.json. Only prepared ids are written.
+
+    `given` settings override the recipe. `base_folder`: a checkpoint to continue from.
+    """
+    attempt = attempt or Attempt()
+    reuse_freed_memory()
+    base = _Base.open(base_folder) if base_folder else None
+    base_config = base.model.config if base else None
+    choose(0, given, base_config)  # refuses wrong settings before anything is read or written
+    corpora = sources.read(context.stdin)
+    speed = attempt.speed or measured_speed(context)
+    model_config, config = choose(corpora.train.n_bytes, given, base_config, speed)
+    precision = choose_precision(context.device, config.precision)
+    tokenizer = base.tokenizer if base else config.tokenizer
+    prepared = prepared_corpora(corpora, config, tokenizer, model_config.vocab_size, context)
+    if base:
+        _report_different_text(base, prepared, context)
+    model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
+    factory = TrainerFactory(
+        model_config,
+        TrainingData.of(prepared, config, model_config.block_size),
+        context,
+        make_output(run, prepared, context, attempt.lock),
+        base.model.state_dict() if base else None,
+    )
+    seconds_spent = time.perf_counter() - attempt.started_at
+    trainer = plan(factory(config, precision), factory, seconds_spent, context.notice)
+    facts = {
+        **start_facts(trainer, context.command, base_folder),
+        **sources.to_mapping(),
+        **text_facts(corpora, prepared),
+        "corpus_bytes": corpora.train.n_bytes,
+        "speed": speed,
+    }
+    return trainer, RunInfo(sources, given, trainer.model.config, trainer.config, facts)
+
+
+def measured_speed(context: TrainingContext) -> float:
+    """The machine's speed relative to that of the recipe's trials; the same on all ranks."""
+    return from_main(relative_speed(context.device), context.world, context.device)
+
+
+@contextlib.contextmanager
+def claimed(run: Run, context: TrainingContext) -> Iterator[FolderLock]:
+    """Lock the run folder for this training and remove unfinished files of earlier ones.
+
+    CheckpointError, on all ranks, where another process holds the lock.
+    """
+    lock = FolderLock(run.path)
+    refused: Exception | None = None
+    if context.world.is_main:
+        try:
+            lock.acquire()
+        except (SimpleLLMError, OSError) as error:
+            refused = error
+    if any_of(refused is not None, context.world, context.device):
+        raise refused or CheckpointError(f"the main process cannot train {run.name}")
+    try:
+        if context.world.is_main:
+            remove_leftovers(run.path, with_files=True)
+            remove_leftovers(context.checkpoints)
+            remove_leftovers(context.checkpoints / PREPARED_FOLDER)
+        yield lock
+    finally:
+        lock.release()
+
+
+def prepared_corpora(
+    corpora: Corpora,
+    config: TrainConfig,
+    tokenizer: str | Tokenizer,
+    vocab_size: int,
+    context: TrainingContext,
+) -> Prepared:
+    """The token ids of the texts.
+
+    The main rank prepares them first. The others find them on disk, or prepare their own where
+    they do not share the disk.
+    """
+    if not context.world.is_main:
+        wait_for_all(context.world)
+    prepared = prepare(
+        corpora.train,
+        corpora.validation,
+        config.val_fraction,
+        tokenizer,
+        vocab_size,
+        context.checkpoints / PREPARED_FOLDER,
+        context.notice,
+    )
+    if context.world.is_main:
+        wait_for_all(context.world)
+    return prepared
+
+
+def make_output(
+    run: Run, prepared: Prepared, context: TrainingContext, lock: FolderLock | None
+) -> Output:
+    """The saver of a run, its sinks and its preview; only the main rank logs and previews."""
+    saver = Saver(run, context.world, context.device, context.notice, lock)
+    if not context.world.is_main:
+        return Output(saver)
+    sink = Sinks(JsonlSink(run.log_path, context.notice), context.sink)
+    return Output(saver, sink, context.make_preview and context.make_preview(run, prepared))
+
+
+def _report_different_text(base: _Base, prepared: Prepared, context: TrainingContext) -> None:
+    """A notice where the model predicts the new text much worse than its own."""
+    ids = np.asarray(prepared.val_ids[: PROBE_TOKENS + 1])
+    n_bytes = sum(len(base.tokenizer.token_bytes(int(token))) for token in ids[1:])
+    bits_per_byte = evaluate(base.model, ids, max(n_bytes, 1)).bits_per_byte
+    if base.bits_per_byte and bits_per_byte > DIFFERENT_TEXT_RATIO * base.bits_per_byte:
+        context.notice(
+            f"this text is very different: {bits_per_byte:.2f} bits/byte before training, against "
+            f"{base.bits_per_byte:.2f} on the text the model was trained on; "
+            "a new run may do better"
+        )

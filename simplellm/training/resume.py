@@ -1,0 +1,159 @@
+"""Resume of a run from its newest verified checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from simplellm.checkpoint.pointers import mend_pointers
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run_log import cut_log
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.training_state import load_training_state
+from simplellm.config.setting import ExplicitSettings
+from simplellm.config.training import TrainConfig
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.device import reuse_freed_memory
+from simplellm.errors import SettingError
+from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.lock import FolderLock
+from simplellm.training import changes
+from simplellm.training.budget import RecordedDecisions, recorded_decisions, train_within_budget
+from simplellm.training.clock import Heartbeat
+from simplellm.training.context import TrainingContext
+from simplellm.training.data import TrainingData
+from simplellm.training.distributed import wait_for_all
+from simplellm.training.limits import Limits
+from simplellm.training.plan import try_to_compile
+from simplellm.training.preparation import (
+    TrainerFactory,
+    claimed,
+    make_output,
+    prepared_corpora,
+)
+from simplellm.training.result import Result
+from simplellm.training.run_info import RunInfo, text_facts
+from simplellm.training.sources import Corpora, absolute_paths
+from simplellm.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the user asked for, beside the run."""
+
+    given: ExplicitSettings
+    texts: tuple[str, ...]
+    accept_changes: bool
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The checkpoint to continue from."""
+
+    folder: Path
+    model: SimpleLLM
+    tokenizer: Tokenizer
+
+
+def resume(
+    run: Run,
+    given: ExplicitSettings,
+    context: TrainingContext,
+    texts: tuple[str, ...] = (),
+    accept_changes: bool = False,
+) -> Result:
+    """Continue a run from its newest whole checkpoint, exactly as if it had not stopped.
+
+    `texts` and `given` may repeat what the run was started with; SettingError where they differ.
+    CheckpointError where its text, its tokenizer or its model changed. With `accept_changes` it
+    continues nevertheless, and run.json records the changes.
+    """
+    run.read_info()  # refuses a folder that is no run before it is locked
+    request = _Request(given, texts, accept_changes)
+    with claimed(run, context) as lock, Heartbeat() as heartbeat:
+        reuse_freed_memory()
+        trainer, info, recorded = _restore(run, request, context, lock)
+        max_steps = trainer.config.max_steps
+        context.notice(f"resuming {run.name} after step {trainer.step} of {max_steps}")
+        if context.world.is_main:
+            cut_log(run.log_path, trainer.step)
+            run.write_info(info.to_mapping())
+        wait_for_all(context.world)
+        trainer.clock.leave_out(heartbeat.suspended)
+        limits = Limits.of(trainer, {**info.given, **given})
+        return train_within_budget(trainer, limits, recorded=recorded.after(trainer.step))
+
+
+def _restore(
+    run: Run, request: _Request, context: TrainingContext, lock: FolderLock
+) -> tuple[Trainer, RunInfo, RecordedDecisions]:
+    """A trainer in the state of the checkpoint, and the content of run.json from now on."""
+    info = RunInfo.read(run)
+    _check_texts(run, info, request.texts)
+    config, changed = changes.with_settings(info, request.given, request.accept_changes)
+    if "max_steps" in request.given and "budget" not in request.given:
+        config = dataclasses.replace(config, budget=None)  # these steps, however long they take
+    checkpoint = _newest_checkpoint(run, context)
+    corpora = info.sources.read(context.stdin)
+    model_changes = changes.of_model(info.model, checkpoint.model.config)
+    changed += changes.of_texts(info, corpora)
+    changed += changes.of_tokenizer(info, checkpoint.tokenizer)
+    changed += model_changes
+    changes.refuse(changed, request.accept_changes)
+    model_config = info.model
+    if model_changes:
+        model_config = dataclasses.replace(checkpoint.model.config, dropout=model_config.dropout)
+    info = dataclasses.replace(info, model=model_config)
+    trainer, recorded = _trainer_at(checkpoint, run, info, config, corpora, context, lock)
+    if changed:
+        info = dataclasses.replace(info, given={**info.given, **request.given})
+        info = info.with_facts(text_facts(corpora, trainer.data.prepared))
+        info = info.with_facts(changes.accepted_facts(info, changed, trainer.step))
+    info = info.with_facts(recorded.facts())
+    return trainer, dataclasses.replace(info, training=trainer.config), recorded
+
+
+def _check_texts(run: Run, info: RunInfo, texts: tuple[str, ...]) -> None:
+    if texts and absolute_paths(texts) != absolute_paths(info.sources.texts):
+        raise SettingError(
+            f"run {run.name} was started on other texts than {', '.join(texts)}",
+            fix="leave TEXT out",
+        )
+
+
+def _newest_checkpoint(run: Run, context: TrainingContext) -> _Checkpoint:
+    if context.world.is_main:
+        mend_pointers(run.path)
+    wait_for_all(context.world)
+    folder = run.last(context.notice)
+    return _Checkpoint(folder, *load_model(folder, torch.device("cpu")))
+
+
+def _trainer_at(
+    checkpoint: _Checkpoint,
+    run: Run,
+    info: RunInfo,
+    config: TrainConfig,
+    corpora: Corpora,
+    context: TrainingContext,
+    lock: FolderLock,
+) -> tuple[Trainer, RecordedDecisions]:
+    """A trainer in the state of the checkpoint, and the decisions recorded for the run."""
+    vocab_size = info.model.vocab_size
+    prepared = prepared_corpora(corpora, config, checkpoint.tokenizer, vocab_size, context)
+    data = TrainingData.of(prepared, config, info.model.block_size)
+    output = make_output(run, prepared, context, lock)
+    trainer = TrainerFactory(info.model, data, context, output)(config, config.precision)
+    state = load_training_state(checkpoint.folder)
+    recorded = recorded_decisions(run.name, info, state.figures, trainer.config)
+    if recorded.decisions:
+        trainer.decisions = recorded.until(state.figures["step"])
+        max_steps = trainer.decisions[-1].max_steps
+        trainer.config = dataclasses.replace(trainer.config, max_steps=max_steps)
+    trainer.resume(checkpoint.model.state_dict(), state)
+    if config.compile == "on" and trainer.step < (config.max_steps or 0):
+        try_to_compile(trainer, context.notice)
+    return trainer, recorded
