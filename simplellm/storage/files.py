@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all: the only room that writes to disk for keeps.
+"""Atomic and durable file and folder writes.
 
-The order is always the same: write into a new temporary name beside the target, flush and fsync
-each file, fsync the folder, rename, fsync the parent. A crash leaves the old state or the new one,
-and perhaps a temporary name, which the next one to write there removes.
+Each write has the same order: write to a temporary name beside the target, fsync each file, fsync
+the folder, rename, fsync the parent folder. A crash leaves the old or the new state, and perhaps a
+temporary file or folder, which the next writer removes.
 """
 
 from __future__ import annotations
@@ -26,25 +26,14 @@ else:
 
 TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
-NO_LOCKS = (
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.ENOLCK,
-)  # of a file system that knows none: going on without
-RETRY_SECONDS = (
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-)  # on Windows, while a virus scanner or an indexer holds a file
-ABANDONED_SECONDS = (
-    24 * 3600.0
-)  # a guess: no file of a folder in the making stays unchanged for so long
-WINDOWS_LOCKED_BYTE = 1 << 30  # far behind what a locked file holds, which others shall read
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # the file system has no locks
+RETRY_SECONDS = (0.01, 0.03, 0.1, 0.3)  # on Windows, while a virus scanner holds a file open
+ABANDONED_SECONDS = 24 * 3600.0  # an unchanged temporary folder on Windows has no writer (guess)
+WINDOWS_LOCKED_BYTE = 1 << 30  # far after the content of a locked file, which others can read
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and wait until it is on the disk. The name is not atomic: see `replace_file`."""
+    """Write a file and fsync it. Not atomic: see `replace_file`."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -52,9 +41,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Make `path` hold `data`: another process sees the old content or the new, never a part.
+    """Replace the content of `path` atomically: readers see the old or the new content.
 
-    `mode` is who may read it, such as 0o600; None leaves that to the system.
+    `mode` sets the permissions, such as 0o600; None: the default of the system.
     """
     temporary = temporary_beside(path)
     try:
@@ -71,15 +60,15 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which gets the name `path` when the block ends well and goes when not.
+    """A temporary folder, renamed to `path` after the block; removed if the block fails.
 
-    Raises FileExistsError (or OSError ENOTEMPTY) when `path` is there by then. While this process lives,
-    `remove_leftovers` of another knows the temporary folder for its own.
+    Raises FileExistsError (or OSError ENOTEMPTY) if `path` exists by then. The folder is locked
+    while it is written, so that `remove_leftovers` of another process does not remove it.
     """
     make_folder(path.parent)
     temporary, handle = _held_temporary(path)
     try:
-        with _gone_when_failed(temporary):
+        with _removed_on_failure(temporary):
             yield temporary
             for folder, _, _ in os.walk(temporary):
                 fsync_folder(Path(folder))
@@ -91,7 +80,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _rename(action: Callable[[Path, Path], None], source: Path, target: Path) -> None:
-    """`os.rename` or `os.replace`; on Windows repeated for half a second while another program has a file open."""
+    """`os.rename` or `os.replace`, with retries on Windows while a program has a file open."""
     for seconds in RETRY_SECONDS if os.name == "nt" else ():
         try:
             return action(source, target)
@@ -101,7 +90,7 @@ def _rename(action: Callable[[Path, Path], None], source: Path, target: Path) ->
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, so that their names last; nothing happens where it is there."""
+    """Make a folder and its parents durably, unless they exist."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -109,17 +98,17 @@ def make_folder(path: Path) -> None:
 
 
 def discard_folder(path: Path) -> None:
-    """Delete a folder so that no half of it is ever taken for the whole."""
+    """Delete a folder atomically: it is renamed first."""
     hidden = temporary_beside(path)
     _rename(os.rename, path, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
 def leftovers(folder: Path, with_files: bool = False) -> list[Path]:
-    """Temporary names in `folder` that nobody writes any more.
+    """Temporary folders in `folder` that no process writes any more: unlocked, on Windows old.
 
-    Folders tell that themselves, on Windows by their age. Files do not.
-    `with_files`: the caller holds the lock of `folder`, so that all temporary names in it are left over.
+    `with_files`: temporary files and all temporary folders. The caller must hold the lock of
+    `folder`, because temporary files have no lock of their own.
     """
     found = sorted(folder.glob(TEMPORARY_MARK + "*"))
     return [path for path in found if with_files or (path.is_dir() and not _is_written(path))]
@@ -135,24 +124,22 @@ def remove_leftovers(folder: Path, with_files: bool = False) -> None:
 
 
 def _held_temporary(path: Path) -> tuple[Path, int | None]:
-    """A new temporary folder beside `path`, locked until the handle is closed (None on Windows, which locks no folder)."""
+    """A new temporary folder beside `path`, and a handle that locks it (None on Windows)."""
     while True:
         temporary = temporary_beside(path)
         temporary.mkdir()
         if os.name == "nt":
             return temporary, None
-        with contextlib.suppress(FileNotFoundError), _gone_when_failed(temporary):
+        with contextlib.suppress(FileNotFoundError), _removed_on_failure(temporary):
             handle = os.open(temporary, os.O_RDONLY)
             if try_lock(handle) and temporary.exists():
                 return temporary, handle
             os.close(handle)
-            raise FileNotFoundError(
-                temporary
-            )  # another process took it for a leftover before it was locked
+            raise FileNotFoundError(temporary)  # removed as a leftover before it was locked
 
 
 @contextlib.contextmanager
-def _gone_when_failed(folder: Path) -> Iterator[None]:
+def _removed_on_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -161,7 +148,7 @@ def _gone_when_failed(folder: Path) -> Iterator[None]:
 
 
 def _is_written(folder: Path) -> bool:
-    """Whether the process that made a temporary folder is still at it; on Windows, which locks no folder, a guess by age."""
+    """Whether a process still writes a temporary folder: by its lock, on Windows by its age."""
     if os.name == "nt":
         return time.time() - _last_change(folder) < ABANDONED_SECONDS
     try:
@@ -175,7 +162,7 @@ def _is_written(folder: Path) -> bool:
 
 
 def _last_change(folder: Path) -> float:
-    """When a folder or anything in it was last written to; now where that cannot be told."""
+    """Time of the last change of a folder or its content; now if it cannot be read."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except OSError:
@@ -183,7 +170,7 @@ def _last_change(folder: Path) -> float:
 
 
 def try_lock(handle: int) -> bool:
-    """Lock an open file or folder for this process, unless another has it; it is free again when `handle` is closed."""
+    """Lock an open file or folder until `handle` is closed; False if another process holds it."""
     try:
         if sys.platform == "win32":
             os.lseek(handle, WINDOWS_LOCKED_BYTE, os.SEEK_SET)
@@ -204,7 +191,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def fsync_folder(path: Path) -> None:
-    """Make names in `path` durable, where the system can (Windows cannot open a folder)."""
+    """Make the names in a folder durable (not on Windows, which cannot open a folder)."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""One writer per folder, by a lock of the operating system: however its holder ends, `kill -9` included, it is free again."""
+"""Folder locks: one writer per folder. The operating system releases the lock of a dead process."""
 
 from __future__ import annotations
 
@@ -14,49 +14,48 @@ from simplellm.errors import CheckpointError
 from simplellm.storage.files import make_folder, try_lock
 
 LOCK_NAME = ".lock"
-TRIES, SECONDS_BETWEEN_TRIES = 5, 0.02
+TRIES = 5
+RETRY_SECONDS = 0.02
 
 
 class FolderLock:
-    """The right to write in a folder, held from `acquire` to `release`; readers need none.
+    """The exclusive right to write in a folder, from `acquire` to `release`; readers need no lock.
 
-    The file that carries it says who holds it, for whoever comes too late. It goes when it is released.
+    The lock file names its holder for error messages. It is deleted on release.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK_NAME
         self._handle: int | None = None
-        self._made: list[Path] = []  # folders made for it, innermost first
+        self._made: list[Path] = []  # folders that `acquire` made, innermost first
 
     def acquire(self) -> None:
-        """Take the lock, and make its folder where there is none; CheckpointError names the holder."""
+        """Take the lock and make its folder; CheckpointError names the process that holds it."""
         folder = self.path.parent
         self._made += [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             while self._handle is None:
                 make_folder(folder)
                 self._handle = _open_locked(self.path)
-            _say_who(self._handle)
+            _write_holder(self._handle)
         except BaseException:
             self.release()
             raise
 
     def keep(self) -> None:
-        """Take the lock anew where its folder has vanished meanwhile; CheckpointError when another was quicker."""
+        """Take the lock again if its folder was deleted; CheckpointError if another process did."""
         if self._handle is None or not _is_at(self._handle, self.path):
             self._close()
             self.acquire()
 
     def release(self) -> None:
-        """Give the lock back. Folders made for it go with it where nothing was put into them."""
+        """Release the lock, and delete the folders that `acquire` made if they are empty."""
         is_ours = self._handle is not None and _is_at(self._handle, self.path)
-        if (
-            os.name == "nt"
-        ):  # no open file can be deleted there: ours must be closed first, one that another opens next stays
+        if os.name == "nt":  # Windows cannot delete an open file
             self._close()
         with contextlib.suppress(OSError):
             if is_ours:
-                self.path.unlink()  # elsewhere before the lock is free: nobody is to hold a lock on a file without a name
+                self.path.unlink()  # before the lock is free: a lock needs a file with a name
         self._close()
         for folder in self._made:
             with contextlib.suppress(OSError):
@@ -77,27 +76,27 @@ class FolderLock:
 
 
 def lock_holder(folder: Path) -> str:
-    """Who writes in this folder just now, in words; empty when nobody does."""
+    """The process that holds the lock of a folder, in words; empty if it is free."""
     try:
         handle = os.open(folder / LOCK_NAME, os.O_RDWR)
     except OSError:
         return ""
     try:
-        return "" if try_lock(handle) else _who(handle)
+        return "" if try_lock(handle) else _read_holder(handle)
     finally:
         os.close(handle)
 
 
 def _open_locked(path: Path) -> int | None:
-    """The lock file, opened and locked; None where its last holder took it away meanwhile."""
+    """The lock file, opened and locked; None if its last holder deleted it meanwhile."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except FileNotFoundError:
         return None
     try:
-        if not _try_a_while(handle):
+        if not _try_several_times(handle):
             raise CheckpointError(
-                f"{path.parent} is being trained by {_who(handle)}",
+                f"{path.parent} is being trained by {_read_holder(handle)}",
                 fix="wait until it ends, or train under another --name",
             )
         if _is_at(handle, path):
@@ -109,36 +108,36 @@ def _open_locked(path: Path) -> int | None:
     return None
 
 
-def _try_a_while(handle: int) -> bool:
-    """As `try_lock`, but not put off by somebody who only asks, as `holder` does."""
+def _try_several_times(handle: int) -> bool:
+    """`try_lock` with retries, because `lock_holder` of another process locks for a moment."""
     for _ in range(TRIES):
         if try_lock(handle):
             return True
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        time.sleep(RETRY_SECONDS)
     return False
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether the open file is the one that has the name `path`."""
+    """Whether the open file is the file named `path`."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except OSError:
         return False
 
 
-def _say_who(handle: int) -> None:
+def _write_holder(handle: int) -> None:
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-    who = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+    holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    with contextlib.suppress(OSError):  # on a full disk the lock is held without a name
         os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_SET)
-        os.write(handle, who.encode())
+        os.write(handle, holder.encode())
 
 
-def _who(handle: int) -> str:
+def _read_holder(handle: int) -> str:
     try:
         os.lseek(handle, 0, os.SEEK_SET)
-        who = json.loads(os.read(handle, 4096))
-        return f"process {int(who['pid'])} on {who['host']} since {who['since']}"
+        holder = json.loads(os.read(handle, 4096))
+        return f"process {int(holder['pid'])} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: the size and SHA-256 of every file. A folder is a checkpoint while they are right."""
+"""Manifests: size and SHA-256 of every file of a checkpoint, which is valid while they match."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 from simplellm.errors import CheckpointError
 from simplellm.storage.files import sha256_of, write_file
-from simplellm.storage.json_files import json_bytes, read_json
+from simplellm.storage.json_files import JsonObject, json_bytes, read_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
 
 
 class ManifestWriter:
-    """Writes the files of a new checkpoint and, last of all, the manifest that vouches for what was meant to be in them."""
+    """Writes the files of a new checkpoint, and a manifest of the data it was given at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, JsonObject] = {}
 
     def write(self, name: str, data: bytes) -> None:
         path = self._folder / name
@@ -34,7 +33,7 @@ class ManifestWriter:
 
 
 def write_manifest(folder: Path) -> None:
-    """Vouch for the files of `folder` as they are."""
+    """Write a manifest of the files that are in `folder`."""
     _write(folder, {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
         for name in sorted(_plain_files(folder) - {MANIFEST_NAME})
@@ -42,21 +41,20 @@ def write_manifest(folder: Path) -> None:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Raise CheckpointError that names the first file of `folder` which is missing, extra, a link or changed."""
-    there = _plain_files(folder) - {
-        MANIFEST_NAME
-    }  # first: a pipe called manifest.json would never end
+    """CheckpointError names the first file that is missing, extra, changed or not a plain file."""
+    # Before the manifest is read: reading a pipe with its name would never end.
+    present = _plain_files(folder) - {MANIFEST_NAME}
     files = _listed(folder)
-    for name in sorted(there.symmetric_difference(files)):
+    for name in sorted(present.symmetric_difference(files)):
         raise CheckpointError(
-            f"{folder / name} is {'not in the manifest' if name in there else 'missing'}"
+            f"{folder / name} is {'not in the manifest' if name in present else 'missing'}"
         )
     for name, (size, digest) in files.items():
         try:
-            whole = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
+            matches = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
         except OSError as error:
             raise CheckpointError(f"cannot read {folder / name}: {error.strerror}") from error
-        if not whole:
+        if not matches:
             raise CheckpointError(f"{folder / name} is damaged")
 
 
@@ -68,12 +66,12 @@ def is_intact(folder: Path) -> bool:
     return True
 
 
-def _write(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+def _write(folder: Path, files: dict[str, JsonObject]) -> None:
     write_file(folder / MANIFEST_NAME, json_bytes({"version": MANIFEST_VERSION, "files": files}))
 
 
 def _listed(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and digest by name, as the manifest has them; it is itself looked at bit by bit."""
+    """File name -> size and digest of a manifest, whose own bytes must be as they were written."""
     path = folder / MANIFEST_NAME
     manifest = read_json(path)
     try:
@@ -88,13 +86,13 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
         raise CheckpointError(f"{path} is damaged")
     if version != MANIFEST_VERSION:
         raise CheckpointError(
-            f"{folder} is of version {version}, this program reads {MANIFEST_VERSION}"
+            f"{folder} has version {version}, this program reads version {MANIFEST_VERSION}"
         )
     return files
 
 
 def _plain_files(folder: Path) -> set[str]:
-    """The files under `folder`; CheckpointError for what is neither file nor folder: a link, a pipe, a device."""
+    """The files in `folder`; CheckpointError for links, pipes and devices."""
     names = set()
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
@@ -102,6 +100,6 @@ def _plain_files(folder: Path) -> set[str]:
             if stat.S_ISREG(kind):
                 names.add(path.relative_to(folder).as_posix())
             elif not stat.S_ISDIR(kind):
-                what = "a link" if stat.S_ISLNK(kind) else "no plain file"
-                raise CheckpointError(f"{path} is {what}: that is no part of a checkpoint")
+                what = "a link" if stat.S_ISLNK(kind) else "not a plain file"
+                raise CheckpointError(f"{path} is {what}, which a checkpoint never contains")
     return names

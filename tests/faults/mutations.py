@@ -71,8 +71,8 @@ MUTATIONS = (
     Mutation(
         "size and SHA-256 of a checkpoint's files",
         "simplellm/storage/manifest.py",
-        "whole = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest",
-        "whole = (folder / name).exists()",
+        "matches = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest",
+        "matches = (folder / name).exists()",
         ("tests/checkpoint/test_run.py",),
     ),
     Mutation(
@@ -229,14 +229,14 @@ MUTATIONS = (
     Mutation(
         "check of the offsets in a safetensors header",
         "simplellm/storage/safetensors_header.py",
-        "        _check_places(entries, size - LENGTH_BYTES - length)\n",
+        "        _check_byte_ranges(entries, size - LENGTH_BYTES - length)\n",
         "",
         ("tests/faults/test_hostile.py::test_an_inconsistent_safetensors_header_is_refused",),
     ),
     Mutation(
         "check of the length of a safetensors header",
         "simplellm/storage/safetensors_header.py",
-        "            if not 2 <= length <= min(size - LENGTH_BYTES, MOST_HEADER_BYTES):\n",
+        "            if not 2 <= length <= min(size - LENGTH_BYTES, MAX_HEADER_BYTES):\n",
         "            if False:\n",
         ("tests/faults/test_hostile.py::test_an_inconsistent_safetensors_header_is_refused",),
     ),

@@ -1,9 +1,8 @@
-"""Files appear whole or not at all, and durably, in one order."""
+"""Atomic and durable file writes."""
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import stat
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from conftest import posix_only
 
 from simplellm.storage import files as storage
 from simplellm.storage.files import new_folder, replace_file, sha256_of, write_file
-from simplellm.storage.json_files import json_bytes
 
 FAULTS = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -26,7 +24,9 @@ FAULTS = [
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What reaches the disk, in order: ("fsync", (inode, size or -1 for a folder)), ("replace", target), ("rename", target)."""
+    """System calls in order: ("fsync", (inode, size, or -1 for a folder)), ("replace" or "rename",
+    target).
+    """
     seen: list[tuple[str, Any]] = []
     fsync = os.fsync
 
@@ -57,9 +57,7 @@ def _inode(path: Path) -> int:
 
 
 @posix_only
-def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(
-    tmp_path: Path, events: list
-) -> None:
+def test_a_replaced_file_is_synced_before_it_is_renamed(tmp_path: Path, events: list) -> None:
     replace_file(tmp_path / "a", b"whole")
     assert events == [
         ("fsync", (_inode(tmp_path / "a"), 5)), ("replace", "a"), ("fsync", (_inode(tmp_path), -1)),
@@ -67,7 +65,7 @@ def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(
 
 
 @posix_only
-def test_a_new_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list) -> None:
+def test_a_new_folder_is_synced_before_it_is_renamed(tmp_path: Path, events: list) -> None:
     with new_folder(tmp_path / "step") as temporary:
         (temporary / "training").mkdir()
         write_file(temporary / "a", b"first")
@@ -86,7 +84,7 @@ def test_a_new_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, even
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_else(
+def test_a_failed_replacement_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fault: BaseException
 ) -> None:
     (tmp_path / "a").write_bytes(b"old")
@@ -96,7 +94,7 @@ def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_else(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
 
 
-def test_a_write_that_fails_halfway_leaves_the_old_file_and_nothing_else(
+def test_a_partial_write_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half_a_write(path: Path, data: bytes) -> None:
@@ -112,7 +110,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_and_nothing_else(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_folder_that_cannot_be_finished_is_gone(
+def test_a_new_folder_is_removed_if_it_cannot_be_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fault: BaseException
 ) -> None:
     with pytest.raises(type(fault)), new_folder(tmp_path / "step") as temporary:
@@ -122,31 +120,31 @@ def test_a_folder_that_cannot_be_finished_is_gone(
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
-def test_a_folder_whose_filling_fails_is_gone(tmp_path: Path, fault: BaseException) -> None:
+def test_a_new_folder_is_removed_if_its_content_fails(tmp_path: Path, fault: BaseException) -> None:
     with pytest.raises(type(fault)), new_folder(tmp_path / "step") as temporary:
         (temporary / "a").write_bytes(b"part")
         raise fault
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_folder_never_replaces_one_that_is_there(tmp_path: Path) -> None:
-    write_file_in = tmp_path / "step"
-    write_file_in.mkdir()
-    (write_file_in / "a").write_bytes(b"old")
+def test_a_new_folder_never_replaces_an_existing_one(tmp_path: Path) -> None:
+    existing = tmp_path / "step"
+    existing.mkdir()
+    (existing / "a").write_bytes(b"old")
     with pytest.raises(OSError), new_folder(tmp_path / "step") as temporary:
         (temporary / "a").write_bytes(b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["step"] and (
-        write_file_in / "a"
+        existing / "a"
     ).read_bytes() == b"old"
 
 
-def test_a_folder_has_no_name_before_it_is_whole(tmp_path: Path) -> None:
+def test_a_new_folder_has_a_temporary_name_until_it_is_complete(tmp_path: Path) -> None:
     with new_folder(tmp_path / "deep" / "step") as temporary:
         assert not (tmp_path / "deep" / "step").exists() and temporary.parent == tmp_path / "deep"
     assert (tmp_path / "deep" / "step").is_dir()
 
 
-def test_the_hash_of_a_long_file_is_that_of_all_its_bytes(tmp_path: Path) -> None:
+def test_the_hash_of_a_long_file_covers_all_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * (storage.HASH_BLOCK_BYTES + 1))
     (tmp_path / "b").write_bytes(b"x" * storage.HASH_BLOCK_BYTES)
     assert sha256_of(tmp_path / "b") != sha256_of(tmp_path / "a")
@@ -155,12 +153,6 @@ def test_the_hash_of_a_long_file_is_that_of_all_its_bytes(tmp_path: Path) -> Non
         sha256_of(tmp_path / "c")
         == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
-
-
-def test_json_is_utf_8_with_one_newline_and_without_nan() -> None:
-    assert json_bytes({"a": "가"}) == '{\n "a": "가"\n}\n'.encode()
-    with pytest.raises(ValueError, match="JSON"):
-        json_bytes(math.nan)
 
 
 def _raiser(fault: BaseException) -> Callable[..., None]:

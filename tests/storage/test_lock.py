@@ -1,4 +1,4 @@
-"""One writer per folder: the second is told who is first, and the lock of a dead one is free."""
+"""Folder locks: one writer per folder, and the lock of a dead process is free."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def run_in() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts a script with a folder as its argument, and ends it after the test."""
+    """Starts a script with a folder as its argument; kills it after the test."""
     started: list[subprocess.Popen] = []
 
     def run_in(folder: Path, script: str = HOLD) -> subprocess.Popen:
@@ -61,7 +61,7 @@ def run_in() -> Iterator[Callable[..., subprocess.Popen]]:
         process.communicate()
 
 
-def test_the_second_is_told_who_is_first_and_since_when(tmp_path, run_in):
+def test_the_error_names_the_holder_and_its_start(tmp_path, run_in):
     first = run_in(tmp_path)
     with pytest.raises(
         CheckpointError, match=rf"process {first.pid} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
@@ -73,7 +73,7 @@ def test_the_second_is_told_who_is_first_and_since_when(tmp_path, run_in):
 
 @posix_only
 @pytest.mark.parametrize("number", [getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGTERM])
-def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, run_in, number):
+def test_the_lock_of_a_killed_process_is_free(tmp_path, run_in, number):
     first = run_in(tmp_path)
     first.send_signal(number)
     first.wait()
@@ -82,7 +82,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, run_in, number)
         assert f"process {os.getpid()} " in lock_holder(tmp_path)
 
 
-def test_of_many_at_once_one_wins(tmp_path, run_in):
+def test_one_of_many_processes_gets_the_lock(tmp_path, run_in):
     processes = [run_in(tmp_path, RACE) for _ in range(8)]
     for process in processes:
         process.stdin.write("go\n")
@@ -91,19 +91,19 @@ def test_of_many_at_once_one_wins(tmp_path, run_in):
     assert sorted(answers) == ["lost"] * 7 + ["won"]
 
 
-def test_a_released_lock_leaves_nothing_behind(tmp_path):
+def test_a_released_lock_leaves_no_files(tmp_path):
     with FolderLock(tmp_path / "a" / "b"):
         assert json.loads((tmp_path / "a" / "b" / LOCK_NAME).read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_something_in_it_stays(tmp_path):
+def test_a_folder_with_files_is_not_deleted(tmp_path):
     with FolderLock(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "run.json").write_text("{}")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["run.json"]
 
 
-def test_a_lock_may_be_taken_again_after_it_was_released(tmp_path):
+def test_a_released_lock_can_be_taken_again(tmp_path):
     held = FolderLock(tmp_path)
     for _ in range(3):
         held.acquire()
@@ -113,7 +113,7 @@ def test_a_lock_may_be_taken_again_after_it_was_released(tmp_path):
 
 
 @posix_only
-def test_the_end_of_a_child_does_not_free_the_lock_of_its_parent(tmp_path):
+def test_the_exit_of_a_child_process_keeps_the_lock(tmp_path):
     with FolderLock(tmp_path):
         child = os.fork()
         if not child:
@@ -122,7 +122,7 @@ def test_the_end_of_a_child_does_not_free_the_lock_of_its_parent(tmp_path):
         assert lock_holder(tmp_path)
 
 
-def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path, run_in):
+def test_a_lock_file_without_a_valid_holder_is_locked(tmp_path, run_in):
     run_in(tmp_path)
     for content in ("", "{", "[]", '{"pid": "x"}', "\x00" * 100):
         (tmp_path / LOCK_NAME).write_text(content)
@@ -130,7 +130,7 @@ def test_a_lock_file_that_says_nothing_is_still_a_lock(tmp_path, run_in):
 
 
 @posix_only
-def test_a_lock_taken_away_is_taken_anew(tmp_path):
+def test_a_deleted_lock_is_taken_again(tmp_path):
     folder = tmp_path / "run"
     with FolderLock(folder) as held:
         held.keep()
@@ -142,35 +142,35 @@ def test_a_lock_taken_away_is_taken_anew(tmp_path):
 
 
 @posix_only
-def test_a_lock_taken_by_another_meanwhile_is_refused(tmp_path, run_in):
+def test_a_lock_that_another_process_took_is_refused(tmp_path, run_in):
     with FolderLock(tmp_path) as held:
         (tmp_path / LOCK_NAME).unlink()
         other = run_in(tmp_path)
         with pytest.raises(CheckpointError, match=f"process {other.pid}"):
             held.keep()
-    assert lock_holder(tmp_path), "whoever lost it does not take it away from the other"
+    assert lock_holder(tmp_path), "the lock of the other process stays"
 
 
 @posix_only
-def test_a_lock_file_replaced_between_opening_and_locking_is_not_the_lock(tmp_path, monkeypatch):
-    """Its last holder took it away just then: a lock on a file without a name would keep nobody out."""
-    taken_away: list[int] = []
+def test_a_lock_file_deleted_between_opening_and_locking_is_not_used(tmp_path, monkeypatch):
+    """A lock on a file without a name would not exclude other processes."""
+    deleted: list[int] = []
 
     def replaced(handle: int) -> bool:
-        if not taken_away:
+        if not deleted:
             (tmp_path / LOCK_NAME).unlink()
-            taken_away.append(handle)
+            deleted.append(handle)
         return try_lock(handle)
 
     try_lock = lock.try_lock
     monkeypatch.setattr(lock, "try_lock", replaced)
     with FolderLock(tmp_path):
         monkeypatch.undo()
-        assert taken_away and lock_holder(tmp_path)
+        assert deleted and lock_holder(tmp_path)
 
 
 @posix_only
-def test_without_locks_of_the_system_it_goes_on(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
     import errno
     import fcntl
 
@@ -180,4 +180,4 @@ def test_without_locks_of_the_system_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with FolderLock(tmp_path):
         assert (tmp_path / ".lock").exists()
-    assert not (tmp_path / ".lock").exists(), "and leaves nothing behind"
+    assert not (tmp_path / ".lock").exists()
