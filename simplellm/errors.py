@@ -1,4 +1,18 @@
-"""What went wrong, what was got, and what to do about it: one exception per kind of cause."""
+"""Exceptions: one class per kind of cause. Every error has what was expected and got, and a fix.
+
+    SimpleLLMError       exit code 1; base class, everything that is reported without a traceback
+      SettingError       exit code 2; the command line or a setting is wrong
+      TextError          the training or evaluation text
+      TokenizerError     the tokenizer
+      CheckpointError    a run or a checkpoint
+      DeviceError        the device, also when it is out of memory
+        DeviceFailure    a GPU failed; the command can be repeated on the CPU
+      TrainingError      training stopped
+        StoppedEarly     training was stopped before its first step
+      SamplingError      logits from which no token can be sampled
+
+Other exceptions are bugs of this package.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +22,10 @@ Notice = Callable[[str], None]  # shows one line of text to the user
 
 
 class SimpleLLMError(Exception):
-    """A mistake or a failure that can be told in one or two lines.
+    """A user's mistake or a failure of the environment, reported in one or two lines.
 
-    `what` says what was expected and what was got; `fix` what to do. `exit_code` is the process
-    exit code of a command that ends with it.
+    The message says what was expected and what was got; `fix` says what to do. `exit_code` is the
+    exit code of a command that ends with the error.
     """
 
     exit_code = 1
@@ -22,38 +36,38 @@ class SimpleLLMError(Exception):
 
 
 class SettingError(SimpleLLMError):
-    """A flag, a setting or a combination of settings that cannot be."""
+    """A flag, a setting or a combination of settings is invalid."""
 
     exit_code = 2
 
 
 class TextError(SimpleLLMError):
-    """A text that is missing, empty, too short or not text."""
+    """A text is missing, unreadable, empty, too short or not text."""
 
 
 class TokenizerError(SimpleLLMError):
-    """A tokenizer that cannot be trained, read, or used with this model."""
+    """A tokenizer cannot be trained or read, or does not fit the model."""
 
 
 class CheckpointError(SimpleLLMError):
-    """A run or a checkpoint that is missing, damaged or foreign."""
+    """A run or a checkpoint is missing, damaged, locked or of an unknown format."""
 
 
 class DeviceError(SimpleLLMError):
-    """A device that is not there, is out of memory, or cannot do what was asked of it."""
+    """A device is missing, out of memory, or lacks a required feature."""
 
 
 class DeviceFailure(DeviceError):
-    """A GPU on which torch raised an unforeseen error; the CPU may still do the work."""
+    """torch raised an unexpected error on a GPU; the CPU may still do the work."""
 
 
 class TrainingError(SimpleLLMError):
-    """A training run that had to stop before damage was done."""
+    """Training had to stop: non-finite losses, or checkpoints that cannot be saved."""
 
 
 class StoppedEarly(TrainingError):
-    """Training was asked to stop before its first step was done; there is nothing to keep."""
+    """Training was stopped before its first step was done; there is nothing to save."""
 
 
 class SamplingError(SimpleLLMError):
-    """Logits from which no token can be drawn."""
+    """The model gave logits from which no token can be sampled."""

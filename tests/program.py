@@ -12,7 +12,7 @@ QUICK_CONSTANTS: dict[str, float] = {  # shorten what takes long and what most t
     "simplellm.app.training_monitor.REPORT_TOKENS": 4,
     "simplellm.app.subcommands.find_lr.STEPS": 10,
     "simplellm.device.SPEED_PROBE_SIZE": 32,
-    "simplellm.evaluation.benchmark.SECONDS_OF_A_TURN": 1e-3,
+    "simplellm.evaluation.benchmark.SECONDS_PER_TURN": 1e-3,
     "simplellm.evaluation.benchmark.WARM_UP_TURNS": 1,
     "simplellm.training.lr_range_test.STEPS": 10,
     "simplellm.training.plan.TIMED_STEPS": 1,
