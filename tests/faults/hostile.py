@@ -1,7 +1,7 @@
-"""Checkpoints that lie, made from a fixed seed: `python -m faults.hostile --count 300` in tests/.
+"""Hostile checkpoints from a fixed seed: `python -m faults.hostile --count 300` in tests/.
 
-Each is one file of a checkpoint changed, with a manifest that vouches for it. It has to be refused with one typed error, or be
-of no harm: in seconds, and without the memory it claims to need, which this process is not given.
+In each, one file of a checkpoint is changed and the manifest matches the change. Loading must raise
+one typed error or be harmless, within seconds and within a memory limit.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from simplellm.inference.sampler import Sampler
 from simplellm.storage.manifest import write_manifest
 from simplellm.training import preparation
 
-MOST_EXTRA_BYTES = 600 << 20  # of address space, beyond what this process has when it begins
-MOST_SECONDS = 10
+MAX_EXTRA_BYTES = 600 << 20  # of address space, in addition to that of the process at the start
+MAX_SECONDS = 10
 NUMBERS = [
-    -1, 0, 1, 2, 7, 1.5, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64, 10**300, 10**4000, 1e308, True, False, None, "4", "",
-    [], {}, [4], "x" * 100_000,
+    -1, 0, 1, 2, 7, 1.5, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64, 10**300, 10**4000, 1e308,
+    True, False, None, "4", "", [], {}, [4], "x" * 100_000,
 ]  # fmt: skip
-Lie = tuple[str, str, bytes]  # what it is, the file, its content
+HostileFile = tuple[str, str, bytes]  # description, file name, content
 
 
 def tensors_file(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    """A file in the safetensors format, whatever its header says."""
+    """A safetensors file with any header; `length` replaces the length of the header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -49,7 +49,7 @@ def entry(dtype: Any = "F32", shape: Any = (2, 2), offsets: Any = (0, 16)) -> di
 
 
 def headers() -> Iterator[tuple[str, bytes]]:
-    """Files of tensors that no reader may believe."""
+    """Invalid safetensors files: (description, content)."""
     four = bytes(16)
     yield "10^12 elements in 16 bytes", tensors_file({"a": entry(shape=[10**12])}, four)
     yield (
@@ -126,7 +126,7 @@ def headers() -> Iterator[tuple[str, bytes]]:
 
 
 def changed_tensors(path: Path, generator: random.Random) -> Iterator[tuple[str, bytes]]:
-    """The tensors of a real file with one thing wrong."""
+    """A real safetensors file with one change."""
     import safetensors.torch as st
 
     for _ in range(4):
@@ -154,7 +154,7 @@ def changed_tensors(path: Path, generator: random.Random) -> Iterator[tuple[str,
 
 
 def changed_json(path: Path, generator: random.Random) -> Iterator[tuple[str, bytes]]:
-    """A JSON file with one value, somewhere in it, replaced, removed or repeated; and no JSON at all."""
+    """A real JSON file with one value replaced, removed or repeated, and invalid JSON."""
     for text in (
         b"",
         b"[]",
@@ -185,7 +185,7 @@ def changed_json(path: Path, generator: random.Random) -> Iterator[tuple[str, by
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Every value in a JSON document: what it is in, and its key or index there; of long lists the first few."""
+    """(container, key or index) of the values in a JSON document; of long lists the first few."""
     pairs = (
         list(content.items())[:300] if isinstance(content, dict) else list(enumerate(content))[:20]
     )
@@ -204,7 +204,7 @@ def _dumped(content: Any) -> bytes:
 
 
 def patterns(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Tokenizers that cut words in ways that take forever, or none at all."""
+    """Tokenizers with split patterns that are invalid or slow."""
     for pattern in (
         "",
         "(",
@@ -221,62 +221,59 @@ def patterns(path: Path) -> Iterator[tuple[str, bytes]]:
         yield f"pattern {pattern[:12]!r}", json.dumps(content).encode()
 
 
-def lies(folder: Path, seed: int) -> list[Lie]:
-    """All lies about one checkpoint, in a random order that `seed` decides."""
-    generator, told = random.Random(seed), []
+def hostile_files(folder: Path, seed: int) -> list[HostileFile]:
+    """All hostile files for one checkpoint, in a random order given by `seed`."""
+    generator = random.Random(seed)
+    files: list[HostileFile] = []
     for name in ("model.safetensors", "training/state.safetensors"):
-        told += [(what, name, content) for what, content in headers()]
-        told += [
+        files += [(what, name, content) for what, content in headers()]
+        files += [
             (what, name, content) for what, content in changed_tensors(folder / name, generator)
         ]
     for name in ("config.json", "tokenizer.json", "training/state.json"):
-        told += [(what, name, content) for what, content in changed_json(folder / name, generator)]
-    told += [
+        files += [(what, name, content) for what, content in changed_json(folder / name, generator)]
+    files += [
         (what, "tokenizer.json", content) for what, content in patterns(folder / "tokenizer.json")
     ]
-    generator.shuffle(told)
-    return told
+    generator.shuffle(files)
+    return files
 
 
-MUST_BE_REFUSED = (
-    "model.safetensors",
-    "training/state.safetensors",
-)  # a change of a JSON file may mean the same
+# A changed JSON file may still be valid.
+MUST_BE_REFUSED = ("model.safetensors", "training/state.safetensors")
 
 
-def try_one(checkpoints: Path, folder: Path, lie: Lie) -> str:
-    """Empty when a lie did no harm, else what happened."""
-    what, name, content = lie
+def try_one(checkpoints: Path, folder: Path, hostile: HostileFile) -> str:
+    """Empty if the file was refused or harmless, else what happened."""
+    what, name, content = hostile
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(content)
     (folder / "manifest.json").unlink()
     write_manifest(folder)
-    signal.setitimer(
-        signal.ITIMER_PROF, MOST_SECONDS
-    )  # of the processor: how busy the machine is does not matter
+    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)  # processor time, whatever the load
     try:
         use(checkpoints, folder, name)
     except SimpleLLMError as error:
-        said = f"{error} {error.fix}"
+        message = f"{error} {error.fix}"
         return (
             ""
-            if len(said) < 2000 and "\n" not in str(error).strip()
-            else f"{name}, {what}: said {said[:300]!r}..."
+            if len(message) < 2000 and "\n" not in str(error).strip()
+            else f"{name}, {what}: message {message[:300]!r}..."
         )
     except BaseException as error:
         return f"{name}, {what}: {type(error).__name__}: {str(error)[:300]}"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         (folder / name).write_bytes(whole)
-    return f"{name}, {what}: was believed" if name in MUST_BE_REFUSED else ""
+    return f"{name}, {what}: was accepted" if name in MUST_BE_REFUSED else ""
 
 
 def _too_slow(*_: object) -> None:
-    raise TimeoutError(f"took more than {MOST_SECONDS} s")
+    raise TimeoutError(f"took more than {MAX_SECONDS} s")
 
 
 def use(checkpoints: Path, folder: Path, name: str) -> None:
-    """Load what the lie is in as a chat does, or as a resumed training does."""
+    """Load the file as a chat or a resumed training does."""
     if name.startswith("training/"):
         shutil.copytree(checkpoints, checkpoints.with_name("copy"))
         try:
@@ -304,17 +301,17 @@ def main() -> int:
             {**(info := run.read_info()), "training": {**info["training"], "max_steps": 3}}
         )
         folder = run.last()
-        told = lies(folder, options.seed)[: options.count]
+        files = hostile_files(folder, options.seed)[: options.count]
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (used + MOST_EXTRA_BYTES, resource.RLIM_INFINITY))
-        harms = [harm for lie in told if (harm := try_one(checkpoints, folder, lie))]
-    harmless = len(told) - len(harms)
-    print(f"{len(told)} hostile files: {harmless} refused or harmless, {len(harms)} not")  # noqa: T201
-    for harm in harms:
-        print(f"  {harm}")  # noqa: T201
-    return 1 if harms else 0
+        resource.setrlimit(resource.RLIMIT_AS, (used + MAX_EXTRA_BYTES, resource.RLIM_INFINITY))
+        failures = [text for one in files if (text := try_one(checkpoints, folder, one))]
+    harmless = len(files) - len(failures)
+    print(f"{len(files)} hostile files: {harmless} refused or harmless, {len(failures)} not")  # noqa: T201
+    for failure in failures:
+        print(f"  {failure}")  # noqa: T201
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Kills trainings and checks what is left: `python -m faults.kills --random 200 --each 10` in tests/.
+"""Kills trainings and checks what is left.
+
+Run it in tests/ with `python -m faults.kills --random 200 --each 10`.
 
 Each training is a fork of this process, so that torch is imported once. A killed run must hold only
 whole checkpoints, lose at most one save interval, and reach, when resumed, the weights of a run

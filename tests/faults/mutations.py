@@ -323,10 +323,8 @@ def is_noticed(mutation: Mutation, project: Path) -> bool:
     """Whether a test fails without the safeguard. ValueError if its text is not there once."""
     path = project / mutation.file
     source = path.read_text(encoding="utf-8")
-    if source.count(mutation.text) != 1:
-        raise ValueError(
-            f"{mutation.safeguard}: its text is in {mutation.file} {source.count(mutation.text)} times"
-        )
+    if (count := source.count(mutation.text)) != 1:
+        raise ValueError(f"{mutation.safeguard}: its text is in {mutation.file} {count} times")
     path.write_text(source.replace(mutation.text, mutation.without), encoding="utf-8")
     try:
         return run_tests(mutation.tests, project) == TESTS_FAILED
@@ -335,21 +333,11 @@ def is_noticed(mutation: Mutation, project: Path) -> bool:
 
 
 def run_tests(tests: tuple[str, ...], project: Path) -> int:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not slow",
-        *tests,
-    ]
-    there = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    env = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        command, cwd=project, env=there, capture_output=True, timeout=300
+        command, cwd=project, env=env, capture_output=True, timeout=300
     ).returncode
 
 

@@ -1,4 +1,4 @@
-"""Promise 17: any corpus gives training or one clear line."""
+"""Any corpus is trained on or refused in one line."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from simplellm.checkpoint.run import Run
 from simplellm.storage.manifest import verify_manifest
 
 HANGUL = "판사는 등불을 보았다. 빵집 주인도 등불을 보았다. " * 60
-FLAGS = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--vocab-size", "300", "--batch-size", "2",
-         "--max-steps", "2", "--device", "cpu", "--precision", "float32"]  # fmt: skip
+FLAGS = [
+    "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16",
+    "--vocab-size", "300", "--batch-size", "2", "--max-steps", "2", "--device", "cpu",
+    "--precision", "float32",
+]  # fmt: skip
 TRAINS, REFUSED = 0, 1
 
 
-def scattered(count: int, low: int = 0, high: int = 255) -> bytes:
+def random_bytes(count: int, low: int = 0, high: int = 255) -> bytes:
     generator = random.Random(0)
     return bytes(generator.randint(low, high) for _ in range(count))
 
 
-FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, what is said
+FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, part of the message
     "empty": (b"", REFUSED, "no text"),
-    "white space": (b" \n\t\r\n " * 500, REFUSED, "no text"),
+    "whitespace": (b" \n\t\r\n " * 500, REFUSED, "no text"),
     "a byte order mark alone": (codecs.BOM_UTF8, REFUSED, "no text"),
     "one byte": (b"a", REFUSED, "more text"),
     "one word": (b"word", REFUSED, "more text"),
@@ -46,13 +49,17 @@ FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, what is said
     "emoji": ("👩‍👩‍👧 🇰🇷 👍🏽 ".encode() * 300, TRAINS, ""),
     "a NUL": (TEXT.encode() + b"\0", REFUSED, f"byte {len(TEXT)} is NUL"),
     "a program": (b"\x7fELF\x02\x01\x01" + bytes(1000), REFUSED, "byte 7 is NUL"),
-    "random bytes": (scattered(5000, 1), REFUSED, "--encoding"),
-    "control characters": (scattered(5000, 1, 31), TRAINS, ""),
+    "random bytes": (random_bytes(5000, 1), REFUSED, "--encoding"),
+    "control characters": (random_bytes(5000, 1, 31), TRAINS, ""),
     "terminal sequences": (b"\x1b]0;x\x07\x1b[31mred " * 200, TRAINS, ""),
     "latin-1": (TEXT.encode() + "café".encode("latin-1"), REFUSED, f"byte {len(TEXT) + 3} (utf-8)"),
-    "latin-1 further in front": ("café ".encode("latin-1") + TEXT.encode(), REFUSED, "byte 3 (0xe9) is not utf-8"),
+    "latin-1 at the start": (
+        "café ".encode("latin-1") + TEXT.encode(), REFUSED, "byte 3 (0xe9) is not utf-8",
+    ),
     "cp949": (HANGUL.encode("cp949"), REFUSED, "byte 0 (0xc6) is not utf-8"),
-    "half a character at the end": (HANGUL.encode()[:-1] + "가".encode()[:1], REFUSED, "middle of a character"),
+    "half a character at the end": (
+        HANGUL.encode()[:-1] + "가".encode()[:1], REFUSED, "middle of a character",
+    ),
     "surrogates": (TEXT.encode() + b"\xed\xa0\x80", REFUSED, f"byte {len(TEXT)} (0xed)"),
     "UTF-8 with a mark": (codecs.BOM_UTF8 + HANGUL.encode(), TRAINS, ""),
     "UTF-16 with a mark": (HANGUL.encode("utf-16"), TRAINS, ""),
@@ -65,7 +72,7 @@ FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, what is said
 
 @pytest.fixture
 def attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Trains on a text by command; exit code and what was said. An error is one line, or two with what to do."""
+    """Runs `train` on texts: (exit code, stderr). An error is one line, or two with the fix."""
 
     def attempt(*texts: str, **options: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -96,10 +103,10 @@ def attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
-    content, expected, said = FILES[name]
+    content, expected, message = FILES[name]
     (tmp_path / "text.txt").write_bytes(content)
     code, err = attempt(str(tmp_path / "text.txt"))
-    assert code == expected and said in err, err
+    assert code == expected and message in err, err
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "latin-1"])
@@ -112,7 +119,7 @@ def test_a_text_in_the_given_encoding_is_read(attempt, tmp_path, encoding):
 
 @pytest.mark.slow
 def test_a_text_is_refused_below_some_length_and_trained_on_above(attempt, tmp_path, report_count):
-    """Exactly one block, one token less and one more among them."""
+    """The lengths include exactly one block, one token less and one more."""
     codes = []
     lengths = [*range(1, 120, 7), 150, 200, 300]
     for length in lengths:
@@ -124,7 +131,7 @@ def test_a_text_is_refused_below_some_length_and_trained_on_above(attempt, tmp_p
             shutil.rmtree(tmp_path / "checkpoints")
     assert codes == sorted(codes, reverse=True) and {*codes} == {TRAINS, REFUSED}
     report_count(
-        f"{len(FILES) + len(lengths) + len(PLACES)} corpora: each trained on or refused in one line"
+        f"{len(FILES) + len(lengths) + len(PATHS)} corpora: each trained on or refused in one line"
     )
 
 
@@ -175,23 +182,22 @@ def pipe_in_a_folder(folder: Path) -> str:
 def unreadable(folder: Path) -> str:
     (folder / "text.txt").write_text(TEXT)
     (folder / "text.txt").chmod(0)
-    return (
-        str(folder / "text.txt") if os.geteuid() else "/proc/self/mem"
-    )  # nothing is unreadable for root but this
+    # root can read every file but this one
+    return str(folder / "text.txt") if os.geteuid() else "/proc/self/mem"
 
 
-def a_name_that_drives_a_terminal(folder: Path) -> str:
+def name_with_control_characters(folder: Path) -> str:
     (folder / "\x1b[31m\n.txt").write_bytes(b"")
     return str(folder / "\x1b[31m\n.txt")
 
 
-def a_run_folder(folder: Path) -> str:
+def checkpoint_folder(folder: Path) -> str:
     (folder / "step-000001").mkdir()
     (folder / "step-000001" / "config.json").write_text("{}")
     return str(folder / "step-000001")
 
 
-PLACES: dict[str, tuple[Callable[[Path], str], int, str]] = {
+PATHS: dict[str, tuple[Callable[[Path], str], int, str]] = {
     "a folder": (folder_of_texts, TRAINS, ""),
     "a folder without texts": (folder_without_texts, REFUSED, "*.txt"),
     "a folder in a loop": (folder_in_a_loop, TRAINS, ""),
@@ -200,26 +206,26 @@ PLACES: dict[str, tuple[Callable[[Path], str], int, str]] = {
     "a pipe": (pipe, TRAINS, ""),
     "a pipe in a folder": (pipe_in_a_folder, TRAINS, ""),
     "unreadable": (unreadable, REFUSED, "cannot read"),
-    "not there": (lambda folder: str(folder / "nowhere.txt"), REFUSED, "nowhere.txt"),
-    "no name": (lambda folder: "", REFUSED, "no file ''"),
+    "missing": (lambda folder: str(folder / "nowhere.txt"), REFUSED, "nowhere.txt"),
+    "an empty name": (lambda folder: "", REFUSED, "no file ''"),
     "a name that is too long": (lambda folder: "x" * 5000, REFUSED, "no file"),
     "a pattern that matches nothing": (
         lambda folder: str(folder / "*.txt"),
         REFUSED,
         "no file matches",
     ),
-    "a name that drives a terminal": (a_name_that_drives_a_terminal, REFUSED, "no text"),
-    "a checkpoint": (a_run_folder, REFUSED, "*.txt"),
-    "the end of all": (lambda folder: "/dev/null", REFUSED, "device"),
-    "a device without end": (lambda folder: "/dev/zero", REFUSED, "device"),
+    "a name with control characters": (name_with_control_characters, REFUSED, "no text"),
+    "a checkpoint": (checkpoint_folder, REFUSED, "*.txt"),
+    "an empty device": (lambda folder: "/dev/null", REFUSED, "device"),
+    "an endless device": (lambda folder: "/dev/zero", REFUSED, "device"),
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", PATHS)
 def test_a_path_is_trained_on_or_refused_in_one_line(attempt, tmp_path, name):
-    make, expected, said = PLACES[name]
+    make, expected, message = PATHS[name]
     code, err = attempt(make(tmp_path))
-    assert code == expected and said in err and "\x1b" not in err, err
+    assert code == expected and message in err and "\x1b" not in err, err
 
 
 @pytest.mark.parametrize(

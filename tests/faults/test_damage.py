@@ -1,4 +1,4 @@
-"""Promises 3, 5 and 7: a flipped bit is found, a change is refused, and what is kept for nothing goes."""
+"""Damage is found, changed inputs are refused, and prune deletes only what is not needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with one that came to its end, not to be changed."""
+    """A checkpoints folder with a finished run, not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
     write_text(folder)
     train(folder / "checkpoints")
@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
+    """A copy of it that a test may damage."""
     write_text(tmp_path)
     return Path(shutil.copytree(finished, tmp_path / "checkpoints"))
 
@@ -46,7 +46,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 def stopped(checkpoints: Path, after: int, **given: object) -> Run:
-    """A run that was stopped after some steps."""
+    """A run that was stopped after `after` steps."""
     asked = iter(range(10**9))
     train(
         checkpoints,
@@ -56,11 +56,11 @@ def stopped(checkpoints: Path, after: int, **given: object) -> Run:
     return Run(checkpoints / "run")
 
 
-# ---------------------------------------------------------------- bits and pieces
+# ---------------------------------------------------------------- flipped bits and truncations
 
 
 def damages(size: int, generator: random.Random, count: int) -> list[Callable[[bytes], bytes]]:
-    """Flips of one bit at the ends, in the middle and anywhere, and truncations; `size` is over 0."""
+    """Flips of one bit at the ends, the middle and random places, and truncations."""
 
     def flip(place: int, bit: int) -> Callable[[bytes], bytes]:
         return lambda data: data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
@@ -76,17 +76,21 @@ def damages(size: int, generator: random.Random, count: int) -> list[Callable[[b
 
 
 def damage_all(checkpoints: Path, count: int) -> int:
-    """Damage every file of the newest checkpoint in many ways: each is named, and the one before it used instead."""
+    """Damage every file of the newest checkpoint in many ways; the number of ways.
+
+    Each damage is reported by name, and the previous checkpoint is used.
+    """
     run, generator, tried = Run(checkpoints / "run"), random.Random(0), 0
     newest, previous = run.step_folders()[:2]
     for name in files_of(newest):
         whole = (newest / name).read_bytes()
         for damage in damages(len(whole), generator, count):
             (newest / name).write_bytes(damage(whole))
-            told: list[str] = []
-            assert run.last(told.append) == previous
-            is_named = newest.name in told[0] and (name == MANIFEST_NAME or name in told[0])
-            assert is_named and told[0].endswith("using an earlier checkpoint") and len(told) == 1
+            notices: list[str] = []
+            assert run.last(notices.append) == previous
+            (notice,) = notices
+            assert newest.name in notice and (name == MANIFEST_NAME or name in notice)
+            assert notice.endswith("using an earlier checkpoint")
             tried += 1
         (newest / name).write_bytes(whole)
     assert run.last() == newest and tried > count * len(files_of(newest)) > 0
@@ -95,17 +99,15 @@ def damage_all(checkpoints: Path, count: int) -> int:
 
 def test_a_damaged_bit_or_length_is_found(copy, report_count):
     tried = damage_all(copy, 8)
-    report_count(
-        f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used"
-    )
+    n_files = len(files_of(Run(copy / "run").last()))
+    report_count(f"{tried} flipped bits and truncations in {n_files} files: {tried} found, 0 used")
 
 
 @pytest.mark.slow
 def test_any_damaged_bit_or_length_is_found(copy, report_count):
     tried = damage_all(copy, 400)
-    report_count(
-        f"{tried} flipped bits and truncations in {len(files_of(Run(copy / 'run').last()))} files: {tried} found, 0 used"
-    )
+    n_files = len(files_of(Run(copy / "run").last()))
+    report_count(f"{tried} flipped bits and truncations in {n_files} files: {tried} found, 0 used")
 
 
 @pytest.mark.parametrize(
@@ -172,30 +174,37 @@ def test_resume_from_an_earlier_checkpoint_reaches_the_same_weights(checkpoints,
 
 @pytest.mark.parametrize("which", ["best", "last"])
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", "null", "\x00", '{"path": "../x", "step": 3}', '{"path": "step-000003", "step": 4}',
-                '{"path": "step-000099", "step": 99}', '{"step": 12, "path": "step-000012", "val_loss": "x"}', None],
-)  # fmt: skip
+    "content",
+    [
+        None,
+        "",
+        "{}",
+        "[]",
+        "null",
+        "\x00",
+        '{"path": "../x", "step": 3}',
+        '{"path": "step-000003", "step": 4}',
+        '{"path": "step-000099", "step": 99}',
+        '{"step": 12, "path": "step-000012", "val_loss": "x"}',
+    ],
+)
 def test_a_damaged_pointer_is_rebuilt_from_the_checkpoints(copy, which, content):
     run = Run(copy / "run")
     path = run.path / f"{which}.json"
     before = json.loads(path.read_text())
     path.unlink() if content is None else path.write_text(content)
-    assert (
-        main(
-            [
-                "generate",
-                "--prompt",
-                "The",
-                "--max-new-tokens",
-                "2",
-                "--checkpoints",
-                str(copy),
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    )
+    words = [
+        "generate",
+        "--prompt",
+        "The",
+        "--max-new-tokens",
+        "2",
+        "--checkpoints",
+        str(copy),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 0
     go_on(copy)
     after = json.loads(path.read_text())
     assert (after["step"], after["path"]) == (before["step"], before["path"])
@@ -224,25 +233,21 @@ def test_a_damaged_run_json_is_reported_with_a_fix(copy, content, capsys):
         assert main([*words, "--checkpoints", str(copy), "--device", "cpu"]) == 1
         err = capsys.readouterr().err
         assert "run.json" in err and "--from run" in err and len(err.splitlines()) == 2
-    assert (
-        main(
-            [
-                "generate",
-                "--prompt",
-                "The",
-                "--max-new-tokens",
-                "2",
-                "--checkpoints",
-                str(copy),
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    )
+    words = [
+        "generate",
+        "--prompt",
+        "The",
+        "--max-new-tokens",
+        "2",
+        "--checkpoints",
+        str(copy),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 0
 
 
-# ---------------------------------------------------------------- a stop is no event
+# ---------------------------------------------------------------- a stop is not an evaluation
 
 
 @pytest.mark.parametrize("after", [1, 2, 4, 7, 11])
@@ -265,7 +270,7 @@ def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undis
 
 
 def test_a_stop_does_not_count_as_an_evaluation(checkpoints):
-    """Rates so high that it only gets worse: the first stop sees a better loss than any evaluation."""
+    """The learning rate is so high that the loss rises: a stop sees the lowest loss of all."""
     wild = {
         "learning_rate": 10.0,
         "muon_learning_rate": 1.0,
@@ -433,17 +438,23 @@ def test_verify_finds_files_that_do_not_match(call, copy):
     assert code == 1 and "lacks" in out
 
 
-def spoil(copy: Path) -> list[Path]:
-    """Things that are kept for nothing: an older checkpoint, what killed processes left, ids no run refers to."""
+def add_garbage(copy: Path) -> list[Path]:
+    """Add an old checkpoint, files of killed processes and unused ids; their paths."""
     run = Run(copy / "run")
     kept = run.step_folders()
     older = run.path / "step-000001"
     shutil.copytree(kept[-1], older)
     needed = run.read_info()["prepared"]
-    places = [older, run.path / ".tmp-step-000013-01234567", copy / ".prepared" / ".tmp-x-01234567",
-              copy / ".prepared" / "0123456789abcdef", copy / ".prepared" / "0123456789abcdef-words"]  # fmt: skip
+    prepared = copy / ".prepared"
+    places = [
+        older,
+        run.path / ".tmp-step-000013-01234567",
+        prepared / ".tmp-x-01234567",
+        prepared / "0123456789abcdef",
+        prepared / "0123456789abcdef-words",
+    ]
     for place in places[1:]:
-        shutil.copytree(copy / ".prepared" / needed, place)
+        shutil.copytree(prepared / needed, place)
     (run.path / ".tmp-last.json-01234567").write_text("{")
     return [*places, run.path / ".tmp-last.json-01234567"]
 
@@ -453,7 +464,7 @@ def tree(folder: Path) -> set[str]:
 
 
 def test_prune_without_yes_lists_and_deletes_nothing(copy, call):
-    goes = spoil(copy)
+    goes = add_garbage(copy)
     before = tree(copy)
     code, out, err = call("runs", "--prune")
     shown = {line.split("\t")[0] for line in out.splitlines()}
@@ -463,7 +474,7 @@ def test_prune_without_yes_lists_and_deletes_nothing(copy, call):
 
 def test_prune_deletes_exactly_what_it_lists(copy, call):
     before = tree(copy)
-    goes = spoil(copy)
+    goes = add_garbage(copy)
     code, out, _ = call("runs", "--prune", "--yes", "--json")
     assert code == 0 and {row["path"] for row in json.loads(out)} == {str(path) for path in goes}
     assert tree(copy) == before and all(row["bytes"] > 0 for row in json.loads(out))
@@ -472,7 +483,7 @@ def test_prune_deletes_exactly_what_it_lists(copy, call):
 
 
 def test_prune_reports_folders_that_cannot_be_deleted(copy, call, monkeypatch):
-    goes = spoil(copy)
+    goes = add_garbage(copy)
 
     def refuse(path: Path) -> None:  # as Windows does while another program reads a file of it
         raise PermissionError(13, "Access is denied", str(path))
@@ -482,7 +493,7 @@ def test_prune_reports_folders_that_cannot_be_deleted(copy, call, monkeypatch):
     named = [path for path in goes if path.is_dir() and not path.name.startswith(".")]
     assert code == 0 and all(path.exists() == (path in named) for path in goes)
     assert [
-        f"{path} cannot be deleted (Access is denied): left alone" in err for path in named
+        f"{path} cannot be deleted (Access is denied): left as it is" in err for path in named
     ] == [True] * 3
     assert f"deleted {len(goes) - 3}, " in err
 
@@ -501,7 +512,7 @@ def test_prune_keeps_the_last_whole_checkpoint(copy, call):
 def test_prune_skips_a_run_in_training(copy, call):
     from simplellm.storage.lock import FolderLock
 
-    goes = spoil(copy)
+    goes = add_garbage(copy)
     with FolderLock(copy / "run"):
         code, out, err = call("runs", "--prune", "--yes")
         assert (
@@ -512,7 +523,7 @@ def test_prune_skips_a_run_in_training(copy, call):
 
 
 def test_prune_of_one_run_changes_no_other(copy, call):
-    goes = spoil(copy)
+    goes = add_garbage(copy)
     shutil.copytree(copy / "run", copy / "other")
     assert call("runs", "--prune", "--yes", "--run", "run")[0] == 0
     assert (copy / "other" / "step-000001").is_dir() and all(
@@ -521,7 +532,7 @@ def test_prune_of_one_run_changes_no_other(copy, call):
 
 
 def test_prepared_ids_are_kept_while_a_run_does_not_name_its_own(copy, call):
-    goes = [path for path in spoil(copy) if "0123456789abcdef" in path.name]
+    goes = [path for path in add_garbage(copy) if "0123456789abcdef" in path.name]
     run = Run(copy / "run")
     run.write_info({name: value for name, value in run.read_info().items() if name != "prepared"})
     assert call("runs", "--prune", "--yes")[0] == 0 and all(path.exists() for path in goes)

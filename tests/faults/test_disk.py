@@ -1,4 +1,4 @@
-"""Promises 2, 4 and 5: files are durable in the right order, and a disk that fails costs nothing that was there."""
+"""Files are written in a durable order, and a failing disk loses nothing that was saved."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def assert_old_state_is_whole(run: Run, old: Path) -> None:
     assert temporaries(run.path) == []
 
 
-# ---------------------------------------------------------------- the order
+# ---------------------------------------------------------------- order
 
 
 def test_a_save_is_durable_in_order(checkpoints, parts):
@@ -134,9 +134,12 @@ def test_any_failure_in_a_save_leaves_the_old_state_whole(checkpoints, parts, re
             assert_old_state_is_whole(run, old)
             assert save(run, 4, parts) == run.last() == run.best()
             shutil.rmtree(run.path)
-    assert refused > 0.8 * n_events * len(ERRORS)  # only letting go of an old checkpoint may wait
+    assert refused > 0.8 * n_events * len(
+        ERRORS
+    )  # a failure to delete an old checkpoint is ignored
     report_count(
-        f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: 0 lost, 0 files left behind"
+        f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: "
+        "0 lost, 0 files left behind"
     )
 
 
@@ -175,7 +178,7 @@ def test_files_that_could_not_be_deleted_are_removed_by_the_next_training(checkp
 
 
 class WhileTraining:
-    """Counts events from when run.json is there, and calls `then` for them."""
+    """Calls `then` for the events after run.json is written."""
 
     def __init__(self, then: Callable[[Event], None]) -> None:
         self.then, self.has_begun = then, False
@@ -191,7 +194,7 @@ def n_events_of_training(checkpoints: Path) -> int:
     with Disk(checkpoints, WhileTraining(seen.append)):
         train(checkpoints, "run")
     shutil.rmtree(checkpoints)
-    assert len(seen) > 100, "a test of each of no places would find nothing"
+    assert len(seen) > 100, "too few events to fail at"
     return len(seen)
 
 
@@ -216,7 +219,8 @@ def test_a_disk_failure_does_not_end_a_training(checkpoints, undisturbed, report
     for at in places:
         fail_one(checkpoints, at, ERRORS[at % len(ERRORS)], undisturbed)
     report_count(
-        f"{len(places)} failures of the disk while training: {len(places)} trainings came to the same weights"
+        f"{len(places)} failures of the disk while training: "
+        f"{len(places)} trainings reached the same weights"
     )
 
 
@@ -230,12 +234,12 @@ def test_a_disk_failure_at_any_event_does_not_end_a_training(
             fail_one(checkpoints, at, number, undisturbed)
     count = n_events * len(ERRORS)
     report_count(
-        f"{count} failures of the disk while training: {count} trainings came to the same weights"
+        f"{count} failures of the disk while training: {count} trainings reached the same weights"
     )
 
 
 def failing_saves(n_failures: float) -> Callable[[Event], None]:
-    """Lets the first so many saves fail, after the first one."""
+    """Makes `n_failures` saves fail, beginning with the second."""
     seen = 0
 
     def before(event: Event) -> None:
@@ -330,11 +334,11 @@ def test_a_failed_log_write_is_reported_once_and_training_continues(checkpoints,
     assert steps[0] == 1 and steps[-1] == STEPS and len(steps) >= STEPS - 5
 
 
-# ---------------------------------------------------------------- a folder that vanishes
+# ---------------------------------------------------------------- a deleted run folder
 
 
-def vanishing(checkpoints: Path, at_step: int) -> Callable[[], bool]:
-    """Asked before each step; deletes the run's folder before one of them."""
+def delete_run(checkpoints: Path, at_step: int) -> Callable[[], bool]:
+    """A `should_stop` that deletes the folder of the run before step `at_step`."""
     asked = iter(range(10**9))
 
     def should_stop() -> bool:
@@ -351,7 +355,7 @@ def test_a_deleted_run_folder_is_created_again(checkpoints, undisturbed, at_step
     result = train(
         checkpoints,
         "run",
-        training_context(checkpoints, said.append, vanishing(checkpoints, at_step)),
+        training_context(checkpoints, said.append, delete_run(checkpoints, at_step)),
     )
     run = Run(checkpoints / "run")
     assert any("was removed" in line for line in said) and digest(run.last()) == undisturbed
@@ -361,7 +365,7 @@ def test_a_deleted_run_folder_is_created_again(checkpoints, undisturbed, at_step
 
 def test_a_run_folder_created_again_is_locked_again(checkpoints):
     refusals: list[str] = []
-    vanish = vanishing(checkpoints, 4)
+    vanish = delete_run(checkpoints, 4)
 
     def should_stop() -> bool:
         if (checkpoints / "run" / "step-000006").is_dir():
@@ -375,7 +379,7 @@ def test_a_run_folder_created_again_is_locked_again(checkpoints):
 
 
 def test_a_run_folder_taken_by_another_training_ends_the_first(checkpoints):
-    vanish, locks = vanishing(checkpoints, 4), []
+    vanish, locks = delete_run(checkpoints, 4), []
 
     def should_stop() -> bool:
         vanish()
@@ -398,7 +402,7 @@ def test_a_run_folder_taken_by_another_training_ends_the_first(checkpoints):
 
 
 def test_retention_keeps_the_best_and_the_last_whole_checkpoints(checkpoints, parts, report_count):
-    """Bits flip in a fifth of the checkpoints; what retention lets go, after a save or when asked, is never needed."""
+    """A fifth of the checkpoints is damaged; neither a save nor a prune deletes a needed one."""
     generator = torch.Generator().manual_seed(0)
     run, other = Run(checkpoints / "run"), Run(checkpoints / "other")
     kept, losses = save(other, 1, parts), {}
@@ -419,7 +423,8 @@ def test_retention_keeps_the_best_and_the_last_whole_checkpoints(checkpoints, pa
         assert all(folder.parent == run.path for folder in goes)
     for folder in run.step_folders():
         (folder / "config.json").write_text("{}")
-    assert run.superfluous() == {}, "nothing goes where nothing is whole"
+    assert run.superfluous() == {}, "nothing is deleted where nothing is whole"
     report_count(
-        "40 saves, a fifth of them damaged: retention kept the best and the last whole ones, and all of another run"
+        "40 saves, a fifth of them damaged: retention kept the best and the last whole ones, "
+        "and all of another run"
     )

@@ -1,4 +1,4 @@
-"""Promise 8: no number that is not finite reaches the weights or a checkpoint."""
+"""No NaN and no infinity reaches the weights or a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from simplellm.errors import CheckpointError, TrainingError
 from simplellm.training.trainer import Trainer
 
 BAD = [math.nan, math.inf, -math.inf]
-AT = 7  # the step at which it happens: after the evaluation of step 6
+FAULT_STEP = 7  # after the evaluation of step 6
 
 
 def at_step(step: int, then: Callable[[Trainer], None]) -> Callable[[Trainer, float | None], None]:
-    """A training step after which something happens to the trainer, once it has counted to `step`."""
+    """`Trainer.train_step` that calls `then(trainer)` after step `step` of a saved run."""
     train_step = Trainer.train_step
 
     def changed(trainer: Trainer, rate: float | None = None) -> None:
@@ -79,7 +79,7 @@ def test_a_non_finite_number_ends_the_training_before_it_is_saved(
     checkpoints, undisturbed, monkeypatch, place, value
 ):
     monkeypatch.setattr(
-        Trainer, "train_step", at_step(AT, lambda trainer: PLACES[place](trainer, value))
+        Trainer, "train_step", at_step(FAULT_STEP, lambda trainer: PLACES[place](trainer, value))
     )
     with pytest.raises(TrainingError) as found:
         train(checkpoints)
@@ -103,7 +103,7 @@ def test_the_command_exits_with_1_and_names_the_last_good_checkpoint(
     checkpoints, monkeypatch, capsys, place
 ):
     monkeypatch.setattr(
-        Trainer, "train_step", at_step(AT, lambda trainer: PLACES[place](trainer, math.nan))
+        Trainer, "train_step", at_step(FAULT_STEP, lambda trainer: PLACES[place](trainer, math.nan))
     )
     settings = {**TINY, "max_steps": STEPS, "eval_interval": INTERVAL}
     words = [
@@ -114,22 +114,18 @@ def test_the_command_exits_with_1_and_names_the_last_good_checkpoint(
     ]
     text = str(checkpoints.parent / "text.txt")
     capsys.readouterr()
-    assert (
-        main(
-            [
-                "train",
-                text,
-                "--name",
-                "run",
-                "--checkpoints",
-                str(checkpoints),
-                "--device",
-                "cpu",
-                *words,
-            ]
-        )
-        == 1
-    )
+    words = [
+        "train",
+        text,
+        "--name",
+        "run",
+        "--checkpoints",
+        str(checkpoints),
+        "--device",
+        "cpu",
+        *words,
+    ]
+    assert main(words) == 1
     lines = capsys.readouterr().err.splitlines()
     assert (
         lines[-2].startswith("error: step ")
@@ -149,7 +145,7 @@ def test_a_save_refuses_non_finite_numbers(checkpoints, value):
 
 
 def test_fp16_overflows_are_counted_saved_and_not_fatal(checkpoints, monkeypatch):
-    """As with fp16 on a GPU: the scaler on, a gradient that overflows every fourth step."""
+    """As with fp16 on a GPU: a GradScaler, and a gradient that overflows in every fourth step."""
 
     def with_scaler(trainer: Trainer, *arguments: object, **options: object) -> None:
         init(trainer, *arguments, **options)

@@ -1,4 +1,4 @@
-"""Promise 11: a model file is data, and it may lie."""
+"""Hostile model files are refused or harmless."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ CPU = torch.device("cpu")
 HEADERS = dict(headers())
 
 
-def be_hostile(report_count: Callable[[str], None], *options: str) -> None:
+def run_hostile_files(report_count: Callable[[str], None], *options: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "faults.hostile", *options], cwd=TESTS, capture_output=True, text=True,
+        [sys.executable, "-m", "faults.hostile", *options],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     for line in done.stdout.splitlines():
         report_count(line)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,7 +44,7 @@ def be_hostile(report_count: Callable[[str], None], *options: str) -> None:
 
 @pytest.mark.slow
 def test_many_hostile_files_are_refused_or_harmless(report_count):
-    be_hostile(report_count)
+    run_hostile_files(report_count)
 
 
 @pytest.mark.parametrize("what", HEADERS)
@@ -72,14 +75,14 @@ def folder(checkpoints: Path) -> Path:
     return run.last()
 
 
-def vouch(folder: Path) -> None:
+def rewrite_manifest(folder: Path) -> None:
     (folder / MANIFEST_NAME).unlink()
     write_manifest(folder)
 
 
 def change_json(folder: Path, name: str, **changes: Any) -> None:
     (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **changes}))
-    vouch(folder)
+    rewrite_manifest(folder)
 
 
 def change_state(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -87,7 +90,7 @@ def change_state(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any])
     state = safetensors.torch.load(path.read_bytes())
     change(state)
     path.write_bytes(safetensors.torch.save(state))
-    vouch(folder)
+    rewrite_manifest(folder)
 
 
 MATRIX = "optimizer/blocks.0.attention.qkv.weight/momentum"
@@ -117,7 +120,8 @@ def test_training_state_that_does_not_fit_is_refused(checkpoints, folder, what):
 
 
 FIGURES = [
-    {"step": 2}, {"step": "3"}, {"step": None}, {"best": 5}, {"best": {"step": 10**4000}}, {"best": {"val_loss": "x"}},
+    {"step": 2}, {"step": "3"}, {"step": None}, {"best": 5}, {"best": {"step": 10**4000}},
+    {"best": {"val_loss": "x"}},
     {"best": {"step": 9, "val_loss": 1.0, "tokens": 1, "bytes": 1, "accuracy": 0.5}},
     {"best": {"step": 3, "val_loss": 1.0, "tokens": 1, "bytes": 0, "accuracy": 0.5}},
     {"scaler": []}, {"scaler": None}, {"seconds": "x"}, {"seconds": []},
@@ -136,7 +140,7 @@ def test_impossible_training_figures_are_refused_or_harmless(checkpoints, folder
     except CheckpointError as error:
         assert len(str(error)) < 500
     else:
-        assert change.keys() & {"scaler"}, "it does nothing without fp16"
+        assert change.keys() & {"scaler"}, "the scaler is used only with fp16"
 
 
 def test_non_finite_figures_are_refused(folder):
@@ -151,20 +155,20 @@ def test_non_finite_figures_are_refused(folder):
 
 def test_an_unknown_split_pattern_is_refused(folder):
     whole = (folder / "tokenizer.json").read_bytes()
-    told = list(patterns(folder / "tokenizer.json"))
-    for _, content in told:
+    hostile = list(patterns(folder / "tokenizer.json"))
+    for _, content in hostile:
         (folder / "tokenizer.json").write_bytes(content)
-        vouch(folder)
+        rewrite_manifest(folder)
         with pytest.raises(TokenizerError, match="pattern"):
             load_model(folder, CPU)
     (folder / "tokenizer.json").write_bytes(whole)
-    vouch(folder)
-    assert len(told) > 5 and load_model(folder, CPU)
+    rewrite_manifest(folder)
+    assert len(hostile) > 5 and load_model(folder, CPU)
 
 
 def test_a_config_cannot_request_a_huge_rope_table(folder, monkeypatch):
     change_json(folder, "config.json", max_position_embeddings=1 << 20)
-    verify_checkpoint(folder)  # 64 MB, as the heads are small here
+    verify_checkpoint(folder)  # 64 MB, because the heads are small
     monkeypatch.setattr("simplellm.checkpoint.step_folder.MAX_ROPE_BYTES", 1 << 25)
     with pytest.raises(CheckpointError, match="context"):
         verify_checkpoint(folder)

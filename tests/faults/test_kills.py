@@ -28,11 +28,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 
 def kill(report_count: Callable[[str], None], *options: str) -> None:
-    """Runs the harness in a process of its own: one that has imported torch and done nothing else."""
+    """Run faults.kills in a new process that does nothing else."""
     done = subprocess.run(
-        [sys.executable, "-m", "faults.kills", *options], cwd=TESTS, capture_output=True, text=True,
+        [sys.executable, "-m", "faults.kills", *options],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     for line in done.stdout.splitlines():
         report_count(line)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,8 +59,8 @@ def test_signals_at_random_times_end_a_training_cleanly(report_count):
 # ---------------------------------------------------------------- signals
 
 
-def soon(*numbers: int, seconds: float = 0.05) -> None:
-    """Send signals to this process, one after the other."""
+def send_soon(*numbers: int, seconds: float = 0.05) -> None:
+    """Send signals to this process from a thread, `seconds` apart."""
 
     def send() -> None:
         for number in numbers:
@@ -69,7 +72,7 @@ def soon(*numbers: int, seconds: float = 0.05) -> None:
 
 def test_a_second_ctrl_c_ends_a_long_step_at_once(checkpoints, monkeypatch):
     def long_step(trainer: Trainer) -> None:
-        soon(signal.SIGINT, signal.SIGINT)
+        send_soon(signal.SIGINT, signal.SIGINT)
         for _ in range(1000):
             time.sleep(0.01)
 
@@ -108,12 +111,12 @@ def test_a_jumping_clock_changes_nothing(checkpoints, undisturbed, monkeypatch):
     assert digest(Run(checkpoints / "run").last()) == undisturbed
 
 
-# ---------------------------------------------------------------- two at once
+# ---------------------------------------------------------------- two trainings of one run
 
 
 @pytest.fixture
 def other(checkpoints: Path):
-    """A process that trains `run`, as far as its lock tells; the run has one checkpoint."""
+    """Holds the lock of `run`, which has one checkpoint; the name of the process in errors."""
     train(checkpoints, max_steps=1)
     with FolderLock(checkpoints / "run"):
         yield f"process {os.getpid()}"
@@ -131,21 +134,17 @@ def test_a_second_training_of_a_run_is_refused_and_changes_nothing(checkpoints, 
 
 def test_a_second_training_command_exits_with_1(checkpoints, other, capsys):
     capsys.readouterr()
-    assert (
-        main(
-            [
-                "train",
-                "--resume",
-                "--name",
-                "run",
-                "--checkpoints",
-                str(checkpoints),
-                "--device",
-                "cpu",
-            ]
-        )
-        == 1
-    )
+    words = [
+        "train",
+        "--resume",
+        "--name",
+        "run",
+        "--checkpoints",
+        str(checkpoints),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 1
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 2) and err.startswith("error: ") and other in err
 
@@ -162,8 +161,9 @@ def test_readers_need_no_lock(checkpoints, other, command, capsys):
 
 def test_the_name_of_a_run_in_preparation_is_not_taken(checkpoints):
     with FolderLock(checkpoints / "text"):
-        result = main(["train", str(checkpoints.parent / "text.txt"), "--checkpoints", str(checkpoints), "--max-steps", "1",
-                       *TINY_FLAGS])  # fmt: skip
+        text = str(checkpoints.parent / "text.txt")
+        where = ["--checkpoints", str(checkpoints)]
+        result = main(["train", text, *where, "--max-steps", "1", *TINY_FLAGS])
         assert result == 0 and (checkpoints / "text-2" / "run.json").is_file()
         assert [path.name for path in (checkpoints / "text").iterdir()] == [".lock"]
 
