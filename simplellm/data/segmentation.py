@@ -39,7 +39,7 @@ class Segmenter:
         renaming: float = 0.0,
         passage: int = DEFAULT_PASSAGE,
     ) -> None:
-        """`renaming`: fraction of the names of a passage to replace; `passage`: words per passage."""
+        """`renaming`: fraction of the names in a passage to replace; `passage`: its words."""
         self._seed, self._renaming, self._passage = seed, renaming, passage
         words = [  # "" stands for END_OF_TEXT
             word for document in documents for word in ("", *tokenizer.split(document))
@@ -98,7 +98,7 @@ def _n_variants(count: int) -> int:
 def _variants(
     tokenizer: Tokenizer, word: str, probability: float, n: int, uniform: Callable[[], float]
 ) -> list[list[int]]:
-    """The tokenizer's segmentation of a word, then `n` random ones (none if they would be equal)."""
+    """The tokenizer's segmentation of a word, then `n` random ones (none without dropout)."""
     if not word:
         return [[tokenizer.end_of_text]]
     if probability == 0 or len(word.encode()) == 1:

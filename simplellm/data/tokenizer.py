@@ -114,7 +114,7 @@ class Tokenizer:
         return [self.ranks[part] for part in parts]
 
     def token_bytes(self, token: int) -> bytes:
-        """Bytes of one token, perhaps a part of a character; none for END_OF_TEXT and unknown ids."""
+        """Bytes of one token, perhaps part of a character; none for END_OF_TEXT and unknown ids."""
         return self._bytes.get(token, b"")
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -130,13 +130,6 @@ class Tokenizer:
 
     def to_mapping(self) -> JsonObject:
         """The content of a Hugging Face `tokenizer.json`."""
-        ordered = sorted(self.ranks, key=self.ranks.__getitem__)
-        vocab = {_printable(token): self.ranks[token] for token in ordered}
-        merges = [
-            list(map(_printable, _parents(token, self.ranks)))
-            for token in ordered
-            if len(token) > 1
-        ]
         split = {
             "type": "Split",
             "pattern": {"Regex": self.pattern},
@@ -149,8 +142,15 @@ class Tokenizer:
             "trim_offsets": True,
             "use_regex": False,
         }
-        special = {"id": self.end_of_text, "content": END_OF_TEXT, "single_word": False, "lstrip": False,
-                   "rstrip": False, "normalized": False, "special": True}  # fmt: skip
+        special = {
+            "id": self.end_of_text,
+            "content": END_OF_TEXT,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         return {
             "version": "1.0",
             "truncation": None,
@@ -160,10 +160,8 @@ class Tokenizer:
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
             "post_processor": None,
             "decoder": byte_level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                      "ignore_merges": True, "vocab": vocab, "merges": merges},
-        }  # fmt: skip
+            "model": _model_mapping(self.ranks),
+        }
 
     @classmethod
     def from_mapping(cls, data: JsonObject, source: str = "tokenizer.json") -> Tokenizer:
@@ -176,10 +174,7 @@ class Tokenizer:
             specials = {item["content"]: item["id"] for item in data["added_tokens"]}
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             end_of_text = specials[END_OF_TEXT]
-            if pattern not in (
-                SPLIT_PATTERN,
-                GPT2_SPLIT_PATTERN,
-            ):  # others may take exponential time
+            if pattern not in (SPLIT_PATTERN, GPT2_SPLIT_PATTERN):  # others may be exponential
                 raise KeyError("unknown split pattern")
             _check_vocabulary(ranks, end_of_text)
             return cls(ranks, pattern, end_of_text)
@@ -211,7 +206,7 @@ def _encoding(
 
 
 def _check_vocabulary(ranks: dict[bytes, int], end_of_text: int) -> None:
-    """TokenizerError unless the ids are 0, 1, 2, ... and every byte has one: tiktoken needs both."""
+    """TokenizerError unless the ids are 0, 1, 2, ... and each byte has one, as tiktoken assumes."""
     ids = [*ranks.values(), end_of_text]
     if any(type(number) is not int for number in ids) or sorted(ids) != list(range(len(ids))):
         raise TokenizerError(
@@ -259,6 +254,24 @@ def _parents(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
             raise TokenizerError(f"token {token!r} cannot be built from merges of lower rank")
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts[0], parts[1]
+
+
+def _model_mapping(ranks: dict[bytes, int]) -> JsonObject:
+    """The "model" object of a `tokenizer.json`."""
+    ordered = sorted(ranks, key=ranks.__getitem__)
+    merges = [list(map(_printable, _parents(token, ranks))) for token in ordered if len(token) > 1]
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": True,
+        "vocab": {_printable(token): ranks[token] for token in ordered},
+        "merges": merges,
+    }
 
 
 def _rank_below(token: bytes, ranks: dict[bytes, int], limit: int) -> int:

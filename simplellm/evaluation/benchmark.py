@@ -153,7 +153,7 @@ def bench_generate(
     int8: bool = False,
     turns: int = 7,
 ) -> Benchmark:
-    """Time cached replies to a short prompt at batch size 1; the other implementation in float32."""
+    """Time cached replies to a short prompt at batch size 1; of transformers in float32."""
     model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     prompt = list(range(1, 9))
     n_new = min(params.max_new_tokens, model_config.block_size - len(prompt))
