@@ -1,4 +1,4 @@
-"""Any corpus gives text or one clear line."""
+"""Corpora: files, folders, globs, encodings and errors."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _read(folder: Path, content: str | bytes, encoding: str = "utf-8") -> Corpus
     return read_corpus([_file(folder, content)], encoding)
 
 
-def test_a_file_is_its_text(tmp_path: Path) -> None:
+def test_a_file_is_read_with_its_size_and_hash(tmp_path: Path) -> None:
     corpus = _read(tmp_path, "가나 abc\n")
     assert (corpus.text(), corpus.n_characters, corpus.n_bytes) == ("가나 abc\n", 7, 11)
     assert list(corpus.fingerprint.values()) == [hashlib.sha256("가나 abc\n".encode()).hexdigest()]
 
 
-def test_a_folder_is_its_text_files_in_order(tmp_path: Path) -> None:
+def test_the_text_files_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
     for name, content in {
         "b.md": "2",
         "a.txt": "1",
@@ -49,18 +49,18 @@ def test_a_folder_is_its_text_files_in_order(tmp_path: Path) -> None:
     assert read_corpus([str(tmp_path)]).text() == "123"
 
 
-def test_a_glob_is_the_files_it_matches(tmp_path: Path) -> None:
+def test_the_files_that_match_a_glob_are_read(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "c.md", "sub/d.txt"):
         _file(tmp_path, Path(name).stem, name)
     assert read_corpus([f"{tmp_path}/*.txt"]).text() == "ab"
     assert sorted(read_corpus([f"{tmp_path}/**/*.txt"]).text()) == ["a", "b", "d"]
 
 
-def test_a_file_may_be_called_like_a_glob(tmp_path: Path) -> None:
+def test_a_file_name_may_look_like_a_glob(tmp_path: Path) -> None:
     assert read_corpus([_file(tmp_path, "here", "[draft].txt")]).text() == "here"
 
 
-def test_the_lines_of_jsonl_are_documents(tmp_path: Path) -> None:
+def test_each_line_of_a_jsonl_file_is_a_document(tmp_path: Path) -> None:
     path = _file(
         tmp_path, '{"text": "a\\u00e9", "n": 1}\r\n\n{"text": ""}\n{"text": "b\\nc"}', "a.jsonl"
     )
@@ -82,7 +82,7 @@ def test_the_lines_of_jsonl_are_documents(tmp_path: Path) -> None:
         '{"a": 1' + "0" * 5000,
     ],
 )
-def test_a_bad_line_of_jsonl_is_numbered(tmp_path: Path, line: str) -> None:
+def test_the_error_for_an_invalid_jsonl_line_has_its_number(tmp_path: Path, line: str) -> None:
     with pytest.raises(TextError, match="line 3 is not a JSON object"):
         read_corpus([_file(tmp_path, '{"text": "a"}\n\n' + line, "a.jsonl")])
 
@@ -96,12 +96,12 @@ def test_every_file_is_a_document(tmp_path: Path) -> None:
     assert read_corpus(texts).characters == (3, 0, 3)
 
 
-def test_standard_input_is_a_source_that_can_be_read_again() -> None:
+def test_standard_input_can_be_read_again() -> None:
     corpus = read_corpus(["-"], stdin=io.BytesIO("가\r\nb".encode()))
     assert corpus.text() == corpus.text() == "가\nb" and list(corpus.fingerprint) == ["-"]
 
 
-def test_two_readers_of_standard_input_do_not_disturb_each_other(
+def test_standard_input_can_be_read_twice_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(corpora, "READ_BYTES", 16)
@@ -117,7 +117,7 @@ def test_two_readers_of_standard_input_do_not_disturb_each_other(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_named_pipe_is_read_once_and_kept(tmp_path: Path) -> None:
+def test_a_named_pipe_is_read_once_and_stored(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"from a pipe",), daemon=True)
@@ -129,20 +129,21 @@ def test_a_named_pipe_is_read_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [codecs.BOM_UTF8 + "가b\n".encode(), "가b\n".encode("utf-16"), codecs.BOM_UTF16_BE + "가b\n".encode("utf-16-be"),
+    [codecs.BOM_UTF8 + "가b\n".encode(), "가b\n".encode("utf-16"),
+     codecs.BOM_UTF16_BE + "가b\n".encode("utf-16-be"),
      codecs.BOM_UTF16_LE + "가b\n".encode("utf-16-le"), "가b\n".encode("utf-32"),
      codecs.BOM_UTF32_BE + "가b\n".encode("utf-32-be")],
     ids=["utf-8", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be"],
 )  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
-def test_a_byte_order_mark_says_the_encoding_and_is_no_text(
+def test_a_byte_order_mark_sets_the_encoding_and_is_removed(
     tmp_path: Path, content: bytes, encoding: str
 ) -> None:
     assert _read(tmp_path, content, encoding).text() == "가b\n"
 
 
 @pytest.mark.parametrize("read_bytes", [1, 2, 3, 1 << 20])
-def test_line_ends_become_newlines_wherever_blocks_are_cut(
+def test_line_ends_become_newlines_at_any_block_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int
 ) -> None:
     monkeypatch.setattr(corpora, "READ_BYTES", read_bytes)
@@ -152,7 +153,7 @@ def test_line_ends_become_newlines_wherever_blocks_are_cut(
 @pytest.mark.parametrize(
     "encoding", ["cp949", "euc-kr", "latin-1", "utf-16-le", "UTF_16-BE", "utf-8-sig", "ascii"]
 )
-def test_another_encoding_can_be_named(tmp_path: Path, encoding: str) -> None:
+def test_other_encodings_can_be_chosen(tmp_path: Path, encoding: str) -> None:
     text = "cafe" if encoding == "ascii" else "café" if encoding == "latin-1" else "한글 text"
     assert _read(tmp_path, text.encode(encoding), encoding).text() == text
 
@@ -160,15 +161,13 @@ def test_another_encoding_can_be_named(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     "encoding", ["nonsense", "", "hex", "rot13", "base64", "zlib", "undefined", "\0"]
 )
-def test_what_is_no_encoding_of_text_is_refused(tmp_path: Path, encoding: str) -> None:
+def test_an_invalid_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(TextError, match="encoding"):
         _read(tmp_path, "hello", encoding)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "u16", "punycode", "utf-32"])
-def test_a_text_that_is_not_of_the_named_encoding_is_one_text_error(
-    tmp_path: Path, encoding: str
-) -> None:
+def test_a_text_in_another_encoding_is_a_text_error(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(TextError):
         _read(tmp_path, "hello world ", encoding)
 
@@ -180,7 +179,7 @@ def test_a_text_that_is_not_of_the_named_encoding_is_one_text_error(
     ("encoding", "bad"),
     [("utf-8", b"\xff"), ("utf-8", b"\xea\xb0 "), ("cp949", b"\xb0\xff"), ("ascii", b"\x80")],
 )
-def test_a_wrong_byte_is_named_by_its_offset_in_the_file(
+def test_the_error_for_an_invalid_byte_has_its_offset(
     tmp_path: Path, offset: int, encoding: str, bad: bytes
 ) -> None:
     with pytest.raises(
@@ -191,7 +190,7 @@ def test_a_wrong_byte_is_named_by_its_offset_in_the_file(
 
 
 @pytest.mark.parametrize("offset", [3, 7, 5000])
-def test_a_byte_order_mark_counts_in_the_offset(tmp_path: Path, offset: int) -> None:
+def test_the_offset_includes_the_byte_order_mark(tmp_path: Path, offset: int) -> None:
     with pytest.raises(TextError, match=rf"byte {offset} \(0xff\)"):
         _read(tmp_path, codecs.BOM_UTF8 + b"a" * (offset - 3) + b"\xff and more")
 
@@ -199,19 +198,19 @@ def test_a_byte_order_mark_counts_in_the_offset(tmp_path: Path, offset: int) -> 
 @pytest.mark.parametrize(
     "content", [b"abc\xea\xb0", "가".encode("utf-16")[:-1]], ids=["utf-8", "utf-16"]
 )
-def test_a_text_cut_within_a_character_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_text_that_ends_within_a_character_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(TextError, match="ends in the middle of a character"):
         _read(tmp_path, content)
 
 
 @pytest.mark.parametrize("offset", [0, 3, 4, 5, (1 << 20) + 7])
-def test_a_nul_byte_is_named_by_its_offset(tmp_path: Path, offset: int) -> None:
+def test_the_error_for_a_nul_byte_has_its_offset(tmp_path: Path, offset: int) -> None:
     with pytest.raises(TextError, match=f"byte {offset} is NUL"):
         _read(tmp_path, b"a" * offset + b"\0b")
 
 
 @pytest.mark.parametrize("content", ["", " ", "\n\n\t\r\n", "\ufeff"], ids=ascii)
-def test_a_file_without_words_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_the_error_for_a_blank_file_has_its_name(tmp_path: Path, content: str) -> None:
     with pytest.raises(TextError, match=r"no text in .*a\.txt"):
         _read(tmp_path, content)
 
@@ -219,7 +218,7 @@ def test_a_file_without_words_is_refused_by_name(tmp_path: Path, content: str) -
 @pytest.mark.parametrize(
     "name", ["missing.txt", "*.txt", "a\0b", "no/such/folder", "x" * 300, "word " * 1000]
 )
-def test_what_is_no_file_is_one_text_error(
+def test_a_missing_file_is_a_text_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -228,7 +227,7 @@ def test_what_is_no_file_is_one_text_error(
     assert caught.value.fix
 
 
-def test_a_folder_without_texts_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_texts_has_its_name(tmp_path: Path) -> None:
     _file(tmp_path, "1", "a.png")
     with pytest.raises(TextError, match="no .*txt.* in "):
         read_corpus([str(tmp_path)])
@@ -237,13 +236,13 @@ def test_a_folder_without_texts_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "stdin", [None, io.BytesIO(b""), io.BytesIO(b" \n")], ids=["none", "empty", "blank"]
 )
-def test_a_standard_input_without_text_is_refused(stdin: BinaryIO | None) -> None:
+def test_standard_input_without_text_is_refused(stdin: BinaryIO | None) -> None:
     with pytest.raises(TextError):
         read_corpus(["-"], stdin=stdin)
 
 
 class BrokenFile(io.RawIOBase):
-    """A file on a disk that fails after `good` bytes."""
+    """A file whose reading fails after `good` bytes."""
 
     def __init__(self, good: int) -> None:
         self.good = good
@@ -259,7 +258,7 @@ class BrokenFile(io.RawIOBase):
 
 
 @pytest.mark.parametrize("good", [0, 4])
-def test_a_disk_that_fails_while_reading_is_one_text_error(
+def test_a_read_error_is_a_text_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
 ) -> None:
     monkeypatch.setattr(corpora.Source, "open", lambda source: BrokenFile(good))
@@ -267,7 +266,7 @@ def test_a_disk_that_fails_while_reading_is_one_text_error(
         _read(tmp_path, "abc")
 
 
-def test_a_standard_input_that_fails_is_one_text_error() -> None:
+def test_a_read_error_of_standard_input_is_a_text_error() -> None:
     with pytest.raises(TextError, match="Input/output error"):
         read_corpus(["-"], stdin=BrokenFile(0))  # type: ignore[arg-type]
 
@@ -282,11 +281,11 @@ long_text = st.text(alphabet="ab .'1\n\n\t가", min_size=1, max_size=200).filter
 
 @law
 @given(text=long_text, start=st.integers(0, 200), length=st.integers(0, 200))
-def test_joined_chunks_are_the_text_between(
+def test_chunks_concatenate_to_the_requested_characters(
     tmp_path: Path, text: str, start: int, length: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        _cut_small(patch)
+        _use_small_chunks(patch)
         corpus = _read(tmp_path, text)
         assert corpus.text() == text and corpus.n_characters == len(text)
         assert corpus.text(start, start + length) == text[start : start + length]
@@ -297,7 +296,7 @@ def test_joined_chunks_are_the_text_between(
 @given(text=long_text)
 def test_chunks_do_not_change_words_or_ids(tmp_path: Path, tokenizer: Tokenizer, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        _cut_small(patch)
+        _use_small_chunks(patch)
         chunks = list(_read(tmp_path, text).chunks())
     assert [word for chunk in chunks for word in tokenizer.split(chunk.text)] == tokenizer.split(
         text
@@ -308,12 +307,12 @@ def test_chunks_do_not_change_words_or_ids(tmp_path: Path, tokenizer: Tokenizer,
     assert [chunk.ends_document for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
-def _cut_small(patch: pytest.MonkeyPatch) -> None:
+def _use_small_chunks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(corpora, "CHUNK_CHARACTERS", 10)
     patch.setattr(corpora, "READ_BYTES", 7)
 
 
-def test_a_huge_line_is_cut_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_line_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "CHUNK_CHARACTERS", 10)
     monkeypatch.setattr(corpora, "MAX_CHUNK_CHARACTERS", 50)
     corpus = _read(tmp_path, "ab " * 100)

@@ -1,4 +1,4 @@
-"""Every epoch is another way to write the same text, and always the same way."""
+"""Segmentation: every epoch has its own deterministic encoding of the text."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def test_without_dropout_an_epoch_is_the_plain_encoding(
     assert Segmenter(texts, tokenizer, 0.0, 1)(4).tolist() == plain
 
 
-def test_a_share_of_the_words_is_cut_as_the_tokenizer_cuts_them(
-    tokenizer: Tokenizer, story: str
-) -> None:
+def test_a_fraction_of_the_words_has_the_plain_encoding(tokenizer: Tokenizer, story: str) -> None:
     segmenter, plain = (
         Segmenter([story], tokenizer, 0.5, 1),
         [tokenizer.end_of_text, *tokenizer.encode(story)],
@@ -46,15 +44,15 @@ def test_a_share_of_the_words_is_cut_as_the_tokenizer_cuts_them(
     assert segmenter(3, 1.0).tolist() == plain and lengths == sorted(set(lengths))
 
 
-def test_an_epoch_is_a_function_of_seed_and_number(tokenizer: Tokenizer, story: str) -> None:
+def test_an_epoch_depends_only_on_seed_and_number(tokenizer: Tokenizer, story: str) -> None:
     first, second = (Segmenter([story], tokenizer, 0.3, 7) for _ in range(2))
-    ahead = [first(epoch).tolist() for epoch in range(3)]
-    assert ahead == [second(epoch).tolist() for epoch in (0, 1, 2)]
-    assert ahead[0] == second(0).tolist(), "asking again, and after others, changes nothing"
+    in_order = [first(epoch).tolist() for epoch in range(3)]
+    assert in_order == [second(epoch).tolist() for epoch in (0, 1, 2)]
+    assert in_order[0] == second(0).tolist(), "earlier calls have no effect"
 
 
 @pytest.mark.parametrize("other", [(7, 1), (8, 0)])
-def test_another_epoch_or_seed_is_another_segmentation(
+def test_other_epochs_and_seeds_give_other_segmentations(
     tokenizer: Tokenizer, story: str, other: tuple[int, int]
 ) -> None:
     seed, epoch = other
@@ -72,6 +70,6 @@ def test_more_dropout_gives_more_tokens(tokenizer: Tokenizer, story: str) -> Non
     assert lengths == sorted(set(lengths))
 
 
-def test_end_of_text_stands_before_each_document(tokenizer: Tokenizer) -> None:
+def test_end_of_text_precedes_each_document(tokenizer: Tokenizer) -> None:
     ids = Segmenter(["ab", "cd"], tokenizer, 0.9, 1)(0).tolist()
     assert ids[0] == tokenizer.end_of_text and ids.count(tokenizer.end_of_text) == 2

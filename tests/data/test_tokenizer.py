@@ -1,4 +1,4 @@
-"""The tokenizer is total (any text, any ids), linear, and the same in `tokenizers`."""
+"""The tokenizer accepts any text and any ids, takes linear time, and agrees with `tokenizers`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from simplellm.data.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, TextStream, Tokenizer
 from simplellm.errors import TokenizerError
 
-FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
+FAMILY = (
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 "
+    "\U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
+)
 SAMPLES = [
     "", " ", "  \n\n\t ", "Hello, world's 1234 words!", "한국어 문장입니다.", FAMILY,
     unicodedata.normalize("NFD", "한국어 문장"),
-    "\0\x01\x1b[31m\x7f\x80\x9f", "a\r\nb\rc\n", "\u202e\u2066\ufeff\u200b", "e\u0301\u0301\u0301", END_OF_TEXT,
+    "\0\x01\x1b[31m\x7f\x80\x9f", "a\r\nb\rc\n", "\u202e\u2066\ufeff\u200b",
+    "e\u0301\u0301\u0301", END_OF_TEXT,
     "\u0661\u0662 ²³ Ⅷ", "\U0010ffff\ue000", "x" * 200, "   x   y   \n   z", "'S'll'VE don't",
 ]  # fmt: skip
 some_text = st.text(max_size=60) | st.text(
@@ -37,7 +41,7 @@ law = settings(
 
 
 @pytest.fixture(scope="module")
-def theirs(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+def hf_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     return _in_tokenizers(tokenizer)
 
 
@@ -72,17 +76,17 @@ def _random_texts(n: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("text", SAMPLES)
-def test_decoding_undoes_encoding(tokenizer: Tokenizer, text: str) -> None:
+def test_samples_survive_encoding_and_decoding(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @law
 @given(text=some_text)
-def test_decoding_undoes_encoding_of_any_text(tokenizer: Tokenizer, text: str) -> None:
+def test_any_text_survives_encoding_and_decoding(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_ten_thousand_texts_come_back_whole_and_as_a_stream(tokenizer: Tokenizer) -> None:
+def test_ten_thousand_texts_survive_encoding_and_streaming(tokenizer: Tokenizer) -> None:
     draw, lost = random.Random(3), []
     texts = _random_texts(7_000, 1) + ["".join(draw.choices(SAMPLES, k=3)) for _ in range(3_000)]
     for text in texts:
@@ -94,13 +98,13 @@ def test_ten_thousand_texts_come_back_whole_and_as_a_stream(tokenizer: Tokenizer
 
 @law
 @given(text=some_text)
-def test_words_joined_are_the_text(tokenizer: Tokenizer, text: str) -> None:
+def test_the_words_concatenate_to_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert "".join(tokenizer.split(text)) == text
 
 
 @law
 @given(text=some_text)
-def test_an_array_holds_the_ids_of_the_list(tokenizer: Tokenizer, text: str) -> None:
+def test_encode_array_equals_encode(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
 
 
@@ -125,12 +129,12 @@ def test_lone_surrogates_are_replaced(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
 
 
-def test_end_of_text_typed_is_ordinary_text(tokenizer: Tokenizer) -> None:
+def test_end_of_text_in_a_text_is_not_special(tokenizer: Tokenizer) -> None:
     assert tokenizer.end_of_text not in tokenizer.encode(END_OF_TEXT)
     assert tokenizer.decode(tokenizer.encode(END_OF_TEXT)) == END_OF_TEXT
 
 
-def test_end_of_text_is_decoded_to_nothing(tokenizer: Tokenizer) -> None:
+def test_end_of_text_is_not_decoded(tokenizer: Tokenizer) -> None:
     assert (
         tokenizer.decode([tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text])
         == "a"
@@ -139,14 +143,14 @@ def test_end_of_text_is_decoded_to_nothing(tokenizer: Tokenizer) -> None:
 
 @law
 @given(data=st.data())
-def test_any_ids_decode_and_their_stream_is_the_same(
+def test_any_ids_decode_the_same_at_once_and_as_a_stream(
     tokenizer: Tokenizer, data: st.DataObject
 ) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
     assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
 
 
-def test_a_stream_never_shows_half_a_character(tokenizer: Tokenizer) -> None:
+def test_a_stream_yields_only_complete_characters(tokenizer: Tokenizer) -> None:
     byte_ids = [tokenizer.ranks[bytes([byte])] for byte in "가👍é".encode()]
     assert list(tokenizer.decode_stream(byte_ids)) == ["", "", "가", "", "", "", "👍", "", "é", ""]
 
@@ -157,8 +161,7 @@ def test_a_stream_never_shows_half_a_character(tokenizer: Tokenizer) -> None:
     | some_text.map(str.encode)
     | st.sampled_from(SAMPLES).map(str.encode)
 )
-def test_a_stream_holds_back_three_bytes_at_most(tokenizer: Tokenizer, data: bytes) -> None:
-    """At every moment what was shown is all that came, but for its last three bytes at most."""
+def test_a_stream_holds_back_at_most_three_bytes(tokenizer: Tokenizer, data: bytes) -> None:
     stream, shown = TextStream(tokenizer), ""
     for n_bytes, byte in enumerate(data, 1):
         shown += stream.push(tokenizer.ranks[bytes([byte])])
@@ -170,34 +173,34 @@ def test_a_stream_holds_back_three_bytes_at_most(tokenizer: Tokenizer, data: byt
 
 
 @pytest.mark.parametrize("token", [-1, 9_999])
-def test_ids_of_no_token_decode_without_a_bug(tokenizer: Tokenizer, token: int) -> None:
+def test_unknown_ids_are_ignored_when_decoding(tokenizer: Tokenizer, token: int) -> None:
     assert tokenizer.decode([*tokenizer.encode("a"), token]).startswith("a")
 
 
-def test_a_vocabulary_has_at_most_the_tokens_asked_for(story: str) -> None:
+def test_a_vocabulary_has_at_most_the_requested_size(story: str) -> None:
     assert Tokenizer.train([story], 300).vocab_size == 300
     assert Tokenizer.train(["ab"], 300).vocab_size <= 258
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a"]])
-def test_a_tokenizer_of_hardly_any_text_encodes_everything(texts: list[str]) -> None:
+def test_a_tokenizer_trained_on_almost_no_text_encodes_any_text(texts: list[str]) -> None:
     tokenizer = Tokenizer.train(texts, 257)
     assert tokenizer.vocab_size == 257 and tokenizer.decode(tokenizer.encode("ab 가")) == "ab 가"
 
 
-def test_training_is_a_function_of_the_text(story: str, tokenizer: Tokenizer) -> None:
+def test_training_is_deterministic(story: str, tokenizer: Tokenizer) -> None:
     assert Tokenizer.train([story], 512).fingerprint == tokenizer.fingerprint
     assert Tokenizer.train([story[:5000]], 512).fingerprint != tokenizer.fingerprint
 
 
-def test_dropout_of_nothing_is_plain_encoding(tokenizer: Tokenizer, story: str) -> None:
+def test_dropout_zero_equals_plain_encoding(tokenizer: Tokenizer, story: str) -> None:
     for word in set(tokenizer.split(story)):
         assert tokenizer.encode_with_dropout(word, 0.0, lambda: 0.5) == tokenizer.encode(word)
 
 
 @law
 @given(word=st.text(min_size=1, max_size=20), seed=st.integers(0, 9))
-def test_dropout_never_changes_the_text(tokenizer: Tokenizer, word: str, seed: int) -> None:
+def test_dropout_does_not_change_the_text(tokenizer: Tokenizer, word: str, seed: int) -> None:
     assert (
         tokenizer.decode(tokenizer.encode_with_dropout(word, 0.5, random.Random(seed).random))
         == word
@@ -206,20 +209,20 @@ def test_dropout_never_changes_the_text(tokenizer: Tokenizer, word: str, seed: i
 
 @law
 @given(text=some_text)
-def test_tokenizers_gives_the_same_ids_for_any_text(
-    tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, text: str
+def test_ids_equal_those_of_tokenizers_for_any_text(
+    tokenizer: Tokenizer, hf_tokenizer: tokenizers.Tokenizer, text: str
 ) -> None:
-    assert theirs.encode(text).ids == tokenizer.encode(text)
+    assert hf_tokenizer.encode(text).ids == tokenizer.encode(text)
 
 
-def test_tokenizers_gives_the_same_ids_for_random_texts(
-    tokenizer: Tokenizer, theirs: tokenizers.Tokenizer, story: str
+def test_ids_equal_those_of_tokenizers_for_random_texts(
+    tokenizer: Tokenizer, hf_tokenizer: tokenizers.Tokenizer, story: str
 ) -> None:
     for text in [story, *SAMPLES, *_random_texts(1_000, 2)]:
-        assert theirs.encode(text).ids == tokenizer.encode(text)
+        assert hf_tokenizer.encode(text).ids == tokenizer.encode(text)
 
 
-def test_a_tokenizer_comes_back_from_its_json(tokenizer: Tokenizer, story: str) -> None:
+def test_a_tokenizer_survives_json(tokenizer: Tokenizer, story: str) -> None:
     again = Tokenizer.from_mapping(json.loads(json.dumps(tokenizer.to_mapping())))
     assert (
         again.fingerprint == tokenizer.fingerprint and again.to_mapping() == tokenizer.to_mapping()
@@ -273,19 +276,21 @@ def test_a_damaged_tokenizer_file_is_refused(
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 5, {}])
-def test_a_foreign_file_is_named(data: Any) -> None:
+def test_the_error_for_other_content_names_the_file(data: Any) -> None:
     with pytest.raises(TokenizerError, match=r"^here.json is not a byte-level BPE") as caught:
         Tokenizer.from_mapping(data, "here.json")
     assert caught.value.fix
 
 
-def test_gpt2_ids_are_those_of_tiktoken_and_tokenizers(gpt2: Tokenizer, story: str) -> None:
-    theirs = _in_tokenizers(gpt2)
+def test_gpt2_ids_equal_those_of_tiktoken_and_tokenizers(gpt2: Tokenizer, story: str) -> None:
+    hf_tokenizer = _in_tokenizers(gpt2)
     assert gpt2.vocab_size == 50_257 and gpt2.end_of_text == 50_256
     assert gpt2.encode("Hello world") == [15496, 995]
     for text in [story, *SAMPLES, *_random_texts(100, 3)]:
         assert (
-            gpt2.encode(text) == _reference(gpt2).encode_ordinary(text) == theirs.encode(text).ids
+            gpt2.encode(text)
+            == _reference(gpt2).encode_ordinary(text)
+            == hf_tokenizer.encode(text).ids
         )
 
 
@@ -301,7 +306,10 @@ def test_gpt2_encodes_a_megabyte_of_one_character_in_linear_time(
 
 
 def _reference(gpt2: Tokenizer) -> tiktoken.Encoding:
-    published = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""  # tiktoken_ext
+    published = (  # in tiktoken_ext
+        r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"""
+        r"""|\s++$|\s+(?!\S)|\s"""
+    )
     return tiktoken.Encoding(
         "gpt2", pat_str=published, mergeable_ranks=gpt2.ranks, special_tokens={END_OF_TEXT: 50_256}
     )

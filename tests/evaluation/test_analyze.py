@@ -1,4 +1,4 @@
-"""What is shown of the next token is what the model and the sampler really do."""
+"""Analysis shows what the model and the sampler compute."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sampler(trained) -> Sampler:
 
 
 @pytest.mark.parametrize("params", SETTINGS)
-def test_candidates_are_the_softmax_and_the_samplers_own_distribution(sampler, params):
+def test_candidates_have_the_softmax_and_the_sampling_distribution(sampler, params):
     ids = sampler.encode("The judge had")
     found = candidates(sampler, ids, params, 10**6)
     logits = sampler.next_logits(ids)
@@ -58,13 +58,13 @@ def test_candidates_are_the_softmax_and_the_samplers_own_distribution(sampler, p
     assert all(c.probability == pytest.approx(float(plain[c.token]), abs=1e-6) for c in found)
 
 
-def test_the_most_likely_come_first(sampler):
+def test_candidates_are_sorted_by_probability(sampler):
     found = candidates(sampler, [1, 2], SamplingParams(), 7)
     assert len(found) == 7
     assert [c.probability for c in found] == sorted((c.probability for c in found), reverse=True)
 
 
-def test_a_mapping_has_the_keys_of_the_contract(sampler):
+def test_a_candidate_has_the_json_keys_of_the_contract(sampler):
     (found,) = candidates(sampler, [1], SamplingParams(), 1)
     assert list(found.to_mapping()) == [
         "token",
@@ -75,7 +75,7 @@ def test_a_mapping_has_the_keys_of_the_contract(sampler):
     ]
 
 
-def test_asking_changes_no_reply(sampler):
+def test_candidates_do_not_change_replies(sampler):
     params = SamplingParams(seed=4, max_new_tokens=8)
     texts = []
     for _ in range(2):
@@ -101,10 +101,10 @@ REPLIES = {
 }
 
 
-def plain_thoughts(
+def expected_statistics(
     sampler: Sampler, prompt: list[int], new_ids: list[int]
 ) -> list[tuple[int, float, int, float]]:
-    """Id, probability, rank and entropy by a plain softmax of logits that no cache has seen."""
+    """Id, probability, rank and entropy by the softmax of logits without a cache."""
     found = []
     for n, token in enumerate(new_ids):
         with torch.no_grad():
@@ -123,10 +123,10 @@ def plain_thoughts(
     return found
 
 
-def same_thoughts(sampler: Sampler, params: SamplingParams, prompt: list[int]) -> tuple:
+def check_statistics(sampler: Sampler, params: SamplingParams, prompt: list[int]) -> tuple:
     reply = sampler.stream(prompt, params)
     found = token_probabilities(sampler, reply, list(reply))
-    expected = plain_thoughts(sampler, prompt, reply.new_ids)
+    expected = expected_statistics(sampler, prompt, reply.new_ids)
     assert [(one.id, one.rank) for one in found] == [
         (token, rank) for token, _, rank, _ in expected
     ]
@@ -142,31 +142,31 @@ def same_thoughts(sampler: Sampler, params: SamplingParams, prompt: list[int]) -
 
 
 @pytest.mark.parametrize("params", REPLIES.values(), ids=REPLIES)
-def test_the_numbers_of_a_reply_are_a_plain_softmax_of_uncached_logits(sampler, params):
-    reply, found = same_thoughts(sampler, params, sampler.encode("The judge"))
+def test_the_statistics_of_a_reply_equal_those_of_uncached_logits(sampler, params):
+    reply, found = check_statistics(sampler, params, sampler.encode("The judge"))
     assert len(found) == len(reply.new_ids) >= 1
     if params.stop:
         assert reply.stop_reason == "stop" and len(found) < params.max_new_tokens
 
 
-def test_the_end_of_a_text_has_its_numbers_too(sampler):
+def test_the_end_of_text_token_has_statistics_too(sampler):
     prompt, params = sampler.encode("The judge"), REPLIES["sampled"]
-    said = sampler.stream(prompt, params)
-    list(said)
+    first = sampler.stream(prompt, params)
+    list(first)
     tokenizer = copy.copy(sampler.tokenizer)
-    tokenizer.end_of_text = said.new_ids[3]
-    reply, found = same_thoughts(Sampler(sampler.model, tokenizer), params, prompt)
+    tokenizer.end_of_text = first.new_ids[3]
+    reply, found = check_statistics(Sampler(sampler.model, tokenizer), params, prompt)
     assert reply.stop_reason == "end_of_text" and found[-1].token == END_OF_TEXT
-    assert len(found) == said.new_ids.index(said.new_ids[3]) + 1
+    assert len(found) == first.new_ids.index(first.new_ids[3]) + 1
 
 
-def test_a_thought_has_the_keys_of_the_contract(sampler):
+def test_a_token_probability_has_the_json_keys_of_the_contract(sampler):
     reply = sampler.stream([1], replace(REPLIES["one"], seed=2))
     (found,) = token_probabilities(sampler, reply, list(reply))
     assert list(found.to_mapping()) == ["token", "id", "probability", "rank", "entropy"]
 
 
-def test_part_of_a_character_is_shown_as_bytes(tokenizer: Tokenizer):
+def test_a_partial_character_is_shown_as_bytes(tokenizer: Tokenizer):
     assert token_text(tokenizer, tokenizer.end_of_text) == END_OF_TEXT
     texts = [token_text(tokenizer, token) for token in tokenizer.encode("a 한")]
     assert "".join(texts).encode().decode("unicode_escape").encode("latin-1").decode() == "a 한"
@@ -174,12 +174,12 @@ def test_part_of_a_character_is_shown_as_bytes(tokenizer: Tokenizer):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 256), max_size=20), st.text("aé한🙂", max_size=6))
-def test_whole_characters_hold_every_token_once_and_all_of_the_text(
+def test_character_spans_cover_all_tokens_and_the_text(
     tokenizer: Tokenizer, noise: list[int], text: str
 ):
     ids = [*tokenizer.encode(text), *noise]
     found = list(character_spans(tokenizer, ids))
-    assert [place for _, first, last in found for place in range(first, last)] == list(
+    assert [index for _, first, last in found for index in range(first, last)] == list(
         range(len(ids))
     )
     if tokenizer.end_of_text not in ids:
@@ -189,31 +189,29 @@ def test_whole_characters_hold_every_token_once_and_all_of_the_text(
 # ---------------------------------------------------------------- attention
 
 
-def test_attention_is_that_of_transformers(tiny_model):
+def test_attention_equals_that_of_transformers(tiny_model):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.no_grad():
         for block in tiny_model.blocks:
-            block.attention.qkv.weight.mul_(
-                3
-            )  # so that some tokens are looked at much more than others
+            block.attention.qkv.weight.mul_(3)  # makes the weights less uniform
     data = to_hub_config(tiny_model.config, end_of_text=0)
     config = AutoConfig.for_model(data.pop("model_type"), **data, attn_implementation="eager")
-    theirs = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    theirs.load_state_dict(to_hub_state(tiny_model.state_dict(), tiny_model.config), strict=False)
-    theirs.tie_weights()
+    hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    hf_model.load_state_dict(to_hub_state(tiny_model.state_dict(), tiny_model.config), strict=False)
+    hf_model.tie_weights()
     for length in (1, 2, 32):
         ids = torch.randint(300, (1, length), generator=torch.Generator().manual_seed(length))
         found = attention(tiny_model, ids[0].tolist())
         with torch.no_grad():
             expected = torch.stack(
-                [layer[0, :, -1] for layer in theirs(ids, output_attentions=True).attentions]
+                [layer[0, :, -1] for layer in hf_model(ids, output_attentions=True).attentions]
             )
         assert found.shape == (2, 4, length) and (length == 1 or found.std() > 0.02)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_looking_leaves_the_model_as_it_was(tiny_model):
+def test_the_analysis_of_attention_does_not_change_the_model(tiny_model):
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         before = tiny_model(ids)

@@ -50,7 +50,7 @@ def size(text: str) -> int:
 def naive_passages(
     reply: str, documents: Sequence[str], before: str, shortest: int
 ) -> tuple[float, int]:
-    """Share and size of the longest passage (its part in the reply), by trying every run of words."""
+    """Share, and size of the longest passage in the reply, by trying every run of words."""
     text, begin = before + reply, len(before)
     there = [[word for *_, word in words(document)] for document in documents]
     ours = words(text)

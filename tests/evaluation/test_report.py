@@ -1,4 +1,4 @@
-"""The report's figures are those of their definitions, and its copy rate is exact however the text is cut."""
+"""Reports: baselines and the share of copied text."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ ZOO = {
     + json.dumps({"text": "The record of the fourth line\nwhich goes on and on here"}).encode()
     + b"\r\n"
     + json.dumps({"text": "그 다섯째 줄에 있는 기록입니다"}).encode(),
-    "이야기\x1b[31m.md": "\n\n셋째 줄에 있는 한글 이야기입니다\n\x0c\nAnd then there is the fifth line\n".encode(),
+    "이야기\x1b[31m.md": (
+        "\n\n셋째 줄에 있는 한글 이야기입니다\n\x0c\nAnd then there is the fifth line\n"
+    ).encode(),
 }
 EXPECTED = [
     ("crlf.txt", 1, "The first line of the crlf file"),
@@ -256,9 +258,10 @@ def test_the_text_of_the_base_model_is_searched_too(tmp_path: Path) -> None:
     (tmp_path / "old.txt").write_text("What the base was trained on before\n" * 5)
     (tmp_path / "new.txt").write_text("What the model was trained on after\n" * 5)
     base = train(tmp_path, "base", str(tmp_path / "old.txt"))
-    code = main(["train", str(tmp_path / "new.txt"), "--from", "base", "--name", "fine", "--max-steps", "1", "--device", "cpu",
-                 "--checkpoints", str(base.parent)])  # fmt: skip
-    assert code == 0
+    flags = ["--max-steps", "1", "--device", "cpu", "--checkpoints", str(base.parent)]
+    assert (
+        main(["train", str(tmp_path / "new.txt"), "--from", "base", "--name", "fine", *flags]) == 0
+    )
     run = base.parent / "fine"
     assert locations(run, "What the model was trained on after") == [("new.txt", 1, "")]
     assert locations(run, "What the base was trained on before") == [("old.txt", 1, "")]
@@ -316,7 +319,8 @@ def test_source_shows_passages_with_file_and_line(
     shown = dispatch(session_of(run, Turn("", "x"), Turn("He said: The third", reply)), "/source")
     path = zoo / "texts"
     assert isinstance(shown, Lines) and shown.text.splitlines() == [
-        "84% of the reply stands word for word in the training text, in passages of 20 characters or more:",
+        "84% of the reply stands word for word in the training text, "
+        "in passages of 20 characters or more:",
         f"{path}/이야기\x1b[31m.md:3: 셋째 줄에 있는 한글 이야기입니다",
         f"{path}/crlf.txt:3: ...line of the crlf file",
     ]
