@@ -1,12 +1,12 @@
-"""What other programs on the machine cost: budgets kept, and training speed, with and without busy processes beside it.
+"""Measures what other programs on the machine cost: kept budgets and training speed.
 
     python bench/busy_machine.py budget TEXT --budget 65 --rounds 2
     python bench/busy_machine.py threads --rounds 3
 
-`budget` trains TEXT once for each disturbance, in turns, and prints the share of the budget that the whole command
-used, the steps it took and its bits per byte. `threads` trains with several settings of the waiting of OpenMP threads,
-in turns, and prints tokens per second on a quiet machine and beside one and two busy processes. Run it alone: each busy
-process is one of its own.
+`budget` trains TEXT once with each disturbance, in turns. It prints the share of the budget that
+the whole command used, its steps and its bits per byte. `threads` trains with several settings of
+how OpenMP threads wait, in turns. It prints tokens per second on a quiet machine and beside one and
+two busy processes. Run it on an otherwise quiet machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.training.optimizer import Optimizer
 cpu, precision = torch.device("cpu"), sys.argv[1]
 devices.reuse_freed_memory()
-config = ModelConfig(n_layer=4, n_head=2, n_embd=128, block_size=512, vocab_size=1024, tie_embeddings=False)
+config = ModelConfig(
+    n_layer=4, n_head=2, n_embd=128, block_size=512, vocab_size=1024, tie_embeddings=False
+)
 model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1)).train()
 optimizer, scaler = Optimizer(model, TrainConfig()), devices.grad_scaler(cpu, precision)
 block = torch.randint(1024, (4, 513), generator=torch.Generator().manual_seed(0))
@@ -73,7 +75,7 @@ with adapted_to_load():
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many other processes that compute without a pause, for the length of the block."""
+    """Within the block `count` other processes compute without a pause."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -85,7 +87,7 @@ def busy(count: int) -> Iterator[None]:
 
 # ---------------------------------------------------------------- budgets
 
-Disturbance = Callable[[subprocess.Popen[str], float], None]  # of a running training with a budget
+Disturbance = Callable[[subprocess.Popen[str], float], None]  # of a training and its budget
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> None:
@@ -94,10 +96,13 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def busy_from(begin: float, end: float, count: int = 2) -> Disturbance:
-    """Busy processes from `begin` to `end`; seconds since the start, or before the end of the budget where negative."""
+    """Busy processes from `begin` to `end`.
+
+    Both are seconds since the start; negative ones count back from the end of the budget.
+    """
 
     def disturb(process: subprocess.Popen[str], budget: float) -> None:
-        first, last = (place if place >= 0 else budget + place for place in (begin, end))
+        first, last = (at if at >= 0 else budget + at for at in (begin, end))
         wait(process, first)
         with busy(count):
             wait(process, last - first)
@@ -133,10 +138,10 @@ DISTURBANCES: dict[str, Disturbance] = {
 
 
 def train(text: str, budget: float, disturb: Disturbance) -> dict[str, float]:
-    """Seconds of the whole command, seconds that it reports, steps and bits per byte."""
+    """Figures of a training: seconds of the whole command, reported seconds, steps and others."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "main.py"), "train", text, "--budget", f"{budget:g}s", "--json",
-                   "--checkpoints", folder, "--name", "run"]  # fmt: skip
+        flags = ["--budget", f"{budget:g}s", "--json", "--checkpoints", folder, "--name", "run"]
+        command = [sys.executable, str(ROOT / "main.py"), "train", text, *flags]
         started_at = time.perf_counter()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -166,9 +171,11 @@ def budgets(text: str, budget: float, rounds: int, only: str) -> None:
             one = train(text, budget, disturb)
             figures[name].append(one)
             print(
-                f"{name:<30} {one['seconds']:5.1f} s ({one['seconds'] / budget:4.0%}), train_seconds "
-                f"{one['train_seconds']:5.1f} ({one['train_seconds'] / budget:4.0%}), width {one['width']:.0f}, "
-                f"{one['steps']:4.0f} steps, {one['decisions']:2.0f} decisions, {one['bits_per_byte']:.3f} bits/byte",
+                f"{name:<30} {one['seconds']:5.1f} s ({one['seconds'] / budget:4.0%}), "
+                f"train_seconds {one['train_seconds']:5.1f} "
+                f"({one['train_seconds'] / budget:4.0%}), width {one['width']:.0f}, "
+                f"{one['steps']:4.0f} steps, {one['decisions']:2.0f} decisions, "
+                f"{one['bits_per_byte']:.3f} bits/byte",
                 flush=True,
             )
     quiet = statistics.mean(one["bits_per_byte"] for one in figures["quiet"])
@@ -189,9 +196,12 @@ def budgets(text: str, budget: float, rounds: int, only: str) -> None:
 def tokens_per_second(environment: dict[str, str], precision: str, seconds: float) -> list[float]:
     """On a quiet machine, beside one and two busy processes, and on a quiet one again."""
     process = subprocess.Popen(
-        [sys.executable, "-c", STEPS, precision], env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", STEPS, precision],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdin is not None and process.stdout is not None
     process.stdout.readline()
     speeds = []
@@ -230,7 +240,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=65.0, help="seconds")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
-        "--only", default="", help="disturbances whose name holds this (quiet runs too)"
+        "--only", default="", help="disturbances whose name contains this, besides quiet"
     )
     parser.add_argument("--precision", default="bf16", choices=("bf16", "float32"))
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of threads")

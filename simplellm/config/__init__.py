@@ -1,1 +1,1 @@
-"""Declarations of every setting, and the recipe that chooses their values. Does not import torch."""
+"""Declarations of all settings, and the recipe that chooses their values. Without torch."""

@@ -1,4 +1,4 @@
-"""Settings of the model: flags of `train`, `sweep` and `bench`, keys of [model] in a TOML file."""
+"""Settings of the model: flags of `train`, `sweep`, `bench`, keys of [model] in a TOML file."""
 
 from __future__ import annotations
 

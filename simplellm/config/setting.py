@@ -1,11 +1,12 @@
-"""What one setting is, and what a group of them does: parse, check, say what is allowed.
+"""Settings: declaration, parsing and checking of one setting, and groups of them.
 
-A group is frozen: a change makes a new object, so a refused change leaves the old one whole.
+A group is frozen: a change makes a new object, so a refused change leaves the old one as it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ KIND_NAMES = {
     "texts": "a list of texts",
     "seconds": "a time such as 60s, 10m or 2h",
 }
-LONGEST_QUOTE = 100  # characters of a wrong value that are told
+MAX_QUOTE = 100  # characters of a wrong value that an error shows
 SECONDS_PER_UNIT = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 SettingValue = int | float | bool | str | tuple[str, ...] | None
 ExplicitSettings = Mapping[str, SettingValue]  # those that a user gave, by name
@@ -32,10 +33,11 @@ TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: what it is called, what it may be, and what it is for.
+    """One setting: name, type, default, allowed values and help.
 
-    kind: a key of KIND_NAMES. `minimum` and `maximum` are allowed themselves unless `open_minimum`
-    or `open_maximum`. `auto` says what None means where None is allowed ("" where it is not).
+    kind: a key of KIND_NAMES.
+    minimum, maximum: limits, allowed themselves unless `open_minimum` or `open_maximum`.
+    auto: what None means, where None is allowed; else "".
     aliases: former names. Flags, configuration files and run.json accept them; help does not
     list them.
     """
@@ -67,22 +69,23 @@ class Setting:
             return KIND_NAMES[self.kind]
         if self.kind == "texts":
             return f"up to {self.maximum:g}"
-        low = (
-            ""
-            if self.minimum is None
-            else f"{'over ' if self.open_minimum else ''}{self.minimum:g}"
-        )
+        return self._interval
+
+    @property
+    def _interval(self) -> str:
+        low = "" if self.minimum is None else f"{self.minimum:g}"
+        if self.open_minimum:
+            low = f"over {low}"
         if self.maximum is None:
-            return f"{low} or more" if not self.open_minimum else low
-        high = f"{'under ' if self.open_maximum else ''}{_plain(self.maximum)}"
-        return f"{low} to {high}"
+            return low if self.open_minimum else f"{low} or more"
+        return f"{low} to {'under ' if self.open_maximum else ''}{_plain(self.maximum)}"
 
     @property
     def default_text(self) -> str:
         return self.auto if self.default is None else show(self.default)
 
     def check(self, value: Any) -> Any:
-        """The value as this setting's own type; SettingError when it is not allowed."""
+        """The value converted to the setting's type; SettingError where it is not allowed."""
         if value is None and self.auto:
             return None
         converted = _convert(self.kind, value)
@@ -94,7 +97,7 @@ class Setting:
         return converted
 
     def parse(self, text: str) -> Any:
-        """The value written as `text` on a command line; `auto` stands for None where that is allowed."""
+        """The value of `text` from a command line; `auto` is None where that is allowed."""
         text = text.strip() if self.kind not in ("str", "texts") else text
         if self.auto and text == "auto":
             return None
@@ -106,10 +109,13 @@ class Setting:
         return self.check((text,) if self.kind == "texts" else text)
 
     def _expected(self) -> str:
-        if self.choices or self.kind in ("bool", "texts", "seconds"):
-            return self.range if self.choices else KIND_NAMES[self.kind]
-        plain = KIND_NAMES[self.kind]
-        return plain if self.range == plain else f"{plain}, {self.range}"
+        """The allowed values, for an error."""
+        if self.choices:
+            return self.range
+        kind = KIND_NAMES[self.kind]
+        if self.kind in ("bool", "texts", "seconds") or self.range == kind:
+            return kind
+        return f"{kind}, {self.range}"
 
     def _allows(self, value: Any) -> bool:
         if self.choices:
@@ -118,13 +124,11 @@ class Setting:
             return all(value) and (self.maximum is None or len(value) <= self.maximum)
         if isinstance(value, (str, bool)):
             return True
-        above = self.minimum is None or (
-            value > self.minimum if self.open_minimum else value >= self.minimum
-        )
-        below = self.maximum is None or (
-            value < self.maximum if self.open_maximum else value <= self.maximum
-        )
-        return value == value and above and below
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        is_above = value > low if self.open_minimum else value >= low
+        is_below = value < high if self.open_maximum else value <= high
+        return is_above and is_below  # both are false for NaN
 
 
 def flag_of(name: str) -> str:
@@ -133,7 +137,7 @@ def flag_of(name: str) -> str:
 
 
 def _number(kind: str, text: str) -> Any:
-    """The number written in ASCII digits as `text`, or the text itself when it is none."""
+    """The number in ASCII digits that `text` is, or the text itself where it is none."""
     try:
         return (int(text) if kind == "int" else float(text)) if text.isascii() else text
     except ValueError:
@@ -141,7 +145,7 @@ def _number(kind: str, text: str) -> Any:
 
 
 def _convert(kind: str, value: Any) -> Any:
-    """`value` as the type of `kind`, or None when it is of another type."""
+    """`value` as the type of `kind`; None where it is of another type."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind == "int":
         return int(value) if is_number and (isinstance(value, int) or value.is_integer()) else None
@@ -150,14 +154,20 @@ def _convert(kind: str, value: Any) -> Any:
     if kind == "float":
         return float(value) if is_number else None
     if kind == "seconds":
-        return float(value) if is_number else _seconds(value) if isinstance(value, str) else None
+        if isinstance(value, str):
+            return _seconds(value)
+        return float(value) if is_number else None
     if kind == "texts":
-        values = (value,) if isinstance(value, str) else value
-        is_list = isinstance(values, (list, tuple)) and all(
-            isinstance(item, str) for item in values
-        )
-        return tuple(values) if is_list else None
+        return _texts(value)
     return value if isinstance(value, bool if kind == "bool" else str) else None
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    """A text, or a list of texts, as a tuple; None for anything else."""
+    values = (value,) if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)):
+        return None
+    return tuple(values) if all(isinstance(item, str) for item in values) else None
 
 
 def _seconds(text: str) -> float | None:
@@ -167,9 +177,9 @@ def _seconds(text: str) -> float | None:
 
 
 def _quoted(value: Any) -> str:
-    """A value of any length, as part of one line."""
+    """A value for an error: its first characters, on one line."""
     text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
+    return text if len(text) <= MAX_QUOTE else text[:MAX_QUOTE] + "..."
 
 
 def _plain(number: float) -> str:
@@ -177,7 +187,7 @@ def _plain(number: float) -> str:
 
 
 def show(value: Any) -> str:
-    """A value of any setting as a person writes it."""
+    """The value of a setting as text, as a user writes it."""
     if value is None:
         return "auto"
     if isinstance(value, bool):
@@ -188,7 +198,7 @@ def show(value: Any) -> str:
 
 
 def setting(kind: str, default: Any, help: str, **limits: Any) -> Any:
-    """Declare a field of a config: its Setting travels in the field's metadata."""
+    """Declare a field of a config; the metadata of the field holds its Setting."""
     return field(default=default, metadata={"setting": {"kind": kind, "help": help, **limits}})
 
 
@@ -197,7 +207,7 @@ SelfSettings = TypeVar("SelfSettings", bound="Settings")
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of the configs: checks every field when it is built."""
+    """Base of the configs: a frozen dataclass that checks its fields when it is made."""
 
     title: ClassVar[str] = ""
 
@@ -207,7 +217,7 @@ class Settings:
         self.check_fit()
 
     def check_fit(self) -> None:
-        """Raise SettingError when fields that are fine alone do not fit together."""
+        """Raise SettingError where allowed values do not fit together."""
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
@@ -261,7 +271,7 @@ def current_names(values: Mapping[str, Any], settings: Iterable[Setting]) -> dic
 
 
 def reject_unknown_keys(values: Mapping[str, Any], known: Sequence[str], source: str = "") -> None:
-    """Raise SettingError that names the first key of `values` that is no setting, with the nearest that is."""
+    """Raise SettingError for the first key of `values` that is no setting, with a suggestion."""
     for key in values:
         if key not in known:
             where = f" in {source}" if source else ""

@@ -1,4 +1,4 @@
-"""Settings of training: flags of `train`, `sweep` and `bench`, keys of [training] in a TOML file."""
+"""Settings of training: flags of `train`, `sweep`, `bench`, keys of [training] in a TOML file."""
 
 from __future__ import annotations
 

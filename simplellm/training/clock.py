@@ -1,4 +1,4 @@
-"""How long a run has taken, over all the processes that trained it, how fast its steps are, and suspensions."""
+"""Time of a run: seconds over all its processes, current seconds per step, and suspensions."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 REMEMBERED_STEPS = 1024
-FEWEST_STEPS = 3  # of which a speed is told
-MOST_STEP_RATIO = 5.0  # times the median of the newest: a longer step was suspended (guess)
-
-
+MIN_STEPS = 3  # for a mean
+MAX_STEP_RATIO = 5.0  # to the median of the newest steps: a longer step was suspended (guess)
 BEAT_SECONDS = 0.25
-LEAST_SUSPENSION = 2.0  # seconds between two beats from which the process may have been suspended
-SUSPENDED_SHARE = (
-    0.1  # of one processor: a process that used more in that time was busy, not suspended (guess)
-)
+MIN_SUSPENSION = 2.0  # seconds between two beats from which the process may have been suspended
+SUSPENDED_SHARE = 0.1  # of one processor: a process that used more was not suspended (guess)
 
 
 class Clock:
-    """Runs from when it is made; `before`: seconds trained until then. Suspensions may be left out, see `leave_out`."""
+    """Counts the seconds of a run, from its construction.
+
+    before: seconds of the run until then.
+    """
 
     def __init__(self, before: float = 0.0) -> None:
-        self.before, self._made_at = before, time.perf_counter()
+        self.before = before
+        self._started_at = time.perf_counter()
         self._suspended: Callable[[], float] = lambda: 0.0
         self.begin(0)
 
     @property
     def seconds(self) -> float:
-        return self.before + time.perf_counter() - self._made_at - self._suspended()
+        return self.before + time.perf_counter() - self._started_at - self._suspended()
 
     def leave_out(self, suspended: Callable[[], float]) -> None:
-        """Do not count the seconds that `suspended` returns, from now on."""
+        """From now on, do not count the seconds that `suspended` returns."""
         until_now = suspended()
         self._suspended = lambda: suspended() - until_now
 
     def begin(self, step: int) -> None:
-        """Training goes on from `step` now."""
-        self._lap_step, self._lap_at = step, time.perf_counter()
+        """Start timing steps; `step` are done already."""
+        self._lap_step = step
+        self._lap_at = time.perf_counter()
         self._steps: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._is_first = True
 
     @contextlib.contextmanager
     def timed_step(self) -> Iterator[None]:
-        """Around each step. The first one is not counted: it may have to compile."""
+        """Time the step in the block. The first one is not counted: it may have to compile."""
         started_at = time.perf_counter()
         yield
         if not self._is_first:
@@ -54,35 +55,35 @@ class Clock:
         self._is_first = False
 
     def step_seconds(self, window: float) -> float | None:
-        """Mean seconds of the steps of the last `window` seconds; None before there are enough of them."""
-        if len(self._steps) < FEWEST_STEPS:
+        """Mean seconds of the steps of the last `window` seconds; None before MIN_STEPS steps."""
+        if len(self._steps) < MIN_STEPS:
             return None
-        longest = MOST_STEP_RATIO * statistics.median(list(self._steps)[-FEWEST_STEPS:])
+        longest = MAX_STEP_RATIO * statistics.median(list(self._steps)[-MIN_STEPS:])
         total, count = 0.0, 0
         for seconds in reversed(self._steps):
-            total, count = total + min(seconds, longest), count + 1
-            if total >= window and count >= FEWEST_STEPS:
+            total += min(seconds, longest)
+            count += 1
+            if total >= window and count >= MIN_STEPS:
                 break
         return total / count
 
     def slowdown(self, window: float) -> float:
-        """How many times as long the steps of the last `window` seconds took as the fastest one."""
-        return (
-            (self.step_seconds(window) or 1.0) / min(self._steps)
-            if len(self._steps) >= FEWEST_STEPS
-            else 1.0
-        )
+        """Mean seconds of the steps of the last `window` seconds, divided by the shortest step."""
+        if len(self._steps) < MIN_STEPS:
+            return 1.0
+        return (self.step_seconds(window) or 1.0) / min(self._steps)
 
     def lap(self, step: int) -> float:
         """Steps per second since the last call."""
         steps, seconds = step - self._lap_step, time.perf_counter() - self._lap_at
-        self._lap_step, self._lap_at = step, time.perf_counter()
+        self._lap_step = step
+        self._lap_at = time.perf_counter()
         return steps / max(seconds, 1e-9)
 
 
 @contextlib.contextmanager
 def every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
-    """Within the block a thread makes this call again and again, so many seconds after the last one returned."""
+    """Within the block a thread repeats the call, `seconds` after the last one returned."""
     end = threading.Event()
 
     def run() -> None:
@@ -99,31 +100,32 @@ def every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
 
 
 class Heartbeat:
-    """Measures how long this process was suspended (SIGSTOP, Ctrl-Z, a machine asleep) while the block it opens runs.
+    """Measures how long this process is suspended (SIGSTOP, Ctrl-Z, a machine asleep) in a block.
 
-    A thread beats four times a second. Two beats far apart, between which the process used no processor, show a
-    suspension. A busy machine, a slow disk and long computations do not.
+    A thread beats four times a second. A long gap between two beats in which the process used no
+    processor is a suspension. A busy machine, a slow disk and long computations are not.
     """
 
     def __init__(self) -> None:
         self._suspended = 0.0
         self._last = time.perf_counter(), time.process_time()
-        self._lock, self._beating = threading.Lock(), contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._thread = contextlib.ExitStack()
 
     def suspended(self) -> float:
-        """Seconds until now."""
+        """Seconds of suspension until now."""
         with self._lock:
             now, used = time.perf_counter(), time.process_time()
             gap = now - self._last[0] - BEAT_SECONDS
-            if gap > LEAST_SUSPENSION and used - self._last[1] < SUSPENDED_SHARE * gap:
+            if gap > MIN_SUSPENSION and used - self._last[1] < SUSPENDED_SHARE * gap:
                 self._suspended += gap
             self._last = now, used
             return self._suspended
 
     def __enter__(self) -> Heartbeat:
         self._last = time.perf_counter(), time.process_time()
-        self._beating.enter_context(every(BEAT_SECONDS, self.suspended))
+        self._thread.enter_context(every(BEAT_SECONDS, self.suspended))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._beating.close()
+        self._thread.close()

@@ -41,7 +41,7 @@ class TrainingContext:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a trainer computes: device, number format, process group. `should_stop` ends it early."""
+    """Device, number format and process group of a trainer; `should_stop` ends it early."""
 
     device: torch.device
     precision: str

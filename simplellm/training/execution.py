@@ -22,8 +22,8 @@ class BlockRunner:
     """Runs a block of the model: in a training step as the attributes say, otherwise plainly.
 
     compiled: the compiled function of a block, or None.
-    recompute_contexts: with gradient checkpointing the `context_fn` of torch.utils.checkpoint, which
-    keeps a block's input only and runs the block again for its gradient; None without.
+    recompute_contexts: with gradient checkpointing the `context_fn` of torch.utils.checkpoint,
+    which keeps a block's input only and runs the block again for its gradient; None without.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def is_compiled(model: SimpleLLM) -> bool:
 
 
 def checkpoint_gradients(model: SimpleLLM) -> None:
-    """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
     device = model.token_embedding.weight.device
     _runner(model).recompute_contexts = devices.recompute_contexts(device)
 

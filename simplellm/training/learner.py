@@ -185,7 +185,7 @@ class Learner:
         self.config = replace(self.config, max_steps=decision.max_steps)
 
     def share_done(self, step: float) -> float:
-        """Share of the run (0 to 1) that is done before `step`, by the decisions made until then."""
+        """Share of the run (0 to 1) that is done before `step`, by the decisions until then."""
         return progress(step, self.decisions, CONSTANT_SHARE.get(self.config.schedule, 0.0))
 
     def _is_due(self, interval: int, step: int | None = None) -> bool:

@@ -123,7 +123,7 @@ class Saver:
             self.notice(f"{self.run.path} was removed; it was created again, without what it held")
 
     def _report_failure(self, step: int, failure: OSError | TrainingError | None) -> None:
-        """A notice about a failed save (None: on the main rank), or the error that ends training."""
+        """A notice of a failed save, or the error that ends training; None: the main rank's."""
         is_over = isinstance(failure, TrainingError) or self._failures >= MAX_FAILURES
         if any_of(is_over, self.world, self.device):
             raise self._final_error(step, failure)

@@ -53,7 +53,7 @@ def start(
     context: TrainingContext,
     base_folder: Path | None = None,
 ) -> Result:
-    """Train a new run called `name` (default: after the text). `given` settings override the recipe.
+    """Train a new run `name` (default: after the text); `given` settings override the recipe.
 
     `base_folder`: a checkpoint to continue from instead of random weights.
     """

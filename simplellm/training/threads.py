@@ -64,7 +64,7 @@ def adapted_to_load() -> Iterator[None]:
 class LoadMeter:
     """Whether other programs keep the processors busy, from periodic measurements.
 
-    busy: seconds that the processors were in use; own: seconds that this process used; now: a clock.
+    busy: seconds that the processors were in use; own: of these, by this process; now: a clock.
     """
 
     def __init__(self, busy: float, own: float, now: float) -> None:

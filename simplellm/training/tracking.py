@@ -1,4 +1,4 @@
-"""Figures of a run sent to TensorBoard or Weights & Biases, which are imported only when asked for."""
+"""TensorBoard and Weights & Biases, which are imported only where `--track` names them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRACKED_KINDS = ("step", "evaluation")
 
 
 class Tracker(Protocol):
-    """Takes the figures of one record; closed once at the end."""
+    """Receives the scalars of each record; closed once at the end."""
 
     def log(self, scalars: Mapping[str, float], step: int) -> None: ...
 
@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard. A resumed run hides what was written after the step it goes on from."""
+    """Event files in RUN/tensorboard; a resumed run hides events after its first step."""
 
     def __init__(self, run_folder: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -39,20 +39,16 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run of project simplellm, kept in RUN/wandb; WANDB_MODE=offline and its other variables work as usual."""
+    """A W&B run of project simplellm, in RUN/wandb; WANDB_MODE and other variables apply."""
 
     def __init__(self, run_folder: Path, first_step: int) -> None:
         import wandb
 
         info = _run_info(run_folder)
-        identity = hashlib.sha256(
-            f"{run_folder.name} {info.get('started_at')}".encode()
-        ).hexdigest()[:16]
-        config = {
-            name: info[name]
-            for name in ("model", "training", "fingerprint", "versions")
-            if name in info
-        }
+        started = f"{run_folder.name} {info.get('started_at')}"  # the same when resumed
+        identity = hashlib.sha256(started.encode()).hexdigest()[:16]
+        reported = ("model", "training", "fingerprint", "versions")
+        config = {name: info[name] for name in reported if name in info}
         self._run = wandb.init(
             project="simplellm",
             name=run_folder.name,
@@ -76,9 +72,10 @@ TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
 
 
 class Tracking:
-    """The sink of a run's figures for all trackers that were asked for; opened by the first record, closed at the end.
+    """The sink of a run for the named trackers.
 
-    Raises SettingError at once when a package is missing, TrainingError when one cannot be started.
+    They are opened by the first record. SettingError at once where a package is missing;
+    TrainingError where a tracker cannot be started.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -89,7 +86,7 @@ class Tracking:
             _require(name)
 
     def follow(self, run_folder: Path) -> None:
-        """Say where the run lies; nothing is written there before its first record."""
+        """Set the run folder; nothing is written there before the first record."""
         self._folder = run_folder
 
     def write(self, record: dict[str, Any]) -> None:
@@ -103,7 +100,7 @@ class Tracking:
             tracker.log(scalars(record), record["step"])
 
     def close(self) -> None:
-        with contextlib.ExitStack() as stack:  # each is closed, even where another fails
+        with contextlib.ExitStack() as stack:  # closes all, also where one fails
             for tracker in self._trackers or []:
                 stack.callback(tracker.close)
         self._trackers = None
@@ -116,7 +113,7 @@ class Tracking:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record as `kind/name`, those of a group as `kind/name/member`."""
+    """The numbers of a record by `kind/name`, those of a mapping by `kind/name/member`."""
     return {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name != "step"}
 
 
@@ -143,11 +140,10 @@ def _require(name: str) -> None:
 def _open(name: str, folder: Path, first_step: int) -> Tracker:
     try:
         return TRACKERS[name](folder, first_step)
-    except (
-        Exception
-    ) as error:  # whatever a tracker raises when it is not logged in, offline or out of space
+    except Exception as error:  # a tracker may raise anything: no login, no network, no space
+        why = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainingError(
-            f"{name} cannot be started: {' '.join(str(error).split())[:200] or type(error).__name__}",
+            f"{name} cannot be started: {why}",
             fix="WANDB_MODE=offline works without an account; or leave --track out",
         ) from error
 

@@ -35,7 +35,7 @@ import json, sys, torch
 from torch import nn
 from simplellm.training import distributed
 from simplellm.training.distributed import any_of, average_gradients, from_main, joined, mean, wait_for_all
-distributed.MOST_GRADIENTS = 5
+distributed.MAX_BUCKET_SIZE = 5
 cpu = torch.device("cpu")
 with joined(cpu) as world:
     model = nn.Linear(3, 1)
