@@ -1,17 +1,20 @@
-"""An imitation of a GPU over CPU tensors: it refuses what the real device refuses, and counts what makes the host wait.
+"""An imitation of a GPU on CPU tensors that raises the device's errors and counts synchronizations.
 
-`with Imitation("mps") as device:` makes torch report an Apple GPU (or with "cuda" an NVIDIA card). A tensor is "on the
-device" when its storage is marked. Two torch modes see every call: the function mode answers questions about devices
-and moves tensors, the dispatch mode checks each operator below autograd, those of the backward pass included.
+`with Imitation("mps") as device:` makes torch report an Apple GPU ("cuda": an NVIDIA card). A
+tensor is on the device if its storage is marked. Two torch modes intercept every call: the function
+mode answers device queries and moves tensors; the dispatch mode checks each operator below
+autograd, including those of the backward pass.
 
 Refused, with torch's own type of error:
-- tensors of different devices in one operator; a generator of another device; `numpy()` of a device tensor
-- mps: operators without an MPS kernel in the table of the installed torch (`native_functions.yaml` of torchgen),
-  float64, complex and other formats without MPS kernels, pinned memory, the foreach functions that torch refuses there
+- tensors of different devices in one operator; a generator of another device; `numpy()` of a device
+  tensor
+- mps: operators without an MPS kernel in the table of the installed torch (`native_functions.yaml`
+  of torchgen); float64, complex and other formats without MPS kernels; pinned memory; the foreach
+  functions that torch refuses on MPS
 
-Calls of the functions of other devices do no harm on a real machine; they are recorded in `touched`.
+Calls of functions of other devices have no effect; they are recorded in `touched`.
 
-The imitation knows nothing of the package under test except its folder name, which is used to name lines of its code.
+The imitation depends on the package under test only by its folder name, which identifies its code.
 """
 
 from __future__ import annotations
@@ -44,35 +47,40 @@ COMPOSITE = {
     "CompositeImplicitAutograd",
 }
 MPS_FORMATS = {
-    torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
+    torch.int8, torch.uint8, torch.bool,
 }  # fmt: skip
-COPIES = ("copy_", "_to_copy", "_foreach_copy_")  # operators that take tensors of two devices
-STRICT = ("_fused_", "_amp_")  # kernels that read even single numbers from device memory
-WAITING = {  # operators whose result, or its shape, the host needs
-    "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "bincount", "_unique2", "unique_dim",
-    "unique_consecutive", "repeat_interleave",
+COPIES = ("copy_", "_to_copy", "_foreach_copy_")  # operators that accept tensors of two devices
+STRICT = ("_fused_", "_amp_")  # prefixes of kernels that read even scalars from device memory
+SYNCHRONIZING = {  # operators whose result, or its shape, the host needs
+    "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "bincount",
+    "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave",
 }  # fmt: skip
-READERS = ("tolist", "__array__", "__dlpack__")  # read the numbers without an operator
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
+READERS = ("tolist", "__array__", "__dlpack__")  # methods that read data without an operator
 DEVICES = ("cuda", "mps")
-CALLED = {  # functions of `torch.cuda` and `torch.mps` that are replaced
+REPLACED = {  # functions of `torch.cuda` and `torch.mps` that are replaced
     "cuda": (
-        "is_available", "is_bf16_supported", "is_initialized", "init", "_lazy_init", "manual_seed", "manual_seed_all", "seed",
-        "synchronize", "current_device", "device_count", "set_device", "get_device_name", "get_device_properties",
-        "get_device_capability", "memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved",
-        "reset_peak_memory_stats", "mem_get_info", "empty_cache", "get_rng_state", "set_rng_state", "current_stream", "device",
+        "is_available", "is_bf16_supported", "is_initialized", "init", "_lazy_init",
+        "manual_seed", "manual_seed_all", "seed", "synchronize", "current_device", "device_count",
+        "set_device", "get_device_name", "get_device_properties", "get_device_capability",
+        "memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved",
+        "reset_peak_memory_stats", "mem_get_info", "empty_cache", "get_rng_state",
+        "set_rng_state", "current_stream", "device",
     ),
     "mps": (
-        "manual_seed", "seed", "synchronize", "device_count", "empty_cache", "current_allocated_memory",
-        "driver_allocated_memory", "recommended_max_memory", "get_rng_state", "set_rng_state",
+        "manual_seed", "seed", "synchronize", "device_count", "empty_cache",
+        "current_allocated_memory", "driver_allocated_memory", "recommended_max_memory",
+        "get_rng_state", "set_rng_state",
     ),
 }  # fmt: skip
 
 
 class Wait(NamedTuple):
-    """A moment at which the host waits for the device: `read`, `upload` (pageable memory) or `synchronize`."""
+    """A point where the host waits: `read`, `upload` (from pageable memory) or `synchronize`."""
 
     kind: str
-    line: str  # of the package: file:function
+    line: str  # file:function of the package under test
 
 
 @functools.cache
@@ -82,22 +90,22 @@ def kernel_table() -> dict[str, dict[str, Any]]:
         TABLE.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
     table = {entry["func"].split("(")[0]: entry for entry in entries}
-    made = {
-        name.strip(): entry
+    generated = {
+        name.strip(): {"dispatch": {"CompositeExplicitAutograd": ""}}
         for entry in entries
         for name in entry.get("autogen", "").split(",")
         if name.strip()
     }
-    return {**{name: {"dispatch": {"CompositeExplicitAutograd": ""}} for name in made}, **table}
+    return {**generated, **table}
 
 
 @functools.cache
 def has_kernel(name: str, is_sparse: bool = False) -> bool:
-    """Whether operator `name` (with its overload) runs on tensors of an Apple GPU, by torch's own table."""
+    """Whether operator `name` (with its overload) runs on an Apple GPU, by torch's own table."""
     entry = kernel_table().get(name)
     if entry is None:
         return False
-    if name.startswith("_foreach_"):  # one call of the plain operator for each tensor
+    if name.startswith("_foreach_"):  # calls the plain operator for each tensor
         plain = name.removeprefix("_foreach_").split(".")[0]
         family = [one for one in kernel_table() if one.split(".")[0] == plain]
         if family and not any(has_kernel(one) for one in family):
@@ -110,8 +118,8 @@ def has_kernel(name: str, is_sparse: bool = False) -> bool:
 
 
 @functools.cache
-def _written(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Places and names of the arguments that an operator writes to."""
+def _written_arguments(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Positions and names of the arguments that an operator writes to."""
     arguments = [
         (i, a)
         for i, a in enumerate(func._schema.arguments)
@@ -135,7 +143,7 @@ def _tensors(*values: Any) -> Iterator[Tensor]:
 
 
 def _device_of(value: Any) -> torch.device | None:
-    """The device that `value` names, where it names one."""
+    """The device if `value` is one or names one, else None."""
     if isinstance(value, torch.device):
         return value
     if isinstance(value, str) and value.split(":")[0] in ("cpu", "meta", *DEVICES):
@@ -144,7 +152,7 @@ def _device_of(value: Any) -> torch.device | None:
 
 
 def package_line() -> str:
-    """Where the package under test is just now, `file:function`."""
+    """`file:function` of the innermost frame in the package under test."""
     frame: types.FrameType | None = sys._getframe()
     while frame is not None:
         if PACKAGE in frame.f_code.co_filename:
@@ -154,27 +162,32 @@ def package_line() -> str:
 
 
 class Imitation:
-    """A machine with one GPU of type `kind`, or with "cpu" one whose GPUs must be left alone.
+    """A machine with one GPU of type `kind`; "cpu": a machine whose GPUs must not be used.
 
-    `refused`: what was refused, in order. `touched`: functions of other devices that were called. `waits`: when the
-    host waited. `asked`: devices whose availability the package asked for. `operators`: what ran on the device.
-    `broken`: names of operators that fail, and their errors, as an unforeseen fault of the device would have it.
+    refused: errors raised, in order
+    touched: functions of other devices that were called
+    waits: points where the host waited
+    queried: devices whose availability the package queried
+    operators: names of the operators that ran on the device
+    broken: operators that fail, and their errors; set by a test
     """
 
     def __init__(
         self, kind: str, *, init_scale: float | None = None, has_bf16: bool = True
     ) -> None:
-        self.kind, self.init_scale, self.has_bf16 = kind, init_scale, has_bf16
+        self.kind = kind
+        self.init_scale = init_scale
+        self.has_bf16 = has_bf16
         self.device = torch.device(kind, 0) if kind != "cpu" else torch.device("cpu")
         self.refused: list[str] = []
         self.touched: list[str] = []
         self.waits: list[Wait] = []
-        self.asked: set[str] = set()
+        self.queried: set[str] = set()
         self.operators: set[str] = set()
         self.broken: dict[str, BaseException] = {}
         self._stack = contextlib.ExitStack()
         self._moves_to_host = False
-        self._has_held = False  # whether the function that runs was given a tensor on the device
+        self._uses_device = False  # whether the running function has a tensor on the device
         self._generator = torch.Generator().manual_seed(0)
 
     def __enter__(self) -> Imitation:
@@ -188,7 +201,7 @@ class Imitation:
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
 
-    # ------------------------------------------------------------------ what it knows
+    # ------------------------------------------------------------------ state
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor is on the device."""
@@ -196,7 +209,7 @@ class Imitation:
 
     def mark(self, values: Any) -> Any:
         for tensor in _tensors(values):
-            if tensor.device.type == "cpu":  # not a tensor without numbers
+            if tensor.device.type == "cpu":  # not a meta tensor
                 self.check_format(tensor.dtype)
                 storage = _storage(tensor)
                 storage.imitated = self
@@ -211,8 +224,8 @@ class Imitation:
             name = str(dtype).removeprefix("torch.")
             raise self.refuse(
                 TypeError(
-                    f"Cannot convert a MPS Tensor to {name} dtype as the MPS framework doesn't support {name}. "
-                    "Please use float32 instead."
+                    f"Cannot convert a MPS Tensor to {name} dtype as the MPS framework doesn't "
+                    f"support {name}. Please use float32 instead."
                 )
             )
 
@@ -224,14 +237,12 @@ class Imitation:
     def call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if answer := _ANSWERS.get(func):
             return answer(self, args[0], func, args)
-        before, self._has_held = (
-            self._has_held,
-            any(self.holds(tensor) for tensor in _tensors(args, kwargs)),
-        )
+        before = self._uses_device
+        self._uses_device = any(self.holds(tensor) for tensor in _tensors(args, kwargs))
         try:
             return self._call(func, args, kwargs)
         finally:
-            self._has_held = before
+            self._uses_device = before
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
@@ -270,7 +281,7 @@ class Imitation:
             return func(*args, **kwargs)
         if target.type not in ("cpu", self.kind):
             raise self.refuse(
-                AssertionError(f"{target} is touched though {self.kind} was asked for")
+                AssertionError(f"{target} is used although {self.kind} was requested")
             )
         cpu = torch.device("cpu")
         args = tuple(cpu if _device_of(value) is not None else value for value in args)
@@ -283,7 +294,7 @@ class Imitation:
             return func(*args, **kwargs)
         if name in ("tensor", "as_tensor"):
             self.wait("upload")
-        self._has_held = True
+        self._uses_device = True
         return self.mark(func(*args, **kwargs))
 
     def _move(self, target: torch.device, args: tuple, kwargs: dict[str, Any]) -> Tensor:
@@ -313,12 +324,12 @@ class Imitation:
         self, source: Tensor | None, func: Callable, args: tuple, kwargs: dict[str, Any]
     ) -> Tensor:
         if self.kind != "cuda":
-            raise self.refuse(RuntimeError("Cannot use pinned memory: no CUDA device is asked for"))
+            raise self.refuse(
+                RuntimeError("Cannot use pinned memory: no CUDA device was requested")
+            )
         if source is not None and self.holds(source):
             raise self.refuse(
-                RuntimeError(
-                    "cannot pin a tensor that is not on the CPU: only dense CPU tensors can be pinned"
-                )
+                RuntimeError("cannot pin a device tensor: only dense CPU tensors can be pinned")
             )
         kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         pinned = func(*args, **kwargs) if source is None else source.clone()
@@ -331,11 +342,10 @@ class Imitation:
         tensors = list(_tensors(args, kwargs))
         held = [tensor for tensor in tensors if self.holds(tensor)]
         if not held:
-            if tensors or not self._has_held:
+            if tensors or not self._uses_device:
                 return func(*args, **kwargs)
-            return self.mark(
-                self._drawn(func, args, kwargs)
-            )  # torch makes a tensor on the device, or beside one there
+            # a new tensor that torch creates for a function of device tensors
+            return self.mark(self._run_with_generator(func, args, kwargs))
         name, overload = func._schema.name.removeprefix("aten::"), func._schema.overload_name
         full_name = f"{name}.{overload}" if overload else name
         self.operators.add(full_name)
@@ -344,19 +354,19 @@ class Imitation:
                 raise self.broken[part]
         self._check_devices(func, name, args, kwargs, tensors, held)
         self._check_kernel(full_name, func, held)
-        if name in WAITING or (
+        if name in SYNCHRONIZING or (
             name.startswith("index") and any(t.dtype == torch.bool for t in _tensors(args[1:2]))
         ):
             self.wait("read")
         if name in ("copy_", "_foreach_copy_") and len(held) < len(tensors):
             self.wait("upload" if self.holds(next(_tensors(args))) else "read")
-        result = self._drawn(func, args, kwargs)
+        result = self._run_with_generator(func, args, kwargs)
         if name in COPIES[::2] or self._moves_to_host:
             return result
         return self.mark(result)
 
-    def _drawn(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The operator's result; random numbers of the device come from a generator of its own."""
+    def _run_with_generator(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Run the operator; random numbers come from the generator of the device."""
         if (
             torch.Tag.nondeterministic_seeded not in func.tags
             or kwargs.get("generator") is not None
@@ -381,36 +391,30 @@ class Imitation:
     ) -> None:
         generator = kwargs.get("generator")
         if generator is not None and generator.device.type != self.kind:
-            found = f"Expected a '{self.kind}' device type for generator but found '{generator.device.type}'"
-            raise self.refuse(RuntimeError(found))
+            raise self.refuse(
+                RuntimeError(
+                    f"Expected a '{self.kind}' device type for generator but found "
+                    f"'{generator.device.type}'"
+                )
+            )
         if name in COPIES:
             return
-        if name.startswith("index") and self.holds(
-            tensors[0]
-        ):  # torch takes indices on the host where it indexes
-            is_index = name in (
-                "index",
-                "index_put",
-                "index_put_",
-                "_index_put_impl_",
-                "_unsafe_index",
-            )
-            strangers = list(_tensors(args[2:], kwargs)) if is_index else tensors
-        else:
-            strangers = tensors
-        places, names = _written(func)
+        checked = tensors
+        if name in INDEXING and self.holds(tensors[0]):  # the indices may be on the host
+            checked = list(_tensors(args[2:], kwargs))
+        places, names = _written_arguments(func)
         written = [args[i] for i in places if i < len(args)] + [
             kwargs[n] for n in names if n in kwargs
         ]
         targets = {id(tensor) for tensor in _tensors(written)}
         is_strict = name.startswith(STRICT)
         ids = {id(tensor) for tensor in held}
-        for tensor in strangers:
+        for tensor in checked:
             if id(tensor) not in ids and (tensor.dim() or is_strict or id(tensor) in targets):
                 raise self.refuse(
                     RuntimeError(
-                        f"Expected all tensors to be on the same device, but found at least two devices, {self.device} and "
-                        f"cpu! (when checking argument in method {name})"
+                        "Expected all tensors to be on the same device, but found at least two "
+                        f"devices, {self.device} and cpu! (when checking argument in method {name})"
                     )
                 )
 
@@ -425,8 +429,8 @@ class Imitation:
             kind = "sparse MPS tensors" if is_sparse else "the MPS device"
             raise self.refuse(
                 NotImplementedError(
-                    f"The operator '{func._schema.name}' ({full_name}) is not currently implemented for {kind} "
-                    f"(native_functions.yaml of torch {torch.__version__})"
+                    f"The operator '{func._schema.name}' ({full_name}) is not currently "
+                    f"implemented for {kind} (native_functions.yaml of torch {torch.__version__})"
                 )
             )
 
@@ -473,13 +477,13 @@ _ANSWERS: dict[Any, Callable] = {
 }
 
 
-# ---------------------------------------------------------------- what does not go through the modes
+# ---------------------------------------------------------------- calls that bypass the modes
 
 
 def _patch_torch(imitation: Imitation, patch: pytest.MonkeyPatch) -> None:
     kind = imitation.kind
     for other in DEVICES:
-        for name in CALLED[other]:
+        for name in REPLACED[other]:
             module = getattr(torch, other)
             if hasattr(module, name):
                 patch.setattr(
@@ -498,22 +502,20 @@ def _patch_torch(imitation: Imitation, patch: pytest.MonkeyPatch) -> None:
 
     def init(frame: Any, recompute: Callable, *arguments: Any) -> None:
         def recompute_on_device(*inputs: Any) -> Any:
-            with imitation._functions:  # torch runs the backward pass without function modes
+            with imitation._functions:  # torch disables function modes in the backward pass
                 return recompute(*inputs)
 
         frame_init(frame, recompute_on_device, *arguments)
 
     patch.setattr(torch.utils.checkpoint._CheckpointFrame, "__init__", init)
-    autocast, is_enabled, dtype_of = (
-        torch.autocast,
-        torch.is_autocast_enabled,
-        torch.get_autocast_dtype,
-    )
+    autocast = torch.autocast
+    is_enabled = torch.is_autocast_enabled
+    dtype_of = torch.get_autocast_dtype
 
     def on_cpu(device_type: str) -> str:
         if device_type not in (kind, "cpu"):
             raise imitation.refuse(
-                AssertionError(f"autocast for {device_type} though {kind} was asked for")
+                AssertionError(f"autocast for {device_type} although {kind} was requested")
             )
         return "cpu"
 
@@ -536,8 +538,8 @@ def _available(imitation: Imitation, kind: str) -> Callable[[], bool]:
     def is_available() -> bool:
         caller = sys._getframe(1)
         if PACKAGE in caller.f_code.co_filename:
-            imitation.asked.add(kind)
-        return imitation.kind in (kind, "cpu")  # the machine whose GPUs are left alone has both
+            imitation.queried.add(kind)
+        return imitation.kind in (kind, "cpu")  # "cpu": both are present but not to be used
 
     return is_available
 
@@ -551,7 +553,7 @@ def _foreign(imitation: Imitation, module: str, name: str) -> Callable[..., Any]
 
 
 def _own(imitation: Imitation, name: str) -> Callable[..., Any]:
-    """What the function `name` of the imitated device does."""
+    """The replacement of function `name` of the imitated device."""
     generator = imitation._generator
 
     def set_state(state: Tensor, *device: Any) -> None:
@@ -578,7 +580,7 @@ def _own(imitation: Imitation, name: str) -> Callable[..., Any]:
 def _grouped(
     imitation: Imitation, lists: list[list[Tensor | None]], with_indices: bool = False
 ) -> dict:
-    """As torch._C has it, by the device that is reported."""
+    """`torch._C._group_tensors_by_device_and_dtype` with the reported devices."""
     groups: dict[Any, tuple[list[list], list[int]]] = defaultdict(lambda: ([[] for _ in lists], []))
     for i, first in enumerate(lists[0]):
         assert first is not None
