@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 
 from simplellm.app.answer import Answer
-from simplellm.app.commands.command import Lines, Rows, Shown
+from simplellm.app.commands.command import Shown
 from simplellm.app.commands.registry import dispatch, is_quit
 from simplellm.app.commands.runs import changed_settings
 from simplellm.app.console import input_lines
 from simplellm.app.prompt import ReadLine, prompt_reader
 from simplellm.app.reply_stream import stream_reply
+from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.app.shades import Bars, Columns, Tokens
 from simplellm.app.typeahead import keep_typeahead
 from simplellm.errors import SimpleLLMError
 

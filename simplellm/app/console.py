@@ -1,4 +1,4 @@
-"""Standard input and output of any encoding: legacy consoles, pipes, and streams that are closed."""
+"""Standard input and output of any encoding: legacy consoles, pipes, and closed streams."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, BinaryIO
 
 from simplellm.app.sanitize import safe_json
 
-UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes it into files
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Windows PowerShell writes it into files
 
 
 def standard_input() -> BinaryIO | None:
-    """The bytes of standard input; None where it is closed."""
+    """The bytes of standard input; None if it is closed."""
     return getattr(sys.stdin, "buffer", None)
 
 
 def input_lines() -> Iterator[str]:
-    """Lines of standard input without their ends."""
+    """Lines of standard input without their line ends."""
     stream = standard_input()
-    if stream is None:  # closed, or text that a test put there
+    if stream is None:  # closed, or replaced by a text stream in a test
         yield from (line.rstrip("\r\n") for line in sys.stdin or ())
         return
     for line in iter(stream.readline, b""):
@@ -32,10 +32,11 @@ def input_lines() -> Iterator[str]:
 
 
 def decoded(data: bytes, console_encoding: str | None) -> str:
-    """Text from a pipe: UTF-8 where the bytes are that, else in the encoding of the console, such as cp949.
+    """Text from a pipe: UTF-8 if the bytes are valid UTF-8, else the encoding of the console.
 
-    Programs and files mostly have UTF-8, while the console's own commands (`echo`) have its encoding. Line ends become
-    \\n, a byte order mark is skipped, and what is in neither encoding becomes U+FFFD.
+    Most programs and files use UTF-8, while commands of the console (`echo`) use its encoding,
+    such as cp949. Line ends become \\n, a byte order mark is skipped, and bytes that are valid in
+    neither encoding become U+FFFD.
     """
     text = None
     for encoding in (
@@ -49,7 +50,7 @@ def decoded(data: bytes, console_encoding: str | None) -> str:
 
 
 def write_json(value: Any) -> None:
-    """One JSON document to standard output, in ASCII where its encoding has not every character of it."""
+    """One JSON document to standard output, in ASCII if its encoding lacks a character."""
     if sys.stdout is None:
         return
     document = safe_json(json.dumps(value, ensure_ascii=False, allow_nan=False))
@@ -62,6 +63,9 @@ def write_json(value: Any) -> None:
 
 
 def is_broken_pipe(error: OSError) -> bool:
-    """Whether the reader of our output has gone, as with `| head -1`; Windows says EINVAL then, and names no file."""
+    """Whether the reader of the output has closed it, as with `| head -1`.
+
+    Windows reports EINVAL without a file name then.
+    """
     is_nameless = error.errno == errno.EINVAL and error.filename is None
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and is_nameless)

@@ -191,7 +191,7 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and the object of each line after the first. An incomplete last line is skipped."""
+    """Number and object of each line after the first. An incomplete last line is skipped."""
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""Signals during a training: the first one stops it after the current step, a second Ctrl-C at once.
+"""Signals during a training: the first stops it after the current step, a second Ctrl-C at once.
 
 Until the training asks for the first time, before its first step, each signal ends the program.
 """

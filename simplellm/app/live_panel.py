@@ -73,7 +73,7 @@ class LivePanel(RenderHook):
             self.erase()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Called by rich at each print: erase the panel, print, and draw the panel, in one write."""
+        """Called by rich at each print: erase the panel, print, draw the panel, in one write."""
         erased = self._erased()
         self._columns = self._console.width
         self._shown = [
@@ -101,7 +101,7 @@ class LivePanel(RenderHook):
         yield self._mode(WRAP_ON)
 
     def _mode(self, sequence: str) -> Segment:
-        """A control sequence that rich has no name for. It is marked as control: it has no width."""
+        """A control sequence that rich has no name for, marked as control: it has no width."""
         if self._console.legacy_windows:
             return Segment("", None, [])
         return Segment(sequence, None, [(ControlType.BELL,)])

@@ -75,7 +75,7 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises SettingError and suggests the flag or command that was meant."""
+    """An ArgumentParser that raises SettingError and suggests a similar flag or command."""
 
     commands: dict[str, Parser]
 

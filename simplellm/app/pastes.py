@@ -1,4 +1,4 @@
-"""Long pastes at the chat prompt: shown as one short line, sent as a whole, kept out of the history."""
+"""Long pastes at the chat prompt: shown as one short line, sent whole, not in the history."""
 
 from __future__ import annotations
 

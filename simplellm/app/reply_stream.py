@@ -11,7 +11,7 @@ from types import FrameType
 from simplellm.app.answer import Answer
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.app.shades import summary_of
+from simplellm.app.shading import summary_of
 from simplellm.app.typeahead import overflow
 from simplellm.inference.reply import StreamedToken
 

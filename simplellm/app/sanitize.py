@@ -1,6 +1,7 @@
-"""Foreign text made safe to show: what could drive a terminal, turn text around or hide it is spelled out instead.
+"""Makes untrusted text safe to show: unsafe characters are replaced by visible ones.
 
-Foreign is all that did not come from this program: prompts, what a model writes, texts, names of files and runs, values of
+Unsafe characters control a terminal, reverse the direction of text, or hide text. Untrusted text
+did not come from this program: prompts, model output, texts, names of files and runs, values of
 settings, and messages that quote them. No terminal here.
 """
 
@@ -9,33 +10,30 @@ from __future__ import annotations
 import json
 import re
 
-# Characters as classes of a regular expression
+# Characters, as classes of a regular expression
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-CONTROLS = (
-    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 but tab, line end and carriage return; DEL; C1
-)
+# C0 except tab, line end and carriage return; DEL; C1
+CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 SEPARATORS = "\u2028\u2029"
-HALVES = "\ud800-\udfff"  # surrogates: bytes that were no text, which no stream can encode
+SURROGATES = "\ud800-\udfff"  # invalid bytes that were decoded; no stream can encode them
 INVISIBLE = (  # never part of a word or an emoji
     "\u180e\u2061-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e001f\U000e0080-\U000e00ff\U000e01f0-\U000e0fff"
 )
-TAGS = "\U000e0020-\U000e007f"  # ASCII again, unseen: a few make a flag, more hide any text
-SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # a variant of the character before: one makes sense, a row hides bytes
-JOINERS = (
-    "\xad\u200b\u200c\u200d\u2060"  # unseen too, but words of many languages and emoji need them
-)
+TAGS = "\U000e0020-\U000e007f"  # invisible ASCII: a few form a flag, more can hide any text
+# variation selectors: one after a character makes sense, a sequence can hide bytes
+SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"
+# invisible too, but needed by words of many languages and by emoji
+JOINERS = "\xad\u200b\u200c\u200d\u2060"
 
-NEVER = BIDI_CONTROLS + CONTROLS + SEPARATORS + HALVES + INVISIBLE
+NEVER = BIDI_CONTROLS + CONTROLS + SEPARATORS + SURROGATES + INVISIBLE
 NEVER_SHOWN, HIDDEN, TAG, JOINER = (
     re.compile(f"[{which}]") for which in (NEVER, TAGS + SELECTORS, TAGS, JOINERS)
 )
-LOOKED_AT = "\r" + NEVER + TAGS + SELECTORS + JOINERS
-PARTS = re.compile(
-    f"[^{LOOKED_AT}]+|[{LOOKED_AT}]"
-)  # plain text, or one character that needs a look
+CHECKED = "\r" + NEVER + TAGS + SELECTORS + JOINERS
+PARTS = re.compile(f"[^{CHECKED}]+|[{CHECKED}]")  # plain text, or one character to check
 UNSAFE_ALONE = re.compile(f"[{NEVER}{TAGS}]")
-WHERE_UNSAFE = (
+UNSAFE_RANGES = (  # contain all of UNSAFE_ALONE
     (0x00, 0x3000),
     (0xFE00, 0xFFFF),
     (0x1BC00, 0x1BCFF),
@@ -43,29 +41,32 @@ WHERE_UNSAFE = (
     (0xE0000, 0xE00FF),
 )
 
-BLACK_FLAG, MOST_TAGS = "\U0001f3f4", 7  # with its tags it is the flag of Wales, of Texas, ...
-CONTROL_PICTURES, DELETE_PICTURE = 0x2400, "\u2421"  # U+2400 is the picture of NUL, and so on
+BLACK_FLAG = "\U0001f3f4"  # with tags it is the flag of Wales, of Texas, ...
+MOST_TAGS = 7  # after a black flag
+CONTROL_PICTURES = 0x2400  # U+2400 is the picture of NUL, U+2401 of the next character, ...
+DELETE_PICTURE = "\u2421"
 
 
 class Sanitizer:
-    """Makes a stream of foreign text safe, the same way however it is cut into pieces.
+    """Makes a stream of untrusted text safe. The result does not depend on how it is cut.
 
-    ESC and its like become pictures, so what follows them is harmless, now or in a later piece. CR LF is one line end and a
-    CR alone is shown: only a CR at the end of a piece has to wait for the next one, all else is given at once.
+    ESC and other control characters become pictures, so that the characters after them are
+    harmless, also in a later piece. CR LF is one line end; a CR alone is made visible. Only a CR
+    at the end of a piece waits for the next piece.
     """
 
     def __init__(self) -> None:
         self._holds_return = False
-        self._see("")
+        self._begin_after("")
 
     def push(self, text: str) -> str:
         return "".join(map(self._push, PARTS.findall(text)))
 
     def finish(self) -> str:
-        """What was held back, now that no more text comes; the sanitizer is as new afterwards."""
+        """The text still held back at the end of the stream. Then a new stream can begin."""
         held = spelled("\r") if self._holds_return else ""
         self._holds_return = False
-        self._see("")
+        self._begin_after("")
         return held
 
     def _push(self, part: str) -> str:
@@ -79,27 +80,28 @@ class Sanitizer:
             most = MOST_TAGS if self._is_after_flag else 0 if TAG.match(part) else 1
             return part if self._n_hidden <= most else spelled(part)
         if not JOINER.match(part):
-            self._see(part[-1])
+            self._begin_after(part[-1])
         return "" if self._holds_return else spelled(part) if NEVER_SHOWN.match(part) else part
 
-    def _see(self, character: str) -> None:
-        """Count anew what hides behind this character."""
-        self._n_hidden, self._is_after_flag = 0, character == BLACK_FLAG
+    def _begin_after(self, character: str) -> None:
+        """Restart the count of hidden characters after this visible one."""
+        self._n_hidden = 0
+        self._is_after_flag = character == BLACK_FLAG
 
 
 def visible(text: str) -> str:
-    """A whole text with nothing in it that could drive a terminal."""
+    """A whole text made safe."""
     sanitizer = Sanitizer()
     return sanitizer.push(text) + sanitizer.finish()
 
 
 def one_line(text: str) -> str:
-    """`text` made safe, on one line."""
+    """A whole text made safe, on one line."""
     return visible(" ".join(text.split()))
 
 
 def spelled(character: str) -> str:
-    """What stands for a character that must not be shown: its picture, or `<U+009B>`."""
+    """The visible replacement of an unsafe character: its picture, or `<U+009B>`."""
     code = ord(character)
     if code == 0x7F:
         return DELETE_PICTURE
@@ -107,13 +109,13 @@ def spelled(character: str) -> str:
 
 
 def safe_json(document: str) -> str:
-    """A JSON document that means the same and can be shown: what is not plain in its strings becomes an escape."""
+    """An equivalent JSON document with all unsafe characters in its strings escaped."""
     return UNSAFE_ALONE.sub(lambda found: json.dumps(found[0])[1:-1], document)
 
 
 def stand_ins() -> dict[str, str]:
-    """What stands for each character that is unsafe by itself: for a library that shows text through a door of its own."""
+    """The replacement of each unsafe character, for libraries that show text themselves."""
     characters = "".join(
-        chr(code) for first, last in WHERE_UNSAFE for code in range(first, last + 1)
+        chr(code) for first, last in UNSAFE_RANGES for code in range(first, last + 1)
     )
     return {character: spelled(character) for character in UNSAFE_ALONE.findall(characters)}

@@ -1,6 +1,6 @@
-"""Output to the terminal, to a pipe or to a file. All foreign text is made safe here.
+"""Output to the terminal, to a pipe or to a file. All untrusted text is sanitized here.
 
-Foreign text: everything that this program did not write itself, such as model output and file names.
+Untrusted text did not come from this program: model output, texts, file names, typed values.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from simplellm.app import shades
+from simplellm.app import shading
+from simplellm.app.bar_chart import bar_lines, percent
+from simplellm.app.results import Bars, Columns, Mark, Tokens
 from simplellm.app.sanitize import Sanitizer, one_line, visible
-from simplellm.app.shades import Bars, Columns, Mark, Tokens
 from simplellm.errors import SimpleLLMError
 
 if TYPE_CHECKING:  # the sampler imports torch; an error message must not wait for that
@@ -49,8 +50,8 @@ class Screen:
             and not self.out.no_color
             and self.out.color_system in ("256", "truecolor")
         )
-        self._foreign = Sanitizer()
-        self._shading = shades.Shading()
+        self._sanitizer = Sanitizer()
+        self._shading = shading.Shading()
         self._cells = 0  # written since the last line end
         self._gathered: Text | None = None  # not drawn yet
 
@@ -66,11 +67,11 @@ class Screen:
     # ------------------------------------------------------------ text
 
     def write(self, text: str, style: str = "") -> None:
-        """Foreign text without a line end.
+        """Untrusted text without a line end.
 
         The terminal wraps long lines, so that wide characters keep their places.
         """
-        shown = self._foreign.push(text)
+        shown = self._sanitizer.push(text)
         if self._gathered is None:
             self._print(self.out, shown, style, end="")
         else:
@@ -99,12 +100,12 @@ class Screen:
 
     def line(self, text: str = "", style: str = "") -> None:
         self._draw_gathered()
-        self._print(self.out, self._foreign.push(text) + self._foreign.finish(), style)
+        self._print(self.out, self._sanitizer.push(text) + self._sanitizer.finish(), style)
         self._cells = 0
-        self._shading = shades.Shading()
+        self._shading = shading.Shading()
 
     def exact(self, text: str) -> None:
-        """Text for other programs: unchanged into a pipe or a file, made safe on a terminal."""
+        """Text for other programs: unchanged into a pipe or a file, sanitized on a terminal."""
         if self.out.file.isatty():
             self.write(text)
         else:
@@ -130,7 +131,7 @@ class Screen:
     # ------------------------------------------------------------ shaded tokens
 
     def token(self, piece: StreamedToken) -> None:
-        """A piece of a reply, shaded by its probability; without colours, followed by the number."""
+        """A piece of a reply, shaded by its probability; without colours, the number follows it."""
         mark = self._shading.mark(piece)
         if mark:
             self._mark(mark)
@@ -144,8 +145,8 @@ class Screen:
             self.line(tokens.summary, "dim")
 
     def _mark(self, mark: Mark, always_label: bool = False) -> None:
-        line_end = "\\n" if self.out.options.ascii_only else shades.LINE_END
-        for span in shades.spans(mark, always_label or not self.has_shades, line_end):
+        line_end = "\\n" if self.out.options.ascii_only else shading.LINE_END
+        for span in shading.spans(mark, always_label or not self.has_shades, line_end):
             if span.level is None or not self.has_shades:
                 self.write(span.text, "dim" if span.is_label else "")
             else:
@@ -193,15 +194,10 @@ class Screen:
     def bars(self, bars: Bars) -> None:
         """Bars on a terminal, tab-separated lines elsewhere."""
         if self.is_terminal:
-            for line in shades.bar_lines(
-                bars, self.out.width, cell_len, self.out.options.ascii_only
-            ):
+            for line in bar_lines(bars, self.out.width, cell_len, self.out.options.ascii_only):
                 self.line(line)
         else:
-            rows = [
-                (row.name, shades.percent(row.before), shades.percent(row.after))
-                for row in bars.rows
-            ]
+            rows = [(row.name, percent(row.before), percent(row.after)) for row in bars.rows]
             self.table(bars.headers, rows)
         if bars.summary:
             self.line(bars.summary, "dim")
@@ -226,5 +222,5 @@ class Screen:
 @lru_cache(maxsize=101)
 def _shade_style(level: float) -> str:
     """The style of a shade as rich writes it. `level` has two decimals."""
-    color = shades.background(level)
-    return f"rgb{shades.foreground(color)} on rgb{color}".replace(", ", ",")
+    color = shading.background(level)
+    return f"rgb{shading.foreground(color)} on rgb{color}".replace(", ", ",")

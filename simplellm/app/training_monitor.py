@@ -56,7 +56,7 @@ class TrainingMonitor:
         return lambda model: sample(model, prepared, PREVIEW_TOKENS)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Show and track a log record. The first step also shows the earlier log of a resumed run."""
+        """Show and track a log record. The first one also recalls the log of a resumed run."""
         if self._is_first and self._run is not None and "step" in record:
             self._is_first = False
             self._progress.recall(

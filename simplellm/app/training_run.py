@@ -32,7 +32,7 @@ def run_training(
     device: DeviceFallback,
     trackers: Sequence[str] = (),
 ) -> tuple[Result, Interrupt]:
-    """Call `job` with a training context; returns its result and the signal that stopped it, if any.
+    """Call `job` with a training context; returns its result, and the signals that arrived.
 
     A signal before the first step ends the program. If an automatically chosen GPU fails before
     the first step is done, the training starts again on the CPU.
@@ -98,7 +98,7 @@ class _Attempt:
         if result.stopped:
             command = f"simplellm train --resume --name {result.run}"
             self._screen.notice(
-                f"stopped after step {result.steps}; a checkpoint is saved. Continue with: {command}"
+                f"stopped after step {result.steps} and saved. Continue with: {command}"
             )
         elif world.is_main:
             monitor.report(result, device)

@@ -20,7 +20,7 @@ MOST_BYTES = 1 << 16  # kept; nobody types more, and a prompt would take long to
 
 @contextlib.contextmanager
 def keep_typeahead(terminal: IO[Any], for_prompt: bool = False) -> Iterator[None]:
-    """Within the block, `terminal` neither echoes nor edits keys; the next reader gets them as typed.
+    """Within the block, keys are neither echoed nor edited: the next reader gets them as typed.
 
     for_prompt=True also leaves Enter as CR: the chat prompt submits on CR and inserts a line end
     on Ctrl-J. Ctrl-C, Ctrl-\\ and Ctrl-Z work as usual, and Ctrl-C discards what was typed before

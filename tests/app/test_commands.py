@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app.answer import Answer
-from simplellm.app.commands.command import Lines, Rows, Shown
+from simplellm.app.commands.command import Shown
 from simplellm.app.commands.registry import COMMANDS, completions, dispatch, find, is_quit
 from simplellm.app.conversation import Turn
 from simplellm.app.journal import Journal
+from simplellm.app.results import Lines, Rows
 from simplellm.app.session import LoadedRun, Session
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from simplellm.app.cli import main
-from simplellm.app.commands.command import Lines
 from simplellm.app.commands.inspection import MOST_TOKENS, TOP, temperatures
 from simplellm.app.commands.registry import dispatch
+from simplellm.app.results import Bars, Columns, Lines, Tokens
 from simplellm.app.session import Session
-from simplellm.app.shades import Bars, Columns, Tokens
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams

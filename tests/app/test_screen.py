@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from simplellm.app.results import Mark, Tokens
 from simplellm.app.sanitize import visible
 from simplellm.app.screen import Screen
-from simplellm.app.shades import Mark, Tokens
 from simplellm.app.training_progress import TrainingProgress
 from simplellm.errors import SettingError
 from simplellm.inference.reply import StreamedToken

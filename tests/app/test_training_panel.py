@@ -14,16 +14,10 @@ from terminal import drawable
 from wcwidth import wcwidth
 
 from simplellm.app import training_progress
+from simplellm.app.loss_chart import BEST_MARK, VALIDATION_MARK, braille
 from simplellm.app.screen import Screen
-from simplellm.app.training_panel import (
-    BEST_MARK,
-    HELD_OUT_MARK,
-    View,
-    bar,
-    braille,
-    flow,
-    panel_lines,
-)
+from simplellm.app.styled_lines import flow
+from simplellm.app.training_panel import View, panel_lines, progress_bar
 from simplellm.app.training_progress import PLAIN_SAMPLE_CHARACTERS, TrainingProgress
 
 SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
@@ -153,8 +147,8 @@ def test_parts_flow_and_are_never_broken():
 
 def test_progress_is_as_wide_as_the_panel_from_start_to_end():
     for number in (0, 1, 30, 60):
-        assert sum(len(text) for text, _ in bar(step(number), 40)) == 40
-    assert bar(step(60), 40)[0][0] == "\u2501" * 35
+        assert sum(len(text) for text, _ in progress_bar(step(number), 40)) == 40
+    assert progress_bar(step(60), 40)[0][0] == "\u2501" * 35
 
 
 def test_a_braille_line_has_a_dot_in_every_column_and_no_gap():
@@ -174,7 +168,7 @@ def test_the_panel_shows_every_figure_the_curve_and_the_sample(open_terminal):
                    "tokens/s 12,346", "memory 300 MB", "50%", "The judge"):  # fmt: skip
         assert figure in shown, figure
     curve = [line for line in shown.splitlines() if re.search("[\u2801-\u28ff]", line)]
-    assert len(curve) >= 3 and HELD_OUT_MARK in "".join(curve) and BEST_MARK in "".join(curve)
+    assert len(curve) >= 3 and VALIDATION_MARK in "".join(curve) and BEST_MARK in "".join(curve)
     assert shown.count("step 30/60") == 1, "one panel, not one for each record"
 
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import TINY_FLAGS
 
 from simplellm.app.cli import main
-from simplellm.app.commands.command import Lines
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.conversation import Turn
+from simplellm.app.results import Lines
 from simplellm.app.session import Session
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
@@ -319,8 +319,8 @@ def test_source_shows_passages_with_file_and_line(
     shown = dispatch(session_of(run, Turn("", "x"), Turn("He said: The third", reply)), "/source")
     path = zoo / "texts"
     assert isinstance(shown, Lines) and shown.text.splitlines() == [
-        "84% of the reply stands word for word in the training text, "
-        "in passages of 20 characters or more:",
+        "84% of the reply is copied word for word from the training text, "
+        "in passages of at least 20 characters:",
         f"{path}/이야기\x1b[31m.md:3: 셋째 줄에 있는 한글 이야기입니다",
         f"{path}/crlf.txt:3: ...line of the crlf file",
     ]
@@ -337,7 +337,9 @@ def test_source_reports_that_nothing_is_copied(zoo: Path) -> None:
             session_of(zoo / "runs" / "zoo", Turn("The first line of the crlf file", reply)),
             "/source",
         )
-        said = "stands word for word in the training text, in passages of 20 characters or more"
+        said = (
+            "is copied word for word from the training text, in passages of at least 20 characters"
+        )
         assert shown == Lines(f"nothing of the reply {said}")
 
 

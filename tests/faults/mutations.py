@@ -278,7 +278,7 @@ MUTATIONS = (
     Mutation(
         "sanitizer of written text",
         "simplellm/app/screen.py",
-        "shown = self._foreign.push(text)\n",
+        "shown = self._sanitizer.push(text)\n",
         "shown = text\n",
         (
             "tests/app/test_screen.py",

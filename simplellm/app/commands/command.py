@@ -1,4 +1,4 @@
-"""What a slash command is, and the results that it may return. No terminal here."""
+"""What a slash command is. No terminal here."""
 
 from __future__ import annotations
 
@@ -6,24 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from simplellm.app.answer import Answer
+from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
 from simplellm.app.session import Session
-from simplellm.app.shades import Bars, Columns, Tokens
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Text to show."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table to show. The headers may be empty."""
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
 
 Shown = Lines | Rows | Answer | Tokens | Bars | Columns
 Handler = Callable[[Session, str], Shown]  # gets the argument as typed, without spaces around it

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from simplellm.app.commands.command import Command, Lines, Rows, Shown
+from simplellm.app.commands.command import Command, Shown
 from simplellm.app.commands.turns import beginning, n_turns
 from simplellm.app.conversation import load
 from simplellm.app.journal import saved_conversations
+from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
 from simplellm.errors import TextError
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from simplellm.app.commands.command import Command, Lines, Shown
+from simplellm.app.bar_chart import percent
+from simplellm.app.commands.command import Command, Shown
+from simplellm.app.results import Bar, Bars, Columns, Lines, Mark, Tokens
 from simplellm.app.session import Session
-from simplellm.app.shades import Bar, Bars, Columns, Mark, Tokens, marks_of, percent, summary_of
+from simplellm.app.shading import marks_of, summary_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
 from simplellm.data.corpus import STDIN_NAME

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from simplellm.app.commands.command import Command, Lines, Rows, Shown
+from simplellm.app.commands.command import Command, Shown
 from simplellm.app.commands.files import FILE_COMMANDS
 from simplellm.app.commands.inspection import INSPECTION_COMMANDS
 from simplellm.app.commands.runs import RUN_COMMANDS
 from simplellm.app.commands.settings import SETTINGS_COMMANDS
 from simplellm.app.commands.turns import TURN_COMMANDS
+from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
 from simplellm.config.suggest import did_you_mean
 from simplellm.errors import SettingError, SimpleLLMError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from simplellm.app.commands.command import Command, Lines, Rows, Shown
+from simplellm.app.commands.command import Command, Shown
+from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.setting import show

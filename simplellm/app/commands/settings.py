@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from simplellm.app.commands.command import Command, Lines, Rows, Shown
+from simplellm.app.commands.command import Command, Shown
+from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show

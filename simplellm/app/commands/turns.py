@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from simplellm.app.commands.command import Command, Lines, Shown
+from simplellm.app.commands.command import Command, Shown
+from simplellm.app.results import Lines
 from simplellm.app.session import Session
 
 BEGINNING_CHARACTERS = 40  # of a prompt that stands for a turn

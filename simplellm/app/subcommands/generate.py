@@ -9,7 +9,7 @@ import torch
 from simplellm.app.console import write_json
 from simplellm.app.options import GenerateOptions
 from simplellm.app.screen import Screen
-from simplellm.app.shades import summary_of
+from simplellm.app.shading import summary_of
 from simplellm.app.subcommands.shared import (
     checkpoint_of,
     device_of,

@@ -41,7 +41,7 @@ class Unneeded:
 
 
 def prune(options: PruneOptions) -> int:
-    """Show what can be deleted, ask, and delete it. Runs that are being trained stay as they are."""
+    """Show what can be deleted, ask, and delete it. Runs in training are skipped."""
     screen = screen_of(options)
     folder = options.checkpoints
     runs = [find_run(options.run, folder)[0]] if options.run else list_runs(folder)
@@ -77,7 +77,7 @@ def _of_run(run: Run) -> Iterator[Unneeded]:
 
 
 def _shared(folder: Path, runs: list[Run]) -> Iterator[Unneeded]:
-    """Files beside the runs: unfinished ones, and prepared ids of texts that no run was trained on."""
+    """Files beside the runs: unfinished ones, and prepared texts that no run uses."""
     prepared = folder / PREPARED_FOLDER
     for place in (folder, prepared):
         yield from (Unneeded(path, "unfinished") for path in leftovers(place))

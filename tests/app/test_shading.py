@@ -15,25 +15,19 @@ from rich.cells import cell_len
 from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 
+from simplellm.app.bar_chart import bar_lines, fitted, percent
+from simplellm.app.results import Bar, Bars, Columns, Mark, Tokens
 from simplellm.app.screen import Screen
-from simplellm.app.shades import (
+from simplellm.app.shading import (
     LINE_END,
     SCALE,
-    Bar,
-    Bars,
-    Columns,
-    Mark,
     Shading,
-    Tokens,
     background,
-    bar_lines,
     contrast,
-    fitted,
     foreground,
     luminance,
     marks_of,
-    percent,
-    short,
+    short_number,
     spans,
     summary_of,
 )
@@ -153,7 +147,7 @@ def test_the_bytes_of_a_character_are_one_mark() -> None:
     ],
 )
 def test_a_short_probability(probability: float, text: str) -> None:
-    assert short(probability) == text
+    assert short_number(probability) == text
 
 
 @given(st.text("ab\n "), st.booleans())
@@ -172,7 +166,7 @@ def test_surprise_and_entropy_are_means_in_bits() -> None:
     ]
     assert (
         summary_of(said)
-        == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the likeliest"
+        == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the most likely"
     )
     assert summary_of([StreamedToken(None, "b")]) == summary_of([]) == ""
     assert "149.00 bits" in summary_of([StreamedToken(1, "a", 0.0)])
