@@ -65,7 +65,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     option.numprocesses = "auto"
     option.maxprocesses = option.maxprocesses or MAX_WORKERS
-    # Contiguous halves keep the fixtures of a module in one worker; an idle worker takes over tests.
+    # Contiguous shares keep a module in one worker; an idle worker takes over tests of another.
     option.dist = "worksteal"
 
 
@@ -187,9 +187,8 @@ def trained(
     """A checkpoints folder with one run, `tiny`, trained for 30 steps on the story."""
 
     def train(folder: Path) -> None:
-        code = main(["train", str(STORY), "--name", "tiny", "--max-steps", "30",
-                     "--eval-interval", "10", "--checkpoints", str(folder), *TINY_FLAGS])  # fmt: skip
-        assert code == 0
+        flags = ["--name", "tiny", "--max-steps", "30", "--eval-interval", "10", *TINY_FLAGS]
+        assert main(["train", str(STORY), "--checkpoints", str(folder), *flags]) == 0
 
     shared = built_once(request, "trained", train)
     return shutil.copytree(shared, tmp_path_factory.mktemp("checkpoints") / "runs")

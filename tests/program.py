@@ -1,4 +1,4 @@
-"""How tests start the program as a process of its own."""
+"""How tests start the program in a new process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 
 from conftest import ROOT
 
-QUICK_CONSTANTS: dict[str, float] = {  # shorten what takes long and what most tests do not examine
+# Values that shorten what takes long and what most tests do not examine.
+QUICK_CONSTANTS: dict[str, float] = {
     "simplellm.app.training_monitor.PREVIEW_TOKENS": 2,
     "simplellm.app.training_monitor.REPORT_TOKENS": 4,
     "simplellm.app.subcommands.find_lr.STEPS": 10,
@@ -22,7 +23,10 @@ SIMPLELLM = (sys.executable, "-m", "simplellm")
 
 
 def environment(**given: str) -> dict[str, str]:
-    """That of a person at a terminal, the same wherever the tests run; an empty value removes a name."""
+    """The environment of a user at a terminal, the same on every machine.
+
+    An empty value removes a variable.
+    """
     env = {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""A real pseudo-terminal with a program in it, and the screen a person would see on it."""
+"""A real pseudo-terminal that runs a program, and the screen that a user would see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError:
 import pexpect  # noqa: E402 (needs termios)
 import pyte  # noqa: E402
 
-SECONDS_TO_START = 120  # torch is imported; a busy machine takes long
+SECONDS_TO_START = 120  # the import of torch takes long on a busy machine
 SECONDS_TO_ANSWER = 60
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 
@@ -30,7 +30,7 @@ class Key:
 
 
 def drawable(text: str) -> str:
-    """Without joiners and their like, at which pyte drops the rest of what it was given."""
+    """Remove zero-width characters, such as joiners: pyte drops all text after them."""
     if text.isascii():
         return text
     return "".join(
@@ -41,7 +41,7 @@ def drawable(text: str) -> str:
 
 
 class Terminal:
-    """Runs `command`; what it writes is in `raw` as bytes, and on `screen` as a terminal would show it."""
+    """Runs `command`; its output is in `raw` as bytes and on `screen` as a terminal shows it."""
 
     def __init__(
         self, command: Sequence[str], env: Mapping[str, str], columns: int = 100, rows: int = 40
@@ -54,20 +54,20 @@ class Terminal:
             command[0], list(command[1:]), cwd=str(ROOT), dimensions=(rows, columns), env=dict(env)
         )
         self.child.delaybeforesend = None
-        self.screen.write_process_input = self.press  # where is the cursor? a terminal answers
+        self.screen.write_process_input = self.press  # answers queries of the cursor position
 
     def press(self, keys: str | bytes) -> None:
         self.child.send(keys)
 
     def paste(self, text: str) -> None:
-        """As terminals do, in a bracket. A terminal reads while it writes, or a long paste would stand still."""
+        """Send a bracketed paste, reading meanwhile: a long paste would block otherwise."""
         writer = threading.Thread(target=self.press, args=(PASTE_BEGINS + text + PASTE_ENDS,))
         writer.start()
         while writer.is_alive():
             self.read(0.05)
 
     def read(self, seconds: float) -> bool:
-        """Take what comes, waiting at most `seconds` for it; False when nothing came."""
+        """Read output, waiting at most `seconds` for it; whether there was any."""
         try:
             data = self.child.read_nonblocking(65536, timeout=seconds)
         except (pexpect.TIMEOUT, pexpect.EOF):
@@ -77,7 +77,10 @@ class Terminal:
         return True
 
     def wait(self, is_seen: Callable[[], object], seconds: float = SECONDS_TO_ANSWER) -> float:
-        """Read until `is_seen`, and say how long that took; fails, with the screen, when it is too long or the program ends."""
+        """Read until `is_seen()`; the seconds it took.
+
+        Fails, showing the screen, after `seconds` or at the end of the program.
+        """
         started_at = time.perf_counter()
         while not is_seen():
             is_open = self.child.isalive() or self.read(0)
@@ -90,16 +93,16 @@ class Terminal:
         return self.wait(lambda: text in self.text, seconds)
 
     def ready(self, prompt: str = "> ", seconds: float = SECONDS_TO_START) -> float:
-        """Wait for an empty prompt in the cursor's line."""
+        """Wait for an empty prompt in the line of the cursor."""
         return self.wait(lambda: self.cursor_line == prompt.rstrip(), seconds)
 
     def settle(self, seconds: float = 0.2) -> None:
-        """Read until nothing more comes."""
+        """Read until there is no more output."""
         while self.read(seconds):
             pass
 
     def clear(self) -> None:
-        """Begin with an empty screen at the prompt, and forget what was written."""
+        """Clear the screen and forget the output so far."""
         self.press(Key.CTRL_L)
         self.settle(0.03)
         self.screen.history.top.clear()
@@ -128,7 +131,7 @@ class Terminal:
 
     @property
     def modes(self) -> list:
-        """What `stty -a` would say."""
+        """The attributes of the terminal, as shown by `stty -a`."""
         return termios.tcgetattr(self.child.child_fd)
 
     def exit_code(self) -> int:

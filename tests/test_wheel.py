@@ -1,4 +1,4 @@
-"""The wheel holds all that a program needs, and says what it is."""
+"""The wheel contains all files that the program needs, and complete metadata."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from conftest import ROOT, STORY, TINY_FLAGS
 from program import environment
 
-LISTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 URLS = ("Homepage", "Documentation", "Repository", "Issues", "Changelog")
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the sources without a network."""
+    """The wheel, built from the sources without network access."""
     if find_spec("hatchling") is None:
         pytest.skip(
             'the wheel cannot be built: hatchling is not installed (pip install -e ".[test]")'
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unpacked(wheel: Path) -> Path:
-    """The folder of the wheel's files: as installed, but for the libraries, which are those of the tests."""
+    """The folder of the wheel's files; the libraries are those of the tests."""
     folder = wheel.parent / "unpacked"
     zipfile.ZipFile(wheel).extractall(folder)
     return folder
@@ -84,7 +84,7 @@ def test_the_story_is_in_the_repository_once() -> None:
     assert not (ROOT / "simplellm" / "the-verdict.txt").exists()
 
 
-def test_the_metadata_are_complete(metadata: Message) -> None:
+def test_the_metadata_is_complete(metadata: Message) -> None:
     classifiers, urls = metadata.get_all("Classifier", []), metadata.get_all("Project-URL", [])
     assert (metadata["Name"], metadata["License-Expression"], metadata["Requires-Python"]) == (
         "simplellm",
@@ -98,7 +98,7 @@ def test_the_metadata_are_complete(metadata: Message) -> None:
         and metadata["License-File"] == "LICENSE"
     )
     assert [
-        f"Programming Language :: Python :: {version}" in classifiers for version in LISTED_PYTHONS
+        f"Programming Language :: Python :: {version}" in classifiers for version in PYTHONS
     ] == [True] * 5
     assert (
         "Typing :: Typed" in classifiers
