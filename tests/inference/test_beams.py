@@ -1,4 +1,4 @@
-"""The text that beams find is that of transformers, and no drawn text is likelier than a wide enough search."""
+"""Beam search finds the same text as transformers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byte_models import grouped_byte_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SamplingError, SettingError
@@ -32,39 +32,34 @@ def byte_tokenizer(end_of_text: int = 256) -> Tokenizer:
     return tokenizer
 
 
-def byte_model(
-    architecture: str, seed: int = 1, block_size: int = 64, scale: float = 0.15
-) -> SimpleLLM:
-    n_kv_head = 2 if architecture == "modern" else None
-    config = ModelConfig(architecture=architecture, n_layer=2, n_head=4, n_kv_head=n_kv_head, n_embd=32,
-                         block_size=block_size, vocab_size=257)  # fmt: skip
-    model, generator = SimpleLLM(config).eval(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0.0 if weight.dim() == 2 else 1.0, scale, generator=generator)
-    return model
-
-
-def as_transformers(model: SimpleLLM) -> Any:
+def as_hf_model(model: SimpleLLM) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     data = to_hub_config(model.config, end_of_text=256)
-    theirs = AutoModelForCausalLM.from_config(
+    hf_model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(data.pop("model_type"), **data)
     ).eval()
-    theirs.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
-    theirs.tie_weights()
-    return theirs
+    hf_model.load_state_dict(to_hub_state(model.state_dict(), model.config), strict=False)
+    hf_model.tie_weights()
+    return hf_model
 
 
-def their_search(
-    theirs: Any, prompt: list[int], n: int, end_of_text: int, length: int
+def hf_search(
+    hf_model: Any, prompt: list[int], n: int, end_of_text: int, length: int
 ) -> tuple[list[int], float]:
-    found = theirs.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=n, do_sample=False,
-        max_new_tokens=length, length_penalty=1.0, early_stopping=False, eos_token_id=end_of_text, pad_token_id=end_of_text,
-        return_dict_in_generate=True, output_scores=True,
-    )  # fmt: skip
+    found = hf_model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        num_beams=n,
+        do_sample=False,
+        max_new_tokens=length,
+        length_penalty=1.0,
+        early_stopping=False,
+        eos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
     ids = found.sequences[0, len(prompt) :].tolist()
     return ids[: ids.index(end_of_text) + 1] if end_of_text in ids else ids, float(
         found.sequences_scores[0]
@@ -73,22 +68,22 @@ def their_search(
 
 @pytest.mark.parametrize("n_beams", [2, 3, 8, 64])
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
-def test_the_text_found_is_that_of_transformers(architecture: str, n_beams: int) -> None:
-    model = byte_model(architecture)
-    theirs, sampler = as_transformers(model), Sampler(model, byte_tokenizer())
+def test_the_best_beam_equals_that_of_transformers(architecture: str, n_beams: int) -> None:
+    model = grouped_byte_model(architecture)
+    hf_model, sampler = as_hf_model(model), Sampler(model, byte_tokenizer())
     for length in (1, 2, 20):
         best = beam_search(sampler, PROMPT, replace(FOUR, num_beams=n_beams, max_new_tokens=length))
-        ids, score = their_search(theirs, PROMPT, n_beams, 256, length)
+        ids, score = hf_search(hf_model, PROMPT, n_beams, 256, length)
         assert best.ids == ids and best.score == pytest.approx(score, abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
-def test_a_text_that_ends_is_that_of_transformers(architecture: str) -> None:
-    """Any token may play the end of a text: those that searches meet, so that they end early, late and never."""
+def test_beams_that_end_equal_those_of_transformers(architecture: str) -> None:
+    """Likely tokens take the role of END_OF_TEXT, so that beams end early, late and never."""
     ends = set()
     for seed in range(2):
-        model = byte_model(architecture, seed, scale=0.4)
-        theirs, sampler = as_transformers(model), Sampler(model, byte_tokenizer())
+        model = grouped_byte_model(architecture, seed=seed, scale=0.4)
+        hf_model, sampler = as_hf_model(model), Sampler(model, byte_tokenizer())
         best = beam_search(sampler, PROMPT, FOUR).ids
         rows = [np.array(sampler.next_logits([*PROMPT, *best[:n]])) for n in range(len(best))]
         for end_of_text in sorted({token for row in rows for token in row.argsort()[-3:].tolist()})[
@@ -97,10 +92,10 @@ def test_a_text_that_ends_is_that_of_transformers(architecture: str) -> None:
             for n_beams in (2, 3, 5):
                 sampler = Sampler(model, byte_tokenizer(end_of_text))
                 best = beam_search(sampler, PROMPT, replace(FOUR, num_beams=n_beams))
-                ids, score = their_search(theirs, PROMPT, n_beams, end_of_text, 12)
+                ids, score = hf_search(hf_model, PROMPT, n_beams, end_of_text, 12)
                 assert best.ids == ids and best.score == pytest.approx(score, abs=1e-4)
                 ends.add(len(ids) if ids[-1] == end_of_text else None)
-    assert None in ends and len(ends) >= 4, "other ends would not be seen"
+    assert None in ends and len(ends) >= 4, "the beams end at different lengths"
 
 
 def log_probability(sampler: Sampler, prompt: list[int], ids: list[int]) -> float:
@@ -112,15 +107,19 @@ def log_probability(sampler: Sampler, prompt: list[int], ids: list[int]) -> floa
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(0, 255), min_size=1, max_size=20), st.integers(2, 6), st.sampled_from([4, 9, 64]),
-       st.sampled_from(["modern", "gpt2"]))  # fmt: skip
-def test_the_score_is_the_models_own_and_no_less_than_greedys(
+@given(
+    st.lists(st.integers(0, 255), min_size=1, max_size=20),
+    st.integers(2, 6),
+    st.sampled_from([4, 9, 64]),
+    st.sampled_from(["modern", "gpt2"]),
+)
+def test_the_score_is_the_log_probability_and_at_least_that_of_greedy(
     prompt, n_beams, block_size, architecture
 ) -> None:
-    sampler = Sampler(byte_model(architecture, block_size=block_size), byte_tokenizer())
+    sampler = Sampler(grouped_byte_model(architecture, block_size=block_size), byte_tokenizer())
     params = replace(
         FOUR, num_beams=n_beams, max_new_tokens=2
-    )  # at 2 the best of two steps cannot be lost
+    )  # with 2 steps the best beam cannot be pruned
     best = beam_search(sampler, prompt, params)
     assert best.log_probability == pytest.approx(
         log_probability(sampler, prompt, best.ids), abs=1e-3
@@ -133,8 +132,8 @@ def test_the_score_is_the_models_own_and_no_less_than_greedys(
 
 
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
-def test_beams_go_on_when_the_context_overflows(architecture: str) -> None:
-    sampler = Sampler(byte_model(architecture, block_size=8), byte_tokenizer())
+def test_beams_may_exceed_the_context(architecture: str) -> None:
+    sampler = Sampler(grouped_byte_model(architecture, block_size=8), byte_tokenizer())
     best = beam_search(sampler, PROMPT, replace(FOUR, max_new_tokens=25))
     assert len(best.ids) == 25
     assert best.log_probability == pytest.approx(
@@ -142,9 +141,9 @@ def test_beams_go_on_when_the_context_overflows(architecture: str) -> None:
     )
 
 
-def test_a_likelier_text_that_greedy_misses_is_found(monkeypatch) -> None:
-    """0.6 then thin choices, against 0.4 then one sure token."""
-    sampler = Sampler(byte_model("gpt2"), byte_tokenizer())
+def test_a_likelier_text_than_the_greedy_one_is_found(monkeypatch) -> None:
+    """Greedy: 0.6, then 0.1. Best: 0.4, then 1."""
+    sampler = Sampler(grouped_byte_model("gpt2"), byte_tokenizer())
 
     def next_logits(self: Any, texts: list[list[int]], parents: Any = None) -> torch.Tensor:
         rows = torch.full((len(texts), 257), -30.0)
@@ -163,20 +162,20 @@ def test_a_likelier_text_that_greedy_misses_is_found(monkeypatch) -> None:
     assert best.score == pytest.approx(math.log(0.4) / 2)
 
 
-# ---------------------------------------------------------------- as a reply
+# ---------------------------------------------------------------- replies
 
 
 @pytest.fixture(params=["modern", "gpt2"])
 def sampler(request: pytest.FixtureRequest) -> Sampler:
-    return Sampler(byte_model(request.param), byte_tokenizer())
+    return Sampler(grouped_byte_model(request.param), byte_tokenizer())
 
 
-def test_one_beam_is_a_drawn_reply_and_more_are_a_search(sampler) -> None:
+def test_one_beam_is_sampled_and_several_are_searched(sampler) -> None:
     assert type(reply_to(sampler, PROMPT, SamplingParams())) is Reply
     assert type(reply_to(sampler, PROMPT, FOUR)) is BeamReply
 
 
-def test_a_reply_is_the_best_beam_with_the_models_own_numbers(sampler) -> None:
+def test_a_reply_is_the_best_beam_with_token_statistics(sampler) -> None:
     reply = reply_to(sampler, PROMPT, FOUR)
     pieces = [piece for piece in reply if piece.token is not None]
     assert (
@@ -199,7 +198,7 @@ def test_a_reply_is_the_best_beam_with_the_models_own_numbers(sampler) -> None:
 @pytest.mark.parametrize(
     "change", [{"temperature": 5.0}, {"top_k": 1}, {"seed": 4}, {"min_p": 0.9}, {"top_p": 0.01}]
 )
-def test_settings_of_drawing_change_nothing(sampler, change: dict) -> None:
+def test_sampling_settings_have_no_effect(sampler, change: dict) -> None:
     replies = [reply_to(sampler, PROMPT, params) for params in (FOUR, replace(FOUR, **change))]
     first, second = (
         [(piece.token, piece.text, piece.rank) for piece in reply] for reply in replies
@@ -207,7 +206,7 @@ def test_settings_of_drawing_change_nothing(sampler, change: dict) -> None:
     assert first == second and len(first) >= 12
 
 
-def test_a_stop_text_ends_what_was_found(sampler) -> None:
+def test_a_stop_sequence_ends_the_reply(sampler) -> None:
     whole = reply_to(sampler, PROMPT, FOUR)
     list(whole)
     stop = whole.text[3:5]
@@ -216,7 +215,7 @@ def test_a_stop_text_ends_what_was_found(sampler) -> None:
     assert reply.text == whole.text[: whole.text.index(stop)] and reply.stop_reason == "stop"
 
 
-def test_the_end_of_a_text_is_said_and_not_shown(sampler) -> None:
+def test_end_of_text_is_the_stop_reason_and_has_no_text(sampler) -> None:
     end = beam_search(sampler, PROMPT, FOUR).ids[3]
     reply = reply_to(
         Sampler(sampler.model, byte_tokenizer(end)), PROMPT, replace(FOUR, num_beams=2)
@@ -226,7 +225,7 @@ def test_the_end_of_a_text_is_said_and_not_shown(sampler) -> None:
     assert len(pieces) == len(reply.new_ids) - (reply.stop_reason == "end_of_text")
 
 
-def test_a_search_can_be_left_at_every_step(sampler) -> None:
+def test_a_search_can_be_interrupted_at_every_step(sampler) -> None:
     reply = reply_to(sampler, PROMPT, FOUR)
     for number, piece in enumerate(reply):
         assert piece.text == "" and piece.token is None
@@ -235,7 +234,7 @@ def test_a_search_can_be_left_at_every_step(sampler) -> None:
     assert reply.text == "" and reply.new_ids == [] and reply.stop_reason == "interrupted"
 
 
-def test_logits_that_are_no_numbers_are_a_typed_error(sampler) -> None:
+def test_non_finite_logits_give_a_sampling_error(sampler) -> None:
     with torch.no_grad():
         sampler.model.final_norm.weight[0] = float("nan")
     with pytest.raises(SamplingError, match="nan"):
@@ -248,5 +247,5 @@ def test_beams_are_1_to_64(number) -> None:
         SamplingParams(num_beams=number)
 
 
-def test_a_score_is_per_token() -> None:
+def test_the_score_is_the_mean_per_token() -> None:
     assert Beam([1, 2, 3, 4], -2.0).score == -0.5

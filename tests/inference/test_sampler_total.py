@@ -1,4 +1,4 @@
-"""The sampler is total: whatever a model gives and whatever is set, a reply is a typed error or tokens that were allowed."""
+"""For any logits and any settings, a reply has allowed tokens only or is a typed error."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from byte_models import BYTES, byte_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_sampler import BYTES, byte_model
 
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SamplingError
@@ -36,20 +36,20 @@ any_params = st.builds(
 
 
 @st.composite
-def any_logits(choose: st.DrawFn, odd: list[float] = SPECIAL) -> np.ndarray:
-    """A vocabulary of logits: of some spread, perhaps many equal, some odd."""
+def any_logits(choose: st.DrawFn, unusual: list[float] = SPECIAL) -> np.ndarray:
+    """Logits (V,) of a random scale, sometimes with ties and unusual values."""
     generator = np.random.default_rng(choose(st.integers(0, 2**32)))
     logits = np.float32(generator.normal(0, choose(st.sampled_from([0, 1e-6, 1, 30, 1e30])), V))
     if choose(st.booleans()):
         logits = np.round(logits)
-    values = st.sampled_from(odd) | st.floats(width=32, allow_nan=False, allow_infinity=False)
-    for place, value in choose(st.dictionaries(st.integers(0, V - 1), values, max_size=20)).items():
-        logits[place] = value
+    values = st.sampled_from(unusual) | st.floats(width=32, allow_nan=False, allow_infinity=False)
+    for token, value in choose(st.dictionaries(st.integers(0, V - 1), values, max_size=20)).items():
+        logits[token] = value
     return logits
 
 
 class FakeModel(Sampler):
-    """Gives the same logits whatever it reads."""
+    """Gives the same logits for any ids."""
 
     def __init__(self, logits: np.ndarray) -> None:
         self.tokenizer, self.logits = BYTES, logits
@@ -60,7 +60,7 @@ class FakeModel(Sampler):
 
 @np.errstate(over="ignore")
 def is_allowed(token: int, logits: np.ndarray, recent: list[int], params: SamplingParams) -> bool:
-    """Whether the settings admit a token, by their meaning and in double precision; among equals any is right."""
+    """Whether the settings allow a token, in double precision; any of several ties is allowed."""
     limit, least = np.finfo(np.float32).max, np.finfo(np.float32).tiny
     penalty = np.float32(max(params.repetition_penalty, least))
     scores = logits.copy()
@@ -91,9 +91,9 @@ def check_a_reply(logits: np.ndarray, params: SamplingParams, prompt: list[int])
     list(reply)
     assert reply.stop_reason in STOP_REASONS and 1 <= len(reply.new_ids) <= params.max_new_tokens
     ids = [*prompt, *reply.new_ids]
-    for place in range(len(prompt), len(ids)):
-        recent = ids[max(place - PENALTY_WINDOW, 0) : place]
-        assert is_allowed(ids[place], logits, recent, params), (place, ids[place])
+    for i in range(len(prompt), len(ids)):
+        recent = ids[max(i - PENALTY_WINDOW, 0) : i]
+        assert is_allowed(ids[i], logits, recent, params), (i, ids[i])
 
 
 prompts = st.lists(st.integers(0, V - 1), min_size=1, max_size=80)
@@ -101,12 +101,12 @@ prompts = st.lists(st.integers(0, V - 1), min_size=1, max_size=80)
 
 @settings(deadline=None, max_examples=150)
 @given(any_logits(), any_params, prompts)
-def test_every_token_of_a_reply_is_one_the_settings_allow(logits, params, prompt):
+def test_the_settings_allow_every_token_of_a_reply(logits, params, prompt):
     check_a_reply(logits, params, prompt)
 
 
 @pytest.mark.slow
-def test_ten_thousand_replies(capsys):
+def test_the_settings_allow_every_token_of_ten_thousand_replies(capsys):
     replies = 0
 
     @settings(deadline=None, max_examples=10_000, database=None)
@@ -119,13 +119,13 @@ def test_ten_thousand_replies(capsys):
     check()
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{replies:,} replies to any logits with any settings: 0 tokens that were not allowed\n"
+            f"\n{replies:,} replies to random logits and settings: no token that is not allowed\n"
         )
 
 
 @settings(deadline=None, max_examples=100)
 @given(any_logits(SPECIAL + BROKEN), any_params, prompts)
-def test_broken_logits_give_one_typed_error_and_no_token(logits, params, prompt):
+def test_non_finite_logits_give_a_sampling_error_and_no_token(logits, params, prompt):
     reply = FakeModel(logits).stream(prompt, params)
     try:
         list(reply)
@@ -138,7 +138,7 @@ def test_broken_logits_give_one_typed_error_and_no_token(logits, params, prompt)
 
 @settings(deadline=None, max_examples=100)
 @given(any_logits(), prompts, st.integers(0, 9))
-def test_greedy_is_argmax(logits, prompt, seed):
+def test_temperature_zero_takes_the_argmax(logits, prompt, seed):
     params = SamplingParams(
         temperature=0, top_k=3, top_p=0.5, min_p=0.5, max_new_tokens=1, seed=seed
     )
@@ -155,17 +155,17 @@ def test_greedy_is_argmax(logits, prompt, seed):
 @pytest.mark.parametrize(
     "given", [{"top_k": 0}, {"top_k": 1, "min_p": 0.9}, {"temperature": 5, "top_p": 1}], ids=str
 )
-def test_a_large_vocabulary_of_equals_is_drawn_from(logits, given):
+def test_ties_in_a_large_vocabulary_can_be_sampled(logits, given):
     tokens, probabilities = distribution(np.float32(logits), [], SamplingParams(**given))
     assert math.isclose(float(probabilities.sum(dtype=np.float64)), 1, abs_tol=1e-4)
     assert logits[draw(tokens, probabilities, np.random.default_rng(1))] == logits.max()
 
 
-def test_a_model_with_broken_weights_says_so_and_a_sound_one_after_it_is_not_touched():
+def test_non_finite_weights_give_an_error_and_do_not_affect_later_replies():
     model = byte_model()
     sampler = Sampler(model, BYTES)
-    sound = sampler.stream([65], SamplingParams(seed=1, max_new_tokens=5))
-    list(sound)
+    intact = sampler.stream([65], SamplingParams(seed=1, max_new_tokens=5))
+    list(intact)
     weight, before = model.final_norm.weight.data, model.final_norm.weight.data.clone()
     weight.fill_(math.nan)
     broken = sampler.stream([65, 66], SamplingParams(seed=1))
@@ -173,6 +173,6 @@ def test_a_model_with_broken_weights_says_so_and_a_sound_one_after_it_is_not_tou
         list(broken)
     assert broken.new_ids == []
     weight.copy_(before)
-    again = sampler.stream([65], replace(sound.params))
+    again = sampler.stream([65], replace(intact.params))
     list(again)
-    assert again.new_ids == sound.new_ids
+    assert again.new_ids == intact.new_ids
