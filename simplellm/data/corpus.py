@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from simplellm.data.utf8 import utf8_length
 from simplellm.errors import TextError
 from simplellm.storage.files import sha256_of_stream
 
@@ -189,7 +190,7 @@ def read_corpus(
     for number, source in enumerate(sources):
         for text, *_ in source.chunks():
             characters[number] += len(text)
-            n_bytes += len(text.encode("utf-8", "replace"))
+            n_bytes += utf8_length(text)
             has_words = has_words or bool(text.strip())
     if not has_words:
         names = ", ".join(source.name for source in sources[:3])

@@ -22,6 +22,7 @@ import numpy as np
 
 from simplellm.data.corpus import Corpus, TextChunk
 from simplellm.data.tokenizer import Tokenizer
+from simplellm.data.utf8 import utf8_length
 from simplellm.errors import Notice, TextError
 from simplellm.storage.files import digests_of, has_digests, new_folder, write_file
 from simplellm.storage.json_files import json_bytes
@@ -227,7 +228,7 @@ def _with_progress(
     done = reported = 0
     for chunk in chunks:
         yield chunk
-        done += _n_bytes(chunk)
+        done += utf8_length(chunk.text)
         if done - reported >= NOTICE_BYTES:
             reported = done
             notice(f"encoded {done / 1e6:,.0f} of {split.train.n_bytes / 1e6:,.0f} MB")
@@ -247,7 +248,7 @@ def _write_ids(path: Path, chunks: Iterable[TextChunk], tokenizer: Tokenizer) ->
             if begins_document:
                 file.write(dtype.type(tokenizer.end_of_text).tobytes())
             file.write(ids.astype(dtype).tobytes())
-            n_bytes += _n_bytes(chunk)
+            n_bytes += utf8_length(chunk.text)
             begins_document = chunk.ends_document
         file.flush()
         os.fsync(file.fileno())
@@ -266,10 +267,6 @@ def _map_bounded(
     while futures:
         yield futures.pop(0).result()
         futures.extend(pool.submit(function, item) for item in itertools.islice(iterator, 1))
-
-
-def _n_bytes(chunk: TextChunk) -> int:
-    return len(chunk.text.encode("utf-8", "replace"))
 
 
 def _id_type(tokenizer: Tokenizer) -> np.dtype:

@@ -16,6 +16,7 @@ import numpy as np
 import regex
 import tiktoken
 
+from simplellm.data.utf8 import encodable
 from simplellm.errors import TokenizerError
 from simplellm.storage.json_files import JsonObject
 
@@ -56,7 +57,7 @@ class Tokenizer:
 
         trainer = rustbpe.Tokenizer()
         trainer.train_from_iterator(
-            (_encodable(text) for text in texts), vocab_size - 1, pattern=SPLIT_PATTERN
+            (encodable(text) for text in texts), vocab_size - 1, pattern=SPLIT_PATTERN
         )
         return cls({bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
 
@@ -82,15 +83,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. It never contains special tokens: "<|endoftext|>" is encoded as text."""
-        return self._encoding.encode(_encodable(text), disallowed_special=())
+        return self._encoding.encode(encodable(text), disallowed_special=())
 
     def encode_array(self, text: str) -> np.ndarray:
         """`encode` as a uint32 array; releases the interpreter lock."""
-        return self._encoding.encode_to_numpy(_encodable(text), disallowed_special=())
+        return self._encoding.encode_to_numpy(encodable(text), disallowed_special=())
 
     def split(self, text: str) -> list[str]:
         """The words of `text`, which tokens never cross; their concatenation is the text."""
-        return regex.findall(self.pattern, _encodable(text))
+        return regex.findall(self.pattern, encodable(text))
 
     def encode_with_dropout(
         self, word: str, probability: float, uniform: Callable[[], float]
@@ -235,11 +236,6 @@ class TextStream:
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
-
-
-def _encodable(text: str) -> str:
-    """`text` with lone surrogates replaced (invalid bytes of a terminal), which UTF-8 excludes."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _parents(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

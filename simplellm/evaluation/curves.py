@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from simplellm.storage.json_files import JsonMapping
 
 MAX_POINTS = 2048  # of a training loss curve; beyond, pairs of neighbors are averaged
 OVERFITTING_MARGIN = 0.02  # relative rise above the best validation loss beyond noise (guess)
@@ -21,13 +22,13 @@ class LossCurves:
     validation: list[Point] = field(default_factory=list)
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]]) -> LossCurves:
+    def of(cls, records: Iterable[JsonMapping]) -> LossCurves:
         curves = cls()
         for record in records:
             curves.add(record)
         return curves
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: JsonMapping) -> None:
         """Add the loss of a step or an evaluation; ignore other records and non-finite losses."""
         curve = {"step": self.train, "evaluation": self.validation}.get(str(record.get("kind")))
         loss = record.get("loss")

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simplellm.evaluation.training_text import Location, TrainingText, encodable
+from simplellm.data.utf8 import encodable
+from simplellm.evaluation.training_text import Location, TrainingText
 from simplellm.evaluation.words import BREAK, Words, words_of
 
 PASSAGE_CHARACTERS = 20  # visible ones; a shorter passage may be a common phrase (guess)

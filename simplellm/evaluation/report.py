@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import bz2
 import lzma
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from simplellm.evaluation.curves import LossCurves
 from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
 from simplellm.evaluation.training_text import byte_chunks, sampled_text, text_chunks
 from simplellm.storage.files import replace_file
-from simplellm.storage.json_files import JsonObject, json_bytes
+from simplellm.storage.json_files import JsonMapping, JsonObject, json_bytes
 
 N_BYTES = 256
 UNIFORM_BITS = 8.0
@@ -53,7 +52,7 @@ class CopyRate:
 class Report:
     """The content of report.json."""
 
-    figures: Mapping[str, Any]  # final metrics, as in the result of the run
+    figures: JsonMapping  # final metrics, as in the result of the run
     baselines: Baselines
     copied: CopyRate
     sample: str
@@ -66,8 +65,8 @@ class Report:
 def make_report(
     folder: Path,
     prepared: Prepared,
-    records: Iterable[Mapping[str, Any]],
-    figures: Mapping[str, Any],
+    records: Iterable[JsonMapping],
+    figures: JsonMapping,
     sample: str,
 ) -> Report:
     """Write report.json and loss.svg to the run folder. `records` are those of the run log.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import codecs
 import functools
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,13 @@ from simplellm.data.prepared import (
     train_characters,
 )
 from simplellm.data.tokenizer import Tokenizer
+from simplellm.data.utf8 import encodable
 from simplellm.errors import CheckpointError, Notice
 from simplellm.evaluation.index_files import IndexSource, load_or_build
 from simplellm.evaluation.suffix_array import Shard, build_shards
 from simplellm.evaluation.words import DOCUMENT_MARK, words_of
 from simplellm.storage.files import sha256_of
+from simplellm.storage.json_files import JsonObject
 
 TOKENS_PER_CHUNK = 1 << 18
 NOTICE_CHARACTERS = 5_000_000  # takes about a second to index
@@ -104,11 +106,6 @@ def sampled_text(sample: str, chunks: Iterable[str], min_characters: int) -> Tra
     )
 
 
-def encodable(text: str) -> str:
-    """`text` as training reads it: with lone surrogates replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def byte_chunks(ids: np.ndarray, tokenizer: Tokenizer, end_of_text: bytes = b"") -> Iterator[bytes]:
     """The UTF-8 text of `ids` in chunks of about a megabyte, with `end_of_text` for END_OF_TEXT."""
     tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
@@ -161,7 +158,7 @@ class _Recorded(NamedTuple):
     encoding: str
 
 
-def _recorded(run_path: Path, info: Mapping[str, Any]) -> _Recorded:
+def _recorded(run_path: Path, info: JsonObject) -> _Recorded:
     try:
         files = [
             TrainingFile(str(file["path"]), str(file["sha256"]), int(file["characters"]))
@@ -176,7 +173,7 @@ def _recorded(run_path: Path, info: Mapping[str, Any]) -> _Recorded:
 
 
 def _training_text(
-    run_path: Path, info: Mapping[str, Any], notice: Notice
+    run_path: Path, info: JsonObject, notice: Notice
 ) -> tuple[TrainingText, list[str]]:
     """The text of one run and a line for each missing file: from prepared ids, else from files."""
     recorded = _recorded(run_path, info)

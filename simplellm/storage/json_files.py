@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from simplellm.errors import CheckpointError
 
-JsonObject = dict[str, Any]  # only at the boundary: readers check the values that they use
+# Types of JSON objects at the boundary; readers check the values that they use.
+JsonObject = dict[str, Any]
+JsonMapping = Mapping[str, Any]  # read only
 MAX_JSON_BYTES = 1 << 28  # a tokenizer with 2 million tokens is smaller
 
 
