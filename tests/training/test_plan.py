@@ -85,7 +85,7 @@ def test_of_several_limits_the_nearest_counts(folder, given, steps):
 
 
 def test_a_longer_budget_is_more_steps(folder, monkeypatch):
-    monkeypatch.setattr("simplellm.training.plan._shortest", lambda *_: 0.01)  # seconds per step
+    monkeypatch.setattr("simplellm.training.plan._shortest", lambda *_, **__: 0.01)  # seconds
     short, long = (planned(folder, budget=seconds).config.max_steps for seconds in (20.0, 200.0))
     assert 5 * short < long < 25 * short
 
