@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,11 @@ SOURCES = {
 }
 
 
+@cache
+def nodes_of(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
 def packages(names: Iterable[str]) -> set[str]:
     """The packages that contain the named modules; `` is the package itself."""
     return {name.rpartition(".")[0] for name in names} | {""}
@@ -71,7 +77,7 @@ def imports(source: str, name: str, known: Mapping[str, str]) -> Iterator[str]:
     `simplellm.a`.
     """
     is_package = name in packages(known)
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -147,9 +153,10 @@ def dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+@cache
 def used_names(source: str) -> set[str]:
     """All dotted names in the source: imports, names and attributes, import aliases resolved."""
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = nodes_of(source)
     aliases: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.Import):
