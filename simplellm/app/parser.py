@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
     commands: dict[str, Parser]
 
     def error(self, message: str) -> NoReturn:
-        see_help = f"{self.prog} --help lists the commands and flags"
+        see_help = f"{self.prog} --help shows the usage"
         raise SettingError(message, fix=self._suggestion(message) or see_help)
 
     def _suggestion(self, message: str) -> str:
