@@ -20,8 +20,9 @@ from simplellm.config.model import ModelConfig
 from simplellm.model.attention import Rope
 from simplellm.model.block import TransformerBlock
 from simplellm.model.cache import KVCache
-from simplellm.model.kernels import consistent_cross_entropy, cross_entropy, dropout
+from simplellm.model.kernels import dropout
 from simplellm.model.layers import Embedding, Linear
+from simplellm.model.losses import cross_entropy, r_drop_cross_entropy
 from simplellm.model.registry import ARCHITECTURES
 from simplellm.model.rope import rope_table
 
@@ -103,7 +104,7 @@ class SimpleLLM(nn.Module):
         hidden = dropout(self.hidden(ids), self.config.dropout, self.training)
         logits = self.logits(hidden).flatten(0, 1)  # (B T, V), with r_drop (2 B T, V)
         if r_drop:
-            return consistent_cross_entropy(logits, targets.flatten(), label_smoothing, r_drop)
+            return r_drop_cross_entropy(logits, targets.flatten(), label_smoothing, r_drop)
         return cross_entropy(logits, targets.flatten(), label_smoothing)
 
     @torch.no_grad()

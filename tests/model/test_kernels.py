@@ -12,13 +12,11 @@ from torch import Tensor
 from simplellm.model.kernels import (
     _attention_to_compile,
     causal_attention,
-    consistent_cross_entropy,
-    cross_entropy,
     dropout,
     matmul_dtype,
     rms_norm,
-    swiglu,
 )
+from simplellm.model.losses import cross_entropy, r_drop_cross_entropy
 
 EXACT = {"atol": 2e-6, "rtol": 2e-5}
 BF16 = {"atol": 0.03, "rtol": 0.05}
@@ -44,11 +42,6 @@ def assert_same(ours: Operator, plain: Operator, *inputs: Tensor, **tolerance: f
         torch.testing.assert_close(one.float(), other.float(), **(tolerance or EXACT))
 
 
-def plain_swiglu(x: Tensor) -> Tensor:
-    gate, up = x.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=True)
 
@@ -71,11 +64,6 @@ def test_rms_norm_of_zeros_is_zeros_with_a_finite_gradient():
         lambda x: rms_norm(x, torch.ones(8), 1e-6), torch.zeros(2, 8)
     )
     assert not value.any() and bool(gradient.isfinite().all())
-
-
-@pytest.mark.parametrize("shape", [(1, 2), (2, 5, 32)])
-def test_swiglu_is_torchs(shape):
-    assert_same(swiglu, plain_swiglu, 3 * random(*shape))
 
 
 @pytest.mark.parametrize(("H", "G"), [(4, 4), (4, 2), (4, 1), (1, 1)])
@@ -118,10 +106,10 @@ def plain_consistent(x: Tensor, targets: Tensor, smoothing: float, weight: float
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_consistent_cross_entropy_is_that_of_both_passes_and_their_divergence(smoothing, weight):
+def test_r_drop_cross_entropy_is_that_of_both_passes_and_their_divergence(smoothing, weight):
     targets = torch.tensor([0, 3, 3, 10, 6])
     assert_same(
-        lambda x: consistent_cross_entropy(x, targets, smoothing, weight),
+        lambda x: r_drop_cross_entropy(x, targets, smoothing, weight),
         lambda x: plain_consistent(x, targets, smoothing, weight),
         2 * random(10, 11), atol=1e-5, rtol=1e-4,
     )  # fmt: skip
@@ -129,7 +117,7 @@ def test_consistent_cross_entropy_is_that_of_both_passes_and_their_divergence(sm
 
 def test_passes_that_agree_cost_what_one_costs():
     targets, logits = torch.tensor([0, 3]), random(2, 11)
-    both = consistent_cross_entropy(logits.repeat(2, 1).requires_grad_(), targets, 0.0, 5.0)
+    both = r_drop_cross_entropy(logits.repeat(2, 1).requires_grad_(), targets, 0.0, 5.0)
     assert float(both.detach()) == pytest.approx(float(F.cross_entropy(logits, targets)), abs=1e-6)
 
 
@@ -143,10 +131,9 @@ def test_without_a_gradient_the_values_are_the_same():
     targets = torch.tensor([0, 3, 3, 10, 6])
     calls = [
         lambda: rms_norm(random(3, 8), torch.ones(8), 1e-6),
-        lambda: swiglu(random(3, 8)),
         lambda: causal_attention(*qkv(4, 2, 7)),
         lambda: cross_entropy(random(5, 11), targets, 0.1),
-        lambda: consistent_cross_entropy(random(10, 11), targets, 0.1, 2.0),
+        lambda: r_drop_cross_entropy(random(10, 11), targets, 0.1, 2.0),
     ]
     for call in calls:
         with torch.no_grad():
@@ -162,7 +149,6 @@ def test_in_bf16_each_is_as_near_as_bf16_can_be():
             lambda x: F.rms_norm(x, (32,), weight, 1e-6),
             [random(4, 32)],
         ),
-        (swiglu, plain_swiglu, [random(4, 32)]),
         (causal_attention, plain_attention, qkv(4, 2, 9)),
         (
             lambda x: cross_entropy(x, targets, 0.1),
