@@ -1,1 +1,1 @@
-"""Measurements and reports of trained models."""
+"""Analysis, copied passages, loss curves, reports and benchmarks of trained models."""

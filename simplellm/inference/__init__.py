@@ -1,1 +1,1 @@
-"""Sampling: filters, decoder, batching, beam search, quantization."""
+"""Replies: sampling filters, stop sequences, sampler, decoder, batching, beams, quantization."""

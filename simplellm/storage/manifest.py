@@ -6,27 +6,38 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 from simplellm.errors import CheckpointError
 from simplellm.storage.files import sha256_of, write_file
-from simplellm.storage.json_files import JsonObject, json_bytes, read_json
+from simplellm.storage.json_files import json_bytes, read_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
 
 
+class FileEntry(NamedTuple):
+    """What a manifest records of a file."""
+
+    size: int
+    sha256: str
+
+
 class ManifestWriter:
-    """Writes the files of a new checkpoint, and a manifest of the data it was given at the end."""
+    """Writes the files of a new checkpoint; `finish` writes the manifest.
+
+    The digests are those of the data, not of what the disk returns.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, JsonObject] = {}
+        self._files: dict[str, FileEntry] = {}
 
     def write(self, name: str, data: bytes) -> None:
         path = self._folder / name
         path.parent.mkdir(exist_ok=True)
         write_file(path, data)
-        self._files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        self._files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
     def finish(self) -> None:
         _write(self._folder, self._files)
@@ -34,17 +45,21 @@ class ManifestWriter:
 
 def write_manifest(folder: Path) -> None:
     """Write a manifest of the files that are in `folder`."""
-    _write(folder, {
-        name: {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-        for name in sorted(_plain_files(folder) - {MANIFEST_NAME})
-    })  # fmt: skip
+    names = sorted(_plain_files(folder) - {MANIFEST_NAME})
+    _write(
+        folder,
+        {
+            name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name))
+            for name in names
+        },
+    )
 
 
 def verify_manifest(folder: Path) -> None:
     """CheckpointError names the first file that is missing, extra, changed or not a plain file."""
     # Before the manifest is read: reading a pipe with its name would never end.
     present = _plain_files(folder) - {MANIFEST_NAME}
-    files = _listed(folder)
+    files = _read(folder)
     for name in sorted(present.symmetric_difference(files)):
         raise CheckpointError(
             f"{folder / name} is {'not in the manifest' if name in present else 'missing'}"
@@ -66,18 +81,20 @@ def is_intact(folder: Path) -> bool:
     return True
 
 
-def _write(folder: Path, files: dict[str, JsonObject]) -> None:
-    write_file(folder / MANIFEST_NAME, json_bytes({"version": MANIFEST_VERSION, "files": files}))
+def _write(folder: Path, files: dict[str, FileEntry]) -> None:
+    entries = {name: entry._asdict() for name, entry in files.items()}
+    write_file(folder / MANIFEST_NAME, json_bytes({"version": MANIFEST_VERSION, "files": entries}))
 
 
-def _listed(folder: Path) -> dict[str, tuple[int, str]]:
-    """File name -> size and digest of a manifest, whose own bytes must be as they were written."""
+def _read(folder: Path) -> dict[str, FileEntry]:
+    """The entries of a manifest by file name; its own bytes must be as they were written."""
     path = folder / MANIFEST_NAME
     manifest = read_json(path)
     try:
         is_as_written = path.read_bytes() == json_bytes(manifest)
         files = {
-            str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+            str(name): FileEntry(entry["size"], entry["sha256"])
+            for name, entry in manifest["files"].items()
         }
         version = manifest["version"]
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
