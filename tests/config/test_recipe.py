@@ -1,4 +1,4 @@
-"""The recipe fills in what was not given, and nothing else."""
+"""The recipe chooses the settings that were not given, and no others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from simplellm.errors import SettingError
 GIVEN = st.fixed_dictionaries(
     {},
     optional={
-        "budget": st.floats(1, 1000), "max_steps": st.integers(1, 1000), "vocab_size": st.integers(257, 9000),
-        "n_layer": st.integers(1, 9), "n_embd": st.sampled_from([32, 128, 512]), "n_head": st.sampled_from([1, 2, 8]),
-        "dropout": st.floats(0, 0.9), "ema_decay": st.sampled_from([0.0, 0.5]), "weight_decay": st.floats(0, 1),
-        "architecture": st.sampled_from(["modern", "gpt2"]), "tokenizer": st.sampled_from(["bpe", "gpt2"]),
+        "budget": st.floats(1, 1000), "max_steps": st.integers(1, 1000),
+        "vocab_size": st.integers(257, 9000),
+        "n_layer": st.integers(1, 9), "n_embd": st.sampled_from([32, 128, 512]),
+        "n_head": st.sampled_from([1, 2, 8]),
+        "dropout": st.floats(0, 0.9), "ema_decay": st.sampled_from([0.0, 0.5]),
+        "weight_decay": st.floats(0, 1),
+        "architecture": st.sampled_from(["modern", "gpt2"]), "tokenizer": st.sampled_from(["bpe",
+        "gpt2"]),
         "beta2": st.floats(0, 0.99), "bpe_dropout": st.floats(0, 0.9), "seed": st.integers(0, 9),
     },
 )  # fmt: skip
@@ -25,7 +29,7 @@ GIVEN = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(st.integers(0, 100_000_000), GIVEN)
-def test_what_was_given_stands_and_the_rest_is_valid(n_bytes, given_settings):
+def test_given_settings_are_kept_and_the_others_are_valid(n_bytes, given_settings):
     model, train = choose(n_bytes, given_settings)
     chosen = {**model.to_mapping(), **train.to_mapping()}
     assert {name: chosen[name] for name in given_settings} == given_settings
@@ -41,16 +45,16 @@ def test_every_size_of_text_gets_configs_of_known_settings(n_bytes):
     choose(n_bytes, {})
 
 
-def test_a_budget_is_set_only_where_nothing_says_how_long():
+def test_the_recipe_sets_a_budget_only_without_another_limit():
     assert recipe(0, {})["budget"] == 60
     assert "budget" not in recipe(0, {"max_steps": 5}) and "budget" not in recipe(0, {"budget": 5})
 
 
-def test_the_tokenizer_of_gpt2_has_no_merges_to_drop():
+def test_the_gpt2_tokenizer_has_no_bpe_dropout():
     assert choose(0, {"tokenizer": "gpt2"})[1].bpe_dropout == 0
 
 
-def test_what_does_not_fit_is_refused():
+def test_settings_that_do_not_fit_together_are_refused():
     with pytest.raises(SettingError):
         choose(0, {"n_embd": 100, "n_head": 3})
 
@@ -61,7 +65,7 @@ def test_r_drop_needs_dropout():
     assert choose(10_000, {"dropout": 0.0})[1].r_drop == 0
 
 
-def test_a_longer_run_gets_a_larger_model_and_more_time_for_each_byte_more_dropout():
+def test_more_time_gives_a_larger_model_and_more_time_per_byte_more_dropout():
     sizes = [choose(1_000_000, {"budget": seconds})[0] for seconds in (20, 60, 300, 900)]
     assert [(size.n_layer, size.n_embd) for size in sizes] == [
         (4, 128),
@@ -73,13 +77,13 @@ def test_a_longer_run_gets_a_larger_model_and_more_time_for_each_byte_more_dropo
     assert choose(10_000_000, {"budget": 300})[0].dropout == 0, "gone through once or twice"
 
 
-def test_a_step_has_as_many_tokens_whatever_the_block():
+def test_a_step_has_as_many_tokens_for_any_block_size():
     for block in (16, 64, 512):
         model, train = choose(1_000_000, {"block_size": block})
         assert train.batch_size * model.block_size == 2048
 
 
-def test_going_on_from_a_model_keeps_its_shape_and_plants_nothing():
+def test_fine_tuning_keeps_the_shape_and_initializes_no_induction_heads():
     base = ModelConfig(n_embd=96, n_head=3, block_size=64)
     model, train = choose(1_000_000, {}, base)
     assert (model.n_embd, model.n_head, model.block_size) == (96, 3, 64) and train.batch_size == 32

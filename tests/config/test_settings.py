@@ -1,4 +1,4 @@
-"""Settings: declared once, checked always, refused by name."""
+"""Settings: parsed, checked, and refused by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ ALL = [
 ]
 NUMBERS = [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
 OTHER_TYPES: dict[str, list[Any]] = {
-    "int": [True, "1", 1.5, ""], "float": [True, "1", ""], "seconds": [True, "one", ""], "str": [True, 1, 1.5, "", "\0"],
+    "int": [True, "1", 1.5, ""], "float": [True, "1", ""], "seconds": [True, "one", ""],
+    "str": [True, 1, 1.5, "", "\0"],
     "texts": [True, 1, 1.5, "", [""]], "bool": [1, "on"],
 }  # fmt: skip
 LIMITED = [case for case in NUMBERS if case.values[1].maximum is not None]
@@ -45,7 +46,9 @@ def test_a_default_can_be_typed(config: type[Settings], item: Setting) -> None:
 
 
 @pytest.mark.parametrize(("config", "item"), ALL)
-def test_a_setting_says_its_range_and_its_help(config: type[Settings], item: Setting) -> None:
+def test_a_setting_has_a_range_a_help_a_default_and_a_flag(
+    config: type[Settings], item: Setting
+) -> None:
     assert item.range and item.help and item.default_text and item.flag.startswith("--")
 
 
@@ -101,7 +104,7 @@ def test_a_number_of_many_digits_is_refused_by_name(name: str, digits: str) -> N
         ModelConfig.setting(name).parse(digits)
 
 
-def test_a_refused_change_leaves_the_old_object_whole() -> None:
+def test_a_refused_change_leaves_the_old_object_unchanged() -> None:
     params = SamplingParams(top_k=40)
     with pytest.raises(SettingError):
         replace(params, top_k=-1)
@@ -114,7 +117,7 @@ def test_a_config_cannot_be_changed_in_place() -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_mapping_of_a_config_is_the_config(config: type[Settings]) -> None:
+def test_a_config_survives_a_round_trip_through_a_mapping(config: type[Settings]) -> None:
     assert config.from_mapping(config().to_mapping()) == config()
 
 
@@ -153,7 +156,7 @@ def test_a_duration_is_read_with_its_unit(text: str, seconds: float | None) -> N
         "60S\n.",
     ],
 )
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_text_that_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="^budget is a time such as 60s, 10m or 2h, got "):
         TrainConfig.setting("budget").parse(text)
 
@@ -172,12 +175,12 @@ def test_only_ascii_digits_are_digits(name: str, text: str) -> None:
     ("text", "value"),
     [("true", True), ("YES", True), ("on", True), ("1", True), ("off", False), ("No", False)],
 )
-def test_a_switch_understands_plain_words(text: str, value: bool) -> None:
+def test_a_bool_setting_accepts_common_words(text: str, value: bool) -> None:
     assert Setting("lamp", "bool", False, "light").parse(text) is value
 
 
 @pytest.mark.parametrize("text", ["", "2", "auto", "maybe"])
-def test_a_switch_refuses_other_words(text: str) -> None:
+def test_a_bool_setting_refuses_other_words(text: str) -> None:
     with pytest.raises(SettingError, match="^lamp is true or false"):
         Setting("lamp", "bool", False, "light").parse(text)
 
@@ -185,7 +188,7 @@ def test_a_switch_refuses_other_words(text: str) -> None:
 @pytest.mark.parametrize(
     ("config", "item"), [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
 )
-def test_auto_is_a_value_exactly_where_there_is_one(config: type[Settings], item: Setting) -> None:
+def test_auto_is_allowed_only_where_none_is(config: type[Settings], item: Setting) -> None:
     if item.auto:
         assert item.parse("auto") is None
     else:
@@ -195,9 +198,10 @@ def test_auto_is_a_value_exactly_where_there_is_one(config: type[Settings], item
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.sampled_from(["modern", "gpt2"]), st.integers(2, 600), st.integers(1, 70), st.none() | st.integers(1, 70)
+    st.sampled_from(["modern", "gpt2"]), st.integers(2, 600), st.integers(1, 70),
+    st.none() | st.integers(1, 70)
 )  # fmt: skip
-def test_following_the_fixes_ends_in_a_model(
+def test_following_the_suggested_fixes_gives_a_valid_model(
     architecture: str, n_embd: int, n_head: int, n_kv_head: int | None
 ) -> None:
     values = {

@@ -16,7 +16,7 @@ def _toml(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_tables_of_a_toml_file_only_group(tmp_path: Path) -> None:
+def test_toml_tables_only_group_settings(tmp_path: Path) -> None:
     flat = read_toml(_toml(tmp_path, "n_layer = 2\nseed = 3"))
     assert (
         read_toml(_toml(tmp_path, "[model]\nn_layer = 2\n[training]\nseed = 3"))
@@ -26,7 +26,7 @@ def test_tables_of_a_toml_file_only_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["n_layr = 3", "[model]\nn_layr = 3"])
-def test_an_unknown_toml_key_is_refused_with_the_nearest(tmp_path: Path, content: str) -> None:
+def test_an_unknown_toml_key_is_refused_with_a_suggestion(tmp_path: Path, content: str) -> None:
     path = _toml(tmp_path, content)
     with pytest.raises(SettingError, match="no setting is called 'n_layr'") as caught:
         read_toml(path)
@@ -43,7 +43,7 @@ def test_a_toml_key_belongs_to_its_table(tmp_path: Path) -> None:
     ["n_layer =", "= 3", b"\xff", "[model", "a = " + "[" * 100_000],
     ids=["no value", "no key", "not UTF-8", "open table", "deep"],
 )
-def test_what_is_not_toml_is_one_setting_error(tmp_path: Path, content: str | bytes) -> None:
+def test_invalid_toml_is_one_setting_error(tmp_path: Path, content: str | bytes) -> None:
     with pytest.raises(SettingError, match="is not TOML"):
         read_toml(_toml(tmp_path, content))
 

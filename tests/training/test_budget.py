@@ -1,11 +1,7 @@
-"""A budget is used and kept, whatever else the machine does meanwhile: the controller against simulated machines."""
+"""The budget controller on simulated machines: a budget is used and kept at any speed."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +15,7 @@ from hypothesis import strategies as st
 
 from simplellm.config.training import TrainConfig
 from simplellm.training.budget import BudgetController, RecordedDecisions, eval_interval
-from simplellm.training.clock import Clock, Heartbeat
+from simplellm.training.clock import Clock
 from simplellm.training.distributed import World
 from simplellm.training.limits import Limits
 from simplellm.training.progress import Progress
@@ -30,7 +26,7 @@ BUDGET, PLANNED_STEPS, STEP_SECONDS = 65.0, 430, 0.14
 
 
 class Machine:
-    """A trainer without a model, on a machine whose speed is known at each time. Its clock is the one that is patched in."""
+    """A trainer without a model, on a machine of known speed, whose clock is patched in."""
 
     def __init__(
         self,
@@ -126,7 +122,7 @@ def test_a_budget_is_used_and_kept(monkeypatch, profile: str, schedule: str, pla
     planned=st.integers(20, 3000),
     budget=st.sampled_from([40.0, 65.0, 200.0]),
 )
-def test_whatever_the_machine_does(
+def test_a_budget_is_kept_at_any_course_of_the_machines_speed(
     pieces: list[tuple[float, float]], planned: int, budget: float
 ) -> None:
     def speed(now: float) -> float:
@@ -143,7 +139,7 @@ def test_whatever_the_machine_does(
 
 
 @pytest.mark.parametrize("begin", [8, 20, 30, 40])
-def test_one_long_step_is_not_taken_for_a_slow_machine(monkeypatch, begin: int) -> None:
+def test_one_long_step_does_not_count_as_a_slow_machine(monkeypatch, begin: int) -> None:
     machine = Machine(lambda now: 1.0)
 
     def work(seconds: float) -> float:
@@ -159,7 +155,7 @@ def test_one_long_step_is_not_taken_for_a_slow_machine(monkeypatch, begin: int) 
     )
 
 
-def test_a_decay_that_has_yet_to_begin_when_time_is_up_is_still_done(monkeypatch) -> None:
+def test_the_decay_is_done_even_where_time_is_up_before_it(monkeypatch) -> None:
     machine = Machine(lambda now: 1.0)
 
     def work(seconds: float) -> float:
@@ -172,19 +168,19 @@ def test_a_decay_that_has_yet_to_begin_when_time_is_up_is_still_done(monkeypatch
     assert seconds > 4 + 70 and seconds - (4 + 70) < 0.06 * BUDGET and machine.rate_factor < 0.1
 
 
-def test_a_limit_that_time_cannot_raise_stands(monkeypatch) -> None:
+def test_spare_time_does_not_raise_the_step_limit(monkeypatch) -> None:
     machine = Machine(lambda now: 3.0, planned=200)
     machine.train(BudgetController(Limits(200), machine.recorded.extend), monkeypatch)
     assert machine.step == 200 and machine.recorded == []
 
 
-def test_where_nothing_differs_from_the_plan_nothing_is_decided(monkeypatch) -> None:
+def test_a_run_as_fast_as_planned_needs_hardly_any_decision(monkeypatch) -> None:
     machine = Machine(lambda now: 1.0, planned=375)
     run(machine, monkeypatch)
     assert len(machine.decisions) <= 3
 
 
-def test_recorded_decisions_are_repeated_and_nothing_else_is_decided_until_then(
+def test_recorded_decisions_are_repeated_and_no_others_are_made_before_their_end(
     monkeypatch,
 ) -> None:
     first = Machine(PROFILES["on and off every 5 s"])
@@ -210,86 +206,7 @@ def test_after_the_recorded_decisions_new_ones_are_made(monkeypatch) -> None:
     )
 
 
-def test_evaluations_take_their_share_and_no_more() -> None:
+def test_evaluations_take_no_more_than_their_share_of_the_time() -> None:
     assert eval_interval(400, [(0.05, 0.1)]) == 20
     assert eval_interval(400, [(0.05, 10.0)]) == 200
     assert eval_interval(400, [(0.05, 0.1), (0.025, 1000.0)]) == 400
-
-
-# ---------------------------------------------------------------- the clock
-
-
-def test_a_clock_tells_what_a_step_takes_now(monkeypatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = Clock(before=7.0)
-
-    def steps(n: int, seconds: float) -> None:
-        for _ in range(n):
-            with clock.timed_step():
-                now[0] += seconds
-
-    steps(1, 60.0)  # the first one compiles
-    assert clock.step_seconds(10.0) is None and clock.seconds == 67.0
-    steps(100, 0.1)
-    assert clock.step_seconds(10.0) == pytest.approx(0.1)
-    steps(1, 20.0)  # suspended
-    assert clock.step_seconds(10.0) == pytest.approx(0.1, rel=0.06)
-    steps(100, 0.3)
-    assert clock.step_seconds(10.0) == pytest.approx(0.3) and clock.slowdown(3.0) == pytest.approx(
-        3.0
-    )
-    clock.begin(5)
-    assert clock.step_seconds(10.0) is None
-
-
-def test_a_clock_leaves_suspensions_out_from_when_it_is_told(monkeypatch) -> None:
-    now, suspended = [0.0], [5.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = Clock(before=1.0)
-    clock.leave_out(lambda: suspended[0])
-    now[0] = 10.0
-    assert clock.seconds == 11.0
-    suspended[0], now[0] = 25.0, 30.0
-    assert clock.seconds == 11.0
-
-
-def beats(monkeypatch: pytest.MonkeyPatch, *gaps: tuple[float, float]) -> float:
-    """Seconds of suspension after beats that lie so far apart, with so much processor time between them."""
-    now, used = [100.0], [7.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(time, "process_time", lambda: used[0])
-    heartbeat = Heartbeat()
-    for seconds, own in gaps:
-        now[0], used[0] = now[0] + seconds, used[0] + own
-        heartbeat.suspended()
-    return heartbeat.suspended()
-
-
-def test_a_gap_without_work_is_a_suspension(monkeypatch) -> None:
-    assert beats(monkeypatch, (0.25, 0.2), (20.25, 0.1), (0.25, 0.2)) == pytest.approx(20.0)
-
-
-@pytest.mark.parametrize("gap", [(20.0, 15.0), (20.0, 3.0), (1.5, 0.0)])
-def test_a_busy_machine_and_a_long_computation_are_no_suspension(
-    monkeypatch, gap: tuple[float, float]
-) -> None:
-    assert beats(monkeypatch, (0.25, 0.2), gap, (0.25, 0.2)) == 0.0
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system has no SIGSTOP")
-def test_a_stopped_process_knows_for_how_long() -> None:
-    code = (
-        "import time\nfrom simplellm.training.clock import Heartbeat\nwith Heartbeat() as heartbeat:\n"
-        "    print('ready', flush=True)\n    end = time.time() + 3.2\n    while time.time() < end: sum(range(20000))\n"
-        "    print(heartbeat.suspended())\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(2.6)
-    process.send_signal(signal.SIGCONT)
-    assert 2.2 < float(process.communicate()[0]) < 3.2

@@ -1,26 +1,22 @@
-"""A token's embedding is its own row and those of its parts, and stays so while it is trained."""
+"""Composed embeddings: a token's row and those of its parts, also during training."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import STORY
+from small_runs import digests, training_context
 from torch import Tensor
 
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import Sinks
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import grad_scaler
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.composition import composition_matrices
-from simplellm.training.context import TrainingContext
-from simplellm.training.distributed import World
 from simplellm.training.optimizer import Optimizer
 from simplellm.training.resume import resume
 from simplellm.training.sources import Sources
@@ -44,7 +40,7 @@ def row(matrix: Tensor, number: int) -> dict[int, float]:
     return {int(place): float(values[place]) for place in values.nonzero()}
 
 
-def test_a_token_read_is_known_by_its_endings_and_one_predicted_by_its_beginnings(words):
+def test_input_tokens_are_composed_of_suffixes_and_output_tokens_of_prefixes(words):
     read, predicted = (composition_matrices(words, 1.0, tied=False)[name] for name in TABLES[False])
     a, c, ab, bc, abc = (words.ranks[token] for token in (b"a", b"c", b"ab", b"bc", b"abc"))
     half = 2**-0.5
@@ -53,13 +49,13 @@ def test_a_token_read_is_known_by_its_endings_and_one_predicted_by_its_beginning
     assert row(read, a) == row(predicted, a) == {a: 1.0}
 
 
-def test_a_tied_table_is_both(words):
+def test_a_tied_table_is_composed_of_prefixes_and_suffixes(words):
     (tied,) = composition_matrices(words, 1.0, tied=True).values()
     apart = [matrix.to_dense() for matrix in composition_matrices(words, 1.0, tied=False).values()]
     torch.testing.assert_close(tied.to_dense(), sum(apart) - torch.eye(words.vocab_size))
 
 
-def test_the_weight_scales_the_parts_and_without_it_there_is_nothing(words):
+def test_the_weight_scales_the_parts_and_weight_0_has_no_matrices(words):
     (one,), (two,) = (
         composition_matrices(words, weight, tied=True).values() for weight in (1.0, 2.0)
     )
@@ -96,7 +92,7 @@ def learn(model: SimpleLLM, optimizer: Optimizer, steps: int) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_after_any_steps_the_table_is_a_times_the_raw_one(tokenizer, tied):
+def test_the_models_table_is_a_times_r_after_every_step(tokenizer, tied):
     model, optimizer, matrices = built(tokenizer, tied)
     for steps in (0, 1, 3):
         raw = {
@@ -116,7 +112,7 @@ def test_after_any_steps_the_table_is_a_times_the_raw_one(tokenizer, tied):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_gradient_of_the_raw_table_is_that_of_a_times_it(tokenizer, tied):
+def test_the_gradient_of_r_is_that_of_the_loss_with_a_times_r(tokenizer, tied):
     model, optimizer, matrices = built(tokenizer, tied)
     ids = torch.randint(tokenizer.vocab_size, (4, 17), generator=torch.Generator().manual_seed(0))
     raw = {name: optimizer.state()[f"{name}/raw"].clone().requires_grad_() for name in matrices}
@@ -130,7 +126,7 @@ def test_the_gradient_of_the_raw_table_is_that_of_a_times_it(tokenizer, tied):
         torch.testing.assert_close(mine[name], raw[name].grad, atol=1e-6, rtol=1e-4)
 
 
-def test_a_part_learns_from_the_tokens_it_is_in(tokenizer):
+def test_a_token_is_trained_by_tokens_that_contain_it(tokenizer):
     """A token that never occurs moves all the same, because one that ends in it does."""
     whole = max((token for token in tokenizer.ranks if token[1:] in tokenizer.ranks), key=len)
     moved = {}
@@ -153,30 +149,19 @@ def test_a_part_learns_from_the_tokens_it_is_in(tokenizer):
     assert moved == {True: True, False: False}
 
 
-def training_context(folder: Path, stop_after: int = 10**9) -> TrainingContext:
-    asked = iter(range(10**9))
-    return TrainingContext(
-        checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=lambda text: None,
-        should_stop=lambda: next(asked) >= stop_after,
-    )  # fmt: skip
-
-
-def digest(run: Run) -> str:
-    paths = [run.last() / name for name in ("model.safetensors", "training/state.safetensors")]
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-
-
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_composed_run_is_resumed_bit_for_bit(tmp_path, tied):
+def test_a_run_with_composition_resumes_bit_for_bit(tmp_path, tied):
     given = {
-        "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 400, "batch_size": 2, "eval_tokens": 64,
-        "precision": "float32", "max_steps": 6, "eval_interval": 2, "composition": 1.0, "tie_embeddings": tied,
+        "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 400,
+        "batch_size": 2, "eval_tokens": 64,
+        "precision": "float32", "max_steps": 6, "eval_interval": 2, "composition": 1.0,
+        "tie_embeddings": tied,
         "bpe_dropout": 0.0, "ema_decay": 0.9,
     }  # fmt: skip
-    for name, stop_after in (("whole", 10**9), ("cut", 3)):
+    for name, stop_after in (("whole", None), ("cut", 3)):
         start(Sources((str(STORY),)), given, name, training_context(tmp_path, stop_after))
     cut, whole = Run(tmp_path / "cut"), Run(tmp_path / "whole")
     assert (
         cut.last().name == "step-000003" and resume(cut, {}, training_context(tmp_path)).steps == 6
     )
-    assert digest(cut) == digest(whole)
+    assert digests(cut) == digests(whole)

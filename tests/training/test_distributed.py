@@ -1,4 +1,4 @@
-"""One process needs nothing; two processes agree."""
+"""One process needs no group; two processes agree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ SCRIPT = """
 import json, sys, torch
 from torch import nn
 from simplellm.training import distributed
-from simplellm.training.distributed import any_of, average_gradients, from_main, joined, mean, wait_for_all
+from simplellm.training.distributed import any_of, average_gradients, from_main
+from simplellm.training.distributed import joined, mean, wait_for_all
 distributed.MAX_BUCKET_SIZE = 5
 cpu = torch.device("cpu")
 with joined(cpu) as world:
@@ -51,8 +52,11 @@ with joined(cpu) as world:
     loss = mean(torch.tensor(2.0 + world.rank), world)
     chosen = from_main(0.1 + world.rank, world, cpu)
     wait_for_all(world)
-    found = {"rank": world.rank, "size": world.size, "main": world.is_main, "weight": model.weight.grad.tolist(),
-             "bias": model.bias.grad, "mean": float(loss), "chosen": chosen, "means": means, "stops": stops}
+    found = {
+        "rank": world.rank, "size": world.size, "main": world.is_main,
+        "weight": model.weight.grad.tolist(), "bias": model.bias.grad, "mean": float(loss),
+        "chosen": chosen, "means": means, "stops": stops,
+    }
     with open(f"{sys.argv[1]}/{world.rank}.json", "w") as file:
         json.dump(found, file)
 assert not torch.distributed.is_initialized()
@@ -76,7 +80,7 @@ def test_a_world_of_one_is_a_no_op(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
-def test_two_processes_have_the_mean_of_their_gradients_and_one_decision(tmp_path: Path) -> None:
+def test_two_ranks_share_mean_gradients_and_decisions(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     shared = {
         "MASTER_ADDR": "127.0.0.1",
@@ -114,7 +118,7 @@ def _free_port() -> int:
 
 
 @pytest.mark.parametrize(("rank", "is_heard"), [("0", True), ("1", False)])
-def test_the_first_process_speaks_for_all(
+def test_only_the_main_rank_prints(
     rank: str, is_heard: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -123,7 +127,7 @@ def test_the_first_process_speaks_for_all(
     assert bool("".join(capfd.readouterr())) == is_heard
 
 
-def test_another_process_that_fails_alone_is_heard(
+def test_a_rank_that_fails_alone_prints_its_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     slept: list[float] = []
@@ -195,7 +199,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_two_processes_that_are_stopped_save_once_and_go_on_bit_for_bit(
+def test_two_stopped_ranks_save_once_and_resume_bit_for_bit(
     whole: Path, tmp_path: Path, number: int
 ) -> None:
     records = [json.loads(line) for line in (whole / "two" / "log.jsonl").read_text().splitlines()]
@@ -222,8 +226,8 @@ def test_two_processes_that_are_stopped_save_once_and_go_on_bit_for_bit(
 @posix_only
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
-def test_two_processes_with_a_budget_decide_alike_and_end_together(tmp_path: Path) -> None:
-    """Their clocks differ: how many steps are timed, when the machine is looked at again, and when the run ends."""
+def test_two_ranks_with_a_budget_make_the_same_decisions(tmp_path: Path) -> None:
+    """Their clocks differ, but not the timed steps, the second look and the end of the run."""
     process = torchrun(tmp_path, str(STORY), "--budget", "10s", "--max-epochs", "10000", "--json")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

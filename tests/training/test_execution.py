@@ -1,4 +1,4 @@
-"""Compiling training steps can be switched on and off; other tests prove that it changes no number."""
+"""Compilation of training steps is switched on and off; it changes no number elsewhere."""
 
 from __future__ import annotations
 

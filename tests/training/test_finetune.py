@@ -1,4 +1,4 @@
-"""Training goes on from a trained model: its weights, its tokenizer, its shape, and lower rates."""
+"""Fine-tuning: weights, tokenizer and shape of the base, with lower learning rates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import STORY
+from small_runs import digests, training_context
 
 from simplellm.app.cli import main
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import Sinks, read_log
+from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SettingError
-from simplellm.training.context import TrainingContext
-from simplellm.training.distributed import World
 from simplellm.training.result import Result
 from simplellm.training.resume import resume
 from simplellm.training.sources import Sources
@@ -26,20 +25,11 @@ from simplellm.training.start import start
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
 TRAINING = {
-    "batch_size": 8, "eval_tokens": 1000, "log_interval": 1, "precision": "float32", "bpe_dropout": 0.0, "patience": 0,
+    "batch_size": 8, "eval_tokens": 1000, "log_interval": 1, "precision": "float32",
+    "bpe_dropout": 0.0, "patience": 0,
     "token_noise": 0.0, "dropout": 0.0, "ema_decay": 0.0, "eval_interval": 100,
 }  # fmt: skip
 HANGUL = "".join(chr(code) for code in range(0xAC00, 0xAC00 + 2000))
-
-
-def training_context(
-    folder: Path, notice: Callable[[str], None] = lambda text: None, stop_after: int = 10**9
-) -> TrainingContext:
-    asked = iter(range(10**9))
-    return TrainingContext(
-        checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=notice,
-        should_stop=lambda: next(asked) >= stop_after,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +51,7 @@ def go_on(base: Result, tmp_path: Path):
     def go_on(
         text: Path = STORY, notice: Callable[[str], None] = lambda text: None, **given: Any
     ) -> Result:
-        context = training_context(tmp_path, notice, given.pop("stop_after", 10**9))
+        context = training_context(tmp_path, given.pop("stop_after", None), notice)
         name = given.pop("name", "next")
         return start(
             Sources((str(text),)),
@@ -88,7 +78,7 @@ def new_text(tmp_path: Path, kind: str) -> Path:
     return tmp_path / f"{kind}.txt"
 
 
-def test_it_begins_where_the_base_was_left(go_on, base, tmp_path):
+def test_fine_tuning_begins_at_the_loss_of_the_base(go_on, base, tmp_path):
     result = go_on(eval_interval=1, max_steps=1)
     assert result.val_loss == pytest.approx(base.val_loss, abs=0.1)
     fresh = start(
@@ -100,7 +90,7 @@ def test_it_begins_where_the_base_was_left(go_on, base, tmp_path):
     assert fresh.val_loss > base.val_loss + 0.5
 
 
-def test_it_goes_on_learning(go_on):
+def test_fine_tuning_lowers_the_training_loss(go_on):
     result = go_on(max_steps=60, eval_interval=60)
     losses = [
         record["loss"]
@@ -110,7 +100,7 @@ def test_it_goes_on_learning(go_on):
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
-def test_the_tokenizer_is_that_of_the_base_whatever_the_text(go_on, base, tmp_path):
+def test_fine_tuning_keeps_the_tokenizer_of_the_base(go_on, base, tmp_path):
     result = go_on(new_text(tmp_path, "korean"))
     digests = {
         hashlib.sha256((Path(path) / "tokenizer.json").read_bytes()).hexdigest()
@@ -119,11 +109,11 @@ def test_the_tokenizer_is_that_of_the_base_whatever_the_text(go_on, base, tmp_pa
     assert len(digests) == 1
 
 
-def test_what_it_went_on_from_is_recorded(go_on, base):
+def test_run_json_records_the_base(go_on, base):
     assert Run(Path(go_on().path).parent).read_info()["from"] == str(Path(base.path).resolve())
 
 
-def test_its_rates_are_lower_unless_they_are_given(go_on, base):
+def test_fine_tuning_lowers_learning_rates_that_were_not_given(go_on, base):
     of_base = Run(Path(base.path).parent).read_info()["training"]
     lower = Run(Path(go_on().path).parent).read_info()["training"]
     for name in ("learning_rate", "muon_learning_rate"):
@@ -165,11 +155,11 @@ def test_another_shape_is_refused_before_anything_is_written(base, tmp_path, cap
     assert len(err.splitlines()) <= 2 and not folder.exists()
 
 
-def test_the_shape_of_the_base_may_be_said_again(go_on):
+def test_the_shape_of_the_base_may_be_given(go_on):
     assert go_on(**SHAPE).steps == 2
 
 
-def test_a_base_that_is_not_there_is_named(tmp_path, capsys):
+def test_a_missing_base_is_named_in_the_error(tmp_path, capsys):
     code = main(
         [
             "train",
@@ -189,16 +179,14 @@ def test_a_base_that_is_not_there_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "is_strange"), [("korean", True), ("digits", True), ("story", False)]
 )
-def test_a_very_different_text_is_warned_of_and_its_own_is_not(go_on, tmp_path, kind, is_strange):
+def test_a_notice_appears_for_a_very_different_text_only(go_on, tmp_path, kind, is_strange):
     said: list[str] = []
     go_on(STORY if kind == "story" else new_text(tmp_path, kind), said.append, max_steps=1)
     assert any("very different" in line for line in said) == is_strange
 
 
 @pytest.mark.parametrize(("n", "optimizer"), [(0, "muon"), (1, "muon"), (2, "muon"), (1, "adamw")])
-def test_frozen_blocks_and_embeddings_stay_bit_for_bit_and_the_rest_moves(
-    go_on, base, n, optimizer
-):
+def test_frozen_blocks_and_embeddings_stay_bit_for_bit_and_others_change(go_on, base, n, optimizer):
     before = weights(base.path)
     after = weights(
         go_on(freeze=n, optimizer=optimizer, weight_decay=0.1, max_steps=4, eval_interval=4).path
@@ -208,18 +196,13 @@ def test_frozen_blocks_and_embeddings_stay_bit_for_bit_and_the_rest_moves(
     assert stayed == {name for name in before if name.startswith(frozen or "none")}
 
 
-def test_more_blocks_than_there_are_cannot_be_frozen(go_on):
+def test_freezing_more_blocks_than_the_model_has_is_refused(go_on):
     with pytest.raises(SettingError, match="freeze"):
         go_on(freeze=3)
 
 
-def digest(run: Run) -> str:
-    paths = [run.last() / name for name in ("model.safetensors", "training/state.safetensors")]
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-
-
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_frozen_run_is_resumed_bit_for_bit(go_on, tmp_path, ema_decay):
+def test_a_run_with_frozen_blocks_resumes_bit_for_bit(go_on, tmp_path, ema_decay):
     given = {
         "freeze": 1,
         "max_steps": 6,
@@ -230,4 +213,4 @@ def test_a_frozen_run_is_resumed_bit_for_bit(go_on, tmp_path, ema_decay):
     go_on(name="whole", **given)
     go_on(name="cut", stop_after=3, **given)
     assert resume(Run(tmp_path / "cut"), {}, training_context(tmp_path)).steps == 6
-    assert digest(Run(tmp_path / "cut")) == digest(Run(tmp_path / "whole"))
+    assert digests(Run(tmp_path / "cut")) == digests(Run(tmp_path / "whole"))

@@ -48,13 +48,13 @@ def test_the_suggestion_is_where_the_loss_falls_fastest(steepest):
     assert suggest(RATES, losses) == pytest.approx(steepest, rel=0.3)
 
 
-def test_what_comes_after_the_loss_has_burst_is_not_looked_at():
+def test_losses_after_divergence_do_not_change_the_suggestion():
     losses = [5 - 2 / (1 + (1e-3 / rate) ** 4) for rate in RATES]
     assert suggest(RATES, [*losses[:80], *[math.inf] * 20]) == pytest.approx(1e-3, rel=0.3)
 
 
 @pytest.mark.parametrize("n", [1, 5, 9])
-def test_of_a_few_steps_the_suggestion_is_still_one_of_the_rates_tried(n):
+def test_the_suggestion_of_a_short_test_is_a_tested_rate(n):
     assert RATES[0] * 0.9 <= suggest(RATES[:n], [5.0 - i for i in range(n)]) <= RATES[n - 1] * 1.1
 
 
@@ -129,7 +129,7 @@ def test_the_curve_falls_and_the_suggestion_lies_inside_it_and_no_run_is_written
     assert [path.name for path in folder.iterdir()] == [".prepared"]
 
 
-def test_a_person_sees_the_curve_and_flags_to_copy(call):
+def test_the_output_is_a_curve_and_flags_to_copy(call):
     code, out, _ = call("--optimizer", "adamw")
     assert code == 0 and "suggestion: --learning-rate" in out and "--muon" not in out
     losses, bars = zip(
@@ -147,7 +147,7 @@ def test_the_rate_of_muon_is_suggested_too(call, few_steps):
 
 
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
-def test_a_rate_that_bursts_ends_the_test_and_not_the_program(call, architecture):
+def test_divergence_ends_the_test_without_an_error(call, architecture):
     wild = [
         "--learning-rate",
         "10",

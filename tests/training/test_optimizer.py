@@ -81,7 +81,7 @@ def test_a_rate_factor_scales_the_peak_of_every_group() -> None:
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("stop", [1, 4, 7])
-def test_a_loaded_state_goes_on_exactly(optimizer: str, stop: int) -> None:
+def test_training_continues_exactly_from_a_loaded_state(optimizer: str, stop: int) -> None:
     config = TrainConfig(optimizer=optimizer, learning_rate=1e-2)
     whole, first, second = _model(), _model(), _model()
     _learn(whole, Optimizer(whole, config), range(8))

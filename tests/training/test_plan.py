@@ -1,4 +1,4 @@
-"""What was asked of steps, epochs and time becomes a number of steps, and that number stays."""
+"""The plan: limits on steps, epochs and time become a number of steps and a mode."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import STORY, TINY_FLAGS
+from small_runs import digests, training_context
 
 from simplellm import device as devices
 from simplellm.app.cli import main
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import Sinks, read_log
+from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_names import step_of
 from simplellm.device import fast_float32
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.training.context import TrainingContext
-from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled
 from simplellm.training.plan import ExecutionMode
 from simplellm.training.preparation import prepare_run
@@ -34,18 +33,11 @@ from simplellm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 TINY = {
-    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 32, "eval_tokens": 64,
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 32,
+    "eval_tokens": 64,
     "precision": "float32", "bpe_dropout": 0.0, "patience": 0, "max_epochs": None,
     "compile": "off",
 }  # fmt: skip
-
-
-def training_context(folder: Path, stop_after: int = 10**9) -> TrainingContext:
-    asked = iter(range(10**9))
-    return TrainingContext(
-        checkpoints=folder, device=CPU, world=World(), sink=Sinks(), notice=lambda text: None,
-        should_stop=lambda: next(asked) >= stop_after,
-    )  # fmt: skip
 
 
 def planned(folder: Path, **given: Any) -> Trainer:
@@ -54,7 +46,7 @@ def planned(folder: Path, **given: Any) -> Trainer:
     )[0]
 
 
-def train(folder: Path, name: str, stop_after: int = 10**9, **given: Any) -> Result:
+def train(folder: Path, name: str, stop_after: int | None = None, **given: Any) -> Result:
     return start(
         Sources((str(STORY),)), {**TINY, **given}, name, training_context(folder, stop_after)
     )
@@ -80,11 +72,11 @@ def test_accumulation_is_part_of_an_epoch(folder):
     ("given", "steps"),
     [({"max_steps": 3, "max_epochs": 50.0}, 3), ({"max_steps": 3, "budget": 600.0}, 3)],
 )
-def test_of_several_limits_the_nearest_counts(folder, given, steps):
+def test_the_smallest_of_several_limits_applies(folder, given, steps):
     assert planned(folder, **given).config.max_steps == steps
 
 
-def test_a_longer_budget_is_more_steps(folder, monkeypatch):
+def test_a_longer_budget_plans_more_steps(folder, monkeypatch):
     monkeypatch.setattr("simplellm.training.plan._shortest", lambda *_, **__: 0.01)  # seconds
     short, long = (planned(folder, budget=seconds).config.max_steps for seconds in (20.0, 200.0))
     assert 5 * short < long < 25 * short
@@ -100,7 +92,7 @@ class Clock:
         return self.read() + self.skipped
 
 
-def test_slow_saves_are_fewer(folder, monkeypatch):
+def test_slow_saves_make_evaluations_rarer(folder, monkeypatch):
     monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 0.0)
     fast = planned(folder, max_steps=1000).config.eval_interval
     monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 10.0)
@@ -111,7 +103,7 @@ def test_slow_saves_are_fewer(folder, monkeypatch):
     assert planned(folder, max_steps=1000, eval_interval=7).config.eval_interval == 7
 
 
-def test_slow_evaluations_are_fewer(folder, monkeypatch):
+def test_slow_evaluations_are_made_rarer(folder, monkeypatch):
     monkeypatch.setattr("simplellm.training.plan.seconds_to_save", lambda *_: 0.0)
     fast = planned(folder, max_steps=1000).config.eval_interval
     evaluate, clock, skipped = Trainer.evaluate, Clock(), iter(range(1, 10**6))
@@ -128,11 +120,11 @@ def test_slow_evaluations_are_fewer(folder, monkeypatch):
     )
 
 
-def test_an_interval_that_was_given_stands(folder):
+def test_a_given_evaluation_interval_is_kept(folder):
     assert planned(folder, max_steps=1000, eval_interval=7).config.eval_interval == 7
 
 
-def test_a_plan_records_what_was_chosen(folder):
+def test_a_plan_records_the_chosen_execution_mode(folder):
     config = planned(folder, max_steps=5, precision="auto", compile="auto").config
     assert (
         config.compile == "off"
@@ -142,7 +134,7 @@ def test_a_plan_records_what_was_chosen(folder):
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 100}, {"budget": 60.0}, {"max_epochs": 1.0}])
-def test_a_short_run_is_not_compiled_unless_asked_for(folder, monkeypatch, limit):
+def test_a_short_run_is_compiled_only_on_request(folder, monkeypatch, limit):
     asked: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
     assert planned(folder, **limit, compile="auto").config.compile == "off" and asked == []
@@ -151,7 +143,9 @@ def test_a_short_run_is_not_compiled_unless_asked_for(folder, monkeypatch, limit
 @pytest.mark.parametrize(
     ("compiled_seconds", "choice"), [(0.015, "on"), (0.0199, "off"), (0.03, "off")]
 )
-def test_a_long_run_is_compiled_where_that_is_faster(folder, monkeypatch, compiled_seconds, choice):
+def test_a_long_run_is_compiled_where_compiled_steps_are_faster(
+    folder, monkeypatch, compiled_seconds, choice
+):
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
     def timed(trainer: Trainer, precision: str) -> ExecutionMode:
@@ -193,14 +187,14 @@ def test_a_budget_too_short_for_one_step_is_refused_in_one_line_with_one_that_wo
     assert not (tmp_path / "x").exists()
 
 
-def test_the_budget_that_is_suggested_is_enough(folder):
+def test_the_suggested_budget_is_long_enough(folder):
     with pytest.raises(SettingError, match="too short") as refused:
         planned(folder, budget=0.001)
     seconds = float(refused.value.fix.split()[1].rstrip("s"))
     assert planned(folder, budget=seconds).config.max_steps >= 1
 
 
-def test_where_steps_are_slow_fewer_are_timed(folder, monkeypatch):
+def test_slow_steps_are_timed_fewer_times(folder, monkeypatch):
     """A busy machine: what is spent on timing is missing from the training."""
     taken, train_step = [], Trainer.train_step
 
@@ -225,13 +219,6 @@ FADING = {
     "eval_tokens": 64,
     "eval_interval": 20,
 }
-
-
-def digests(run: Run) -> list[bytes]:
-    return [
-        (run.last() / name).read_bytes()
-        for name in ("model.safetensors", "training/state.safetensors")
-    ]
 
 
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +249,7 @@ def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folde
     assert digests(run) == whole and info_of(folder, "uneven")["decisions"] == info["decisions"]
 
 
-def test_a_run_that_is_stopped_goes_on_within_its_budget(folder, monkeypatch):
+def test_a_stopped_run_resumes_within_its_budget(folder, monkeypatch):
     stopped = train(folder, "stopped", stop_after=30, **FADING, budget=2.5)
     assert stopped.stopped and stopped.steps == 30
     uneven(monkeypatch)
@@ -272,7 +259,7 @@ def test_a_run_that_is_stopped_goes_on_within_its_budget(folder, monkeypatch):
     )
 
 
-def test_a_longer_budget_when_resumed_is_planned_anew(folder):
+def test_a_longer_budget_at_resume_gives_a_new_plan(folder):
     first = train(folder, "longer", **FADING, budget=1.0)
     longer = resume(Run(folder / "longer"), {"budget": 2.0}, training_context(folder))
     rates = [
@@ -287,7 +274,7 @@ def test_a_longer_budget_when_resumed_is_planned_anew(folder):
     )
 
 
-def test_more_steps_when_resumed_are_taken_however_long_they_take(folder):
+def test_max_steps_given_at_resume_overrides_the_budget(folder):
     first = train(folder, "steps", **FADING, budget=1.0)
     assert (
         resume(
@@ -329,7 +316,7 @@ SHAPELESS = {
 
 
 def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[float]:
-    """Let the machine's speed be measured as `speeds`, one after the other; the recipe's widths are small ones."""
+    """Let measurements of the machine's speed return `speeds`; the recipe has small widths."""
     measured = list(speeds)
     monkeypatch.setattr(
         "simplellm.training.preparation.relative_speed", lambda device: measured.pop(0)
@@ -340,7 +327,7 @@ def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[floa
 
 
 @pytest.mark.parametrize(("speeds", "width", "left"), [((1.0, 40.0), 64, 0), ((1.0, 1.1), 32, 0)])
-def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(
+def test_a_model_too_small_for_the_machine_is_replaced_once_soon_after_the_start(
     folder, monkeypatch, speeds, width, left
 ):
     measured, notices, records = shape_by_speed(monkeypatch, *speeds), [], []
@@ -363,7 +350,7 @@ def test_a_model_too_small_for_the_machine_is_replaced_once_and_soon(
     assert steps == sorted(set(steps)), "the log is of the second attempt alone"
 
 
-def test_a_shape_that_was_given_is_kept(folder, monkeypatch):
+def test_a_given_model_shape_is_not_replaced(folder, monkeypatch):
     shape_by_speed(monkeypatch, 1.0, 20.0)
     result = start(
         Sources((str(STORY),)), {**TINY, "budget": 1.5}, "given-shape", training_context(folder)
@@ -376,7 +363,7 @@ def test_a_shape_that_was_given_is_kept(folder, monkeypatch):
 
 def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
     notices: list[str] = []
-    listening = replace(training_context(folder), notice=notices.append)
+    listening = training_context(folder, notice=notices.append)
     prepare_run(
         Sources((str(STORY),)),
         {**TINY, "budget": 600.0, "max_epochs": 2.0},
@@ -395,9 +382,9 @@ def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
     "given",
     [{"budget": 3.0, "max_epochs": 500.0}, {"max_steps": 5}, {"max_epochs": 2.0, "budget": None}],
 )
-def test_a_budget_that_is_used_is_not_talked_about(folder, given):
+def test_no_notice_appears_for_a_budget_that_is_used(folder, given):
     notices: list[str] = []
-    listening = replace(training_context(folder), notice=notices.append)
+    listening = training_context(folder, notice=notices.append)
     prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), listening)
     assert not any("of its budget" in notice for notice in notices)
 
@@ -413,7 +400,7 @@ def test_fast_products_are_still_float32():
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
-def test_the_global_setting_is_restored_whatever_happens(monkeypatch, is_exact):
+def test_the_global_precision_setting_is_restored_after_an_error(monkeypatch, is_exact):
     monkeypatch.setattr(devices, "_onednn_is_exact", lambda: is_exact)
     before = torch.get_float32_matmul_precision()
     with pytest.raises(KeyboardInterrupt), fast_float32(CPU):
@@ -423,7 +410,7 @@ def test_the_global_setting_is_restored_whatever_happens(monkeypatch, is_exact):
     assert inside == ("medium" if is_exact else "highest")
 
 
-def test_where_products_would_be_rounded_the_fast_way_is_not_taken(monkeypatch):
+def test_fast_products_are_not_used_where_they_would_be_rounded(monkeypatch):
     product = torch.Tensor.__matmul__
 
     def rounding(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

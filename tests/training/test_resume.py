@@ -1,4 +1,4 @@
-"""From a text to a run, and on from where it stopped: bit for bit, or refused."""
+"""Start and resume: the resumed run is bit for bit the uninterrupted one, or refused."""
 
 from __future__ import annotations
 
@@ -10,35 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import STORY
+from small_runs import digests, training_context
 
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import Sinks, read_log
+from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError, TrainingError
-from simplellm.training.context import TrainingContext
-from simplellm.training.distributed import World
 from simplellm.training.result import Result
 from simplellm.training.resume import resume
 from simplellm.training.sources import Sources
 from simplellm.training.start import start
 
 TINY = {
-    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2, "eval_tokens": 64,
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2,
+    "eval_tokens": 64,
     "log_interval": 1, "precision": "float32",
 }  # fmt: skip
-HARD = {**TINY, "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "gradient_accumulation": 2, "bpe_dropout": 0.1,
+HARD = {**TINY, "dropout": 0.2, "ema_decay": 0.9, "optimizer": "muon", "gradient_accumulation": 2,
+        "bpe_dropout": 0.1,
         "renaming": 0.5, "induction": True}  # fmt: skip
 STORY_ONLY = Sources((str(STORY),))
-
-
-def training_context(folder: Path, stop_after: int | None = None) -> TrainingContext:
-    """The CPU; `stop_after` steps it asks to stop."""
-    asked = iter(range(10**9))
-    return TrainingContext(
-        checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=lambda text: None,
-        should_stop=lambda: stop_after is not None and next(asked) >= stop_after,
-    )  # fmt: skip
 
 
 def train(
@@ -49,12 +40,6 @@ def train(
     **given: Any,
 ) -> Result:
     return start(sources, {**TINY, **given}, name, training_context(folder, stop_after))
-
-
-def digests(run: Run) -> list[str]:
-    """SHA-256 of the weights, averaged and live, and of the optimizer's tensors."""
-    files = [run.last() / name for name in ("model.safetensors", "training/state.safetensors")]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
 def losses(run: Run) -> list[tuple[int, float, float, float]]:
@@ -111,7 +96,7 @@ def test_a_compiled_run_that_is_resumed_is_bit_for_bit_the_uninterrupted_one(tmp
     assert_resume_is_exact(tmp_path, 8, [1, 5], compile="on", precision="bf16")
 
 
-def test_a_run_may_be_resumed_again_and_again(tmp_path):
+def test_a_run_resumed_many_times_ends_with_the_same_weights(tmp_path):
     train(tmp_path, "whole", max_steps=6, **{"dropout": 0.2})
     train(tmp_path, "cut", stop_after=1, max_steps=6, **{"dropout": 0.2})
     for _ in range(5):
@@ -119,7 +104,7 @@ def test_a_run_may_be_resumed_again_and_again(tmp_path):
     assert not result.stopped and digests(Run(tmp_path / "cut")) == digests(Run(tmp_path / "whole"))
 
 
-def test_resume_goes_on_from_the_newest_whole_checkpoint(tmp_path):
+def test_resume_continues_from_the_newest_whole_checkpoint(tmp_path):
     train(tmp_path, "whole", max_steps=6, eval_interval=2)
     train(tmp_path, "cut", stop_after=4, max_steps=6, eval_interval=2)
     run = Run(tmp_path / "cut")
@@ -130,13 +115,13 @@ def test_resume_goes_on_from_the_newest_whole_checkpoint(tmp_path):
     )
 
 
-def test_loss_goes_down_on_the_story(tmp_path):
+def test_training_lowers_the_loss_on_the_story(tmp_path):
     train(tmp_path, "run", max_steps=60, eval_interval=60)
     series = [loss for _, loss, _, _ in losses(Run(tmp_path / "run"))]
     assert sum(series[-10:]) / 10 < sum(series[:5]) / 5 - 0.5
 
 
-def test_run_json_says_what_was_done(tmp_path):
+def test_run_json_has_configs_fingerprint_and_versions(tmp_path):
     train(tmp_path, "run", max_steps=2, n_layer=2)
     info = Run(tmp_path / "run").read_info()
     assert (info["training"]["max_steps"], info["model"]["n_layer"], info["version"]) == (2, 2, 1)
@@ -144,7 +129,7 @@ def test_run_json_says_what_was_done(tmp_path):
     assert {"python", "torch", "tiktoken"} <= set(info["versions"])
 
 
-def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tmp_path):
+def test_equal_seeds_train_equal_weights_and_another_seed_others(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tmp_path, name, max_steps=2, seed=seed)
     a, b, c = (digests(Run(tmp_path / name)) for name in "abc")
@@ -221,7 +206,7 @@ def test_resume_refuses_changed_settings_and_names_them(tmp_path, given):
     assert unchanged(tmp_path / "run") == before
 
 
-def test_resume_takes_the_settings_the_run_was_started_with(tmp_path):
+def test_resume_accepts_the_settings_of_the_start(tmp_path):
     given = {
         **TINY,
         "max_steps": 4,
@@ -259,14 +244,14 @@ def test_a_text_that_is_too_short_writes_no_run(tmp_path, text):
     assert not (tmp_path / "checkpoints" / "run").exists()
 
 
-def test_what_cannot_be_is_said_before_anything_is_written(tmp_path):
+def test_wrong_settings_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(SettingError):
         train(tmp_path / "checkpoints", "run", n_embd=15)
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_settings_that_run_wild_never_reach_a_checkpoint(tmp_path):
-    """The highest rates that may be set: it trains on, or stops with one typed error; what is kept is finite."""
+def test_diverged_weights_never_reach_a_checkpoint(tmp_path):
+    """With the highest rates training continues or stops with one error; saves are finite."""
     try:
         train(
             tmp_path,

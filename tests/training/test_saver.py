@@ -22,13 +22,13 @@ def saver(tmp_path: Path) -> Saver:
     return saver
 
 
-def test_what_is_amended_stands_beside_what_stays(saver):
+def test_amended_keys_of_run_json_leave_the_others(saver):
     assert saver.amend_info(planned=6)
     info = saver.run.read_info()
     assert (info["planned"], info["text"]) == (6, "kept")
 
 
-def test_what_cannot_be_written_does_not_hold(saver, monkeypatch):
+def test_an_amendment_that_cannot_be_written_has_no_effect(saver, monkeypatch):
     def refuse(self: Run, info: dict[str, Any]) -> None:
         raise OSError(28, "No space left on device")
 
@@ -39,6 +39,6 @@ def test_what_cannot_be_written_does_not_hold(saver, monkeypatch):
     assert saver.amend_info(other=1) and saver.run.read_info()["planned"] == 9
 
 
-def test_a_run_that_never_said_what_it_is_is_not_amended(tmp_path):
+def test_a_run_without_run_json_is_not_amended(tmp_path):
     saver = Saver(Run(tmp_path / "run"), World(), torch.device("cpu"))
     assert not saver.amend_info(planned=6) and not (tmp_path / "run").exists()

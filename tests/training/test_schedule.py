@@ -1,4 +1,4 @@
-"""A rate is a function of the step and of what was decided by then."""
+"""The learning rate is a function of the step and of the decisions made until then."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fixed(max_steps: int) -> list[Decision]:
 
 @st.composite
 def decisions(draw: st.DrawFn) -> list[Decision]:
-    """What a run with a budget may decide: at rising steps, each time about an end that is not past."""
+    """Possible decisions of a run with a budget: at rising steps, about ends after them."""
     steps = [0, *sorted(draw(st.sets(st.integers(1, 400), max_size=6)))]
     return [
         Decision(step, step + draw(st.integers(1 if step == 0 else 0, 500)), 10) for step in steps
@@ -63,7 +63,7 @@ def test_a_rate_rises_to_one_and_then_never_rises(
         ("noam", math.sqrt(10 / 100)),
     ],
 )
-def test_a_rate_ends_where_it_should_and_stays_there(schedule: str, last: float) -> None:
+def test_a_rate_ends_at_its_minimum_and_stays_there(schedule: str, last: float) -> None:
     assert rate_factor(100, fixed(100), 10, schedule, 0.25) == pytest.approx(last)
     assert rate_factor(150, fixed(100), 10, schedule, 0.25) <= last + 1e-12
 
@@ -76,7 +76,7 @@ def test_wsd_keeps_its_peak_for_most_of_the_steps() -> None:
 
 @places
 @given(decisions=decisions(), schedule=st.sampled_from(SCHEDULES), step=st.integers(0, 900))
-def test_a_rate_depends_on_no_decision_about_later_steps(
+def test_a_rate_does_not_depend_on_later_decisions(
     decisions: list[Decision], schedule: str, step: int
 ) -> None:
     """So a resumed run has the rates of the run that was interrupted."""
@@ -86,7 +86,7 @@ def test_a_rate_depends_on_no_decision_about_later_steps(
 
 @places
 @given(decisions=decisions(), schedule=st.sampled_from(["linear", "cosine", "wsd"]))
-def test_however_often_the_end_moves_the_rate_never_jumps_up_and_ends_at_zero(
+def test_a_rate_never_jumps_up_and_ends_at_zero_for_any_decisions(
     decisions: list[Decision], schedule: str
 ) -> None:
     for before, after in zip(
@@ -104,7 +104,7 @@ def test_however_often_the_end_moves_the_rate_never_jumps_up_and_ends_at_zero(
     ("at", "first_plan", "second_plan"),
     [(10, 30, 500), (40, 100, 60), (59, 100, 200), (3, 1000, 9)],
 )
-def test_a_decision_before_the_decay_gives_the_run_that_was_planned_so(
+def test_a_decision_before_the_decay_gives_the_rates_of_a_run_planned_that_way(
     at: int, first_plan: int, second_plan: int
 ) -> None:
     decided = [Decision(0, first_plan, 10), Decision(at, second_plan, 10)]
@@ -119,7 +119,7 @@ def test_a_decision_before_the_decay_gives_the_run_that_was_planned_so(
         )
 
 
-def test_a_decision_that_comes_late_decays_over_what_is_left() -> None:
+def test_a_late_decision_decays_over_the_remaining_steps() -> None:
     decided = [
         Decision(0, 1000, 10),
         Decision(50, 60, 10),
@@ -128,7 +128,7 @@ def test_a_decision_that_comes_late_decays_over_what_is_left() -> None:
     assert rates == pytest.approx([1 - i / 10 for i in range(11)])
 
 
-def test_progress_is_that_of_the_steps_where_nothing_is_decided_anew() -> None:
+def test_progress_is_linear_in_the_steps_of_a_single_decision() -> None:
     assert [progress(step, fixed(10)) for step in (0, 2.5, 10, 12)] == [0, 0.25, 1, 1]
     assert progress(2, fixed(10), first_step=2) == 0 and progress(6, fixed(10), first_step=2) == 0.5
     assert CONSTANT_SHARE["wsd"] == pytest.approx(0.6)

@@ -1,4 +1,4 @@
-"""Each training setting does what its name says: one proof of the effect of each."""
+"""Each training setting has its effect: one test for each."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import STORY
+from small_runs import training_context
 
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import Sinks, read_log
+from simplellm.checkpoint.run_log import read_log
 from simplellm.config.recipe import choose
 from simplellm.data.segmentation import Segmenter
 from simplellm.errors import DeviceError
 from simplellm.model.block import TransformerBlock
 from simplellm.model.scoring import Evaluation
-from simplellm.training.context import TrainingContext
-from simplellm.training.distributed import World
 from simplellm.training.execution import is_compiled
 from simplellm.training.preparation import prepare_run
 from simplellm.training.result import Result
@@ -34,20 +33,14 @@ from simplellm.training.start import start
 from simplellm.training.trainer import Trainer
 
 PLAIN = {
-    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "eval_tokens": 64,
-    "log_interval": 1, "precision": "float32", "compile": "off", "dropout": 0.0, "bpe_dropout": 0.0, "token_noise": 0.0,
-    "renaming": 0.0, "induction": False, "composition": 0.0, "ema_decay": 0.0, "patience": 0, "max_steps": 6,
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4,
+    "eval_tokens": 64,
+    "log_interval": 1, "precision": "float32", "compile": "off", "dropout": 0.0,
+    "bpe_dropout": 0.0, "token_noise": 0.0,
+    "renaming": 0.0, "induction": False, "composition": 0.0, "ema_decay": 0.0, "patience": 0,
+    "max_steps": 6,
     "max_epochs": None, "eval_interval": 100,
 }  # fmt: skip
-
-
-def training_context(
-    folder: Path, notice: Callable[[str], None] = lambda text: None
-) -> TrainingContext:
-    return TrainingContext(
-        checkpoints=folder, device=torch.device("cpu"), world=World(), sink=Sinks(), notice=notice,
-        should_stop=lambda: False,
-    )  # fmt: skip
 
 
 def train(
@@ -56,7 +49,9 @@ def train(
     notice: Callable[[str], None] = lambda text: None,
     **given: Any,
 ) -> Result:
-    return start(Sources((str(text),)), {**PLAIN, **given}, None, training_context(folder, notice))
+    return start(
+        Sources((str(text),)), {**PLAIN, **given}, None, training_context(folder, notice=notice)
+    )
 
 
 def trainer_of(folder: Path, text: Path = STORY, **given: Any) -> Trainer:
@@ -145,7 +140,7 @@ def test_bf16_on_a_cpu_trains(folder):
     )
 
 
-def test_compile_on_takes_every_step_with_what_the_compiler_made(folder, monkeypatch):
+def test_compile_on_runs_every_step_with_the_compiled_block(folder, monkeypatch):
     calls: list[int] = []
 
     def compiler(block: Any) -> Any:
@@ -161,7 +156,7 @@ def test_compile_on_takes_every_step_with_what_the_compiler_made(folder, monkeyp
     assert len(calls) == 6  # only training steps are compiled
 
 
-def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monkeypatch):
+def test_training_continues_eagerly_with_a_notice_where_compilation_fails(folder, monkeypatch):
     def broken(loss: Any) -> Any:
         def call(*arguments: Any) -> Any:
             raise RuntimeError("no compiler here\nand a long trace")
@@ -178,7 +173,7 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(folder, monk
     assert [line for line in said if "torch.compile" in line] == [unable]
 
 
-def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatch):
+def test_a_compiled_run_resumes_on_a_machine_without_a_compiler(folder, monkeypatch):
     """A run moved to a machine without a compiler."""
     said: list[str] = []
     with monkeypatch.context() as able:
@@ -186,14 +181,14 @@ def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatc
         result = train(folder, compile="on", max_steps=3)
     monkeypatch.setattr(torch, "compile", lambda block: {}[block])
     resumed = resume(
-        Run(folder / result.run), {"max_steps": 5}, training_context(folder, said.append)
+        Run(folder / result.run), {"max_steps": 5}, training_context(folder, notice=said.append)
     )
     assert (
         resumed.steps == 5
         and "torch.compile does not work here (KeyError); continuing without" in said
     )
     said.clear()
-    resume(Run(folder / result.run), {}, training_context(folder, said.append))
+    resume(Run(folder / result.run), {}, training_context(folder, notice=said.append))
     assert not any("compil" in line for line in said), "a run that is done has no step to compile"
 
 
@@ -204,7 +199,7 @@ def test_a_compiled_run_goes_on_where_nothing_can_be_compiled(folder, monkeypatc
         {"architecture": "gpt2", "gradient_checkpointing": True, "freeze": 1},
     ],
 )
-def test_compiled_steps_are_the_steps(folder, monkeypatch, given):
+def test_compiled_steps_compute_the_eager_steps(folder, monkeypatch, given):
     """With the same dropout; what a compiler is given, without the C++ it would make of it."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     ends = []
@@ -229,14 +224,14 @@ def test_compile_on_works_or_falls_back(folder):
     )
 
 
-def test_max_epochs_is_how_often_the_text_is_gone_through(folder):
+def test_max_epochs_limits_the_passes_over_the_text(folder):
     result = train(folder, max_steps=None, max_epochs=2.0, batch_size=64, log_interval=1)
     assert log(folder, result)[-1]["epoch"] == pytest.approx(
         2.0, abs=64 / 600
     ) and result.steps == len(log(folder, result))
 
 
-def test_patience_ends_a_run_that_gets_no_better(folder, monkeypatch):
+def test_patience_ends_a_run_without_improvement(folder, monkeypatch):
     monkeypatch.setattr(
         Trainer, "evaluate", lambda trainer, most=None, model=None: Evaluation(10, 30, 2.0, 0.5)
     )
@@ -246,7 +241,7 @@ def test_patience_ends_a_run_that_gets_no_better(folder, monkeypatch):
     )
 
 
-def test_small_texts_have_patience_without_being_asked():
+def test_the_recipe_sets_patience_for_small_texts():
     assert choose(20_000, {})[1].patience > 0 and choose(20_000, {"patience": 0})[1].patience == 0
 
 
@@ -263,7 +258,7 @@ def test_a_stride_below_the_block_gives_more_windows_and_overlapping_ones(folder
 
 
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
-def test_documents_are_kept_apart_by_an_end_of_text(folder, tmp_path, story, bpe_dropout):
+def test_end_of_text_separates_documents(folder, tmp_path, story, bpe_dropout):
     documents = [story[i : i + 900] for i in range(0, 9000, 900)]
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"text": document}) + "\n" for document in documents)
@@ -286,7 +281,7 @@ def test_token_noise_replaces_its_share_of_the_inputs_and_no_target(folder):
     )  # a few are replaced by themselves
 
 
-def test_renaming_gives_the_names_of_a_passage_other_ones_to_the_end(folder, tmp_path, story):
+def test_renaming_replaces_names_in_every_epoch(folder, tmp_path, story):
     (tmp_path / "text.txt").write_text("Quillon spoke. Quillon sat.\n" * 9 + story * 9)
     trainer = trainer_of(folder, tmp_path / "text.txt", renaming=1.0, max_steps=1000)
     epochs = [
@@ -302,7 +297,7 @@ def test_renaming_gives_the_names_of_a_passage_other_ones_to_the_end(folder, tmp
     assert all(text.count(".") == plain.count(".") for text in epochs), "which is no name"
 
 
-def test_induction_begins_with_heads_that_copy(folder):
+def test_induction_initializes_heads_that_copy(folder):
     shape = {"n_layer": 2, "n_embd": 64, "block_size": 32}
     again = torch.randint(300, (8, 8), generator=torch.Generator().manual_seed(0)).repeat(1, 4)
     models = [trainer_of(folder, induction=on, **shape).model for on in (False, True)]
@@ -313,9 +308,7 @@ def test_induction_begins_with_heads_that_copy(folder):
     assert losses[1] < losses[0] - 0.5
 
 
-def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(
-    folder, tmp_path, story, monkeypatch
-):
+def test_bpe_dropout_falls_to_nearly_none_at_the_end(folder, tmp_path, story, monkeypatch):
     epochs: dict[int, tuple[float, list[int]]] = {}
     call = Segmenter.__call__
 
@@ -345,7 +338,7 @@ def test_the_text_is_cut_in_many_ways_at_first_and_in_one_at_last(
     assert len(plain) < lengths[-1] < len(plain) + 0.4 * (lengths[0] - len(plain)) < lengths[0]
 
 
-def test_gradient_norms_per_layer_add_up_to_the_whole(folder):
+def test_gradient_norms_per_layer_add_up_to_the_total(folder):
     result = train(folder, log_gradients=True, n_layer=2, max_steps=3)
     for record in log(folder, result):
         assert math.hypot(*record["gradient_norms"].values()) == pytest.approx(
@@ -354,9 +347,7 @@ def test_gradient_norms_per_layer_add_up_to_the_whole(folder):
         assert len(record["gradient_norms"]) >= 4, "two blocks, the embeddings, the last norm"
 
 
-def test_out_of_memory_is_said_with_what_keeps_the_tokens_per_step_and_nothing_is_lost(
-    folder, monkeypatch
-):
+def test_an_out_of_memory_error_suggests_a_smaller_batch_and_loses_nothing(folder, monkeypatch):
     trainer = trainer_of(
         folder, batch_size=8, gradient_accumulation=3, max_steps=4, eval_interval=1
     )

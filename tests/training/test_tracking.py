@@ -1,4 +1,4 @@
-"""Trackers get every number, are opened late and closed always, and one that is missing is told in one line."""
+"""Trackers receive every number, are opened by the first record and always closed."""
 
 from __future__ import annotations
 
@@ -88,9 +88,13 @@ def test_both_trackers_get_steps_and_evaluations_and_are_closed(tmp_path, wandb,
         tracking.write({"kind": "evaluation", "step": 10, "val_loss": 3.0})
         tracking.write({"kind": "early_stop", "step": 10, "patience": 3})
     assert tensorboard == [
-        ("open", str(tmp_path / "tensorboard"), 10), ("step/loss", 2.5, 10), ("step/gradient_norms/head", 0.5, 10),
-        ("step/epoch", 1, 10), ("evaluation/val_loss", 3.0, 10), ("close",),
-    ]  # fmt: skip
+        ("open", str(tmp_path / "tensorboard"), 10),
+        ("step/loss", 2.5, 10),
+        ("step/gradient_norms/head", 0.5, 10),
+        ("step/epoch", 1, 10),
+        ("evaluation/val_loss", 3.0, 10),
+        ("close",),
+    ]
     init, *logged, last = wandb.calls
     assert (
         init[1]["config"] == {"model": {"n_layer": 2}}
@@ -108,7 +112,7 @@ def test_trackers_are_closed_when_training_fails(tmp_path, wandb, tensorboard):
     assert wandb.calls[-1] == ("finish",) and tensorboard[-1] == ("close",)
 
 
-def test_one_that_fails_to_close_does_not_keep_the_other_open(tmp_path, wandb, tensorboard):
+def test_all_trackers_are_closed_where_one_fails_to_close(tmp_path, wandb, tensorboard):
     wandb.finish = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError), Tracking(["tensorboard", "wandb"]) as tracking:
         tracking.follow(tmp_path)
@@ -116,7 +120,7 @@ def test_one_that_fails_to_close_does_not_keep_the_other_open(tmp_path, wandb, t
     assert tensorboard[-1] == ("close",)
 
 
-def test_a_tracker_that_cannot_start_is_one_line(tmp_path, wandb):
+def test_a_tracker_that_cannot_start_is_one_training_error(tmp_path, wandb):
     def init(**options):
         raise RuntimeError("no API key\nconfigured")
 
@@ -133,7 +137,7 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, wandb):
 @pytest.mark.parametrize(
     ("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")]
 )
-def test_a_missing_package_is_told_before_anything_is_done(
+def test_a_missing_package_is_reported_before_anything_is_written(
     tmp_path, monkeypatch, capsys, name, module
 ):
     monkeypatch.setitem(sys.modules, module, None)
@@ -159,7 +163,7 @@ def test_a_missing_package_is_told_before_anything_is_done(
     assert not (tmp_path / "c").exists() and captured.out == ""
 
 
-def test_the_flag_is_a_list_of_known_names():
+def test_track_is_a_list_of_known_names():
     assert parse(["train", "x", "--track", "wandb, tensorboard,wandb"]).track == (
         "wandb",
         "tensorboard",
@@ -170,8 +174,9 @@ def test_the_flag_is_a_list_of_known_names():
 
 
 def test_a_tracked_run_logs_the_gradient_norm_of_every_layer(tmp_path, tensorboard):
-    code = main(["train", str(STORY), "--name", "x", "--track", "tensorboard", "--log-gradients", "--log-interval", "2",
-                 "--checkpoints", str(tmp_path), "--max-steps", "5", "--grad-clip", "0.01", *TINY_FLAGS])  # fmt: skip
+    flags = ["--track", "tensorboard", "--log-gradients", "--log-interval", "2"]
+    flags += ["--checkpoints", str(tmp_path), "--max-steps", "5", "--grad-clip", "0.01"]
+    code = main(["train", str(STORY), "--name", "x", *flags, *TINY_FLAGS])
     assert code == 0 and tensorboard[-1] == ("close",)
     steps = [
         record for record in read_log(Run(tmp_path / "x").log_path) if record["kind"] == "step"
@@ -195,7 +200,7 @@ def test_gradient_norms_are_logged_only_on_request(trained):
 
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
-def test_the_real_package_takes_a_run(tmp_path, monkeypatch, name, package):
+def test_the_real_package_writes_files_for_a_run(tmp_path, monkeypatch, name, package):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f'{package} is not installed: pip install "simplellm[track]"')
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -1,4 +1,4 @@
-"""A step is exact, or it does not happen."""
+"""Steps are exact or not taken; evaluations and saves keep the best checkpoint."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def poison(trainer: Trainer, at_step: int, value: float, only: str = "") -> None:
-    """Let gradients alone be bad at one step: of all weights, or of those whose name holds `only`."""
+    """Set gradients to `value` at one step: of weights whose name contains `only`."""
     accumulate = trainer.accumulate_gradients
 
     def poisoned() -> float:
@@ -115,7 +115,7 @@ def test_accumulation_of_4_times_2_is_1_times_8(make, optimizer):
 
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_number_that_is_not_finite_stops_before_the_update(make, monkeypatch, where, value):
+def test_a_value_that_is_not_finite_stops_before_the_update(make, monkeypatch, where, value):
     trainer = make(ema_decay=0.9, eval_interval=2)
     if where == "loss":
         loss = trainer.model.loss
@@ -148,7 +148,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update(make, monkeypatch, 
     assert [folder.name for folder in trainer.run.step_folders()] == ["step-000003"]
 
 
-def test_the_message_names_both_values(make):
+def test_the_error_names_loss_and_gradient_norm(make):
     trainer = make()
     poison(trainer, 0, math.nan)
     with pytest.raises(TrainingError, match=r"step 1: loss \d+\.\d+, gradient norm nan") as found:
@@ -181,7 +181,7 @@ def test_an_overflow_in_fp16_is_skipped_and_counted(make, only, grad_clip):
     assert all(bool(weight.isfinite().all()) for weight in weights(trainer).values())
 
 
-def test_endless_overflows_end_the_training(make):
+def test_too_many_overflows_in_a_row_end_the_training(make):
     trainer = with_scaler(make(max_steps=1000))
     trainer.accumulate_gradients = lambda: (
         [setattr(w, "grad", torch.full_like(w, math.inf)) for w in trainer.model.parameters()]
@@ -193,7 +193,7 @@ def test_endless_overflows_end_the_training(make):
     assert trainer.step == SKIPPED_STEPS_LIMIT
 
 
-def test_a_scaler_changes_nothing_while_all_is_finite(make):
+def test_loss_scaling_changes_nothing_without_overflows(make):
     plain, scaled = make("plain"), with_scaler(make("scaled"))
     for trainer in (plain, scaled):
         trainer.train_step()
@@ -202,7 +202,7 @@ def test_a_scaler_changes_nothing_while_all_is_finite(make):
 
 
 @pytest.mark.parametrize("patience", [1, 2])
-def test_patience_ends_a_run_that_gets_no_better(make, monkeypatch, patience):
+def test_patience_ends_a_run_without_improvement(make, monkeypatch, patience):
     trainer = make(max_steps=50, eval_interval=2, patience=patience)
     monkeypatch.setattr(trainer, "evaluate", lambda most=None: Evaluation(10, 30, 2.0, 0.5))
     monkeypatch.setattr(trainer, "score_best", lambda: None)
@@ -213,7 +213,7 @@ def test_patience_ends_a_run_that_gets_no_better(make, monkeypatch, patience):
     assert records[-1]["kind"] == "early_stop"
 
 
-def test_the_best_is_scored_on_the_whole_held_out_text_at_the_end(make):
+def test_the_best_checkpoint_is_scored_on_the_whole_validation_text_at_the_end(make):
     trainer = make(max_steps=4, eval_interval=2, eval_tokens=64)
     result = trainer.train()
     model, _ = load_model(trainer.run.best(), torch.device("cpu"))
@@ -226,7 +226,7 @@ def test_the_best_is_scored_on_the_whole_held_out_text_at_the_end(make):
     )
 
 
-def test_the_figures_are_those_of_the_best_checkpoint(make, monkeypatch):
+def test_the_result_has_the_figures_of_the_best_checkpoint(make, monkeypatch):
     trainer, losses = make(max_steps=6, eval_interval=2), iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(
         trainer, "evaluate", lambda most=None: Evaluation(10, 30, next(losses), 0.5)
@@ -240,20 +240,20 @@ def test_the_figures_are_those_of_the_best_checkpoint(make, monkeypatch):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_asked_to_stop_it_saves_where_it_is(make, k):
+def test_a_request_to_stop_saves_a_checkpoint_of_the_current_step(make, k):
     trainer = make(should_stop=lambda: trainer.step >= k)
     result = trainer.train()
     assert result.stopped and result.steps == k and trainer.run.last().name == f"step-00000{k}"
 
 
-def test_asked_to_stop_before_the_first_step_there_is_nothing(make):
+def test_a_request_to_stop_before_the_first_step_saves_nothing(make):
     trainer = make(should_stop=lambda: True)
     with pytest.raises(TrainingError, match="nothing was saved"):
         trainer.train()
     assert trainer.run.step_folders() == []
 
 
-def test_a_save_holds_the_averaged_weights_and_training_goes_on_with_the_live_ones(make):
+def test_training_continues_with_the_live_weights_after_a_save(make):
     trainer = make(ema_decay=0.9)
     trainer.train_step()
     trainer.train_step()
@@ -262,7 +262,7 @@ def test_a_save_holds_the_averaged_weights_and_training_goes_on_with_the_live_on
     assert same(weights(trainer), live)
 
 
-def test_dropout_is_drawn_from_the_step_alone(make):
+def test_dropout_depends_on_the_step_alone(make):
     a, b = make("a", dropout=0.3), make("b", dropout=0.3)
     torch.manual_seed(1)
     a.train_step()
@@ -272,7 +272,7 @@ def test_dropout_is_drawn_from_the_step_alone(make):
     assert same(weights(a), weights(b))
 
 
-def test_a_plan_fixes_the_steps_and_leaves_the_weights_new(make):
+def test_a_plan_fixes_the_steps_and_keeps_the_initial_weights(make):
     trainer = make(max_steps=None, budget=2.0, eval_interval=None)
     planned = plan(
         trainer,
