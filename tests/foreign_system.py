@@ -122,7 +122,7 @@ def install(imitations: dict[str, types.ModuleType], missing: tuple[str, ...]) -
 
 
 def become_windows(root: Path) -> None:
-    windows_files(root)
+    WindowsFiles(root).install()
     names = {name for name in vars(signal) if name.startswith("SIG") and name.isupper()}
     missing_signals = names - {*WINDOWS_SIGNALS, "SIG_DFL", "SIG_IGN"}
     known = {getattr(signal, name) for name in WINDOWS_SIGNALS} | {SIGBREAK}
@@ -228,86 +228,87 @@ _listdir = os.listdir
 _lexists = os.path.lexists
 
 
-def windows_files(root: Path) -> None:
-    """Apply the rules of Windows below `root`.
+class WindowsFiles:
+    """The rules of Windows for files below `root`.
 
     An open file cannot be renamed, replaced or deleted; a folder cannot be opened; some names are
     not allowed; text files get CR LF.
     """
-    shutil._use_fd_functions = False  # rmtree uses names on Windows
 
-    def is_ours(path: Any) -> bool:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def install(self) -> None:
+        shutil._use_fd_functions = False  # rmtree uses names on Windows
+        os.rename, os.replace = self._renamer(os.rename, False), self._renamer(os.replace, True)
+        os.unlink = os.remove = self._remover(os.unlink)
+        os.rmdir, os.mkdir = self._remover(os.rmdir), self._maker(os.mkdir)
+        os.open, io.open, builtins.open = self._open_handle, self._open_file, self._open_file
+
+    def _applies_to(self, path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return False
-        return f"{os.path.abspath(os.fsdecode(path))}{os.sep}".startswith(f"{root}{os.sep}")
+        return f"{os.path.abspath(os.fsdecode(path))}{os.sep}".startswith(f"{self.root}{os.sep}")
 
-    def check_free(path: Any, code: int) -> None:
-        if is_ours(path) and (users := users_of(os.fsdecode(path))):
+    def _check_unused(self, path: Any, code: int) -> None:
+        if self._applies_to(path) and (users := users_of(os.fsdecode(path))):
             raise windows_error(code, os.fsdecode(path), f" ({', '.join(sorted(users))})")
 
-    def check_name(path: Any) -> None:
+    def _check_name(self, path: Any) -> None:
         """A new file or folder must have a name that Windows allows."""
-        if not is_ours(path) or _lexists(path):
+        if not self._applies_to(path) or _lexists(path):
             return
         name = os.path.basename(os.path.abspath(os.fsdecode(path)))
         is_device = name.partition(".")[0].rstrip().upper() in DEVICES
-        if (
-            is_device
-            or name[-1:] in (" ", ".")
-            or any(character in name for character in FORBIDDEN_CHARACTERS)
-        ):
-            raise OSError(
-                errno.EINVAL,
-                f"Invalid argument [imitated: not allowed on Windows: {name!r}]",
-                os.fsdecode(path),
-            )
+        has_forbidden = any(character in name for character in FORBIDDEN_CHARACTERS)
+        if is_device or has_forbidden or name[-1:] in (" ", "."):
+            message = f"Invalid argument [imitated: not allowed on Windows: {name!r}]"
+            raise OSError(errno.EINVAL, message, os.fsdecode(path))
 
-    def renamer(real: Callable[..., Any], replaces: bool) -> Callable[..., Any]:
+    def _check_target(self, target: Any, replaces: bool) -> None:
+        if not replaces:
+            message = "Cannot create a file when that file already exists"
+            raise FileExistsError(errno.EEXIST, message, str(target))
+        if os.path.isdir(target):
+            raise windows_error(ACCESS_DENIED, os.fsdecode(target))
+        self._check_unused(target, ACCESS_DENIED)
+
+    def _renamer(self, real: Callable[..., Any], replaces: bool) -> Callable[..., Any]:
         def rename(source: Any, target: Any, **options: Any) -> Any:
-            check_free(source, SHARING_VIOLATION)
-            check_name(target)
-            if (
-                is_ours(target)
-                and _lexists(target)
-                and os.path.abspath(source) != os.path.abspath(target)
-            ):
-                if not replaces:
-                    raise FileExistsError(
-                        errno.EEXIST,
-                        "Cannot create a file when that file already exists",
-                        str(target),
-                    )
-                if os.path.isdir(target):
-                    raise windows_error(ACCESS_DENIED, os.fsdecode(target))
-                check_free(target, ACCESS_DENIED)
+            self._check_unused(source, SHARING_VIOLATION)
+            self._check_name(target)
+            is_same = os.path.abspath(source) == os.path.abspath(target)
+            if self._applies_to(target) and _lexists(target) and not is_same:
+                self._check_target(target, replaces)
             return real(source, target, **options)
 
         return rename
 
-    def remover(real: Callable[..., Any]) -> Callable[..., Any]:
+    def _remover(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def remove(path: Any, **options: Any) -> Any:
-            check_free(path, SHARING_VIOLATION)
+            self._check_unused(path, SHARING_VIOLATION)
             return real(path, **options)
 
         return remove
 
-    def maker(real: Callable[..., Any]) -> Callable[..., Any]:
+    def _maker(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def make(path: Any, *arguments: Any, **options: Any) -> Any:
-            check_name(path)
+            self._check_name(path)
             return real(path, *arguments, **options)
 
         return make
 
-    def low_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
-        if is_ours(path) and os.path.isdir(path):
-            raise PermissionError(
-                errno.EACCES, "Permission denied [imitated: a folder cannot be opened]", str(path)
-            )
+    def _open_handle(self, path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        """`os.open` on Windows."""
+        if self._applies_to(path) and os.path.isdir(path):
+            message = "Permission denied [imitated: a folder cannot be opened]"
+            raise PermissionError(errno.EACCES, message, str(path))
         if flags & os.O_CREAT:
-            check_name(path)
+            self._check_name(path)
         return _os_open(path, flags, *arguments, **options)
 
-    def high_open(
+    def _open_file(
+        self,
         file: Any,
         mode: str = "r",
         buffering: int = -1,
@@ -317,24 +318,17 @@ def windows_files(root: Path) -> None:
         closefd: bool = True,
         opener: Any = None,
     ) -> Any:
-        if is_ours(file):
+        """`open` on Windows."""
+        if self._applies_to(file):
             if any(letter in mode for letter in "wxa"):
-                check_name(file)
+                self._check_name(file)
             if "w" in mode and any(user.startswith("map") for user in users_of(os.fsdecode(file))):
-                raise OSError(
-                    errno.EINVAL,
-                    "Invalid argument [imitated: the file is mapped]",
-                    os.fsdecode(file),
-                )
+                message = "Invalid argument [imitated: the file is mapped]"
+                raise OSError(errno.EINVAL, message, os.fsdecode(file))
             if "b" not in mode and newline is None and any(letter in mode for letter in "wxa+"):
                 newline = "\r\n"
         encoding = io.text_encoding(encoding, 2) if "b" not in mode else encoding
         return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-
-    os.rename, os.replace = renamer(os.rename, False), renamer(os.replace, True)
-    os.unlink = os.remove = remover(os.unlink)
-    os.rmdir, os.mkdir = remover(os.rmdir), maker(os.mkdir)
-    os.open, io.open, builtins.open = low_open, high_open, high_open
 
 
 def windows_error(code: int, path: str, reason: str = "") -> PermissionError:
