@@ -1,4 +1,4 @@
-"""Runs by name: which run or checkpoint a name means, which runs there are, and names for new runs."""
+"""Runs by name: which run or checkpoint a name means, all runs, and names for new runs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
 def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     """The run that `name` means, and the checkpoint where `name` is the path of one.
 
-    `name` is the name of a run in the folder `checkpoints`, the path of a run or of a checkpoint, or
-    None for the newest run with a checkpoint. CheckpointError where there is no such run.
+    `name` is the name of a run in the folder `checkpoints`, the path of a run or of a checkpoint,
+    or None for the newest run with a checkpoint. CheckpointError where there is no such run.
     """
     if name is None:
         return _newest_run(checkpoints), None
@@ -104,7 +104,7 @@ def free_name(stem: str, checkpoints: Path) -> str:
 
 
 def _is_taken(folder: Path) -> bool:
-    """Whether the folder is in use; what a run that never saved a checkpoint left may be replaced."""
+    """Whether the folder is in use; remains of a run that never saved may be replaced."""
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError:  # missing, or not a folder

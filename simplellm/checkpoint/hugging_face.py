@@ -1,7 +1,7 @@
 """Conversion of weights and config to the names and shapes of `transformers`, and back.
 
-Pure functions over dictionaries. Each architecture in model/ has its own names; reading and writing of
-files is elsewhere.
+Pure functions over dictionaries. Each architecture in model/ has its own names; reading and writing
+of files is elsewhere.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def to_hub_config(config: ModelConfig, end_of_text: int, dtype: str = "float32")
 
 
 def from_hub_config(data: HubConfig, source: str) -> ModelConfig:
-    """The inverse of `to_hub_config`. CheckpointError, naming `source`, for other kinds of model."""
+    """The inverse of `to_hub_config`; CheckpointError, naming `source`, for other models."""
     try:
         for architecture in ARCHITECTURES.values():
             if architecture.model_type == data["model_type"]:
@@ -62,8 +62,8 @@ def to_hub_state(state: State, config: ModelConfig) -> State:
 def from_hub_state(hub: State, template: State, config: ModelConfig) -> State:
     """The inverse of `to_hub_state`; `template` has our names and shapes.
 
-    CheckpointError names the first tensor that is missing, unknown, of another shape or type, or not
-    finite.
+    CheckpointError names the first tensor that is missing, unknown, of another shape or type, or
+    not finite.
     """
     state: State = {}
     unread = set(hub)

@@ -26,7 +26,7 @@ def write_pointer(run: Path, which: Which, step: int, figures: Figures) -> None:
 
 
 def read_pointer(run: Path, which: Which) -> Pointer | None:
-    """The content of best.json or last.json, or else what it should be; None without checkpoints."""
+    """The content of best.json or last.json, or what it should be; None without checkpoints."""
     return _stored(run, which) or pointer_among(step_folders(run), which)
 
 

@@ -2,7 +2,7 @@
 
     RUN/run.json        configs, fingerprint of the corpus, versions, command
     RUN/log.jsonl       one line per logged step and evaluation
-    RUN/step-000400/    a checkpoint: a model that `transformers` opens; training/ is for resuming only;
+    RUN/step-000400/    a checkpoint: a model that `transformers` opens; training/ is for resuming;
                         manifest.json (size and SHA-256 of every file) is written last
     RUN/best.json, RUN/last.json    pointers to checkpoints, replaced atomically
     RUN/report.json, RUN/loss.svg   results, written at the end
@@ -99,14 +99,14 @@ class Run:
         write_pointer(self.path, which, step, figures)
 
     def best(self, notice: Notice = lambda text: None) -> Path:
-        """The best checkpoint, verified; where it is damaged, `notice` is called and the newest is used."""
+        """The best checkpoint, verified; the newest intact one (and a `notice`) if damaged."""
         pointer = self.pointer("best")
         first = [self.path / pointer["path"]] if pointer else []
         others = [folder for folder in self.step_folders() if folder not in first]
         return self._first_intact([*first, *others], notice)
 
     def last(self, notice: Notice = lambda text: None) -> Path:
-        """The newest intact checkpoint; `notice` is called for newer ones that are damaged or missing."""
+        """The newest intact checkpoint; `notice` reports newer ones that are damaged or missing."""
         folders = self.step_folders()
         pointer = self.pointer("last")
         if pointer and folders and pointer["step"] > step_of(folders[0]):
@@ -164,7 +164,7 @@ class Run:
                     discard_folder(folder)
 
     def superfluous(self) -> dict[Path, str]:
-        """Checkpoints that are not needed, each with the reason; none if no checkpoint is intact."""
+        """Checkpoints not needed, each with the reason; none if no checkpoint is intact."""
         folders = self.step_folders()
         intact = [folder for folder in folders if is_intact(folder)]
         if not intact:

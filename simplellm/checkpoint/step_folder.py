@@ -1,7 +1,7 @@
 """One checkpoint: writing, verifying and loading of a folder RUN/step-000400.
 
-`transformers` opens it as a model. A checkpoint is data: nothing is pickled, and sizes stated in a file
-are checked before memory is allocated for them.
+`transformers` opens it as a model. A checkpoint is data: nothing is pickled, and sizes stated in a
+file are checked before memory is allocated for them.
 """
 
 from __future__ import annotations

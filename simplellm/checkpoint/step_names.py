@@ -19,6 +19,6 @@ def step_of(folder: Path) -> int:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """The folders of a run that have the name of a checkpoint, newest first; they may be damaged."""
+    """Folders of a run with the name of a checkpoint, newest first; they may be damaged."""
     folders = [path for path in run.glob("step-*") if step_of(path) >= 0 and path.is_dir()]
     return sorted(folders, key=step_of, reverse=True)

@@ -38,8 +38,8 @@ def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.numel():
             continue
-        # Minimum and maximum are NaN if any value is: 1/14 of the time of torch.isfinite, and only one
-        # read from the device.
+        # Minimum and maximum are NaN if any value is: 1/14 of the time of torch.isfinite, and only
+        # one read from the device.
         extremes = torch.stack(tensor.aminmax()).tolist()
         if not all(map(math.isfinite, extremes)):
             raise CheckpointError(f"{name!r} has values that are not finite numbers")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from simplellm.config.architectures import ARCHITECTURES
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, Setting
 from simplellm.config.training import TrainConfig
@@ -124,7 +125,8 @@ def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> di
         settings |= _larger_text(train_bytes, seconds)
     if given.get("tokenizer") == "gpt2":
         settings |= {"bpe_dropout": 0.0, "composition": 0.0}
-    if given.get("optimizer") == "adamw" or given.get("architecture") == "gpt2":
+    architecture = given.get("architecture", ModelConfig.setting("architecture").default)
+    if given.get("optimizer") == "adamw" or not ARCHITECTURES[architecture].has_tuned_rates:
         settings |= {"weight_decay": 0.1, "learning_rate": 1e-3}
     n_embd = int(given.get("n_embd", settings["n_embd"]))
     settings["n_head"] = max(n_embd // HEAD_SIZE, given.get("n_kv_head") or 1)

@@ -1,13 +1,14 @@
 """Decoding of one token at a time on a CPU, in numpy: the inner loop of text generation.
 
-For a single token every product is a matrix times a vector: each weight is read once and used once, so
-that the time goes to reading memory and to calling operators. numpy's calls take a fifth of the time
-of torch's, and its BLAS reads memory twice as fast (measured: docs/performance.md). The computation is that of
-model/ on the same weights and the same cache. Weights are not copied, and nothing is allocated per
-token: every buffer is made once, when the decoder is built.
+For a single token every product is a matrix times a vector: each weight is read once and used once,
+so that the time goes to reading memory and to calling operators. numpy's calls take a fifth of the
+time of torch's, and its BLAS reads memory twice as fast (measured: docs/performance.md). The
+computation is that of model/ on the same weights and the same cache. Weights are not copied, and
+nothing is allocated per token: every buffer is made once, when the decoder is
+built.
 
-The kinds of layers decide what is computed (RMSNorm or LayerNorm, MLP or GatedMLP, rotary or learned
-positions, with or without QK-norm), not the name of the architecture.
+The kinds of layers decide what is computed (RMSNorm or LayerNorm, MLP or GatedMLP, rotary or
+learned positions, with or without QK-norm), not the name of the architecture.
 
 Shapes: L blocks, C n_embd, H heads, G key/value heads, R = H / G, D head size, I inner size,
 P positions, S tokens so far, V vocabulary.
@@ -82,7 +83,7 @@ class Decoder:
 
 
 def _attention(block: TransformerBlock, all_weights: Array, *, is_rotary: bool) -> Attend:
-    """x += attention(norm(x)) for one token, whose keys and values go to the last row of the cache."""
+    """x += attention(norm(x)) for one token; its key and value become the last rows of k and v."""
     attention = block.attention
     H, G, D = attention.sizes
     normalize_x = norm(block.attention_norm)

@@ -1,7 +1,7 @@
-"""Operations on single vectors in numpy, without allocation: norms, activations and matrix products.
+"""Operations on single vectors in numpy, without allocation: norms, activations, products.
 
-Each function builds one operation of a layer of the model, with its buffers, and returns it. Weights are
-not copied.
+Each function builds one operation of a layer of the model, with its buffers, and returns it.
+Weights are not copied.
 
 Shapes: C width, I inner size.
 """

@@ -26,7 +26,8 @@ class HubNames:
     """Names of the modules in the implementation in `transformers`.
 
     modules: ours -> theirs, outside of the blocks.
-    block_modules: ours -> theirs, inside a block; several of theirs are fused along the rows of ours.
+    block_modules: ours -> theirs, inside a block; several of theirs are fused along the rows of
+    ours.
     block_prefix: what precedes a block's number.
     has_transposed_matrices: whether the matrices of the blocks are stored as (in, out).
     """
@@ -57,7 +58,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def initial_std(self, config: ModelConfig, name: str) -> float:
-        """Standard deviation of the normal distribution that the matrix or table `name` is drawn from.
+        """Standard deviation of the initial values of the matrix or table `name` (normal).
 
         Norm weights start at 1 and biases at 0.
         """

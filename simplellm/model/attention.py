@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention (Vaswani et al. 2017), with options that architectures choose from.
+"""Causal multi-head self-attention (Vaswani et al. 2017), with options for architectures.
 
 Shapes: B batch, T tokens, S tokens including cached ones, C n_embd, H heads, G key/value heads,
 D head size.

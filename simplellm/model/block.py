@@ -45,5 +45,5 @@ class TransformerBlock(nn.Module):
 
 
 def residual_stream_std(config: ModelConfig) -> float:
-    """Scale of the residual stream: of `modern`'s initial embeddings and of Muon's updates to it."""
+    """Scale of the residual stream: initial embeddings of `modern`, and Muon's updates."""
     return min(MAX_EMBEDDING_STD, MAX_SELF_LOGIT / config.n_embd)

@@ -43,5 +43,5 @@ class KVCache:
 
 
 def causal_mask(T: int, past: int, device: torch.device) -> Tensor:
-    """(T, past + T) bool: each of T new tokens attends to the past and to itself and those before it."""
+    """(T, past + T) bool: each of T new tokens attends to the past, itself and those between."""
     return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(diagonal=past)

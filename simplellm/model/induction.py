@@ -1,21 +1,22 @@
 """Initial weights with a pair of induction heads, which copy from the context.
 
 A transformer repeats what it read earlier with a pair of heads (Elhage et al. 2021, "A mathematical
-framework for transformer circuits"; Olsson et al. 2022, "In-context learning and induction heads"): a
-head of the first block tells each token which token preceded it, and a head of the second block finds
-the places whose preceding token is the current one and predicts the token found there. A small model
-on a small text does not learn this pair in the time it has. Here it is written into the initial
-weights, and training continues from there. It helps with names above all: a model with the pair takes
-them from its context, also names that were not in its training text.
+framework for transformer circuits"; Olsson et al. 2022, "In-context learning and induction heads"):
+a head of the first block tells each token which token preceded it, and a head of the second block
+finds the places whose preceding token is the current one and predicts the token found there. A
+small model on a small text does not learn this pair in the time it has. Here it is written into the
+initial weights, and training continues from there. It helps with names above all: a model with the
+pair takes them from its context, also names that were not in its training text.
 
 The residual stream is split into four orthogonal subspaces:
-- shared: one direction with the same value for all tokens, from which a head that attends by position
-  only gets its query and key
+- shared: one direction with the same value for all tokens, from which a head that attends by
+  position only gets its query and key
 - token: the token embeddings
 - before: where the first head writes the code of the preceding token
 - after: where the second head writes the code of the token it found; the output table reads it
 
-Shapes: C n_embd, D head size, V vocabulary, E dimensions of the token subspace, K dimensions of a code.
+Shapes: C n_embd, D head size, V vocabulary, E dimensions of the token subspace, K dimensions of a
+code.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class _HeadWeights(NamedTuple):
 def plant_induction_heads(model: SimpleLLM, generator: torch.Generator) -> bool:
     """Write the pair of heads into weights just drawn by `init_weights`.
 
-    Returns False, with nothing changed, where the model has no room for it: it takes rotary positions,
-    QK-norm, two blocks, and a width and a head size of about 32 or more.
+    Returns False, with nothing changed, where the model has no room for it: it takes rotary
+    positions, QK-norm, two blocks, and a width and a head size of about 32 or more.
     """
     config = model.config
     slow = _slow_dimensions(model)
@@ -90,7 +91,7 @@ def plant_induction_heads(model: SimpleLLM, generator: torch.Generator) -> bool:
 
 
 def _slow_dimensions(model: SimpleLLM) -> Tensor | None:
-    """The K dimensions of a head that rotate least; None where the pair has no room in the model."""
+    """The K dimensions of a head that rotate least; None where the pair has no room."""
     config = model.config
     if model.rope is None or config.n_layer < 2 or not _has_qk_norm(model):
         return None
@@ -118,7 +119,7 @@ def _split_stream(width: int, code_size: int, generator: torch.Generator) -> _Su
 
 
 def _write_embeddings(model: SimpleLLM, spaces: _Subspaces, generator: torch.Generator) -> Tensor:
-    """Draw the embeddings within `shared` and `token`; returns their coordinates in `token` (V, E)."""
+    """Draw embeddings within `shared` and `token`; returns coordinates in `token` (V, E)."""
     config: ModelConfig = model.config
     n_token = spaces.token.shape[1]
     embeddings = torch.randn(config.vocab_size, n_token, generator=generator)

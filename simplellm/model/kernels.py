@@ -1,13 +1,13 @@
 """Operations of the transformer with hand-written gradients for the CPU; losses are in losses.py.
 
-At the model sizes that a CPU trains, elementwise passes over memory take as long as matrix products. Each
-operation here computes its textbook formula with fewer passes, stores only what its gradient needs, and
-gives matrix products the number format that they run in. On other devices, and where no gradient is
-needed, torch's fused operators are used.
+At the model sizes that a CPU trains, elementwise passes over memory take as long as matrix
+products. Each operation here computes its textbook formula with fewer passes, stores only what its
+gradient needs, and gives matrix products the number format that they run in. On other devices, and
+where no gradient is needed, torch's fused operators are used.
 
-The time that each saves is the measured CPU time of a training step with torch's own operator instead,
-relative to the step as it is (modern 4x128, one thread; blocks of 128 tokens with R-Drop, and blocks of
-512 without). A fused SwiGLU saved nothing and was removed.
+The time that each saves is the measured CPU time of a training step with torch's own operator
+instead, relative to the step as it is (modern 4x128, one thread; blocks of 128 tokens with R-Drop,
+and blocks of 512 without). A fused SwiGLU saved nothing and was removed.
 
 Shapes: B batch, T tokens, H heads, G key/value heads, D head size, C width.
 """
@@ -43,8 +43,8 @@ def prefers_torch(x: Tensor) -> bool:
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019).
 
-    The result has the format `dtype`, by default that of matrix products. Torch's operator takes 3 to 6%
-    of a step more in float32, 7% more in bf16.
+    The result has the format `dtype`, by default that of matrix products. Torch's operator takes 3
+    to 6% of a step more in float32, 7% more in bf16.
     """
     dtype = dtype or matmul_dtype(x)
     if prefers_torch(x):
@@ -80,8 +80,8 @@ class _RMSNorm(torch.autograd.Function):
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, where a token attends to itself and earlier ones (B, H, T, D).
 
-    k and v are (B, G, T, D); each of their heads is shared by H / G heads of q. Torch's operator takes as
-    long in float32 (2% of a step less to 3% more), and 13 to 22% of a step more in bf16.
+    k and v are (B, G, T, D); each of their heads is shared by H / G heads of q. Torch's operator
+    takes as long in float32 (2% of a step less to 3% more), and 13 to 22% of a step more in bf16.
     """
     is_grouped = k.shape[1] != q.shape[1]
     if q.device.type != "cpu" or q.shape[2] > MAX_DENSE_TOKENS:
@@ -98,8 +98,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The formula itself: a compiler fuses the operations between the matrix products.
 
-    Torch's own operator takes 9 times as long here, because it multiplies in many small oneDNN products
-    (see `device.fast_float32`).
+    Torch's own operator takes 9 times as long here, because it multiplies in many small oneDNN
+    products (see `device.fast_float32`).
     """
     queries, keys, values = (x.split(QUERY_BLOCK, dim=2) for x in (q, k, v))
     results = []
@@ -117,8 +117,8 @@ def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class _CausalAttention(torch.autograd.Function):
     """Attention by blocks of queries, each against the keys up to its end: later keys are skipped.
 
-    The attention weights are stored for the gradient: at these lengths that is faster than computing
-    them again.
+    The attention weights are stored for the gradient: at these lengths that is faster than
+    computing them again.
     """
 
     @staticmethod
@@ -152,8 +152,8 @@ class _CausalAttention(torch.autograd.Function):
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype)
             grad_scores.mul_(scale)
             torch.bmm(grad_scores, k[:, :end], out=grad_q[:, start:end])
-            # The last block of queries, which comes first, attends to all keys: it sets their gradient,
-            # and the other blocks add to it.
+            # The last block of queries, which comes first, attends to all keys: it sets their
+            # gradient, and the other blocks add to it.
             beta = 0 if end == T else 1
             grad_k[:, :end].baddbmm_(grad_scores.mT, q[:, start:end], beta=beta)
             grad_v[:, :end].baddbmm_(weights.mT, grad[:, start:end], beta=beta)
@@ -171,8 +171,8 @@ def _query_blocks(T: int) -> list[tuple[int, int]]:
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """x with a random share `probability` set to zero and the remainder scaled up.
 
-    Random numbers come from torch's default generator. Torch's operator takes 5 to 11% of a step more in
-    float32, 8 to 15% more in bf16.
+    Random numbers come from torch's default generator. Torch's operator takes 5 to 11% of a step
+    more in float32, 8 to 15% more in bf16.
     """
     if not training or probability == 0:
         return x
@@ -183,7 +183,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 
 
 def _mask(x: Tensor, probability: float) -> Tensor:
-    """0 or 1 / (1 - p) per element, from 16 random bits each: a third of the time of a random float."""
+    """0 or 1 / (1 - p) per element, from 16 random bits: a third of the time of a random float."""
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     threshold = round(probability * 2**16) - 2**15
@@ -192,7 +192,7 @@ def _mask(x: Tensor, probability: float) -> Tensor:
     return kept.to(x.dtype).mul_(1 / (1 - probability))
 
 
-# A compiler must not look into the mask: it would draw the numbers with a slower generator of its own.
-# With the same numbers, compiled and eager steps drop the same elements.
+# A compiler must not look into the mask: it would draw the numbers with a slower generator of its
+# own. With the same numbers, compiled and eager steps drop the same elements.
 _opaque_mask = torch.library.custom_op("simplellm::dropout_mask", _mask, mutates_args=())
 _opaque_mask.register_fake(lambda x, probability: torch.empty_like(x))

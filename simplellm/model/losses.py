@@ -1,7 +1,7 @@
-"""The training loss: cross entropy, optionally with R-Drop, with hand-written gradients for the CPU.
+"""The training loss: cross entropy, optionally with R-Drop, with CPU gradients by hand.
 
-The gradient is computed in the forward pass, where the softmax is at hand, and stored in the logits'
-number format. Times: see kernels.py.
+The gradient is computed in the forward pass, where the softmax is at hand, and stored in the
+logits' number format. Times: see kernels.py.
 
 Shapes: N tokens, V vocabulary.
 """
@@ -21,8 +21,8 @@ MIN_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact neve
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean of -log softmax(logits)[target], nats in float32; logits (N, V), targets (N).
 
-    Torch's operator takes as long (2% of a step less to 0% more). This one stays because sums are rounded
-    in another order there: the weights of a run would change.
+    Torch's operator takes as long (2% of a step less to 0% more). This one stays because sums are
+    rounded in another order there: the weights of a run would change.
     """
     if prefers_torch(logits):
         return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
@@ -57,11 +57,11 @@ class _CrossEntropy(torch.autograd.Function):
 def r_drop_cross_entropy(
     logits: Tensor, targets: Tensor, label_smoothing: float, weight: float
 ) -> Tensor:
-    """Cross entropy of two passes with different dropout masks, plus `weight` times their divergence.
+    """Cross entropy of two passes with different dropout, plus `weight` times their divergence.
 
-    `logits` (2 N, V) are those of the first pass, then of the second; `targets` (N). The divergence is the
-    mean of both Kullback-Leibler divergences, in nats per token (R-Drop, Liang et al. 2021). Torch's
-    operators take 5% of a step more in float32, 10% more in bf16.
+    `logits` (2 N, V) are those of the first pass, then of the second; `targets` (N). The divergence
+    is the mean of both Kullback-Leibler divergences, in nats per token (R-Drop, Liang et al. 2021).
+    Torch's operators take 5% of a step more in float32, 10% more in bf16.
     """
     if prefers_torch(logits):
         p, q = (half.float().log_softmax(-1) for half in logits.chunk(2))
@@ -72,7 +72,7 @@ def r_drop_cross_entropy(
 
 
 class _RDropCrossEntropy(torch.autograd.Function):
-    """With r = log p - log q, the gradient of KL(p, q) + KL(q, p) for p is p (r - KL(p, q)) + p - q."""
+    """With r = log p - log q, the divergences' gradient for p is p (r - KL(p, q)) + p - q."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,8 @@
 """Scoring of a text by a model: loss, perplexity, accuracy and bits per byte.
 
-The text is scored in windows of block_size tokens that overlap by half. A token is scored in the first
-window that contains it, so that each one counts once and has at least half a block of context.
+The text is scored in windows of block_size tokens that overlap by half. A token is scored in the
+first window that contains it, so that each one counts once and has at least half a block of
+context.
 
 Shapes: B windows, T tokens of a window, V vocabulary, N scored tokens.
 """
@@ -66,7 +67,7 @@ def evaluate(model: SimpleLLM, ids: np.ndarray, n_bytes: int) -> Evaluation:
 
 @torch.no_grad()
 def token_scores(model: SimpleLLM, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was the most likely (N)."""
+    """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was most likely (N)."""
     was_training = model.training
     model.eval()
     n_scored = len(ids) - 1

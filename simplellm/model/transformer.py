@@ -1,9 +1,9 @@
 """The language model: token ids in, logits out.
 
-It has what all architectures share: embeddings, blocks, a final norm and an output table. Their parts
-come from the module of the architecture (modern.py, gpt2.py). The model knows no device, number
-format, process group or optimizer; compilation, gradient checkpointing and freezing are applied from
-outside.
+It has what all architectures share: embeddings, blocks, a final norm and an output table. Their
+parts come from the module of the architecture (modern.py, gpt2.py). The model knows no device,
+number format, process group or optimizer; compilation, gradient checkpointing and freezing are
+applied from outside.
 
 Shapes: B batch, T tokens, C n_embd, D head size, V vocabulary.
 """
@@ -30,8 +30,8 @@ from simplellm.model.rope import rope_table
 class SimpleLLM(nn.Module):
     """A decoder-only transformer.
 
-    `run_block(block, x, rope, cache)` runs one block; a caller may replace it to run blocks compiled,
-    recomputed or sharded.
+    `run_block(block, x, rope, cache)` runs one block; a caller may replace it to run blocks
+    compiled, recomputed or sharded.
     """
 
     rope: Tensor | None  # (2, block_size, 1, D): see `rope_table`
