@@ -1,4 +1,4 @@
-"""A line in, a reply out; the prompt has the keys, history and completion people expect."""
+"""Chat: prompt, keys, history and completion on a terminal; plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def continued(session: Session, text: str) -> str:
     return text + "".join(piece.text for piece in session.ask(text)) + "\n"
 
 
-def test_a_line_in_a_reply_out_and_nothing_else(session, monkeypatch):
+def test_a_pipe_gets_prompt_and_reply_and_nothing_else(session, monkeypatch):
     expected = continued(session, "The judge") + continued(session, "한국어 Jack")
     assert piped(session, monkeypatch, "The judge\n\n   \n한국어 Jack\n") == (expected, "")
 
@@ -72,7 +72,7 @@ def test_slash_commands_work_in_a_pipe_and_are_never_sent_to_the_model(session, 
 
 
 @pytest.mark.parametrize("word", ["quit", "exit", "/quit", "/exit", "/bye"])
-def test_a_quit_leaves_and_what_follows_is_not_read(session, monkeypatch, word):
+def test_quit_ends_the_chat_and_later_lines_are_not_read(session, monkeypatch, word):
     assert piped(session, monkeypatch, f"{word}\nThe judge\n") == ("", "")
 
 
@@ -80,7 +80,7 @@ def test_a_last_line_without_a_line_end_is_answered(session, monkeypatch):
     assert piped(session, monkeypatch, "The judge")[0] == continued(session, "The judge")
 
 
-def test_a_mistake_of_the_model_is_told_and_the_chat_goes_on(session, monkeypatch):
+def test_a_model_error_is_reported_and_the_chat_continues(session, monkeypatch):
     def fail(ids: list[int]) -> torch.Tensor:
         raise SamplingError("no logits")
 
@@ -95,7 +95,7 @@ def test_a_prompt_longer_than_the_context_is_answered(session, monkeypatch):
     )
 
 
-def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(session, monkeypatch):
+def test_ctrl_c_ends_the_reply_and_keeps_its_text(session, monkeypatch):
     session.set_context("on")
     session.change("max_new_tokens", "100000")
     next_logits, calls = session.sampler.next_logits, []
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(session, monkeypatch):
     )
 
 
-def test_in_a_pipe_what_is_continued_is_not_said_twice(session, monkeypatch):
+def test_in_a_pipe_continue_does_not_repeat_text(session, monkeypatch):
     out, notices = piped(session, monkeypatch, "The judge\n/continue\n")
     said = session.turns[0].prompt + session.turns[0].reply
     assert (
@@ -138,7 +138,7 @@ def test_fast_pieces_are_written_together_and_none_is_lost(session, monkeypatch)
     assert "".join(writes).startswith("The judge" + session.turns[-1].reply)
 
 
-def test_what_should_be_known_first_is_told_apart_from_the_reply(session, monkeypatch):
+def test_notes_go_to_stderr_and_not_into_the_reply(session, monkeypatch):
     out, notices = piped(session, monkeypatch, "The judge\n/regen\n" + "word " * 100 + "\n")
     assert (
         out.count("The judge") == 2
@@ -148,11 +148,13 @@ def test_what_should_be_known_first_is_told_apart_from_the_reply(session, monkey
     assert notices.count("\n") == 2
 
 
-def test_bad_input_is_one_line_each_and_the_chat_goes_on(session, monkeypatch, tmp_path):
+def test_each_bad_line_gives_one_error_and_the_chat_continues(session, monkeypatch, tmp_path):
     (tmp_path / "foreign").write_text("my text")
     lines = [
-        "/undo", "/regen", "/continue", "/temp hot", "/x", "/run missing", "/load missing", f"/load {tmp_path}",
-        f"/load {tmp_path}/foreign", f"/save {tmp_path}", f"/save {tmp_path}/no/folder", f"/save {tmp_path}/foreign",
+        "/undo", "/regen", "/continue", "/temp hot", "/x", "/run missing", "/load missing",
+        f"/load {tmp_path}",
+        f"/load {tmp_path}/foreign", f"/save {tmp_path}", f"/save {tmp_path}/no/folder",
+        f"/save {tmp_path}/foreign",
     ]  # fmt: skip
     out, notices = piped(session, monkeypatch, "\n".join([*lines, "/seed"]))
     assert out.startswith("seed 3") and notices.count("error: ") == notices.count("fix: ") == len(
@@ -161,7 +163,7 @@ def test_bad_input_is_one_line_each_and_the_chat_goes_on(session, monkeypatch, t
     assert (tmp_path / "foreign").read_text() == "my text" and session.turns == []
 
 
-def test_five_megabytes_are_answered_at_once(session, monkeypatch):
+def test_a_prompt_of_five_megabytes_is_answered_quickly(session, monkeypatch):
     session.set_context("on")
     started_at = time.perf_counter()
     out, notices = piped(session, monkeypatch, "word " * 1_000_000 + "\nThe judge\n")
@@ -169,14 +171,14 @@ def test_five_megabytes_are_answered_at_once(session, monkeypatch):
     assert len(out) > 5_000_000 and notices.count("\n") == 2 and len(notices) < 200
 
 
-def test_probabilities_are_shown_with_a_line_under_the_reply(session, monkeypatch):
+def test_probabilities_are_shown_with_a_summary_below_the_reply(session, monkeypatch):
     session.set_probabilities("on")
     out, _ = piped(session, monkeypatch, "The judge\n")
     assert out.startswith("The judge") and "[" in out and "surprise" in out.splitlines()[-1]
     assert "[" not in session.turns[0].reply
 
 
-def test_a_failure_within_a_reply_keeps_what_was_said(session, monkeypatch):
+def test_a_failure_within_a_reply_keeps_its_text(session, monkeypatch):
     next_logits, calls = session.sampler.next_logits, []
 
     def fail_later(ids: list[int]) -> object:
@@ -219,7 +221,7 @@ def live(session: Session, *lines: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_an_interrupted_reply_is_marked_and_can_be_gone_on_with(session, monkeypatch, number):
+def test_an_interrupted_reply_is_marked_and_can_be_continued(session, monkeypatch, number):
     session.change("temperature", "0")
     session.change("max_new_tokens", "8")
     whole = "".join(piece.text for piece in session.ask("The judge"))
@@ -234,7 +236,7 @@ def test_an_interrupted_reply_is_marked_and_can_be_gone_on_with(session, monkeyp
     assert session.turns[0].stop_reason == "length"
 
 
-def test_ctrl_c_while_a_long_prompt_is_read_does_not_spoil_what_follows(session, monkeypatch):
+def test_ctrl_c_while_the_model_reads_a_prompt_leaves_the_cache_correct(session, monkeypatch):
     """The prompt is torn off in the middle of the model; the same prompt then gets the answer it would have had."""
     session.change("temperature", "0")
     expected = "".join(piece.text for piece in session.ask("The judge said that the baker"))
@@ -255,7 +257,7 @@ def test_ctrl_c_while_a_long_prompt_is_read_does_not_spoil_what_follows(session,
     assert session.turns[0].reply == expected and len(session.turns) == 1
 
 
-def test_ctrl_c_in_a_command_stops_it_alone(session, monkeypatch):
+def test_ctrl_c_in_a_command_stops_only_the_command(session, monkeypatch):
     def press(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
         time.sleep(1)
@@ -265,7 +267,7 @@ def test_ctrl_c_in_a_command_stops_it_alone(session, monkeypatch):
     assert notices == "stopped\n" and out.startswith("seed 3")
 
 
-def test_ctrl_c_while_a_pipe_is_waited_for_ends_the_program(session, monkeypatch):
+def test_ctrl_c_while_waiting_for_a_pipe_ends_the_program(session, monkeypatch):
     def press() -> None:
         signal.raise_signal(signal.SIGINT)
         time.sleep(1)
@@ -274,7 +276,7 @@ def test_ctrl_c_while_a_pipe_is_waited_for_ends_the_program(session, monkeypatch
         chat._loop(session, Screen(out=io.StringIO(), notices=io.StringIO()), press, is_live=False)
 
 
-def test_after_a_reply_ctrl_c_is_as_it_was(session):
+def test_the_handler_of_ctrl_c_is_restored_after_a_reply(session):
     before = signal.getsignal(signal.SIGINT)
     live(session, "The judge")
     assert signal.getsignal(signal.SIGINT) is before
@@ -317,7 +319,7 @@ CTRL_R, SECONDS_TO_WAIT = "\x12", 10
 PASTE, PASTE_END = "\x1b[200~", "\x1b[201~"
 
 
-def test_enter_sends_and_alt_enter_and_ctrl_j_begin_a_line(type_keys):
+def test_enter_sends_and_alt_enter_and_ctrl_j_insert_a_line_end(type_keys):
     assert type_keys("hello\r") == ["hello"]
     assert type_keys(f"a{ALT_ENTER}b{CTRL_J}c\r") == ["a\nb\nc"]
 
@@ -335,16 +337,16 @@ def test_ctrl_c_on_an_empty_line_gives_a_hint(type_keys):
         type_keys(CTRL_C)
 
 
-def test_ctrl_d_on_an_empty_line_leaves(type_keys):
+def test_ctrl_d_on_an_empty_line_quits(type_keys):
     assert type_keys(CTRL_D) == [None]
 
 
-def test_ctrl_d_within_a_line_only_deletes(type_keys):
+def test_ctrl_d_within_a_line_only_deletes_a_character(type_keys):
     assert type_keys(f"abc{CTRL_A}{CTRL_D}\r") == ["bc"]
 
 
 @posix_only
-def test_history_lasts_over_sessions_and_is_the_owners_alone(type_keys, tmp_path):
+def test_history_is_kept_between_sessions_and_readable_only_by_its_owner(type_keys, tmp_path):
     assert type_keys("first\rsecond\r", lines=2) == ["first", "second"]
     assert type_keys("", later=f"{UP}{UP}\r") == ["first"]
     path = tmp_path / "simplellm" / "history"
@@ -356,12 +358,12 @@ def test_without_history_nothing_is_written(type_keys, tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_a_history_that_cannot_be_written_is_done_without(type_keys, tmp_path):
+def test_a_history_that_cannot_be_written_is_ignored(type_keys, tmp_path):
     (tmp_path / "simplellm").write_text("a file where the folder should be")
     assert type_keys("hello\r") == ["hello"]
 
 
-def test_a_damaged_history_is_done_without(type_keys, tmp_path):
+def test_a_damaged_history_is_ignored(type_keys, tmp_path):
     (tmp_path / "simplellm").mkdir()
     (tmp_path / "simplellm" / "history").write_bytes(b"\xff\xfe\x00+\n\n+x")
     assert type_keys(f"hello{UP}\r")[0] is not None
@@ -373,7 +375,7 @@ def test_the_completion_menu_has_every_command_with_help(session):
     assert all(item.display_meta_text for item in found)
 
 
-def test_the_toolbar_tells_the_run_the_settings_and_the_context(session):
+def test_the_toolbar_shows_the_run_the_settings_and_the_context(session):
     size = session.sampler.block_size
     words = (
         "tiny",
@@ -389,7 +391,7 @@ def test_the_toolbar_tells_the_run_the_settings_and_the_context(session):
     assert "0 left" in prompt.toolbar_text(session, "word " * 1000)
 
 
-def test_a_narrow_toolbar_has_whole_parts_only(session):
+def test_a_narrow_toolbar_shows_only_complete_parts(session):
     whole = prompt.toolbar_text(session)
     for columns in range(10, len(whole) + 1):
         line = prompt.toolbar_text(session, columns=columns)
@@ -447,7 +449,8 @@ def typed(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_a_typed_conversation(typed, session):
     """Sent, changed, cleared, mistyped, once more, gone on with, taken back: what stands there in the end."""
     out, notices = typed(
-        "The judge\r", "/temp 0\r", f"in vain{CTRL_C}", f"two{ALT_ENTER}lines{CTRL_J}more\r", "/tmep\r", CTRL_C, "/regen\r",
+        "The judge\r", "/temp 0\r", f"in vain{CTRL_C}", f"two{ALT_ENTER}lines{CTRL_J}more\r",
+        "/tmep\r", CTRL_C, "/regen\r",
         "/continue\r", "/undo\r", "/context on\r", "Jack\r",
     )  # fmt: skip
     lines = out.splitlines()
@@ -473,7 +476,7 @@ def test_a_typed_conversation(typed, session):
     ] and "\x1b" not in out + notices
 
 
-def test_a_conversation_goes_on_from_one_session_to_the_next(typed, session, tmp_path):
+def test_a_conversation_continues_in_the_next_session(typed, session, tmp_path):
     session.set_context("on")
     session.journal = Journal(tmp_path, session.run_path)
     typed("The judge\r", "/temp 0\r")
@@ -504,7 +507,7 @@ def test_a_long_paste_is_one_short_line_and_one_message(typed, session):
     )
 
 
-def test_pastes_stand_for_their_texts_as_often_as_they_are_named():
+def test_each_name_of_a_paste_is_replaced_by_its_text():
     pastes = Pastes()
     first, second = pastes.shown("a" * 20_000), pastes.shown("b" * 20_000)
     assert (
@@ -523,7 +526,7 @@ def test_a_long_paste_is_not_kept_in_the_history(typed, tmp_path):
     assert "short" in history and len(history) < 200
 
 
-def test_pastes_in_pieces_are_whole(type_keys):
+def test_a_paste_that_arrives_in_pieces_is_complete(type_keys):
     """However a paste is cut by the terminal, also within the mark of its end."""
     text = "가나다 \x1b[201 x\ty" * 50
     assert type_keys(f"{PASTE}{text}{PASTE_END}\r") == [text]
@@ -531,7 +534,7 @@ def test_pastes_in_pieces_are_whole(type_keys):
 
 
 @pytest.mark.parametrize("size", range(1, 9))
-def test_the_end_of_a_paste_is_found_in_any_pieces(session, monkeypatch, tmp_path, size):
+def test_the_end_of_a_paste_is_found_however_it_is_split(session, monkeypatch, tmp_path, size):
     keys: list[Any] = []
     with create_pipe_input() as pipe:
         read_pastes_in_linear_time(pipe)
@@ -543,7 +546,7 @@ def test_the_end_of_a_paste_is_found_in_any_pieces(session, monkeypatch, tmp_pat
 
 
 @posix_only
-def test_an_editor_may_write_the_message(typed, session, monkeypatch, tmp_path):
+def test_a_message_can_be_written_in_an_editor(typed, session, monkeypatch, tmp_path):
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nprintf ' and the baker' >> \"$1\"\n")
     editor.chmod(0o700)
@@ -553,7 +556,7 @@ def test_an_editor_may_write_the_message(typed, session, monkeypatch, tmp_path):
     assert [" ".join(turn.prompt.split()) for turn in session.turns] == ["The judge and the baker"]
 
 
-def test_ghost_text_from_history_is_taken_with_the_right_arrow(typed, session):
+def test_the_right_arrow_accepts_a_suggestion_from_history(typed, session):
     typed(
         "The judge said\r",
         lambda _: session.turns,
@@ -587,12 +590,12 @@ def test_tab_completes_commands_and_values(typed, session):
     assert "repetition_penalty 2" in out and "/seed [number]" in out
 
 
-def test_what_is_typed_while_a_reply_comes_is_not_lost(typed, session):
+def test_keys_typed_during_a_reply_are_not_lost(typed, session):
     typed("The judge\rJack\r")
     assert [turn.prompt for turn in session.turns] == ["The judge", "Jack"]
 
 
-def test_a_history_that_cannot_grow_is_no_reason_to_stop(typed, session, monkeypatch):
+def test_a_failed_history_write_does_not_end_the_chat(typed, session, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""The command line: what it answers, how it ends, and that a mistake is told in one or two lines."""
+"""Command line: outputs, exit codes, and errors of one or two lines."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_former_flag_works_but_is_not_in_the_help(call, command, former, curre
     assert code == 2 and "is the former name of" in err and err.count("\n") <= 2
 
 
-def test_flags_stand_before_or_after_the_command(call):
+def test_common_flags_may_come_before_or_after_the_command(call):
     flags = ["--seed", "5", "--json", "--device", "cpu", "--run", "tiny", "--no-color"]
     texts = [
         json.loads(call(*order)[1])["text"] for order in ([*flags, *GENERATE], [*GENERATE, *flags])
@@ -106,7 +106,7 @@ def test_flags_stand_before_or_after_the_command(call):
     assert texts[0] == texts[1]
 
 
-def test_stdout_of_generate_is_the_text_alone(call):
+def test_stdout_of_generate_is_only_the_text(call):
     text = json.loads(call(*GENERATE, "--seed", "3", "--json")[1])["text"]
     assert call(*GENERATE, "--seed", "3") == (0, text + "\n", "")
 
@@ -122,19 +122,20 @@ def test_flags_override_a_config_file(call, tmp_path):
         "max_steps = 1\n[model]\nn_layer = 1\n[training]\nlog_interval = 1\n"
     )
     assert TINY_FLAGS[0] == "--n-layer"
-    call("train", str(STORY), "--name", "x", "--config", str(tmp_path / "c.toml"), "--max-steps", "2",
+    call("train", str(STORY), "--name", "x", "--config", str(tmp_path / "c.toml"), "--max-steps",
+    "2",
          *TINY_FLAGS[2:], checkpoints=tmp_path)  # fmt: skip
     info = json.loads((tmp_path / "x" / "run.json").read_text())
     assert (info["training"]["max_steps"], info["model"]["n_layer"]) == (2, 1)
 
 
-def test_no_command_talks_to_the_newest_run(call, monkeypatch):
+def test_without_a_command_the_newest_run_chats(call, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("The judge\n"))
     code, out, _ = call()
     assert code == 0 and out.startswith("The judge")
 
 
-def test_runs_of_an_empty_folder_are_none(call, tmp_path):
+def test_an_empty_folder_has_no_runs(call, tmp_path):
     assert call("runs", "--json", checkpoints=tmp_path) == (0, "[]\n", "")
     assert call("runs", checkpoints=tmp_path)[:2] == (0, "")
 
@@ -142,7 +143,7 @@ def test_runs_of_an_empty_folder_are_none(call, tmp_path):
 @pytest.mark.parametrize(
     "content", ['{"path": 5}', '{"path": "x", "bits_per_byte": "y"}', "[]", ""]
 )
-def test_a_damaged_pointer_is_no_traceback(call, trained, tmp_path, content, monkeypatch):
+def test_a_damaged_pointer_causes_no_traceback(call, trained, tmp_path, content, monkeypatch):
     shutil.copytree(trained, tmp_path / "copy")
     (tmp_path / "copy" / "tiny" / "best.json").write_text(content)
     monkeypatch.setattr(sys, "stdin", io.StringIO("/info\n"))
@@ -185,7 +186,8 @@ MISTAKES: dict[str, tuple[int, list[str], str]] = {
     "a bad TOML value": (2, [*TRAIN, "--config", "BADVALUE"], "n_layer"),
     "no TOML": (2, [*TRAIN, "--config", "TEXT"], "TOML"),
     "a missing TOML": (2, [*TRAIN, "--config", "nowhere.toml"], "nowhere.toml"),
-    "nine stops": (2, [*GENERATE, *[flag for n in range(9) for flag in ("--stop", str(n))]], "stop"),
+    "nine stops": (2, [*GENERATE, *[flag for n in range(9) for flag in ("--stop", str(n))]],
+    "stop"),
     "an empty stop": (2, [*GENERATE, "--stop", ""], "stop"),
     "fp16 on a cpu": (2, [*TRAIN, "--device", "cpu", "--precision", "fp16"], "bf16"),
     "nothing to evaluate": (1, ["evaluate", "--data", "EMPTY"], "no text"),
@@ -195,10 +197,14 @@ MISTAKES: dict[str, tuple[int, list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_one_or_two_lines_and_writes_nothing(call, trained, tmp_path, name):
+def test_a_mistake_is_reported_in_one_or_two_lines_and_writes_nothing(
+    call, trained, tmp_path, name
+):
     code, arguments, said = MISTAKES[name]
-    texts = {"EMPTY": b"", "SPACE": b" \n\t", "SHORT": b"a b", "BINARY": b"abc\0def", "LATIN": b"caf\xe9 au lait",
-             "TEXT": STORY.read_bytes(), "BADKEY": b"n_layr = 2", "BADVALUE": b"n_layer = 'x'"}  # fmt: skip
+    texts = {"EMPTY": b"", "SPACE": b" \n\t", "SHORT": b"a b", "BINARY": b"abc\0def",
+    "LATIN": b"caf\xe9 au lait",
+             "TEXT": STORY.read_bytes(), "BADKEY": b"n_layr = 2",
+             "BADVALUE": b"n_layer = 'x'"}  # fmt: skip
     for file_name, content in texts.items():
         (tmp_path / file_name).write_bytes(content)
     (tmp_path / "FOLDER").mkdir()
@@ -211,7 +217,7 @@ def test_a_mistake_is_told_in_one_or_two_lines_and_writes_nothing(call, trained,
     assert (files(trained / "tiny"), sorted(path.name for path in trained.iterdir())) == before
 
 
-def test_a_damaged_checkpoint_is_named_and_another_used(call, trained, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_another_one_is_used(call, trained, tmp_path):
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     (copy / "tiny" / "step-000030" / "config.json").write_text("{}")
     code, out, err = call(*GENERATE, checkpoints=copy)
@@ -227,7 +233,7 @@ def test_a_damaged_checkpoint_is_named_and_another_used(call, trained, tmp_path)
     assert call(*GENERATE, "--run", str(copy / "tiny" / "step-000020"), checkpoints=copy)[0] == 1
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(call, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(call, tmp_path):
     (tmp_path / "file").write_text("x")
     code, out, err = call(
         *TRAIN[:1], str(STORY), "--max-steps", "1", *TINY_FLAGS, checkpoints=tmp_path / "file" / "x"
@@ -253,7 +259,7 @@ def test_a_signal_while_the_text_is_prepared_ends_with_its_code(
 # ---------------------------------------------------------------- in a process of its own
 
 
-def test_help_and_mistakes_answer_at_once_and_without_torch():
+def test_help_and_usage_errors_answer_quickly_and_without_torch():
     for arguments in (["--help"], ["train", "--help"], ["generate"], ["chat", "--nothing"]):
         seconds = []
         for _ in range(3):
@@ -280,14 +286,14 @@ def test_help_and_mistakes_answer_at_once_and_without_torch():
     assert done.returncode == 0
 
 
-def test_help_lists_every_command_and_version_is_told(capsys):
+def test_help_lists_every_command_and_version_shows_the_version(capsys):
     for flag, expected in (("--help", COMMANDS), ("--version", [__version__])):
         assert main([flag]) == 0
         out = capsys.readouterr().out
         assert all(word in out for word in expected)
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(trained):
+def test_a_closed_pipe_ends_the_program_quietly(trained):
     child = spawn(
         "generate",
         "--prompt",
@@ -302,7 +308,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(trained):
     assert (child.wait(timeout=60), child.stderr.read()) == (0, b"")
 
 
-def test_bytes_that_are_no_text_are_no_traceback(trained):
+def test_invalid_bytes_cause_no_traceback(trained):
     child = spawn(
         "chat",
         "--checkpoints",

@@ -26,13 +26,18 @@ from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
 from simplellm.inference.sampler import Sampler
 
 BY_SETTING = {
-    "temp": ("temperature", "0.5"), "tokens": ("max_new_tokens", "40"), "topk": ("top_k", "20"), "topp": ("top_p", "0.5"),
-    "minp": ("min_p", "0.1"), "penalty": ("repetition_penalty", "1.5"), "seed": ("seed", "7"), "beams": ("num_beams", "3"),
+    "temp": ("temperature", "0.5"), "tokens": ("max_new_tokens", "40"), "topk": ("top_k", "20"),
+    "topp": ("top_p", "0.5"),
+    "minp": ("min_p", "0.1"), "penalty": ("repetition_penalty", "1.5"), "seed": ("seed", "7"),
+    "beams": ("num_beams", "3"),
 }  # fmt: skip
 BAD = [
-    "/temp hot", "/temp -1", "/temp nan", "/temp 5.1", "/topk -3", "/topk 1.5", "/topp 0", "/topp 2", "/minp 1", "/penalty 0",
-    "/tokens 0", "/tokens 100001", "/seed -1", "/seed x", "/set temperature hot", "/set nothing 1", "/set temperature",
-    "/context maybe", "/beams 0", "/beams 65", "/run missing", "/load /missing", "/save /missing/file", "/save /",
+    "/temp hot", "/temp -1", "/temp nan", "/temp 5.1", "/topk -3", "/topk 1.5", "/topp 0",
+    "/topp 2", "/minp 1", "/penalty 0",
+    "/tokens 0", "/tokens 100001", "/seed -1", "/seed x", "/set temperature hot", "/set nothing 1",
+    "/set temperature",
+    "/context maybe", "/beams 0", "/beams 65", "/run missing", "/load /missing",
+    "/save /missing/file", "/save /",
 ]  # fmt: skip
 
 
@@ -66,7 +71,7 @@ def said(session: Session, line: str) -> str:
 
 
 @pytest.mark.parametrize("name", BY_SETTING)
-def test_a_setting_command_sets_its_setting_and_says_so(session, name):
+def test_a_setting_command_changes_its_setting_and_shows_it(session, name):
     setting, value = BY_SETTING[name]
     assert value in said(session, f"/{name} {value}") and setting in said(
         session, f"/{name} {value}"
@@ -86,7 +91,7 @@ def test_without_a_value_it_shows_value_range_and_meaning(session, name):
 
 
 @pytest.mark.parametrize("line", BAD)
-def test_a_bad_value_changes_nothing_and_says_what_is_allowed(session, line):
+def test_a_bad_value_changes_nothing_and_the_error_shows_the_range(session, line):
     before, turns = session.params, list(session.turns)
     with pytest.raises(SimpleLLMError) as found:
         dispatch(session, line)
@@ -102,7 +107,7 @@ def test_help_lists_every_command(session):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_help_tells_of_each_command(session, command):
+def test_help_explains_each_command(session, command):
     for word in (command.name, "/" + command.name, *command.aliases):
         assert command.usage in said(session, f"/help {word}") and command.help in said(
             session, f"/help {word}"
@@ -115,7 +120,7 @@ def test_every_command_runs_without_an_argument(session, command):
     assert session.is_over == (command.name == "quit")
 
 
-def test_names_and_aliases_are_plain_and_taken_once():
+def test_names_and_aliases_are_plain_and_unique():
     names = [name for command in COMMANDS for name in (command.name, *command.aliases)]
     assert len(set(names)) == len(names) and all(
         name == name.lower() and " " not in name for name in names
@@ -123,7 +128,7 @@ def test_names_and_aliases_are_plain_and_taken_once():
     assert all(command.help and "\n" not in command.help for command in COMMANDS)
 
 
-def test_a_unique_prefix_runs():
+def test_a_unique_prefix_runs_the_command():
     assert (
         find("pen").name == "penalty"
         and find("he").name == "help"
@@ -140,7 +145,7 @@ def test_an_ambiguous_prefix_lists_its_candidates():
     "word, guess",
     [("tmep", "/temp"), ("hlep", "/help"), ("tokns", "/tokens"), ("zzz", "/help"), ("", "/help")],
 )
-def test_an_unknown_command_is_guessed(word, guess):
+def test_an_unknown_command_gets_a_suggestion(word, guess):
     with pytest.raises(SettingError) as found:
         find(word)
     assert guess in found.value.fix
@@ -148,7 +153,7 @@ def test_an_unknown_command_is_guessed(word, guess):
 
 @settings(deadline=None)
 @given(line=st.text(max_size=20))
-def test_any_line_runs_or_is_one_typed_error(sampler, line):
+def test_any_line_runs_or_raises_one_typed_error(sampler, line):
     session = Session(sampler, Path("tiny"), SamplingParams())
     with contextlib.suppress(SimpleLLMError):
         assert isinstance(dispatch(session, "/" + line), Shown)
@@ -197,7 +202,7 @@ def test_regen_and_continue_give_an_answer_to_stream(session):
         assert len(session.turns) == 1 and session.turns[0].prompt == "The judge"
 
 
-def test_undo_tells_what_it_took_back(session):
+def test_undo_names_the_turn_it_removed(session):
     assert (
         said(session, "/undo") == "removed the turn 'The judge'; 0 turns left"
         and session.turns == []
@@ -206,7 +211,7 @@ def test_undo_tells_what_it_took_back(session):
     assert len(said(session, "/undo")) < 100
 
 
-def test_save_and_load_tell_what_they_did(session, tmp_path):
+def test_save_and_load_show_what_they_did(session, tmp_path):
     path = tmp_path / "with a space.jsonl"
     assert said(session, f"/save {path}") == f"saved 1 turn in {path}"
     session.clear()
@@ -216,13 +221,13 @@ def test_save_and_load_tell_what_they_did(session, tmp_path):
     )
 
 
-def test_files_may_be_named_from_home(session, tmp_path, monkeypatch):
+def test_file_names_may_begin_with_the_home_folder(session, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     said(session, "/save ~/c")
     assert (tmp_path / "c").is_file() and said(session, "/load ~/c")
 
 
-def test_save_and_load_without_a_file_tell_of_those_that_keep_themselves(session, tmp_path):
+def test_save_and_load_without_a_file_show_automatic_files(session, tmp_path):
     assert "not saved" in said(session, "/save") and "/save FILE" in said(session, "/load")
     session.journal = Journal(tmp_path, session.run_path)
     assert str(tmp_path) in said(session, "/save")
@@ -253,7 +258,7 @@ def test_runs_are_listed(runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tiny", "tin", "t"])
-def test_a_run_is_switched_to_by_its_name_or_the_beginning_of_it(runs, name):
+def test_run_accepts_a_name_or_its_beginning(runs, name):
     assert said(runs, "/run") == "the current run is before; /runs lists all runs"
     assert (
         said(runs, f"/run {name}").startswith("the current run is tiny, 2.5 bits/byte")
@@ -261,7 +266,7 @@ def test_a_run_is_switched_to_by_its_name_or_the_beginning_of_it(runs, name):
     )
 
 
-def test_the_beginning_of_two_runs_names_both(runs, tmp_path):
+def test_an_ambiguous_beginning_names_all_matching_runs(runs, tmp_path):
     for name in ("one-a", "one-b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").touch()
@@ -273,23 +278,23 @@ def test_the_beginning_of_two_runs_names_both(runs, tmp_path):
     assert runs.facts == {"run": "before"}
 
 
-def test_what_is_set_otherwise_than_at_the_start_is_told_with_the_run(runs):
+def test_run_shows_the_settings_that_differ_from_the_start(runs):
     said(runs, "/context on")
     assert said(runs, "/run tiny").endswith("context on (/reset for the defaults)")
 
 
 @pytest.mark.parametrize("line", ["quit", "exit", " QUIT "])
-def test_bare_words_leave(line):
+def test_quit_words_without_a_slash_quit(line):
     assert is_quit(line)
 
 
 @pytest.mark.parametrize("line", ["quit it", "quitting", "the exit", ""])
-def test_other_lines_do_not_leave(line):
+def test_other_lines_do_not_quit(line):
     assert not is_quit(line)
 
 
 @pytest.mark.parametrize("line", ["/quit", "/exit", "/bye"])
-def test_slash_quits_leave(session, line):
+def test_slash_quit_commands_quit(session, line):
     dispatch(session, line)
     assert session.is_over
 

@@ -38,13 +38,13 @@ VALUES = {
         (b"", "cp949", ""),
     ],
 )
-def test_bytes_from_a_pipe_are_utf_8_or_else_of_the_console(
+def test_bytes_from_a_pipe_are_utf_8_or_in_the_console_encoding(
     data: bytes, encoding: str | None, text: str
 ) -> None:
     assert decoded(data, encoding) == text
 
 
-def test_each_line_of_a_pipe_is_read_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_of_a_pipe_is_decoded_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     data = "한글\r\n".encode() + "한글\n\n".encode("cp949") + b"old\rmac\nlast"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "cp949"))
     assert list(input_lines()) == ["한글", "한글", "", "old", "mac", "last"]
@@ -58,7 +58,7 @@ def test_a_closed_standard_input_has_no_lines(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "command", [["train", "-"], ["generate", "--prompt", "-"], ["evaluate", "--data", "-"]]
 )
-def test_a_closed_standard_input_is_one_line(
+def test_a_closed_standard_input_is_reported_in_one_line(
     command: list[str], trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
@@ -67,7 +67,7 @@ def test_a_closed_standard_input_is_one_line(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp949", "cp1252", "ascii", "latin-1", "utf-16"])
-def test_json_means_the_same_in_every_encoding(
+def test_json_is_equivalent_in_every_encoding(
     monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     out = io.BytesIO()
@@ -76,19 +76,19 @@ def test_json_means_the_same_in_every_encoding(
     assert json.loads(out.getvalue().decode(encoding)) == VALUES
 
 
-def test_what_an_encoding_holds_is_not_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_of_the_encoding_are_not_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, "cp949", newline=""))
     write_json({"text": "한글"})
     assert out.getvalue().decode("cp949") == '{"text": "한글"}\n'
 
 
-def test_json_for_nobody_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_to_a_closed_stdout_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     write_json([])
 
 
-def test_a_broken_pipe_has_another_number_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_pipe_is_recognized_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     invalid = OSError(errno.EINVAL, "Invalid argument")
     assert is_broken_pipe(BrokenPipeError(errno.EPIPE, "Broken pipe")) and not is_broken_pipe(
         invalid

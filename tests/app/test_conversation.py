@@ -25,17 +25,23 @@ RUN = Path("/nowhere/tiny")
 HEADER = b'{"simplellm": "conversation", "version": 1, "run": "/nowhere/tiny"}\n'
 TURN = b'{"turn": 1, "prompt": "a", "reply": "b"}\n'
 HOSTILE = [
-    b"", b"\n", b"hello\n", b"{}\n", b"[]\n", b"5\n", b"null\n", b"\xff\xfe\n", b"\x00" * 100, b"\x1f\x8b\x08",
+    b"", b"\n", b"hello\n", b"{}\n", b"[]\n", b"5\n", b"null\n", b"\xff\xfe\n", b"\x00" * 100,
+    b"\x1f\x8b\x08",
     b'{"text": "a"}\n',
     b'{"simplellm": "conversation", "version": 2}\n', b'{"simplellm": "conversation"}\n',
-    b'{"simplellm": "conversation", "version": {"a": 1}}\n', TURN, b"[" * 100_000 + b"\n", b"x" * 1_000_000,
+    b'{"simplellm": "conversation", "version": {"a": 1}}\n', TURN, b"[" * 100_000 + b"\n",
+    b"x" * 1_000_000,
     *(HEADER + line + b"\n" + TURN for line in [
-        b"nonsense", b"[]", b"5", b"{}", b"\xff", b'{"turn": 1}', b'{"turn": 1, "prompt": "a"}', b"{" * 100_000,
+        b"nonsense", b"[]", b"5", b"{}", b"\xff", b'{"turn": 1}', b'{"turn": 1, "prompt": "a"}',
+        b"{" * 100_000,
         b'{"turn": 1, "prompt": 5, "reply": "b"}', b'{"turn": 1, "prompt": "a", "reply": null}',
         b'{"turn": 2, "prompt": "a", "reply": "b"}', b'{"turn": 0, "prompt": "a", "reply": "b"}',
-        b'{"turn": -1, "prompt": "a", "reply": "b"}', b'{"turn": true, "prompt": "a", "reply": "b"}',
-        b'{"turn": 1.0, "prompt": "a", "reply": "b"}', b'{"turn": NaN, "prompt": "a", "reply": "b"}',
-        b'{"turn": ' + b"9" * 10_000 + b', "prompt": "a", "reply": "b"}', b'{"turns": 1}', b'{"turns": -1}', b'{"turns": "0"}',
+        b'{"turn": -1, "prompt": "a", "reply": "b"}',
+        b'{"turn": true, "prompt": "a", "reply": "b"}',
+        b'{"turn": 1.0, "prompt": "a", "reply": "b"}',
+        b'{"turn": NaN, "prompt": "a", "reply": "b"}',
+        b'{"turn": ' + b"9" * 10_000 + b', "prompt": "a", "reply": "b"}', b'{"turns": 1}',
+        b'{"turns": -1}', b'{"turns": "0"}',
         b'{"turn": 1, "prompt": "a", "reply": "b", "stop_reason": "bored"}',
         b'{"turn": 1, "prompt": "a", "reply": "b", "stop_reason": []}',
         b'{"turn": 1, "prompt": "a", "reply": "b", "context": "on"}',
@@ -54,7 +60,8 @@ texts = st.text() | st.sampled_from(
 some_turns = st.lists(
     st.builds(
         Turn, texts, texts, st.sampled_from(conversation.STOP_REASONS),
-        st.builds(SamplingParams, temperature=st.floats(0, 5), seed=st.integers(0, 2**63 - 1)), st.booleans(),
+        st.builds(SamplingParams, temperature=st.floats(0, 5), seed=st.integers(0, 2**63 - 1)),
+        st.booleans(),
     ),
     max_size=4,
 )  # fmt: skip
@@ -67,20 +74,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(deadline=None, max_examples=60)
 @given(turns=some_turns)
-def test_what_is_saved_comes_back(place, turns):
+def test_a_saved_conversation_loads_unchanged(place, turns):
     save(place, turns, RUN)
     assert load(place) == turns
     lines = place.read_bytes().splitlines()
     assert len(lines) == 1 + len(turns) and json.loads(lines[0])["run"] == str(RUN)
 
 
-def test_a_saved_conversation_can_be_read_by_people(tmp_path):
+def test_a_saved_conversation_is_readable(tmp_path):
     save(tmp_path / "c", [Turn("안녕", " 세계")], RUN)
     assert "안녕" in (tmp_path / "c").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("content", HOSTILE, ids=lambda content: repr(content[-60:]))
-def test_a_file_that_is_no_conversation_is_one_typed_error(tmp_path, content):
+def test_a_file_that_is_not_a_conversation_raises_one_typed_error(tmp_path, content):
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(TextError) as found:
         load(tmp_path / "c")
@@ -92,7 +99,7 @@ def test_a_file_that_is_no_conversation_is_one_typed_error(tmp_path, content):
     content=st.binary()
     | st.lists(st.sampled_from([HEADER, TURN, b"{", b'{"turns": 0}\n', b"\n"])).map(b"".join)
 )
-def test_any_bytes_are_a_conversation_or_one_typed_error(place, content):
+def test_any_bytes_are_a_conversation_or_raise_one_typed_error(place, content):
     place.write_bytes(content)
     with contextlib.suppress(TextError):
         assert all(isinstance(turn, Turn) for turn in load(place))
@@ -100,7 +107,7 @@ def test_any_bytes_are_a_conversation_or_one_typed_error(place, content):
 
 
 @posix_only
-def test_a_file_is_told_by_what_it_is(tmp_path):
+def test_the_error_names_the_kind_of_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     names = {
         ".": "is a folder",
@@ -128,14 +135,14 @@ def test_a_file_of_any_size_is_refused_without_reading_it(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"my precious text\n", b'{"a": 1}\n', b"\x00"])
-def test_another_file_is_never_written_over(tmp_path, content):
+def test_another_file_is_never_overwritten(tmp_path, content):
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(TextError, match="it is not overwritten"):
         save(tmp_path / "c", [Turn("a", "b")], RUN)
     assert (tmp_path / "c").read_bytes() == content
 
 
-def test_a_saved_conversation_and_an_empty_file_are_written_over(tmp_path):
+def test_a_saved_conversation_and_an_empty_file_are_overwritten(tmp_path):
     (tmp_path / "c").touch()
     for turns in ([Turn("a", "b")], [Turn("a", "b"), Turn("c", "d")], []):
         save(tmp_path / "c", turns, RUN)
@@ -144,7 +151,7 @@ def test_a_saved_conversation_and_an_empty_file_are_written_over(tmp_path):
 
 
 @posix_only
-def test_through_a_link_its_target_is_written(tmp_path):
+def test_saving_through_a_link_writes_its_target(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     save(tmp_path / "target", [], RUN)
     save(tmp_path / "link", [Turn("a", "b")], RUN)
@@ -155,7 +162,7 @@ def test_through_a_link_its_target_is_written(tmp_path):
 @pytest.mark.parametrize(
     "name", [".", "missing/c", "file/c", "x" * 300, "\0", "pipe", "loop", "/dev/null", "/proc/c"]
 )
-def test_a_place_that_cannot_be_written_is_one_typed_error(tmp_path, name):
+def test_a_path_that_cannot_be_written_raises_one_typed_error(tmp_path, name):
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     os.mkfifo(tmp_path / "pipe")
@@ -166,7 +173,7 @@ def test_a_place_that_cannot_be_written_is_one_typed_error(tmp_path, name):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch, call):
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, call):
     save(tmp_path / "c", [Turn("a", "b")], RUN)
 
     def fail(*_: object) -> None:
@@ -196,7 +203,7 @@ def after(turns: list[Turn], step: str, number: int) -> list[Turn]:
 
 @settings(deadline=None, max_examples=60)
 @given(steps=steps)
-def test_a_journal_says_what_the_conversation_is_after_every_step(tmp_path_factory, steps):
+def test_a_journal_equals_the_conversation_after_every_step(tmp_path_factory, steps):
     journal, turns = Journal(tmp_path_factory.mktemp("state") / "new" / "folder", RUN), []
     for number, step in enumerate(steps):
         turns = after(turns, step, number)
@@ -204,7 +211,7 @@ def test_a_journal_says_what_the_conversation_is_after_every_step(tmp_path_facto
         assert turns == [] if journal.path is None else load(journal.path) == turns
 
 
-def test_a_kill_costs_no_more_than_the_line_that_was_written(tmp_path):
+def test_a_kill_costs_at_most_the_last_line(tmp_path):
     """Cut anywhere, a file is the conversation as it was at some time; gone on with, it is whole again."""
     folder = tmp_path
     journal, turns, states = Journal(folder, RUN), [Turn("a", "한글")], []
@@ -226,7 +233,7 @@ def test_a_kill_costs_no_more_than_the_line_that_was_written(tmp_path):
 
 
 @posix_only
-def test_a_journal_appends_and_is_its_owners_alone(tmp_path):
+def test_a_journal_only_appends_and_is_readable_only_by_its_owner(tmp_path):
     journal, turns = Journal(tmp_path / "new", RUN), [Turn("a", "b")]
     journal.write([])
     assert not (tmp_path / "new").exists()
@@ -238,14 +245,14 @@ def test_a_journal_appends_and_is_its_owners_alone(tmp_path):
     assert journal.path.name.startswith("tiny-") and journal.path.suffix == ".jsonl"
 
 
-def test_two_conversations_that_begin_at_once_are_two_files(tmp_path):
+def test_two_conversations_that_begin_together_have_two_files(tmp_path):
     journals = [Journal(tmp_path, RUN) for _ in range(3)]
     for number, journal in enumerate(journals):
         journal.write([Turn(str(number), "")])
     assert [load(journal.path)[0].prompt for journal in journals] == ["0", "1", "2"]
 
 
-def test_a_journal_that_is_taken_away_is_not_begun_again_without_its_head(tmp_path):
+def test_a_deleted_journal_is_not_recreated_without_its_header(tmp_path):
     journal = Journal(tmp_path, RUN)
     journal.write([Turn("a", "b")])
     journal.path.unlink()
@@ -254,7 +261,7 @@ def test_a_journal_that_is_taken_away_is_not_begun_again_without_its_head(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_conversation_spoken_in_last_is_gone_on_with(tmp_path):
+def test_the_conversation_changed_last_is_continued(tmp_path):
     for number, run in enumerate([RUN, RUN, Path("/nowhere/tiny-2"), Path("/elsewhere/tiny")]):
         journal = Journal(tmp_path, run)
         journal.write([Turn(f"{run} {number}", "")])
@@ -269,7 +276,7 @@ def test_the_conversation_spoken_in_last_is_gone_on_with(tmp_path):
     )
 
 
-def test_a_damaged_conversation_is_passed_over_and_told(tmp_path):
+def test_a_damaged_conversation_is_skipped_with_a_notice(tmp_path):
     told: list[str] = []
     journal = Journal(tmp_path, RUN)
     journal.write([Turn("a", "b")])
@@ -280,7 +287,7 @@ def test_a_damaged_conversation_is_passed_over_and_told(tmp_path):
     )
 
 
-def test_without_an_earlier_conversation_a_new_one_begins_and_that_is_told(tmp_path):
+def test_without_an_earlier_conversation_a_new_one_begins_with_a_notice(tmp_path):
     told: list[str] = []
     journal, turns = last_conversation(tmp_path / "missing", RUN, told.append)
     assert (turns, journal.path, len(told)) == ([], None, 1)

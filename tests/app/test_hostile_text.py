@@ -1,4 +1,4 @@
-"""Foreign text through every route of the program, on a real terminal: what reaches it is only what we write ourselves."""
+"""Untrusted text on every route of the program to a real terminal: only our own sequences arrive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from terminal import SECONDS_TO_START, Key, Terminal
 from simplellm.app.sanitize import visible
 
 SEQUENCES = [
-    "\x1b[7;41m", "\x1b]52;c;aGk=\x07", "\x1b]8;;http:x\x1b\\", "\x1b]0;title", "\x1b[5n", "\x1bP+q54\x1b\\", "\x1b(0", "\x1bc",
+    "\x1b[7;41m", "\x1b]52;c;aGk=\x07", "\x1b]8;;http:x\x1b\\", "\x1b]0;title", "\x1b[5n",
+    "\x1bP+q54\x1b\\", "\x1b(0", "\x1bc",
 ]  # fmt: skip
 OTHERS = "\x9b31m\x9d0;t\x9c\x85\x7f\x08\r\x0e\u202eevil\u2066\u200f\u061c\u2028\U000e0041[red]x[|][link=y]:smile:"
 HOSTILE = "".join(SEQUENCES) + OTHERS  # also the name of a file
@@ -38,7 +39,8 @@ WILD = (
     "4",
 )  # a model that was hardly trained says any bytes
 TINY = (
-    "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size", "400", "--device", "cpu",
+    "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size",
+    "400", "--device", "cpu",
     "--precision", "float32", "--max-steps", "12", "--eval-interval", "4",
 )  # fmt: skip
 ALL_IN_ONE = """
@@ -109,7 +111,7 @@ def commands(zoo: Path, trained: Path) -> Iterator[list[str]]:
     yield [f"--{HOSTILE}"]
 
 
-def test_no_command_lets_foreign_text_drive_the_terminal(
+def test_no_command_lets_untrusted_text_control_the_terminal(
     zoo: Path, trained: Path, tmp_path: Path
 ) -> None:
     jobs = tmp_path / "jobs.json"
@@ -124,9 +126,12 @@ def test_no_command_lets_foreign_text_drive_the_terminal(
 
 
 CHAT_LINES = [
-    HOSTILE, f"/{HOSTILE}", f"/stop {HOSTILE}", "/stop", "/stop off", f"/temp {HOSTILE}", f"/set {HOSTILE} 3", "/info", "/runs",
-    f"/run {HOSTILE}", f"/load {HOSTILE}", f"/save /nowhere/{HOSTILE}", f"/next {HOSTILE}", f"/tokenize {HOSTILE}", "/load",
-    f"/help {HOSTILE}", f"/attn {HOSTILE}", "/source", f"/compare {HOSTILE}", "/probs on", HOSTILE, "/probs", "/undo", "/regen",
+    HOSTILE, f"/{HOSTILE}", f"/stop {HOSTILE}", "/stop", "/stop off", f"/temp {HOSTILE}",
+    f"/set {HOSTILE} 3", "/info", "/runs",
+    f"/run {HOSTILE}", f"/load {HOSTILE}", f"/save /nowhere/{HOSTILE}", f"/next {HOSTILE}",
+    f"/tokenize {HOSTILE}", "/load",
+    f"/help {HOSTILE}", f"/attn {HOSTILE}", "/source", f"/compare {HOSTILE}", "/probs on", HOSTILE,
+    "/probs", "/undo", "/regen",
     "/continue", "/attn", "/source", "/next", "/compare",
 ]  # fmt: skip
 
@@ -135,7 +140,7 @@ def a_line(text: str) -> str:
     return re.sub("[\r\n]", "", text)
 
 
-def test_no_line_of_a_chat_drives_the_terminal(zoo: Path, tmp_path: Path) -> None:
+def test_no_line_of_a_chat_controls_the_terminal(zoo: Path, tmp_path: Path) -> None:
     """A pipe goes in, a terminal shows it."""
     (tmp_path / "lines").write_text("\n".join(map(a_line, CHAT_LINES)) + "\n", encoding="utf-8")
     run = zoo / "runs" / HOSTILE
@@ -148,7 +153,7 @@ def test_no_line_of_a_chat_drives_the_terminal(zoo: Path, tmp_path: Path) -> Non
     assert terminal.raw.decode().count(visible("\x1b[7;41m")) > 5
 
 
-def test_no_key_history_or_completion_drives_the_terminal(zoo: Path, tmp_path: Path) -> None:
+def test_no_key_history_or_completion_controls_the_terminal(zoo: Path, tmp_path: Path) -> None:
     history = tmp_path / "simplellm" / "history"
     history.parent.mkdir()
     history.write_text(f"\n+{a_line(HOSTILE)}\n", encoding="utf-8")

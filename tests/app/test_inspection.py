@@ -1,4 +1,4 @@
-"""What the commands show of a model's mind is what the model computes, and asking changes nothing that is said."""
+"""Inspection commands show what the model computes, and do not change later replies."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def shown(session: Session, line: str, kind: type) -> Tokens | Bars | Columns | 
 # ---------------------------------------------------------------- probs
 
 
-def test_probs_switches_and_says_so(session) -> None:
+def test_probs_switches_shading_on_and_off(session) -> None:
     assert "off" in shown(session, "/probs", Lines).text
     assert [mark.level for mark in shown(session, "/probs on", Tokens).marks] == [
         0,
@@ -70,7 +70,7 @@ def test_probs_switches_and_says_so(session) -> None:
     assert not session.shows_probabilities
 
 
-def test_probs_alone_shows_the_last_reply_by_the_models_own_probabilities(session) -> None:
+def test_probs_without_argument_shades_the_last_reply(session) -> None:
     reply = say(session, "The judge")
     found = shown(session, "/probs", Tokens)
     assert "".join(mark.text for mark in found.marks) == reply and "bits/token" in found.summary
@@ -96,7 +96,7 @@ def test_probs_takes_on_or_off(session) -> None:
 @pytest.mark.parametrize(
     "line", ["/temp 0", "/topk 3", "/topp 0.4", "/minp 0.3", "/penalty 4", "/temp 3"]
 )
-def test_next_shows_the_softmax_and_what_the_settings_make_of_it(session, line: str) -> None:
+def test_next_shows_probabilities_before_and_after_the_settings(session, line: str) -> None:
     dispatch(session, line)
     found = shown(session, "/next The judge", Bars)
     ids = session.sampler.encode("The judge")
@@ -114,7 +114,7 @@ def test_next_shows_the_softmax_and_what_the_settings_make_of_it(session, line: 
 
 
 @pytest.mark.parametrize("context", ["on", "off"])
-def test_next_alone_goes_on_from_what_was_said(session, context: str) -> None:
+def test_next_without_a_text_continues_the_conversation(session, context: str) -> None:
     dispatch(session, f"/context {context}")
     say(session, "The judge")
     reply = say(session, "The baker")
@@ -132,7 +132,7 @@ def test_next_alone_goes_on_from_what_was_said(session, context: str) -> None:
         assert len(session.ids_before_reply()) > len(session.turns[-1].ids)
 
 
-def test_next_before_anything_is_said_is_the_beginning_of_a_document(session) -> None:
+def test_next_before_the_first_turn_starts_a_document(session) -> None:
     assert session.ids_before_reply() == [session.sampler.tokenizer.end_of_text]
     assert len(shown(session, "/next", Bars).rows) == TOP
 
@@ -155,12 +155,12 @@ def test_tokenize_shows_every_token_with_its_id(session, text: str) -> None:
     assert f"{n_bytes / len(ids):.2f} bytes/token" in found.summary
 
 
-def test_part_of_a_character_is_bytes(session) -> None:
+def test_part_of_a_character_is_shown_as_bytes(session) -> None:
     texts = [mark.text for mark in shown(session, "/tokenize 뷁", Tokens).marks]
     assert len(texts) > 1 and all(text.startswith("\\x") for text in texts)
 
 
-def test_a_long_text_is_counted_whole_and_shown_in_part(session) -> None:
+def test_all_tokens_of_a_long_text_are_counted_and_the_first_shown(session) -> None:
     found = shown(session, "/tokenize " + "xyz " * 3000, Tokens)
     assert (
         len(found.marks) == MOST_TOKENS
@@ -169,7 +169,7 @@ def test_a_long_text_is_counted_whole_and_shown_in_part(session) -> None:
     )
 
 
-def test_tokenize_alone_says_what_it_takes(session) -> None:
+def test_tokenize_without_a_text_shows_its_usage(session) -> None:
     assert "TEXT" in shown(session, "/tokenize", Lines).text
 
 
@@ -189,7 +189,7 @@ def looks(session: Session) -> torch.Tensor:
         ("2.1", lambda a: a[1, 0]),
     ],
 )
-def test_attn_shades_each_token_by_how_much_the_last_one_looked_at_it(
+def test_attn_shades_each_token_by_the_attention_of_the_last_one(
     session, place: str, pick: Callable
 ) -> None:
     reply = say(session, "The judge")
@@ -202,7 +202,7 @@ def test_attn_shades_each_token_by_how_much_the_last_one_looked_at_it(
     assert f"{float(expected.max()):.1%}" in found.summary
 
 
-def test_attn_of_a_context_that_is_full_and_of_halves_of_characters(session) -> None:
+def test_attn_works_with_a_full_context_and_partial_characters(session) -> None:
     say(session, "한글 뷁 " * 20)
     found = shown(session, "/attn", Tokens)
     assert "뷁" in "".join(mark.text for mark in found.marks)
@@ -214,14 +214,14 @@ def test_attn_of_a_context_that_is_full_and_of_halves_of_characters(session) -> 
     "place",
     ["0", "3", "1.0", "1.3", "x", "1.", ".1", "1.1.1", "-1", "1e9", "99999999999.1", "①", "1 1"],
 )
-def test_a_head_that_is_not_there_is_one_clear_line(session, place: str) -> None:
+def test_an_unknown_head_is_reported_in_one_line(session, place: str) -> None:
     say(session, "The judge")
     with pytest.raises(SettingError, match="layers 1 to 2 and heads 1 to 2") as found:
         dispatch(session, f"/attn {place}")
     assert found.value.fix
 
 
-def test_attn_before_anything_is_said_says_so(session) -> None:
+def test_attn_before_the_first_turn_is_an_error(session) -> None:
     with pytest.raises(SettingError, match="there is no turn yet"):
         dispatch(session, "/attn")
 
@@ -230,13 +230,13 @@ def test_attn_before_anything_is_said_says_so(session) -> None:
 
 
 @pytest.mark.parametrize("now", [0, 0.05, 0.1, 0.3, 0.8, 1, 2, 10 / 3, 4, 5])
-def test_the_temperatures_are_three_allowed_ones_with_the_one_that_is_set(now: float) -> None:
+def test_the_temperatures_are_three_allowed_ones_with_the_current_one(now: float) -> None:
     found = list(temperatures(now))
     assert now in found and len(set(found)) == 3 and found == sorted(found)
     assert all(SamplingParams(temperature=value) for value in found)
 
 
-def test_compare_is_three_replies_with_one_seed_and_three_temperatures(session) -> None:
+def test_compare_shows_three_replies_with_one_seed_and_three_temperatures(session) -> None:
     found = shown(session, "/compare The judge", Columns)
     assert (
         found.headers == ("temperature 0.4", "temperature 0.8", "temperature 1.2")
@@ -251,7 +251,7 @@ def test_compare_is_three_replies_with_one_seed_and_three_temperatures(session) 
     assert session.turns == []
 
 
-def test_compare_without_a_seed_tells_the_one_it_took(session) -> None:
+def test_compare_without_a_seed_shows_its_random_seed(session) -> None:
     dispatch(session, "/seed auto")
     dispatch(session, "/beams 3")
     found = shown(session, "/compare The judge", Columns)
@@ -259,7 +259,7 @@ def test_compare_without_a_seed_tells_the_one_it_took(session) -> None:
     assert shown(session, "/compare The judge", Columns) == found
 
 
-def test_ctrl_c_ends_a_comparison_and_keeps_what_was_said(session, monkeypatch) -> None:
+def test_ctrl_c_ends_a_comparison_and_keeps_its_texts(session, monkeypatch) -> None:
     compute_logits, calls = ReplyBatch.compute_logits, []
 
     def interrupted_later(batch: ReplyBatch) -> None:
@@ -280,7 +280,7 @@ def test_ctrl_c_ends_a_comparison_and_keeps_what_was_said(session, monkeypatch) 
 @pytest.mark.parametrize(
     "line", ["/next", "/next The", "/attn", "/compare", "/compare x", "/tokenize The", "/probs"]
 )
-def test_asking_changes_nothing_that_is_said(session, line: str) -> None:
+def test_inspection_does_not_change_later_replies(session, line: str) -> None:
     expected = [say(session, "The judge"), say(session, "The baker")]
     session.clear()
     found = []
@@ -294,7 +294,8 @@ def test_asking_changes_nothing_that_is_said(session, line: str) -> None:
 
 
 def generated(capsys, trained: Path, *flags: str) -> tuple[str, str]:
-    code = main(["generate", "--checkpoints", str(trained), "--run", "tiny", "--prompt", "The judge", "--seed", "3",
+    code = main(["generate", "--checkpoints", str(trained), "--run", "tiny", "--prompt",
+    "The judge", "--seed", "3",
                  "--max-new-tokens", "8", "--device", "cpu", *flags])  # fmt: skip
     assert code == 0
     return capsys.readouterr()
@@ -322,19 +323,19 @@ def test_generate_adds_the_numbers_of_each_token(capsys, trained: Path, flags: l
         ids.append(one["id"])
 
 
-def test_generate_numbers_its_tokens_where_there_is_no_colour(capsys, trained: Path) -> None:
+def test_generate_shows_numbers_without_colours(capsys, trained: Path) -> None:
     text = generated(capsys, trained)[0]
     out, notices = generated(capsys, trained, "--probs")
     assert out.count("[") >= 5 and "bits/token" in notices and out != text
 
 
-def test_beams_say_what_they_do_not_hear(capsys, trained: Path) -> None:
+def test_beam_search_reports_the_settings_it_ignores(capsys, trained: Path) -> None:
     out, notices = generated(capsys, trained, "--num-beams", "2", "--top-k", "3")
     assert "top_k, seed" in notices and out.strip()
 
 
 @pytest.mark.parametrize("value", ["0", "65", "many"])
-def test_beams_out_of_range_are_one_clear_line(capsys, trained: Path, value: str) -> None:
+def test_beams_out_of_range_are_reported_in_one_line(capsys, trained: Path, value: str) -> None:
     assert (
         main(["generate", "--checkpoints", str(trained), "--prompt", "x", "--num-beams", value])
         == 2

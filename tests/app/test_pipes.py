@@ -1,4 +1,4 @@
-"""Where the output goes into a pipe, a file or nowhere: exact text, no escape codes, and a reader may leave at any time."""
+"""Output to a pipe, a file or a closed stream: exact text, no escape codes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CLOSED_STREAMS = [
 
 
 @pytest.mark.parametrize("command", READERS_WHO_LEAVE)
-def test_a_reader_who_leaves_is_no_error(flags: list[str], tmp_path: Path, command: str) -> None:
+def test_a_closed_pipe_is_no_error(flags: list[str], tmp_path: Path, command: str) -> None:
     lines = tmp_path / "lines"
     lines.write_text("The judge\n/info\n" * 50)
     line = command.format(flags=shlex.join(flags), lines=shlex.quote(str(lines)))
@@ -80,7 +80,7 @@ def test_generate_gives_the_exact_text_to_a_pipe(
     )  # else it would prove nothing
 
 
-def test_a_stream_that_has_not_every_character_is_written_to(flags: list[str]) -> None:
+def test_a_stream_whose_encoding_lacks_characters_is_written_to(flags: list[str]) -> None:
     done = sh(
         f"{PROGRAM} generate {shlex.join([*flags, *WILD])} --prompt 한국어",
         PYTHONIOENCODING="ascii",
@@ -95,12 +95,12 @@ def test_a_stream_that_has_not_every_character_is_written_to(flags: list[str]) -
 
 
 @pytest.mark.parametrize("command", CLOSED_STREAMS)
-def test_streams_that_are_closed_are_no_bug(flags: list[str], command: str) -> None:
+def test_closed_streams_cause_no_traceback(flags: list[str], command: str) -> None:
     done = sh(f"{PROGRAM} {command.format(flags=shlex.join(flags))}")
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_full_disk_is_one_line(flags: list[str]) -> None:
+def test_a_full_disk_is_reported_in_one_line(flags: list[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     done = sh(f"{PROGRAM} generate {shlex.join(flags)} --prompt a --max-new-tokens 2 > /dev/full")

@@ -19,14 +19,18 @@ BROKEN = [
     b'{"runs": {}' + b" " * 20_000_000, b"9" * 5000,
 ]  # fmt: skip
 WRONG = [
-    {"temperature": "hot"}, {"temperature": 6}, {"temperature": float("nan")}, {"top_k": -3}, {"top_k": True}, {"stop": 5},
-    {"stop": [1]}, {"stop": [""]}, {"seed": -1}, {"context": "on"}, {"probs": 1}, {"nothing": 1}, 5, None, [],
+    {"temperature": "hot"}, {"temperature": 6}, {"temperature": float("nan")}, {"top_k": -3},
+    {"top_k": True}, {"stop": 5},
+    {"stop": [1]}, {"stop": [""]}, {"seed": -1}, {"context": "on"}, {"probs": 1}, {"nothing": 1},
+    5, None, [],
 ]  # fmt: skip
 values = st.fixed_dictionaries(
     {},
     optional={
-        "temperature": st.floats(0, 5), "top_k": st.integers(0, 10**30), "seed": st.none() | st.integers(0, 2**63 - 1),
-        "stop": st.lists(st.text(min_size=1), max_size=8).map(tuple), "context": st.booleans(), "probs": st.booleans(),
+        "temperature": st.floats(0, 5), "top_k": st.integers(0, 10**30),
+        "seed": st.none() | st.integers(0, 2**63 - 1),
+        "stop": st.lists(st.text(min_size=1), max_size=8).map(tuple), "context": st.booleans(),
+        "probs": st.booleans(),
     },
 )  # fmt: skip
 
@@ -38,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 @settings(deadline=None, max_examples=30)
 @given(one=values, other=values)
-def test_what_is_kept_for_a_run_comes_back_and_leaves_the_others(tmp_path_factory, one, other):
+def test_settings_kept_for_a_run_do_not_affect_other_runs(tmp_path_factory, one, other):
     preferences = Preferences(tmp_path_factory.mktemp("state") / "p")
     preferences.write(Path("one"), one)
     preferences.write(Path("other"), other)
@@ -48,7 +52,7 @@ def test_what_is_kept_for_a_run_comes_back_and_leaves_the_others(tmp_path_factor
     )
 
 
-def test_runs_of_one_name_in_two_places_are_two(path, tmp_path, monkeypatch):
+def test_runs_with_one_name_in_two_folders_are_separate(path, tmp_path, monkeypatch):
     Preferences(path).write(tmp_path / "a" / "run", {"top_k": 1})
     assert Preferences(path).read(tmp_path / "b" / "run") == {}
     (tmp_path / "a").mkdir()
@@ -57,12 +61,12 @@ def test_runs_of_one_name_in_two_places_are_two(path, tmp_path, monkeypatch):
 
 
 @posix_only
-def test_the_file_and_its_folder_are_the_owners_alone(path):
+def test_the_file_and_its_folder_belong_only_to_their_owner(path):
     Preferences(path).write(Path("run"), {"top_k": 1})
     assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o600, 0o700]
 
 
-def test_nothing_to_keep_leaves_nothing_of_a_run(path):
+def test_a_run_without_kept_settings_has_no_entry(path):
     preferences = Preferences(path)
     preferences.write(Path("run"), {"top_k": 1})
     preferences.write(Path("run"), {})
@@ -70,7 +74,7 @@ def test_nothing_to_keep_leaves_nothing_of_a_run(path):
 
 
 @pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:20]))
-def test_a_broken_file_is_told_once_and_replaced(path, content):
+def test_a_damaged_file_is_reported_once_and_replaced(path, content):
     told: list[str] = []
     preferences = Preferences(path, told.append)
     path.parent.mkdir(parents=True)
@@ -81,7 +85,7 @@ def test_a_broken_file_is_told_once_and_replaced(path, content):
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
-def test_a_wrong_value_is_passed_over_and_told(path, wrong):
+def test_an_invalid_value_is_ignored_with_a_notice(path, wrong):
     told: list[str] = []
     path.parent.mkdir(parents=True)
     runs = {str(Path("run").resolve()): wrong, str(Path("other").resolve()): {"top_k": 1}}
@@ -91,7 +95,7 @@ def test_a_wrong_value_is_passed_over_and_told(path, wrong):
 
 
 @pytest.mark.parametrize("place", ["file/settings.json", "folder"])
-def test_a_place_that_cannot_be_used_is_told_once(tmp_path, place):
+def test_a_path_that_cannot_be_used_is_reported_once(tmp_path, place):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     told: list[str] = []
@@ -103,7 +107,7 @@ def test_a_place_that_cannot_be_used_is_told_once(tmp_path, place):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_the_state_folder_is_that_of_the_system(monkeypatch, tmp_path):
+def test_the_state_folder_follows_the_xdg_rules(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert state_folder() == tmp_path / "simplellm"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -21,19 +21,24 @@ OUR_OWN = re.compile(
     r"\x1b\[[0-9;]*m|\x1b\[0K|\r?\x1b\[(?:2K|1A)|\x1b\[\d+G|\x1b\[\?7[lh]|\x1b\[\?25[lh]"
 )  # colours and looks; the panel's moves
 ATTACKS = [
-    "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n", "\x9b31m", "a\rb", "a\x08b",
-    "\x1b", "\u202eabc", "\x85", "\x7f", "\ud800", "\x1bP", "\x0e", "\u2066x\u2069", "\x1b[0;1m\x1b[0K", "\x1b[?25l",
+    "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n",
+    "\x9b31m", "a\rb", "a\x08b",
+    "\x1b", "\u202eabc", "\x85", "\x7f", "\ud800", "\x1bP", "\x0e", "\u2066x\u2069",
+    "\x1b[0;1m\x1b[0K", "\x1b[?25l",
 ]  # fmt: skip
 MARKUP = [
-    "[red]x[/]", "[/]", "[link=http://x]y[/link]", "[", "]", ":smile:", "[bold", "\\[red]", "{x}", "%s", "[@click=f]", "[1]",
+    "[red]x[/]", "[/]", "[link=http://x]y[/link]", "[", "]", ":smile:", "[bold", "\\[red]", "{x}",
+    "%s", "[@click=f]", "[1]",
     "https://x.org 'a' 12",
 ]  # fmt: skip
 STEP = {
-    "kind": "step", "step": 3, "max_steps": 9, "epoch": 0.5, "loss": 2.5, "gradient_norm": 1.0, "learning_rate": 0.1,
+    "kind": "step", "step": 3, "max_steps": 9, "epoch": 0.5, "loss": 2.5, "gradient_norm": 1.0,
+    "learning_rate": 0.1,
     "tokens_per_second": 100.0, "tokens_per_step": 50, "memory_bytes": 1 << 20,
 }  # fmt: skip
 EVALUATION = {
-    "kind": "evaluation", "step": 3, "loss": 2.5, "val_loss": 2.5, "perplexity": 12.2, "accuracy": 0.25, "bits_per_byte": 2.3,
+    "kind": "evaluation", "step": 3, "loss": 2.5, "val_loss": 2.5, "perplexity": 12.2,
+    "accuracy": 0.25, "bits_per_byte": 2.3,
     "best": True,
 }  # fmt: skip
 text_without_controls = st.text(
@@ -97,7 +102,7 @@ def test_no_control_character_reaches_the_stream(texts):
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=ascii)
-def test_every_door_stops_an_attack(attack):
+def test_every_output_method_stops_an_attack(attack):
     out, notices = io.StringIO(), io.StringIO()
     through_every_door(Screen(color=False, out=out, notices=notices), attack)
     assert not CONTROL.search(out.getvalue() + notices.getvalue())
@@ -105,7 +110,7 @@ def test_every_door_stops_an_attack(attack):
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=ascii)
-def test_every_door_to_a_terminal_lets_out_only_our_own_sequences(attack, terminal):
+def test_every_output_method_writes_only_our_own_sequences(attack, terminal):
     through_every_door(Screen(out=terminal, notices=terminal), attack)
     assert not CONTROL.search(OUR_OWN.sub("", terminal.getvalue()))
     for like_ours in OUR_OWN.findall(attack):
@@ -123,7 +128,7 @@ def test_other_text_comes_out_unchanged(text):
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_markup_comes_out_as_typed_through_every_door(text, terminal):
+def test_every_output_method_shows_markup_as_typed(text, terminal):
     assert shown(text, color=True) == text
     out = io.StringIO()
     times = through_every_door(Screen(out=out, notices=out), text)
@@ -137,11 +142,11 @@ def test_pieces_join_without_anything_between_them():
     assert shown("ab", " ", "c\n", " d", "", "한", "글 ") == "ab c\n d한글 "
 
 
-def test_a_control_character_is_shown_however_the_text_is_cut():
+def test_a_control_character_is_replaced_however_the_text_is_split():
     assert shown("a\r", "\nb\x1b", "[31m\r", "c\r") == "a\nb\u241b[31m\u240dc\u240d"
 
 
-def test_exact_text_goes_into_a_pipe_as_it_is_and_to_a_terminal_like_any_other(terminal):
+def test_exact_text_is_unchanged_in_a_pipe_and_sanitized_on_a_terminal(terminal):
     out = io.StringIO()
     for stream in (out, terminal):
         screen = Screen(color=False, out=stream, notices=io.StringIO())

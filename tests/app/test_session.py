@@ -1,4 +1,4 @@
-"""A conversation keeps its settings whole, its turns in order and its context within the model's."""
+"""Session: settings, turns and context."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def turn(session: Session, answer: Answer, n_pieces: int | None = None) -> Answe
 # ---------------------------------------------------------------- settings
 
 BAD = {
-    "temperature": ["hot", "6", "nan"], "top_k": ["-3", "1.5"], "top_p": ["0", "1.1"], "min_p": ["1"], "seed": ["-1"],
+    "temperature": ["hot", "6", "nan"], "top_k": ["-3", "1.5"], "top_p": ["0", "1.1"],
+    "min_p": ["1"], "seed": ["-1"],
     "repetition_penalty": ["0"], "max_new_tokens": ["0", "100001"],
 }  # fmt: skip
 
@@ -104,7 +105,7 @@ def remembering(session: Session, folder: Path, **flags: object) -> Session:
     return new
 
 
-def test_settings_last_from_one_session_to_the_next(session, tmp_path):
+def test_settings_are_kept_for_the_next_session(session, tmp_path):
     first = remembering(session, tmp_path)
     first.change("temperature", "0.3")
     first.add_stop("END")
@@ -119,7 +120,7 @@ def test_settings_last_from_one_session_to_the_next(session, tmp_path):
     assert third.params == SamplingParams() and not third.keeps_context
 
 
-def test_a_flag_stands_above_what_is_kept_and_is_not_kept(session, tmp_path):
+def test_a_flag_overrides_kept_settings_and_is_not_kept(session, tmp_path):
     remembering(session, tmp_path).change("temperature", "0.3")
     flagged = remembering(session, tmp_path, temperature=2.0, top_k=5)
     assert (flagged.params.temperature, flagged.params.top_k) == (2.0, 5)
@@ -136,7 +137,7 @@ def test_a_flag_stands_above_what_is_kept_and_is_not_kept(session, tmp_path):
 # ---------------------------------------------------------------- turns
 
 
-def test_each_prompt_stands_alone_unless_context_is_kept(session):
+def test_the_model_sees_earlier_turns_only_with_context_on(session):
     turn(session, session.ask("The judge"))
     assert session.ask("Jack").reply.prompt_ids == session.sampler.encode("Jack")
     session.set_context("on")
@@ -151,7 +152,7 @@ def test_each_prompt_stands_alone_unless_context_is_kept(session):
     )
 
 
-def test_a_turn_tells_how_it_came_to_be(session):
+def test_a_turn_records_its_settings_and_pieces(session):
     answer = turn(session, session.ask("The judge"))
     (said,) = session.turns
     assert (said.prompt, said.reply, said.stop_reason) == ("The judge", answer.reply.text, "length")
@@ -159,7 +160,7 @@ def test_a_turn_tells_how_it_came_to_be(session):
     assert [piece.token for piece in said.pieces if piece.token is not None] == answer.reply.new_ids
 
 
-def test_what_is_read_again_is_in_the_cache(session, monkeypatch):
+def test_earlier_turns_are_read_from_the_cache(session, monkeypatch):
     session.set_context("on")
     turn(session, session.ask("The judge"))
     read: list[int] = []
@@ -174,7 +175,7 @@ def test_what_is_read_again_is_in_the_cache(session, monkeypatch):
     )  # the turn's end, and the token that was drawn last
 
 
-def test_what_a_stop_text_hid_is_not_remembered(session):
+def test_text_hidden_by_a_stop_text_is_not_kept(session):
     text = turn(session, session.ask("The judge")).reply.text
     session.add_stop(text[1:3])
     shown = turn(session, session.ask("The judge")).reply.text
@@ -185,7 +186,7 @@ def test_what_a_stop_text_hid_is_not_remembered(session):
     assert session.sampler.tokenizer.decode(context) == f"The judge{shown}{TURN_END}"
 
 
-def test_a_partial_reply_is_remembered_and_marked(session):
+def test_a_partial_reply_is_kept_and_marked(session):
     answer = turn(session, session.ask("The judge"), n_pieces=2)
     assert (
         session.turns[-1].reply == answer.reply.text
@@ -193,19 +194,19 @@ def test_a_partial_reply_is_remembered_and_marked(session):
     )
 
 
-def test_a_reply_cut_off_before_its_first_token_leaves_its_prompt(session):
+def test_a_reply_interrupted_before_its_first_token_keeps_the_prompt(session):
     session.keep(session.ask("The judge"))
     assert [(one.prompt, one.reply) for one in session.turns] == [("The judge", "")]
     assert turn(session, session.regen()).reply.text == session.turns[0].reply != ""
 
 
 @pytest.mark.parametrize("act", [Session.regen, Session.extend, Session.undo])
-def test_without_a_turn_there_is_nothing_to_go_back_to(session, act):
+def test_commands_on_the_last_turn_need_a_turn(session, act):
     with pytest.raises(SettingError, match="there is no turn yet"):
         act(session)
 
 
-def test_regen_answers_the_same_prompt_with_another_seed_and_says_it(session):
+def test_regen_answers_the_same_prompt_with_another_seed_and_shows_it(session):
     turn(session, session.ask("The judge"))
     seeds = set()
     for _ in range(5):
@@ -220,7 +221,7 @@ def test_regen_answers_the_same_prompt_with_another_seed_and_says_it(session):
     )
 
 
-def test_regen_says_when_it_cannot_differ(session):
+def test_regen_reports_when_the_reply_cannot_differ(session):
     turn(session, session.ask("The judge"))
     session.change("temperature", "0")
     assert "the same" in session.regen().notes[0]
@@ -233,7 +234,7 @@ def test_regen_sees_the_turns_before_the_last_one_only(session):
     assert session.regen().reply.prompt_ids == second.reply.prompt_ids
 
 
-def test_an_old_reply_is_not_given_up_for_nothing(session):
+def test_an_empty_answer_does_not_replace_the_last_turn(session):
     turn(session, session.ask("The judge"))
     before = list(session.turns)
     for answer in (session.regen(), session.extend()):
@@ -241,7 +242,7 @@ def test_an_old_reply_is_not_given_up_for_nothing(session):
         assert session.turns == before
 
 
-def test_undo_takes_one_turn_back(session):
+def test_undo_removes_one_turn(session):
     turn(session, session.ask("One"))
     first = list(session.turns)
     turn(session, session.ask("Two"))
@@ -252,7 +253,7 @@ def test_undo_takes_one_turn_back(session):
 
 
 @pytest.mark.parametrize("prompt", ["The judge", "한국어 문장", "🙂"])
-def test_a_reply_that_was_cut_off_anywhere_goes_on_as_if_it_had_not_been(sampler, prompt):
+def test_continue_completes_an_interrupted_reply_as_if_uninterrupted(sampler, prompt):
     whole = turn(
         Session(sampler, Path("x"), GREEDY), Session(sampler, Path("x"), GREEDY).ask(prompt)
     ).reply
@@ -264,7 +265,7 @@ def test_a_reply_that_was_cut_off_anywhere_goes_on_as_if_it_had_not_been(sampler
         assert len(session.turns) == 1 and session.turns[0].prompt == prompt
 
 
-def test_half_a_character_is_begun_again(session, monkeypatch):
+def test_an_incomplete_character_is_generated_again(session, monkeypatch):
     """한 has three bytes; a reply that ends after two of them goes on with the whole of it."""
     tokens = [session.sampler.tokenizer.ranks[bytes([byte])] for byte in "a한b".encode()]
     said = iter([*tokens[:3], *tokens[1:]])
@@ -284,7 +285,7 @@ def test_half_a_character_is_begun_again(session, monkeypatch):
     assert session.turns[-1].reply == "a한b"
 
 
-def test_a_reply_goes_on_after_its_end_and_after_a_stop_text(session):
+def test_continue_works_after_the_end_and_after_a_stop_text(session):
     text = turn(session, session.ask("The judge")).reply.text
     session.add_stop(text[1:3])
     turn(session, session.ask("The judge"))
@@ -294,7 +295,7 @@ def test_a_reply_goes_on_after_its_end_and_after_a_stop_text(session):
     assert session.turns[-1].reply == text[:1] + answer.reply.text and len(session.turns) == 2
 
 
-def test_what_goes_on_is_shown_by_the_end_of_its_last_line(session):
+def test_continue_shows_the_end_of_the_last_line_first(session):
     session.turns = [Turn("The\njudge", " said")]
     assert session.extend().before == "judge said"
     session.turns = [Turn("x" * 5000, "")]
@@ -342,7 +343,7 @@ def test_the_newest_whole_turns_that_fit_are_the_context(sampler, turns, prompt,
     )
 
 
-def test_turns_left_out_are_told_when_they_become_more(sampler):
+def test_turns_left_out_are_reported_when_their_number_grows(sampler):
     session = context_of([Turn("The judge said nothing", " and the baker laughed.")] * 6, sampler)
     assert "left out" in session.ask("x").notes[0] and session.ask("x").notes == ()
     session.turns.append(session.turns[0])
@@ -363,7 +364,7 @@ def test_room_is_left_for_the_reply(sampler):
     }
 
 
-def test_a_prompt_longer_than_the_context_is_cut_and_told(session, story):
+def test_a_prompt_longer_than_the_context_is_cut_with_a_notice(session, story):
     n = session.context_limit
     answer = session.ask(story)
     assert answer.reply.prompt_ids == session.sampler.encode(story)[-n:]
@@ -411,11 +412,13 @@ def test_the_context_is_counted_without_reading_turns_again(session, monkeypatch
 # ---------------------------------------------------------------- files and other runs
 
 
-def test_every_turn_is_kept_as_it_is_said(session, tmp_path):
+def test_every_turn_is_saved_at_once(session, tmp_path):
     session.journal = Journal(tmp_path, session.run_path)
     steps: list[Callable[[], object]] = [
-        lambda: turn(session, session.ask("One")), lambda: turn(session, session.ask("둘"), n_pieces=1),
-        lambda: turn(session, session.extend()), lambda: turn(session, session.regen()), session.undo, session.undo,
+        lambda: turn(session, session.ask("One")), lambda: turn(session, session.ask("둘"),
+        n_pieces=1),
+        lambda: turn(session, session.extend()), lambda: turn(session, session.regen()),
+        session.undo, session.undo,
         lambda: turn(session, session.ask("Three")),
     ]  # fmt: skip
     for step in steps:
@@ -431,7 +434,7 @@ def test_every_turn_is_kept_as_it_is_said(session, tmp_path):
     )
 
 
-def test_a_conversation_that_cannot_be_kept_is_told_once_and_goes_on(session, tmp_path):
+def test_a_conversation_that_cannot_be_saved_is_reported_once_and_continues(session, tmp_path):
     told: list[str] = []
     (tmp_path / "file").write_text("x")
     session.journal, session.notice = Journal(tmp_path / "file", session.run_path), told.append
@@ -440,7 +443,7 @@ def test_a_conversation_that_cannot_be_kept_is_told_once_and_goes_on(session, tm
     assert len(session.turns) == 2 and len(told) == 1 and "not saved" in told[0]
 
 
-def test_what_is_saved_is_loaded_with_its_context(session, tmp_path):
+def test_a_conversation_is_loaded_with_its_context_switch(session, tmp_path):
     session.set_context("on")
     turn(session, session.ask("One"))
     turns = list(session.turns)
@@ -460,7 +463,7 @@ def opened(sampler: Sampler, path: Path) -> Callable[[str], LoadedRun]:
     return load_run
 
 
-def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
+def test_another_run_uses_its_own_kept_settings(session, trained, tmp_path):
     session = remembering(session, tmp_path)
     session.load_run = opened(
         Sampler(session.sampler.model, session.sampler.tokenizer), tmp_path / "other"
@@ -484,7 +487,7 @@ def test_another_run_answers_with_its_own_settings(session, trained, tmp_path):
     assert remembering(session, tmp_path).params.temperature == 0.3
 
 
-def test_a_run_that_cannot_be_opened_leaves_the_old_one(session, tmp_path):
+def test_a_run_that_cannot_be_loaded_leaves_the_current_one(session, tmp_path):
     sampler, path, params = session.sampler, session.run_path, session.params
     session.load_run = opened(sampler, tmp_path)
     turn(session, session.ask("The judge"))

@@ -1,4 +1,4 @@
-"""A shade can be read on any terminal and told by any eye, and where there is none a number stands in its place."""
+"""Shading by probability: readable on every terminal, with numbers where there are no colours."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def linear(color: tuple[int, int, int]) -> list[float]:
 
 
 @pytest.mark.parametrize("level", [-1.0, 2.0, *LEVELS])
-def test_every_shade_can_be_read_on_every_terminal(level: float) -> None:
+def test_every_shade_is_readable_on_every_terminal(level: float) -> None:
     color = background(level)
     assert all(0 <= value <= 255 for value in color)
     assert contrast(foreground(color), color) >= READABLE
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_shade_of_256_colors_can_be_read_too(level: float) -> None:
+def test_every_shade_of_256_colors_is_readable(level: float) -> None:
     color = background(level)
     quantized = (
         Color.from_triplet(ColorTriplet(*color)).downgrade(ColorSystem.EIGHT_BIT).get_truecolor()
@@ -95,7 +95,7 @@ def test_a_shade_of_256_colors_can_be_read_too(level: float) -> None:
     assert contrast(foreground(color), tuple(quantized)) >= READABLE - 0.75
 
 
-def test_lightness_alone_tells_the_order_for_every_eye() -> None:
+def test_lightness_alone_shows_the_order() -> None:
     for matrix in ((1, 0, 0), (0, 1, 0), (0, 0, 1)), *COLOR_BLIND.values():
         seen = [
             [sum(a * c for a, c in zip(row, linear(color), strict=True)) for row in matrix]
@@ -105,14 +105,14 @@ def test_lightness_alone_tells_the_order_for_every_eye() -> None:
         assert light == sorted(light) and light[-1] - light[0] > 0.5
 
 
-def test_the_contrast_is_that_of_wcag() -> None:
+def test_contrast_follows_wcag() -> None:
     assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
     assert contrast((118, 118, 118), (255, 255, 255)) == pytest.approx(4.54, abs=0.01)
     assert luminance((255, 0, 0)) == pytest.approx(0.2126)
 
 
 @given(pieces)
-def test_the_marks_of_a_reply_are_its_text_and_their_probabilities_multiply_to_its_own(
+def test_the_probabilities_of_all_marks_multiply_to_that_of_the_reply(
     found: list[StreamedToken],
 ) -> None:
     whole = [*found, StreamedToken(None, ".")]
@@ -146,12 +146,12 @@ def test_the_bytes_of_a_character_are_one_mark() -> None:
         (0.005, ".01"),
     ],
 )
-def test_a_short_probability(probability: float, text: str) -> None:
+def test_short_numbers_of_probabilities(probability: float, text: str) -> None:
     assert short_number(probability) == text
 
 
 @given(st.text("ab\n "), st.booleans())
-def test_spans_hold_the_text_and_shade_no_line_end(text: str, with_label: bool) -> None:
+def test_spans_contain_the_text_and_shade_no_line_end(text: str, with_label: bool) -> None:
     found = list(spans(Mark(text, 0.5, "L"), with_label))
     assert "".join(span.text for span in found if not span.is_label).replace(LINE_END, "") == text
     assert all("\n" not in span.text for span in found if span.level is not None)
@@ -186,7 +186,7 @@ bars = st.builds(
 
 @settings(deadline=None)
 @given(bars, st.integers(20, 200), st.booleans())
-def test_bars_fit_their_terminal_and_stand_in_columns(
+def test_bars_fit_the_terminal_and_align_in_columns(
     found: Bars, columns: int, ascii_only: bool
 ) -> None:
     lines = bar_lines(found, columns, cell_len, ascii_only)
@@ -201,7 +201,7 @@ def test_bars_fit_their_terminal_and_stand_in_columns(
         assert percent(row.before) in every and percent(row.after) in every
 
 
-def test_wide_bars_are_beside_each_other_and_narrow_ones_under_each_other() -> None:
+def test_bars_are_side_by_side_only_on_a_wide_terminal() -> None:
     found = Bars((Bar("'a'", 0.5, 1.0), Bar("'b'", 0.25, None)), ("token", "model", "after"))
     assert bar_lines(found, 48, ascii_only=True) == [
         "token  model                after",
@@ -209,7 +209,8 @@ def test_wide_bars_are_beside_each_other_and_narrow_ones_under_each_other() -> N
         "'b'    ###           25.0%                    -",
     ]
     assert bar_lines(found, 20, ascii_only=True) == [
-        "'a'", " ######        50.0%", " ############ 100.0%", "'b'", " ###           25.0%", "                   -",
+        "'a'", " ######        50.0%", " ############ 100.0%", "'b'", " ###           25.0%",
+        "                   -",
     ]  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def test_a_name_is_cut_or_filled_to_its_width(name: str, columns: int, ascii_onl
 # ---------------------------------------------------------------- on a screen
 
 
-def test_numbers_stand_where_there_is_no_colour(
+def test_without_colours_tokens_have_numbers(
     terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = [
@@ -258,7 +259,7 @@ def test_numbers_stand_where_there_is_no_colour(
     assert ESCAPES.sub("", terminal.getvalue()) == expected and "38;5" not in terminal.getvalue()
 
 
-def test_colour_stands_where_there_is_one_and_no_number(terminal: FakeTerminal) -> None:
+def test_with_colours_tokens_have_no_numbers(terminal: FakeTerminal) -> None:
     screen = Screen(out=terminal)
     assert screen.has_shades
     screen.tokens(
@@ -271,13 +272,15 @@ def test_colour_stands_where_there_is_one_and_no_number(terminal: FakeTerminal) 
     assert "48;5;" in terminal.getvalue()
 
 
-def test_labels_stand_always_where_asked(terminal: FakeTerminal) -> None:
+def test_labels_are_always_shown_on_request(terminal: FakeTerminal) -> None:
     Screen(out=terminal).tokens(Tokens((Mark("The", 0.9, "17"),), always_labels=True))
     assert ESCAPES.sub("", terminal.getvalue()) == "The[17]\n"
 
 
-@pytest.mark.parametrize("term, color, has_shades", [("xterm-256color", True, True), ("xterm", True, False),
-                                                     ("dumb", True, False), ("xterm-256color", False, False)])  # fmt: skip
+@pytest.mark.parametrize("term, color, has_shades", [("xterm-256color", True, True), ("xterm",
+True, False),
+                                                     ("dumb", True, False), ("xterm-256color",
+                                                     False, False)])  # fmt: skip
 def test_shades_need_256_colours(
     terminal, monkeypatch, term: str, color: bool, has_shades: bool
 ) -> None:
@@ -291,7 +294,7 @@ def test_shades_need_256_colours(
     st.lists(st.sampled_from(["a", " the", "-->", "\n", " abcdefgh"]), min_size=1, max_size=60),
     st.integers(0, 50),
 )
-def test_what_a_terminal_shows_is_the_text_and_only_empty_cells_are_erased(
+def test_a_terminal_shows_the_text_and_erases_only_empty_cells(
     words: list[str], start: int
 ) -> None:
     out = FakeTerminal()
@@ -337,7 +340,7 @@ def test_a_wide_character_that_does_not_fit_begins_a_line(
     assert screen._cells == cells
 
 
-def test_a_half_told_character_does_not_colour_the_next_reply() -> None:
+def test_an_incomplete_character_does_not_affect_the_next_reply() -> None:
     screen = Screen(out=(out := io.StringIO()))
     screen.token(StreamedToken(1, "", 0.5))
     screen.line()
@@ -345,7 +348,7 @@ def test_a_half_told_character_does_not_colour_the_next_reply() -> None:
     assert out.getvalue() == "\na[.50]"
 
 
-def test_foreign_text_in_a_token_drives_nothing() -> None:
+def test_untrusted_text_in_a_token_controls_nothing() -> None:
     screen = Screen(out=(out := io.StringIO()))
     screen.tokens(Tokens((Mark("a\x1b[31m", 0.5, "\x1b]0;x\x07"),), summary="\x9b"))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", out.getvalue())
@@ -364,7 +367,7 @@ def test_bars_are_tab_separated_in_a_pipe_and_drawn_on_a_terminal(terminal: Fake
 @pytest.mark.parametrize(
     "columns, is_side_by_side", [("100", True), ("72", True), ("60", False), ("20", False)]
 )
-def test_columns_are_side_by_side_where_there_is_room(
+def test_columns_are_side_by_side_on_a_wide_terminal(
     terminal, monkeypatch, columns: str, is_side_by_side: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -379,7 +382,7 @@ def test_columns_are_side_by_side_where_there_is_room(
     assert "".join(lines).count("한") == 9 and lines[-1] == "seed 3"
 
 
-def test_columns_stand_under_each_other_in_a_pipe() -> None:
+def test_columns_are_one_below_the_other_in_a_pipe() -> None:
     Screen(out=(pipe := io.StringIO())).columns(
         Columns(("cold", "hot"), ("a b", "[c]\x1b"), "seed 3")
     )
@@ -392,7 +395,9 @@ def plain(terminal: FakeTerminal) -> str:
 
 @settings(deadline=None, max_examples=50)
 @given(pieces, st.booleans())
-def test_tokens_drawn_together_look_as_one_by_one(found: list[StreamedToken], color: bool) -> None:
+def test_tokens_drawn_together_look_like_tokens_drawn_one_by_one(
+    found: list[StreamedToken], color: bool
+) -> None:
     def drawn(is_together: bool) -> str:
         out = FakeTerminal()
         screen = Screen(color=color, out=out)

@@ -60,7 +60,7 @@ def test_a_grid_of_2_by_2_is_4_rows_with_the_best_first(call):
         assert recorded["model"]["dropout"] == row["dropout"]
 
 
-def test_a_person_sees_the_settings_that_differ_and_a_row_for_each_run(call):
+def test_the_table_shows_the_swept_settings_and_a_row_for_each_run(call):
     code, out, err = call("--beta1", "0.8,0.9", "--max-steps", "1")
     rows = [line.split("\t") for line in out.splitlines()]  # as a pipe gets them
     assert code == 0 and sorted(row[0] for row in rows) == ["0.8", "0.9"]
@@ -99,13 +99,13 @@ def test_values_that_do_not_fit_together_are_refused_before_anything_runs(call, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_runs_than_anyone_waits_for_are_refused(call, started):
+def test_a_sweep_of_too_many_runs_is_refused(call, started):
     many = ",".join(str(n) for n in range(1, 12))
     code, _, err = call("--warmup-steps", many, "--batch-size", many)
     assert (code, started) == (2, []) and "121" in err
 
 
-def test_texts_numbers_and_yes_or_no_can_all_be_swept(call, started):
+def test_texts_numbers_and_switches_can_be_swept(call, started):
     assert (
         call("--tie-embeddings", "false,true", "--schedule", "wsd,cosine", "--budget", "1m")[0] == 9
     )
@@ -116,6 +116,6 @@ def test_texts_numbers_and_yes_or_no_can_all_be_swept(call, started):
     )
 
 
-def test_the_seed_is_that_of_every_run(call, started):
+def test_all_runs_have_the_given_seed(call, started):
     call("--seed", "5", "--max-steps", "1")
     assert started[0]["seed"] == 5

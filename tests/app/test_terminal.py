@@ -159,7 +159,7 @@ def test_ctrl_c_at_random_moments_of_a_reply(
     assert late == 0 or n < 100  # the short count may run on a busy machine
 
 
-def test_ctrl_z_stops_a_reply_and_fg_goes_on_with_it(chat: Terminal) -> None:
+def test_ctrl_z_stops_a_reply_and_fg_continues_it(chat: Terminal) -> None:
     begin_reply(chat, "The judge")
     chat.press(Key.CTRL_Z)
     chat.see("Stopped")
@@ -181,7 +181,7 @@ def test_ctrl_z_stops_a_reply_and_fg_goes_on_with_it(chat: Terminal) -> None:
     chat.ready()
 
 
-def test_what_is_typed_while_a_reply_streams_waits_for_the_prompt(chat: Terminal) -> None:
+def test_keys_typed_while_a_reply_streams_wait_for_the_prompt(chat: Terminal) -> None:
     set_length(chat, 2000)
     begin_reply(chat, "The judge")
     chat.press("/seed 12" + Key.ENTER)
@@ -248,7 +248,7 @@ def test_wide_characters_wrap_and_keep_their_places(chat: Terminal) -> None:
     assert letters(chat.everything).count(letters(prompt)) == 2  # typed, and before the reply
 
 
-def test_joined_emoji_come_through_whole(chat: Terminal) -> None:
+def test_joined_emoji_are_not_split(chat: Terminal) -> None:
     prompt = "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
     chat.clear()
     chat.press(prompt + " end" + Key.ENTER)
@@ -265,7 +265,7 @@ def test_slash_opens_a_menu_of_commands_with_help(chat: Terminal) -> None:
     chat.ready()
 
 
-def test_a_terminal_is_left_as_it_was_found(chat: Terminal) -> None:
+def test_the_terminal_modes_are_restored(chat: Terminal) -> None:
     def modes() -> str:
         chat.clear()
         chat.press("stty -a; echo code $?" + Key.ENTER)
@@ -286,7 +286,7 @@ def test_a_terminal_is_left_as_it_was_found(chat: Terminal) -> None:
     assert modes() == before
 
 
-def test_history_lasts_over_sessions(open_chat: Open) -> None:
+def test_history_is_kept_between_sessions(open_chat: Open) -> None:
     terminal = open_chat("--max-new-tokens", "3")
     for line in ("first one", "second one"):
         terminal.press(line + Key.ENTER)

@@ -25,7 +25,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     )
 
 
-def test_a_sample_leaves_the_model_and_all_randomness_as_they_were(
+def test_a_sample_changes_neither_the_model_nor_the_random_state(
     trained: Path, prepared: Prepared
 ) -> None:
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
@@ -47,7 +47,7 @@ def test_a_sample_ends_in_time(trained: Path, prepared: Prepared) -> None:
     )
 
 
-def test_a_model_that_cannot_be_drawn_from_does_not_stop_its_training(
+def test_a_model_that_cannot_be_sampled_does_not_stop_training(
     trained: Path, prepared: Prepared
 ) -> None:
     model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
@@ -56,11 +56,12 @@ def test_a_model_that_cannot_be_drawn_from_does_not_stop_its_training(
     assert training_monitor.sample(model, prepared, 5) == ""
 
 
-def test_training_is_the_same_with_and_without_previews(
+def test_training_is_identical_with_and_without_previews(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def weights(name: str) -> bytes:
-        assert main(["train", str(STORY), "--name", name, "--max-steps", "6", "--eval-interval", "2", "--dropout", "0.2",
+        assert main(["train", str(STORY), "--name", name, "--max-steps", "6", "--eval-interval",
+        "2", "--dropout", "0.2",
                      "--checkpoints", str(tmp_path), *TINY_FLAGS]) == 0  # fmt: skip
         return (tmp_path / name / "step-000006" / "model.safetensors").read_bytes()
 
@@ -75,7 +76,7 @@ def test_training_is_the_same_with_and_without_previews(
     assert len(samples) == 3 and all(samples)
 
 
-def test_a_report_that_cannot_be_made_does_no_harm(
+def test_a_failed_report_does_not_fail_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     def fail(*arguments: object) -> str:
@@ -101,7 +102,7 @@ def test_a_report_that_cannot_be_made_does_no_harm(
     assert "no report of this run: no luck" in captured.err
 
 
-def test_the_report_is_told_beside_the_answer(tmp_path: Path, capsys) -> None:
+def test_the_report_goes_to_stderr(tmp_path: Path, capsys) -> None:
     assert (
         main(
             [

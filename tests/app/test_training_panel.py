@@ -1,4 +1,4 @@
-"""The training screen: one panel that fits its terminal, plain lines elsewhere, and no foreign control characters."""
+"""Training progress: one panel that fits the terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from simplellm.app.training_progress import PLAIN_SAMPLE_CHARACTERS, TrainingPro
 
 SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
 DISPUTED = [  # texts whose cells rich and the terminal of these tests count differently, and others that terminals dispute
-    "\U0001f3fd", "a\U0001f3fb\U0001f3ff", "\U0001f44d\U0001f3fd", "\U0001f1f0\U0001f1f7", "\u2764\ufe0f",
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467", "1\ufe0f\u20e3", "\u0915\u094d\u0937\u093f", "\u0e01\u0e33\u0e49",
+    "\U0001f3fd", "a\U0001f3fb\U0001f3ff", "\U0001f44d\U0001f3fd", "\U0001f1f0\U0001f1f7",
+    "\u2764\ufe0f",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467", "1\ufe0f\u20e3", "\u0915\u094d\u0937\u093f",
+    "\u0e01\u0e33\u0e49",
     "\u1112\u1161\u11ab", "\U00018d1f", "\u0b53", "\u00b1\u2026", "\U0001fae9", "e\u0301", "\uff21",
 ]  # fmt: skip
 CELLS = {  # how wide terminals think a character is
@@ -36,14 +38,17 @@ COLORS = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7])[;m]")
 
 def step(number: int, loss: float = 3.0, last: int = 60) -> dict:
     return {
-        "kind": "step", "step": number, "max_steps": last, "epoch": number / 7, "loss": loss, "gradient_norm": 1.25,
-        "learning_rate": 0.003, "tokens_per_second": 12_345.6, "tokens_per_step": 2048, "memory_bytes": 300 << 20,
+        "kind": "step", "step": number, "max_steps": last, "epoch": number / 7, "loss": loss,
+        "gradient_norm": 1.25,
+        "learning_rate": 0.003, "tokens_per_second": 12_345.6, "tokens_per_step": 2048,
+        "memory_bytes": 300 << 20,
     }  # fmt: skip
 
 
 def evaluation(number: int, loss: float = 3.5, best: bool = True, sample: str = SAMPLE) -> dict:
     return {
-        "kind": "evaluation", "step": number, "loss": loss, "val_loss": loss, "perplexity": 33.1, "accuracy": 0.25,
+        "kind": "evaluation", "step": number, "loss": loss, "val_loss": loss, "perplexity": 33.1,
+        "accuracy": 0.25,
         "bits_per_byte": 2.3, "best": best, "sample": sample, "seconds": 1.0,
     }  # fmt: skip
 
@@ -139,7 +144,7 @@ def test_no_line_is_wider_than_the_terminal(columns, rows, ascii_only):
         assert columns < 20 or rows < 24 or len(lines) <= rows
 
 
-def test_parts_flow_and_are_never_broken():
+def test_parts_flow_over_lines_and_are_never_broken():
     parts = [[("a ", "dim"), ("1", "")], [("b ", "dim"), ("22", "")], [("c ", ""), ("3", "")]]
     assert ["".join(text for text, _ in line) for line in flow(parts, 9)] == ["a 1  b 22", "c 3"]
     assert len(flow(parts, 1)) == 3
@@ -163,8 +168,10 @@ def test_the_panel_shows_every_figure_the_curve_and_the_sample(open_terminal):
     for record in a_run()[:33]:  # up to the evaluation at 30
         progress.write(record)
     shown = terminal.text
-    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "held-out 4.000", "best 4.000",
-                   "at step 30", "perplexity 33.1", "accuracy 25.0%", "bits/byte 2.300", "rate 0.003", "gradient 1.25",
+    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "held-out 4.000",
+    "best 4.000",
+                   "at step 30", "perplexity 33.1", "accuracy 25.0%", "bits/byte 2.300",
+                   "rate 0.003", "gradient 1.25",
                    "tokens/s 12,346", "memory 300 MB", "50%", "The judge"):  # fmt: skip
         assert figure in shown, figure
     curve = [line for line in shown.splitlines() if re.search("[\u2801-\u28ff]", line)]
@@ -172,7 +179,7 @@ def test_the_panel_shows_every_figure_the_curve_and_the_sample(open_terminal):
     assert shown.count("step 30/60") == 1, "one panel, not one for each record"
 
 
-def test_a_sample_has_four_lines_at_most_and_drives_no_terminal(open_terminal):
+def test_a_sample_has_at_most_four_lines_and_no_control_characters(open_terminal):
     terminal, progress = open_terminal(columns=40)
     for record in (step(1), step(2), evaluation(2)):
         progress.write(record)
@@ -185,7 +192,7 @@ def test_a_sample_has_four_lines_at_most_and_drives_no_terminal(open_terminal):
 
 
 @pytest.mark.parametrize("columns", [20, 60])
-def test_notices_stand_above_the_panel_and_do_not_tear_it(open_terminal, columns):
+def test_notices_appear_above_the_panel_and_do_not_tear_it(open_terminal, columns):
     terminal, progress = open_terminal(columns=columns, rows=30)
     for record in a_run()[:20]:
         progress.write(record)
@@ -247,7 +254,7 @@ def draw_with(open_terminal, columns: int, sample: str) -> None:
 
 @pytest.mark.parametrize("columns", [20, 60])
 @pytest.mark.parametrize("cells", CELLS)
-def test_text_of_disputed_width_stacks_no_panels(open_terminal, monkeypatch, columns, cells):
+def test_text_of_ambiguous_width_leaves_no_stale_panels(open_terminal, monkeypatch, columns, cells):
     monkeypatch.setattr(training_progress, "PANEL_SECONDS", 0.0)
     monkeypatch.setattr(pyte.screens, "wcwidth", CELLS[cells])
     for text in (" ".join(DISPUTED * 9), DISPUTED[0] * 300):
@@ -263,14 +270,14 @@ ANY_TEXT = st.lists(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=ANY_TEXT, cells=st.sampled_from(list(CELLS)))
-def test_no_text_stacks_panels(open_terminal, text, cells):
+def test_no_text_leaves_stale_panels(open_terminal, text, cells):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_progress, "PANEL_SECONDS", 0.0)
         patch.setattr(pyte.screens, "wcwidth", CELLS[cells])
         draw_with(open_terminal, 60, "".join(text * 20)[:400])
 
 
-def test_the_frame_stays_where_it_is_beside_text_of_disputed_width(open_terminal):
+def test_the_frame_keeps_its_place_beside_text_of_ambiguous_width(open_terminal):
     terminal, progress = open_terminal(columns=60)
     progress.write(step(1))
     progress.write(evaluation(1, sample="\U0001f3fd ab " * 40))
@@ -301,7 +308,7 @@ def test_a_terminal_made_narrower_or_wider_shows_one_panel(open_terminal, monkey
     assert not re.search("[\u2500-\u257f\u2800-\u28ff]|gradient", terminal.text)
 
 
-def test_when_it_ends_the_panel_is_gone_and_the_words_stay(open_terminal):
+def test_after_training_the_panel_is_gone_and_notices_stay(open_terminal):
     terminal, progress = open_terminal()
     with progress:
         for record in a_run():
@@ -338,7 +345,7 @@ def test_a_dumb_terminal_gets_plain_lines(open_terminal):
     assert "\x1b" not in terminal.getvalue() and terminal.getvalue().count("held-out loss") >= 6
 
 
-def test_plain_lines_end_with_a_short_sample_and_tell_overfitting_once():
+def test_plain_lines_end_with_a_short_sample_and_report_overfitting_once():
     notices = io.StringIO()
     with TrainingProgress(Screen(out=io.StringIO(), notices=notices)) as progress:
         for record in a_run():
@@ -349,7 +356,7 @@ def test_plain_lines_end_with_a_short_sample_and_tell_overfitting_once():
     assert sum("overfitting" in line for line in lines) == 1 and "\x1b" not in notices.getvalue()
 
 
-def test_a_resumed_run_is_drawn_whole_and_not_told_twice(open_terminal):
+def test_a_resumed_run_is_drawn_completely_and_reported_once(open_terminal):
     terminal, progress = open_terminal()
     progress.recall(a_run()[:60])
     for record in a_run()[60:]:

@@ -21,7 +21,8 @@ def talk(script: str, state: Path, *arguments: str) -> tuple[str, str]:
     """What stdout and stderr get when `script` is piped in; the program ends well."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *arguments],
-        input=script.encode(), capture_output=True, timeout=60, env={**os.environ, "XDG_STATE_HOME": str(state)},
+        input=script.encode(), capture_output=True, timeout=60, env={**os.environ,
+        "XDG_STATE_HOME": str(state)},
     )  # fmt: skip
     assert done.returncode == 0
     return done.stdout.decode(), done.stderr.decode()
@@ -31,7 +32,8 @@ def test_a_piped_conversation(trained, tmp_path):
     out, err = talk(SCRIPT, tmp_path, "--checkpoints", str(trained))
     assert err == "" and list(tmp_path.iterdir()) == []  # a pipe leaves nothing behind
     assert out.startswith("The judge") and len(out.splitlines()[0]) >= len("The judge")
-    assert [line for line in out.splitlines() if line in ("temperature 0.5", "top_k 20", "max_new_tokens 40")] == [
+    assert [line for line in out.splitlines() if line in ("temperature 0.5", "top_k 20",
+    "max_new_tokens 40")] == [
         "temperature 0.5", "top_k 20", "max_new_tokens 40",
     ]  # fmt: skip
     assert all(command.usage in out and command.help in out for command in COMMANDS)
@@ -51,7 +53,7 @@ def talk_here(monkeypatch, capfd):
     return talk_here
 
 
-def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path, talk_here):
+def test_a_piped_conversation_continues_with_the_continue_flag(trained, tmp_path, talk_here):
     again = ["chat", "--checkpoints", str(trained), "--continue", "--max-new-tokens", "3"]
     out, err = talk_here("/context on\nThe judge\n", tmp_path, *again)
     assert out.splitlines()[1].startswith("The judge") and "no earlier conversation" in err
@@ -68,7 +70,7 @@ def test_a_piped_conversation_goes_on_where_it_is_asked_to(trained, tmp_path, ta
     ]
 
 
-def test_no_history_keeps_neither(trained, tmp_path, talk_here):
+def test_no_history_saves_neither_history_nor_conversation(trained, tmp_path, talk_here):
     arguments = [
         "chat",
         "--checkpoints",

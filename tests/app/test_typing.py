@@ -1,4 +1,4 @@
-"""Keys typed during training: not echoed, kept for whoever reads next, and the terminal is left as it was found."""
+"""Keys typed during training: not echoed, kept for the next reader; terminal modes restored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ TYPED = (
 )  # Backspace twice, then one to the left
 LONG = "y" * 5000
 GIVEN = {
-    "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4, "precision": "float32",
+    "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 4,
+    "precision": "float32",
     "compile": "off", "max_steps": 150, "eval_interval": 50,
 }  # fmt: skip
 TALK = """
@@ -135,7 +136,7 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
         ("never", "SIGHUP", 128 + signal.SIGHUP),
     ],
 )
-def test_however_training_ends_the_terminal_is_as_it_was(
+def test_the_terminal_is_restored_however_training_ends(
     start: Start, fake_training: Command, ending: str, signals: str, code: int
 ) -> None:
     terminal = start(fake_training(ending))
@@ -158,7 +159,7 @@ def test_however_training_ends_the_terminal_is_as_it_was(
     assert terminal.exit_code() == code, terminal.everything
 
 
-def test_ctrl_c_is_seen_behind_more_keys_than_a_terminal_queues(
+def test_ctrl_c_works_behind_more_keys_than_the_terminal_queues(
     start: Start, fake_training: Command
 ) -> None:
     terminal = start(fake_training("never"))
@@ -170,7 +171,7 @@ def test_ctrl_c_is_seen_behind_more_keys_than_a_terminal_queues(
     assert terminal.exit_code() == 130 and "yyyy" not in terminal.everything
 
 
-def test_what_is_typed_during_training_reaches_the_shell_after_it(
+def test_keys_typed_during_training_reach_the_shell_afterwards(
     start: Start, fake_training: Command
 ) -> None:
     shell = start(
@@ -188,7 +189,7 @@ def test_what_is_typed_during_training_reaches_the_shell_after_it(
 
 
 @pytest.mark.parametrize("command", ["bash --norc --noprofile", "dash -i"])
-def test_ctrl_z_leaves_the_terminal_usable_and_fg_goes_on(
+def test_ctrl_z_leaves_the_terminal_usable_and_fg_continues(
     start: Start, fake_training: Command, command: str
 ) -> None:
     name, *flags = command.split()
