@@ -45,7 +45,7 @@ def session(trained: Path) -> Session:
 
 
 def piped(session: Session, monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[str, str]:
-    """What stdout and stderr get when `text` is piped in."""
+    """stdout and stderr of a chat whose piped input is `text`."""
     out, notices = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     chat.chat_loop(session, Screen(out=out, notices=notices))
@@ -200,7 +200,7 @@ def test_a_failure_within_a_reply_keeps_its_text(session, monkeypatch):
 
 
 def interrupted_at(session: Session, monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
-    """Ctrl-C is pressed while the token of that number is thought of; the list grows by each that is."""
+    """Presses Ctrl-C while token `n` is computed; the list grows with each computed token."""
     next_logits, calls = session.sampler.next_logits, list[int]()
 
     def next_logits_and_press(ids: list[int]) -> object:
@@ -214,7 +214,7 @@ def interrupted_at(session: Session, monkeypatch: pytest.MonkeyPatch, number: in
 
 
 def live(session: Session, *lines: str) -> tuple[str, str]:
-    """What a person sees on stdout and stderr who types these lines."""
+    """stdout and stderr of a chat in which these lines are typed."""
     out, notices, typed = io.StringIO(), io.StringIO(), iter([*lines, None])
     chat._loop(session, Screen(out=out, notices=notices), lambda: next(typed), is_live=True)
     return out.getvalue(), notices.getvalue()
@@ -237,7 +237,7 @@ def test_an_interrupted_reply_is_marked_and_can_be_continued(session, monkeypatc
 
 
 def test_ctrl_c_while_the_model_reads_a_prompt_leaves_the_cache_correct(session, monkeypatch):
-    """The prompt is torn off in the middle of the model; the same prompt then gets the answer it would have had."""
+    """Ctrl-C interrupts the model within the prompt; then the prompt gets its usual answer."""
     session.change("temperature", "0")
     expected = "".join(piece.text for piece in session.ask("The judge said that the baker"))
     "".join(piece.text for piece in session.ask("The judge was old and he"))
@@ -282,7 +282,7 @@ def test_the_handler_of_ctrl_c_is_restored_after_a_reply(session):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-# ---------------------------------------------------------------- the prompt, with keys that are really pressed
+# ---------------------------------------------------------------- the prompt, with real keys
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def type_keys(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             if later:
                 threading.Timer(
                     0.5, pipe.send_text, [later]
-                ).start()  # history is read by a thread of the prompt's
+                ).start()  # prompt_toolkit reads the history in a thread
             read_line: Callable[[], str | None] = prompt.prompt_reader(session, keep_history)
             return [read_line() for _ in range(lines)]
 
@@ -399,7 +399,7 @@ def test_a_narrow_toolbar_shows_only_complete_parts(session):
 
 
 def test_the_toolbar_is_cheap(session, story):
-    """A long conversation and a long line cost no more at each key than a short one."""
+    """The time per key does not depend on the length of the conversation or of the line."""
     session.set_context("on")
     session.turns = [Turn(story, story)] * 100
     started_at = time.perf_counter()
@@ -408,10 +408,12 @@ def test_the_toolbar_is_cheap(session, story):
     assert time.perf_counter() - started_at < 2.0
 
 
-# ---------------------------------------------------------------- whole conversations, typed
+# ---------------------------------------------------------------- whole typed conversations
 
 
-Step = str | Callable[[Any], object]  # keys to press, or what of the prompt's buffer to wait for
+Step = (
+    str | Callable[[Any], object]
+)  # keys to press, or a condition of the prompt buffer to wait for
 
 
 @pytest.fixture
@@ -447,7 +449,7 @@ def typed(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_a_typed_conversation(typed, session):
-    """Sent, changed, cleared, mistyped, once more, gone on with, taken back: what stands there in the end."""
+    """Prompts, settings, a cleared line, a typo, /regen, /continue and /undo in one session."""
     out, notices = typed(
         "The judge\r", "/temp 0\r", f"in vain{CTRL_C}", f"two{ALT_ENTER}lines{CTRL_J}more\r",
         "/tmep\r", CTRL_C, "/regen\r",
@@ -496,9 +498,7 @@ def test_a_long_paste_is_one_short_line_and_one_message(typed, session):
     text = "word\n" * 1_000_000
     started_at = time.perf_counter()
     out, notices = typed(f"Say {PASTE}{text}{PASTE_END}", "!\r")
-    assert (
-        time.perf_counter() - started_at < 10
-    )  # 9 s more where each read searches all that has come
+    assert time.perf_counter() - started_at < 10  # 9 s more if each read searches all earlier input
     assert [turn.prompt for turn in session.turns] == [f"Say {text}!"]
     assert (
         len(out) < 10_000
@@ -527,7 +527,7 @@ def test_a_long_paste_is_not_kept_in_the_history(typed, tmp_path):
 
 
 def test_a_paste_that_arrives_in_pieces_is_complete(type_keys):
-    """However a paste is cut by the terminal, also within the mark of its end."""
+    """The terminal may split a paste anywhere, also within its end mark."""
     text = "가나다 \x1b[201 x\ty" * 50
     assert type_keys(f"{PASTE}{text}{PASTE_END}\r") == [text]
     assert type_keys(f"{PASTE}a{PASTE_END}{PASTE}b{PASTE_END}c\r") == ["abc"]

@@ -28,7 +28,8 @@ KEYS = {
     "generate": "text prompt_tokens new_tokens seconds tokens_per_second seed stop_reason",
     "analyze": "candidates",
     "candidate": "token text probability kept sampling_probability",
-    "train": "run path steps best_step val_loss perplexity bits_per_byte train_seconds tokens_per_second parameters",
+    "train": "run path steps best_step val_loss perplexity bits_per_byte train_seconds "
+    "tokens_per_second parameters",
     "runs": "run path best_step val_loss bits_per_byte",
 }
 
@@ -41,7 +42,7 @@ def call(trained: Path, capsys: pytest.CaptureFixture[str]):
         capsys.readouterr()
         try:
             code = main(["--checkpoints", str(checkpoints), *arguments])
-        except SystemExit as end:  # as good as a return: the process ends with this code
+        except SystemExit as end:  # the process would end with this code
             code = end.code
         out, err = capsys.readouterr()
         return code, out, err
@@ -256,7 +257,7 @@ def test_a_signal_while_the_text_is_prepared_ends_with_its_code(
     assert got == code and "Traceback" not in err and not list(tmp_path.glob("*/step-*"))
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- in a separate process
 
 
 def test_help_and_usage_errors_answer_quickly_and_without_torch():
@@ -270,7 +271,7 @@ def test_help_and_usage_errors_answer_quickly_and_without_torch():
         assert done.returncode == (0 if "--help" in arguments else 2) and bool(out) == (
             "--help" in arguments
         )
-        assert min(seconds) < 1.0, f"{arguments}: {seconds}"  # 0.3 s alone on a core
+        assert min(seconds) < 1.0, f"{arguments}: {seconds}"  # 0.3 s on an idle core
     code = (
         "import sys\nfrom simplellm.app.cli import main\n"
         "try:\n main(['--help'])\nexcept SystemExit: pass\nmain(['generate'])\n"
@@ -348,7 +349,7 @@ def test_a_signal_while_training_saves_and_ends_with_its_code(tmp_path, number, 
 
 
 def test_a_signal_that_arrives_in_a_finalizer_is_not_lost():
-    """Python ignores what is raised there."""
+    """Python ignores exceptions in finalizers."""
     code = (
         "import os, signal, sys, time\nfrom simplellm.app import cli\n"
         "class Finalized:\n    def __del__(self): signal.raise_signal(signal.SIGTERM)\n"

@@ -48,7 +48,7 @@ def sampler(trained: Path) -> Sampler:
 
 @pytest.fixture(scope="module", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whatever a line may save, it saves it there."""
+    """Relative file names of commands are in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         yield
@@ -56,7 +56,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def session(sampler: Sampler, trained: Path) -> Session:
-    """A conversation of one turn."""
+    """A session with one turn."""
     session = Session(sampler, trained / "tiny", SamplingParams(max_new_tokens=5), {"run": "tiny"})
     session.turns = [Turn("The judge", " said nothing")]
     return session
@@ -240,7 +240,7 @@ def test_save_and_load_without_a_file_show_automatic_files(session, tmp_path):
 
 @pytest.fixture
 def runs(session: Session, trained: Path) -> Session:
-    """The session, in the folder of runs, where every run but `tiny` is broken."""
+    """The session with a folder of runs, in which only `tiny` can be loaded."""
 
     def load_run(wish: str) -> LoadedRun:
         if wish != "tiny":

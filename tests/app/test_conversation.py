@@ -185,7 +185,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, call):
     assert load(tmp_path / "c") == [Turn("a", "b")] and len(list(tmp_path.iterdir())) == 1
 
 
-# ---------------------------------------------------------------- conversations that keep themselves
+# ---------------------------------------------------------------- journals
 
 steps = st.lists(st.sampled_from(["ask", "again", "more", "undo", "nothing", "all"]), max_size=10)
 
@@ -212,7 +212,7 @@ def test_a_journal_equals_the_conversation_after_every_step(tmp_path_factory, st
 
 
 def test_a_kill_costs_at_most_the_last_line(tmp_path):
-    """Cut anywhere, a file is the conversation as it was at some time; gone on with, it is whole again."""
+    """A file cut anywhere is an earlier state of the conversation, and can be continued."""
     folder = tmp_path
     journal, turns, states = Journal(folder, RUN), [Turn("a", "한글")], []
     for number, step in enumerate(["nothing", "ask", "again", "undo", "undo", "ask"]):

@@ -1,4 +1,4 @@
-"""Untrusted text on every route of the program to a real terminal: only our own sequences arrive."""
+"""Untrusted text on every route to a real terminal: only our own control sequences arrive."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ SEQUENCES = [
     "\x1b[7;41m", "\x1b]52;c;aGk=\x07", "\x1b]8;;http:x\x1b\\", "\x1b]0;title", "\x1b[5n",
     "\x1bP+q54\x1b\\", "\x1b(0", "\x1bc",
 ]  # fmt: skip
-OTHERS = "\x9b31m\x9d0;t\x9c\x85\x7f\x08\r\x0e\u202eevil\u2066\u200f\u061c\u2028\U000e0041[red]x[|][link=y]:smile:"
+OTHERS = (
+    "\x9b31m\x9d0;t\x9c\x85\x7f\x08\r\x0e\u202eevil\u2066\u200f\u061c\u2028\U000e0041"
+    "[red]x[|][link=y]:smile:"
+)
 HOSTILE = "".join(SEQUENCES) + OTHERS  # also the name of a file
 OURS = re.compile(
     r"\x1b\[(?:[0-9;]*[mABCDGHJK]|\?[0-9;]+[hl]|6n)|\x08|\r"
-)  # looks, moves, modes, where is the cursor
+)  # styles, cursor movements, modes, cursor position request
 FOREIGN = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\U000e0000-\U000e007f]"
 )
@@ -37,7 +40,7 @@ WILD = (
     "1",
     "--seed",
     "4",
-)  # a model that was hardly trained says any bytes
+)  # a hardly trained model generates any bytes
 TINY = (
     "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--vocab-size",
     "400", "--device", "cpu",
@@ -60,7 +63,7 @@ def leaks(raw: bytes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def zoo(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose files are called HOSTILE and hold it: a text, a config, a run."""
+    """A folder with a text, a config and a run whose names and contents are HOSTILE."""
     folder = tmp_path_factory.mktemp("zoo")
     (folder / f"{HOSTILE}.txt").write_text(
         (HOSTILE + " The judge sat.\n") * 400, encoding="utf-8", newline=""
@@ -82,7 +85,7 @@ def commands(zoo: Path, trained: Path) -> Iterator[list[str]]:
         yield ["generate", *a_run, "--prompt", "a", "--max-new-tokens", "3", *form]
         yield ["runs", *runs, *form]
         yield ["evaluate", *good, "--data", text, *form]
-    yield ["train", text, *runs, *TINY]  # the panel shows what such a model writes
+    yield ["train", text, *runs, *TINY]  # the panel shows samples of such a model
     for name in (
         "name",
         "from",
@@ -122,7 +125,7 @@ def test_no_command_lets_untrusted_text_control_the_terminal(
     terminal.wait_for_end(SECONDS_TO_START)
     assert terminal.exit_code() == 0 and b"Traceback" not in terminal.raw
     assert leaks(terminal.raw) == []
-    assert terminal.raw.decode().count(visible("\x1b[7;41m")) > 10  # shown, not left out
+    assert terminal.raw.decode().count(visible("\x1b[7;41m")) > 10  # made visible, not deleted
 
 
 CHAT_LINES = [
@@ -141,7 +144,7 @@ def a_line(text: str) -> str:
 
 
 def test_no_line_of_a_chat_controls_the_terminal(zoo: Path, tmp_path: Path) -> None:
-    """A pipe goes in, a terminal shows it."""
+    """Input comes from a pipe, output goes to a terminal."""
     (tmp_path / "lines").write_text("\n".join(map(a_line, CHAT_LINES)) + "\n", encoding="utf-8")
     run = zoo / "runs" / HOSTILE
     command = shlex.join([*SIMPLELLM, "chat", "--run", str(run), *WILD, "--max-new-tokens", "300"])
@@ -180,7 +183,7 @@ def test_no_key_history_or_completion_controls_the_terminal(zoo: Path, tmp_path:
     terminal.press(Key.ENTER)
     terminal.see("tokens/s")
     terminal.ready()
-    terminal.press("/run ")  # completion of what is in the folder
+    terminal.press("/run ")  # completion of the names in the folder
     terminal.see("7-41m-52")  # and the other
     terminal.press(Key.CTRL_C)
     terminal.ready()

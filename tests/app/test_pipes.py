@@ -25,7 +25,7 @@ WILD = [
     "4",
     "--max-new-tokens",
     "500",
-]  # says any bytes
+]  # generates any bytes
 pytestmark = pytest.mark.skipif(
     os.name != "posix", reason="the pipelines are those of a POSIX shell"
 )
@@ -33,7 +33,7 @@ PROGRAM = shlex.join(SIMPLELLM)
 
 
 def sh(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of shell; a pipeline fails where any of it does."""
+    """Run a line of shell; a pipeline fails if any of its commands fails."""
     line = f"set -o pipefail; {command}"
     return subprocess.run(
         ["bash", "-c", line], capture_output=True, timeout=120, cwd=ROOT, env=environment(**env)
@@ -77,7 +77,7 @@ def test_generate_gives_the_exact_text_to_a_pipe(
     assert sh(f"{PROGRAM} {shlex.join(command)}", FORCE_COLOR="1").stdout.decode() == text + "\n"
     assert any(
         character < " " and character not in "\n\t" for character in text
-    )  # else it would prove nothing
+    )  # otherwise this test proves nothing
 
 
 def test_a_stream_whose_encoding_lacks_characters_is_written_to(flags: list[str]) -> None:

@@ -25,13 +25,14 @@ ATTACKS = [
 
 
 def tags(text: str) -> str:
-    """ASCII that cannot be seen."""
+    """Invisible ASCII."""
     return "".join(chr(0xE0000 + ord(letter)) for letter in text)
 
 
 WALES, HIDDEN_TEXT = "\U0001f3f4" + tags("gbwls\x7f"), tags("rm -rf")
 PEOPLE_WRITE = [
-    "한국어 문장입니다.", unicodedata.normalize("NFD", "한국어 문장"), "日本語、中文", "a\tb\n", "\ufffd",
+    "한국어 문장입니다.", unicodedata.normalize("NFD", "한국어 문장"),
+    "日本語、中文", "a\tb\n", "\ufffd",
     "e\u0301\u0301",
     "עברית", "العربية", "ن\u200cم", "क्\u200dष", "ภาษา\u200bไทย", "葛\U000e0100城", "soft\xadhyphen",
     "no\xa0break",
@@ -63,7 +64,7 @@ def test_the_result_does_not_depend_on_how_the_text_is_split(text: str, places: 
     assert "".join(pieces) + sanitizer.finish() == visible(text)
     assert sanitizer.push("new\U000e0067") == visible(
         "new\U000e0067"
-    )  # nothing of the old text is left
+    )  # no state of the old text is left
 
 
 @settings(max_examples=500)
@@ -116,7 +117,7 @@ def test_hidden_text_becomes_visible() -> None:
     assert visible("ok" + HIDDEN_TEXT).count("<U+E00") == len(HIDDEN_TEXT)  # ASCII in tags
     assert (
         visible("\U0001f3f4" + HIDDEN_TEXT * 3).count("<U+E00") == 3 * len(HIDDEN_TEXT) - 7
-    )  # a flag has some
+    )  # flags contain tags
     bytes_in_selectors = "\U0001f600" + "\ufe0f\U000e0100\u200d\U000e0101"
     assert visible(bytes_in_selectors) == "\U0001f600\ufe0f<U+E0100>\u200d<U+E0101>"
     assert visible("\ufeffa\u2063\u180e\ufff9") == "<U+FEFF>a<U+2063><U+180E><U+FFF9>"
@@ -131,7 +132,7 @@ def test_only_a_carriage_return_waits() -> None:
 
 in_json = some_text.filter(
     lambda text: not re.search("[\ud800-\udbff][\udc00-\udfff]", text)
-)  # two halves are one there
+)  # two surrogates become one character there
 
 
 @settings(max_examples=200)

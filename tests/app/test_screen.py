@@ -19,7 +19,7 @@ from simplellm.inference.reply import StreamedToken
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 OUR_OWN = re.compile(
     r"\x1b\[[0-9;]*m|\x1b\[0K|\r?\x1b\[(?:2K|1A)|\x1b\[\d+G|\x1b\[\?7[lh]|\x1b\[\?25[lh]"
-)  # colours and looks; the panel's moves
+)  # colours and styles; cursor movements of the panel
 ATTACKS = [
     "\x1b[31mred", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "\x1b]52;c;aGk=\x07", "\x1b[6n",
     "\x9b31m", "a\rb", "a\x08b",
@@ -63,7 +63,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
 
 
 def through_every_door(screen: Screen, text: str) -> int:
-    """How often it should be seen."""
+    """How often a text should be shown."""
     screen.write(text)
     screen.token(StreamedToken(1, text, 0.5))
     screen.line(text)
@@ -135,7 +135,7 @@ def test_every_output_method_shows_markup_as_typed(text, terminal):
     assert out.getvalue().count(text) >= times
     times = through_every_door(Screen(out=terminal, notices=terminal), text)
     assert OUR_OWN.sub("", terminal.getvalue()).count(text) >= times
-    assert "\x1b]8" not in terminal.getvalue()  # no link of rich's
+    assert "\x1b]8" not in terminal.getvalue()  # no hyperlinks from rich
 
 
 def test_pieces_join_without_anything_between_them():

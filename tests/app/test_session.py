@@ -37,7 +37,7 @@ def session(sampler: Sampler, trained: Path) -> Session:
 
 
 def turn(session: Session, answer: Answer, n_pieces: int | None = None) -> Answer:
-    """Let an answer come, whole or only its first pieces, and keep it."""
+    """Generate an answer, or only its first pieces, and keep it."""
     list(islice(answer, n_pieces))
     session.keep(answer)
     return answer
@@ -91,7 +91,7 @@ def test_a_switch_is_on_or_off(session, switch):
 
 
 def remembering(session: Session, folder: Path, **flags: object) -> Session:
-    """As `simplellm chat` starts: with these flags, and with what was kept for the run."""
+    """A session as `simplellm chat` starts it: with flags, and settings kept for the run."""
     params = SamplingParams(**flags)
     new = Session(
         session.sampler,
@@ -172,7 +172,7 @@ def test_earlier_turns_are_read_from_the_cache(session, monkeypatch):
     next(iter(answer))
     assert (
         read[0] <= len(session.sampler.encode("Jack")) + 2
-    )  # the turn's end, and the token that was drawn last
+    )  # the end of the turn, and the last sampled token
 
 
 def test_text_hidden_by_a_stop_text_is_not_kept(session):
@@ -249,7 +249,7 @@ def test_undo_removes_one_turn(session):
     assert session.undo().prompt == "Two" and session.turns == first
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- continue
 
 
 @pytest.mark.parametrize("prompt", ["The judge", "한국어 문장", "🙂"])
@@ -266,7 +266,7 @@ def test_continue_completes_an_interrupted_reply_as_if_uninterrupted(sampler, pr
 
 
 def test_an_incomplete_character_is_generated_again(session, monkeypatch):
-    """한 has three bytes; a reply that ends after two of them goes on with the whole of it."""
+    """한 has three bytes. A reply that ends after two of them continues with all three."""
     tokens = [session.sampler.tokenizer.ranks[bytes([byte])] for byte in "a한b".encode()]
     said = iter([*tokens[:3], *tokens[1:]])
 

@@ -35,7 +35,7 @@ from simplellm.inference.reply import StreamedToken
 
 LEVELS = [n / 200 for n in range(201)]
 READABLE = 4.5  # WCAG AA
-# what a person without one kind of cone sees, in linear RGB (Viénot, Brettel and Mollon 1999)
+# vision without one kind of cone, in linear RGB (Viénot, Brettel and Mollon 1999)
 COLOR_BLIND = {
     "protan": ((0.11238, 0.88762, 0.0), (0.11238, 0.88762, 0.0), (0.00401, -0.00401, 1.0)),
     "deutan": ((0.29275, 0.70725, 0.0), (0.29275, 0.70725, 0.0), (-0.02234, 0.02234, 1.0)),
@@ -165,8 +165,8 @@ def test_surprise_and_entropy_are_means_in_bits() -> None:
         StreamedToken(None, "b"),
     ]
     assert (
-        summary_of(said)
-        == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, 1 of 2 tokens were the most likely"
+        summary_of(said) == "surprise 2.00 bits/token, perplexity 4, entropy 2.00, "
+        "1 of 2 tokens were the most likely"
     )
     assert summary_of([StreamedToken(None, "b")]) == summary_of([]) == ""
     assert "149.00 bits" in summary_of([StreamedToken(1, "a", 0.0)])
@@ -378,7 +378,7 @@ def test_columns_are_side_by_side_on_a_wide_terminal(
     assert (lines[0].split() == ["cold", "warm", "hot"]) == is_side_by_side
     assert (
         all(cell_len(line) <= int(columns) for line in lines) or not is_side_by_side
-    )  # a terminal wraps what is under
+    )  # without colours the terminal wraps the text
     assert "".join(lines).count("한") == 9 and lines[-1] == "seed 3"
 
 

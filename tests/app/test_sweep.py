@@ -30,7 +30,7 @@ def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The settings of each run that was started; training itself is left out."""
+    """The settings of each started run. The first run ends before its training."""
     given: list[dict[str, Any]] = []
 
     def start(sources: Any, settings: dict[str, Any], name: str, context: Any) -> Any:

@@ -16,7 +16,7 @@ import pytest
 from program import SIMPLELLM, environment
 from terminal import Key, Terminal
 
-LATE = 0.3  # seconds from Ctrl-C to the prompt: what a person may wait
+LATE = 0.3  # seconds from Ctrl-C to the prompt, at most
 OWN_SEQUENCE = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 SEQUENCE_ENDS = re.compile(rb"\x1b\[[0-9;?]*([a-zA-Z])")
 COLOR = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9;]*)?m")
@@ -49,9 +49,7 @@ def open_chat(trained: Path, tmp_path: Path) -> Iterator[Open]:
 def shell(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A shell with job control, at its prompt; `$CHAT` is the command."""
     if not shutil.which("bash"):
-        pytest.skip(
-            "no bash here: Ctrl-Z, the modes of the terminal and what comes with them are not tested"
-        )
+        pytest.skip("bash is missing: Ctrl-Z and the terminal modes are not tested")
     state = tmp_path_factory.mktemp("state")
     env = environment(
         PS1="$ ", CHAT=shlex.join(command(trained, "--top-k", "10")), XDG_STATE_HOME=str(state)
@@ -64,7 +62,7 @@ def shell(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 @pytest.fixture
 def chat(shell: Terminal) -> Terminal:
-    """The chat in that shell, the same for all tests, at an empty prompt of an empty screen."""
+    """The chat in that shell, shared by all tests, with an empty prompt and an empty screen."""
     shell.resize(100)
     if shell.cursor_line == "$":
         shell.press("$CHAT" + Key.ENTER)
@@ -82,7 +80,7 @@ def plain(raw: bytes) -> str:
 
 
 def letters(text: str) -> str:
-    """Without what wrapping changes."""
+    """`text` without the characters that wrapping changes."""
     return "".join(text.split())
 
 
@@ -126,11 +124,11 @@ def test_a_conversation_with_keys(open_chat: Open) -> None:
     terminal = open_chat("--max-new-tokens", "100000", "--seed", "7")
     terminal.see("temp 0.8")  # the toolbar
     assert "/help" in terminal.text  # the welcome
-    terminal.press("typed in vain" + Key.CTRL_C)  # clears the line
+    terminal.press("never sent" + Key.CTRL_C)  # clears the line
     begin_reply(terminal, "The judge", more=30)
     interrupt(terminal)  # ends the reply, not the program
     assert "seed 7, interrupted" in terminal.text and "tokens/s" in terminal.text
-    assert "typed in vain" not in terminal.everything
+    assert "never sent" not in terminal.everything
     terminal.press(Key.CTRL_C)  # on an empty line it only gives a hint
     terminal.see("Ctrl-D quits, /help")
     terminal.ready()
@@ -156,7 +154,7 @@ def test_ctrl_c_at_random_moments_of_a_reply(
     with capsys.disabled() if n == 100 else contextlib.nullcontext():
         sys.stdout.write(f"\n{n} interrupts: {late} late, {lost} lost\n")
     assert lost == 0
-    assert late == 0 or n < 100  # the short count may run on a busy machine
+    assert late == 0 or n < 100  # a short reply may end first on a busy machine
 
 
 def test_ctrl_z_stops_a_reply_and_fg_continues_it(chat: Terminal) -> None:
@@ -210,7 +208,7 @@ def test_a_resize_duplicates_nothing(chat: Terminal) -> None:
     chat.settle(0)
     assert len(chat.raw) > before + 20 and set(SEQUENCE_ENDS.findall(chat.raw[before:])) <= {
         b"m"
-    }  # terminals reflow text alone
+    }  # terminals reflow only text
     interrupt(chat)
     assert chat.everything.count("tokens/s") == 1
 
@@ -249,7 +247,8 @@ def test_wide_characters_wrap_and_keep_their_places(chat: Terminal) -> None:
 
 
 def test_joined_emoji_are_not_split(chat: Terminal) -> None:
-    prompt = "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
+    family = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
+    prompt = f"{family} \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
     chat.clear()
     chat.press(prompt + " end" + Key.ENTER)
     chat.wait(lambda: f"\x1b[2m{prompt}".encode() in chat.raw)  # dim, before the reply

@@ -21,14 +21,14 @@ from simplellm.app.training_panel import View, panel_lines, progress_bar
 from simplellm.app.training_progress import PLAIN_SAMPLE_CHARACTERS, TrainingProgress
 
 SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
-DISPUTED = [  # texts whose cells rich and the terminal of these tests count differently, and others that terminals dispute
+DISPUTED = [  # texts whose width in cells differs between rich and terminals
     "\U0001f3fd", "a\U0001f3fb\U0001f3ff", "\U0001f44d\U0001f3fd", "\U0001f1f0\U0001f1f7",
     "\u2764\ufe0f",
     "\U0001f469\u200d\U0001f469\u200d\U0001f467", "1\ufe0f\u20e3", "\u0915\u094d\u0937\u093f",
     "\u0e01\u0e33\u0e49",
     "\u1112\u1161\u11ab", "\U00018d1f", "\u0b53", "\u00b1\u2026", "\U0001fae9", "e\u0301", "\uff21",
 ]  # fmt: skip
-CELLS = {  # how wide terminals think a character is
+CELLS = {  # width of characters on different terminals
     "as pyte": wcwidth,
     "wider": lambda character: 1 if character.isascii() else 2,
     "narrower": lambda character: 1,
@@ -71,7 +71,7 @@ def filled(records: list[dict]) -> View:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal, and what a person would see on it."""
+    """A stream that claims to be a terminal, and the screen that it would show."""
 
     def __init__(self, columns: int, rows: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Terminal(io.StringIO):
         return super().write(text)
 
     def rewrap(self, columns: int) -> None:
-        """Become narrower as most terminals do: a line that is too long goes on in the next row."""
+        """Become narrower as most terminals do: long lines wrap into the next row."""
         wrapped = []
         for line in self.lines[: self.screen.cursor.y + 1]:
             row, used = "", 0
@@ -107,7 +107,7 @@ class Terminal(io.StringIO):
 
     @property
     def lines(self) -> list[str]:
-        """The rows of the screen; pyte's own `display` fails where half of a wide character was written over."""
+        """Rows of the screen. The `display` of pyte fails on half-overwritten wide characters."""
         return [
             "".join(self.screen.buffer[y][x].data for x in range(self.screen.columns))
             for y in range(self.screen.lines)
@@ -221,7 +221,7 @@ def test_the_echo_of_ctrl_c_does_not_tear_the_panel(open_terminal, columns, monk
 
 
 def n_panels(terminal: Terminal) -> int:
-    """On the screen and above it."""
+    """Panels on the screen and above it."""
     above = (
         "".join(line[x].data for x in range(terminal.screen.columns))
         for line in terminal.screen.history.top
@@ -230,7 +230,7 @@ def n_panels(terminal: Terminal) -> int:
 
 
 def draw_with(open_terminal, columns: int, sample: str) -> None:
-    """Draw a panel many times, with that sample; look at each drawing, and at what is left in the end."""
+    """Draw a panel with this sample many times; check each drawing and the end."""
     terminal, progress = open_terminal(columns=columns)
     with progress:
         progress.write(step(1))

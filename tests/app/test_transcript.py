@@ -18,7 +18,7 @@ SCRIPT = "The judge\n/temp 0.5\n/topk 20\n/tokens 40\n/help\nquit\nnever read\n"
 
 
 def talk(script: str, state: Path, *arguments: str) -> tuple[str, str]:
-    """What stdout and stderr get when `script` is piped in; the program ends well."""
+    """stdout and stderr of a chat whose piped input is `script`; it ends without an error."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *arguments],
         input=script.encode(), capture_output=True, timeout=60, env={**os.environ,
@@ -30,7 +30,7 @@ def talk(script: str, state: Path, *arguments: str) -> tuple[str, str]:
 
 def test_a_piped_conversation(trained, tmp_path):
     out, err = talk(SCRIPT, tmp_path, "--checkpoints", str(trained))
-    assert err == "" and list(tmp_path.iterdir()) == []  # a pipe leaves nothing behind
+    assert err == "" and list(tmp_path.iterdir()) == []  # a pipe saves nothing
     assert out.startswith("The judge") and len(out.splitlines()[0]) >= len("The judge")
     assert [line for line in out.splitlines() if line in ("temperature 0.5", "top_k 20",
     "max_new_tokens 40")] == [

@@ -33,7 +33,7 @@ settings, talk = json.loads(sys.argv[1]), dispatch.talk
 dispatch.talk = lambda options: talk(replace(options, settings=settings))
 raise SystemExit(cli.main(sys.argv[2:]))
 """
-# The real command line around a training without a model: steps as fast as they can be drawn. No torch, so it starts fast.
+# The real command line around a training without a model and without torch, which starts fast.
 FAKE = """
 import contextlib, sys, time, types
 from simplellm.app import cli, training_progress
@@ -44,8 +44,9 @@ def train(options):
     screen, ending = Screen(), options.texts[0]
     with Interrupt() as interrupt, training_progress.TrainingProgress(screen) as progress:
         for number in range(1, 100_000):
-            progress.write({"kind": "step", "step": number, "max_steps": 100_000, "epoch": 1.0, "loss": 3.0,
-                "gradient_norm": 1.0, "learning_rate": 0.1, "tokens_per_second": 9.0, "tokens_per_step": 1, "memory_bytes": 1})
+            progress.write({"kind": "step", "step": number, "max_steps": 100_000, "epoch": 1.0,
+                "loss": 3.0, "gradient_norm": 1.0, "learning_rate": 0.1, "tokens_per_second": 9.0,
+                "tokens_per_step": 1, "memory_bytes": 1})
             if number == 40:
                 assert ending != "defect", "as asked for"
                 if ending == "end":
