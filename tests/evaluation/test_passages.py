@@ -47,29 +47,31 @@ def size(text: str) -> int:
     return sum((2 if character >= "\u2e80" else 1) for character in text if not character.isspace())
 
 
-def naive_passages(
-    reply: str, documents: Sequence[str], before: str, shortest: int
+def passages_by_search(
+    reply: str, documents: Sequence[str], prompt: str, min_characters: int
 ) -> tuple[float, int]:
     """Share, and size of the longest passage in the reply, by trying every run of words."""
-    text, begin = before + reply, len(before)
-    there = [[word for *_, word in words(document)] for document in documents]
-    ours = words(text)
+    text, begin = prompt + reply, len(prompt)
+    training_words = [[word for *_, word in words(document)] for document in documents]
+    reply_words = words(text)
     copied: set[int] = set()
     longest = 0
-    for i in range(len(ours)):
-        for j in range(i + 1, len(ours) + 1):
-            run = [word for *_, word in ours[i:j]]
-            if size("".join(run)) >= shortest and any(
+    for i in range(len(reply_words)):
+        for j in range(i + 1, len(reply_words) + 1):
+            run = [word for *_, word in reply_words[i:j]]
+            if size("".join(run)) >= min_characters and any(
                 run == document[k : k + len(run)]
-                for document in there
+                for document in training_words
                 for k in range(len(document))
             ):
                 inside = {
-                    place for start, end, _ in ours[i:j] for place in range(max(start, begin), end)
+                    index
+                    for start, end, _ in reply_words[i:j]
+                    for index in range(max(start, begin), end)
                 }
                 copied |= inside
-                longest = max(longest, size("".join(text[place] for place in inside)))
-    visible = {place for start, end, _ in ours for place in range(max(start, begin), end)}
+                longest = max(longest, size("".join(text[index] for index in inside)))
+    visible = {index for start, end, _ in reply_words for index in range(max(start, begin), end)}
     return len(copied) / max(len(visible), 1), longest
 
 
@@ -78,35 +80,35 @@ def naive_passages(
 @example("a a a", ["a a a a"], "", 3)
 @example("bc a", ["a bc a"], "a ", 4)
 def test_share_and_longest_passage_equal_those_of_an_exhaustive_search(
-    reply: str, documents: list[str], before: str, shortest: int
+    reply: str, documents: list[str], prompt: str, min_characters: int
 ) -> None:
     documents = [document.replace("\udcff", "?") for document in documents]
     reply = reply[:20] + documents[0][3:15] + reply[20:]
-    plain, plain_before = reply.replace("\udcff", "?"), before.replace("\udcff", "?")
-    share, longest = naive_passages(plain, documents, plain_before, shortest)
+    plain, plain_prompt = reply.replace("\udcff", "?"), prompt.replace("\udcff", "?")
+    share, longest = passages_by_search(plain, documents, plain_prompt, min_characters)
     for text in (
         text_of(*documents),
-        sampled_text(before + reply, [DOCUMENT_MARK.join(["", *documents])], shortest),
+        sampled_text(prompt + reply, [DOCUMENT_MARK.join(["", *documents])], min_characters),
     ):
-        found = find_passages(reply, [text], before, shortest)
+        found = find_passages(reply, [text], prompt, min_characters)
         assert found.share == pytest.approx(share)
         assert (size(found.passages[0].text) if found.passages else 0) == longest
-        check_passages(found, plain, documents, plain_before)
+        check_passages(found, plain, documents, plain_prompt)
 
 
-def check_passages(found: Copied, reply: str, documents: Sequence[str], before: str) -> None:
+def check_passages(found: Copied, reply: str, documents: Sequence[str], prompt: str) -> None:
     """Passages occur in the reply and in a document, do not overlap, and are sorted by length."""
     sizes = [size(passage.text) for passage in found.passages]
     assert sizes == sorted(sizes, reverse=True) and len(sizes) <= MAX_PASSAGES
     for passage in found.passages:
-        squeezed = "".join(passage.text.split())
+        without_spaces = "".join(passage.text.split())
         assert (
             reply.lstrip().startswith(passage.text)
             if passage.began_before
             else passage.text in reply
         )
-        assert any(squeezed in "".join(document.split()) for document in documents)
-        assert before or not passage.began_before
+        assert any(without_spaces in "".join(document.split()) for document in documents)
+        assert prompt or not passage.began_before
     assert sum(sizes) <= size(reply)
 
 

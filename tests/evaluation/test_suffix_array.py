@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_words import texts, words
 
 from simplellm.evaluation import suffix_array
 from simplellm.evaluation import words as word_module
 from simplellm.evaluation.suffix_array import Shard, build_shards
 from simplellm.evaluation.words import BREAK, DOCUMENT_MARK, words_of
 
-NFD = unicodedata.normalize("NFD", "한글")
-LETTERS = ["a", "b", " ", "\n", ".", "é", "한", "我", NFD[0], NFD[1], "e\u0301", "👩\u200d👧", "🇰🇷"]
-texts = st.lists(st.sampled_from(LETTERS), max_size=60).map("".join)
 
-
-def words(text: str) -> list[str]:
-    found = words_of(text)
-    return [text[start:end] for start, end in zip(found.starts, found.ends, strict=True)]
-
-
-def naive_longest(needle: list[str], text: str) -> int:
+def longest_by_search(needle: list[str], text: str) -> int:
     """Length of the longest prefix of `needle` in a document of `text`, by exhaustive search."""
     documents = [words(document) for document in text.split(DOCUMENT_MARK)]
     lengths = range(len(needle), 0, -1)
@@ -49,21 +40,21 @@ def known(shard: Shard, text: str) -> np.ndarray:
 @settings(deadline=None, max_examples=300)
 @given(texts, texts, st.booleans())
 def test_the_longest_match_equals_that_of_an_exhaustive_search(
-    text: str, other: str, is_cut: bool
+    text: str, other: str, in_characters: bool
 ) -> None:
     whole = DOCUMENT_MARK + text + DOCUMENT_MARK + other
-    for sought in (text[5:] + other, other + text, text[1:9] * 3):
-        shards = list(build_shards(whole if is_cut else [whole]))
-        found = max((shard.longest_match(known(shard, sought)) for shard in shards), default=0)
-        assert found == naive_longest(words(sought), whole)
+    for sample in (text[5:] + other, other + text, text[1:9] * 3):
+        shards = list(build_shards(whole if in_characters else [whole]))
+        found = max((shard.longest_match(known(shard, sample)) for shard in shards), default=0)
+        assert found == longest_by_search(words(sample), whole)
 
 
 @settings(deadline=None, max_examples=150)
 @given(texts, texts)
-def test_the_first_position_is_the_first_occurrence(text: str, sought: str) -> None:
+def test_the_first_position_is_the_first_occurrence(text: str, sample: str) -> None:
     (shard,) = build_shards([DOCUMENT_MARK + text])
-    needle = known(shard, sought)
-    found, wanted = words(text), words(sought)[: len(needle)]
+    needle = known(shard, sample)
+    found, wanted = words(text), words(sample)[: len(needle)]
     positions = [
         i + 1 for i in range(len(found)) if found[i : i + len(wanted)] == wanted
     ]  # the mark is word 0
@@ -73,18 +64,18 @@ def test_the_first_position_is_the_first_occurrence(text: str, sought: str) -> N
 @settings(deadline=None, max_examples=150)
 @given(texts, texts, texts)
 def test_an_index_of_the_sample_words_alone_finds_the_same_matches(
-    text: str, other: str, sought: str
+    text: str, other: str, sample: str
 ) -> None:
     whole = DOCUMENT_MARK + text + other + DOCUMENT_MARK + other
-    hashes = np.unique(words_of(sought).hashes)
+    hashes = np.unique(words_of(sample).hashes)
     (shard,) = build_shards([whole], hashes, 0)
-    assert shard.longest_match(known(shard, sought)) == naive_longest(words(sought), whole)
+    assert shard.longest_match(known(shard, sample)) == longest_by_search(words(sample), whole)
     (shard,) = build_shards([DOCUMENT_MARK + text + other], hashes, 4)
     found, expected = (
-        shard.longest_match(known(shard, sought)),
-        naive_longest(words(sought), text + other),
+        shard.longest_match(known(shard, sample)),
+        longest_by_search(words(sample), text + other),
     )
-    assert found == expected or len("".join(words(sought)[:expected])) < 4, (
+    assert found == expected or len("".join(words(sample)[:expected])) < 4, (
         "a shorter run may be left out"
     )
 
@@ -103,7 +94,7 @@ def test_matches_up_to_the_length_of_the_overlap_are_found_across_shards(
     found = max(
         (shard.longest_match(known(shard, " ".join(needle))) for shard in shards), default=0
     )
-    assert found == naive_longest(needle, whole)
+    assert found == longest_by_search(needle, whole)
     lines = np.concatenate([shard.lines for shard in shards])
     (alone,) = build_shards([whole])
     assert lines.tolist() == alone.lines.tolist()
