@@ -1,4 +1,4 @@
-"""Find the best checkpoint, or train one on the-verdict.txt, then talk to it."""
+"""Entry point: chat with the best checkpoint, after training one if there is none."""
 
 from simplellm.app.cli import main
 

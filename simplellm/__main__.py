@@ -1,4 +1,4 @@
-"""`python -m simplellm` is `simplellm`."""
+"""`python -m simplellm` runs the command line, like `simplellm`."""
 
 from simplellm.app.cli import main
 

@@ -1,1 +1,1 @@
-"""What a person touches: the command line, the chat, the screen. Only this package prints."""
+"""User interface: command line, chat and terminal output. Only this package prints."""

@@ -16,9 +16,9 @@ from simplellm.app.typeahead import overflow
 from simplellm.inference.reply import StreamedToken
 
 ECHO_CHARACTERS = 2000  # of a prompt shown again on a terminal
-FRAME_SECONDS = (
-    0.02  # pieces within it are written together: single writes cost a third of the speed
-)
+# Pieces that arrive within this time are written together: writing each one by itself would cost
+# a small model a third of its speed.
+FRAME_SECONDS = 0.02
 
 
 def stream_reply(session: Session, screen: Screen, answer: Answer, is_live: bool) -> None:
@@ -124,7 +124,7 @@ def _show_summary(session: Session, screen: Screen, answer: Answer, is_live: boo
     if summary:
         screen.line(summary, "dim")
     if is_live:
-        hint = "; /continue to go on" if reply.stop_reason == "interrupted" else ""
+        hint = "; /continue continues it" if reply.stop_reason == "interrupted" else ""
         screen.line(
             f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, "
             f"seed {reply.seed}, {reply.stop_reason}{hint}",

@@ -228,7 +228,7 @@ def test_an_interrupted_reply_is_marked_and_can_be_continued(session, monkeypatc
     calls = interrupted_at(session, monkeypatch, number)
     out, _ = live(session, "The judge", "/continue")
     assert (
-        "interrupted; /continue to go on" in out
+        "interrupted; /continue continues it" in out
         and len(calls) >= number + 8
         and len(session.turns) == 1
     )

@@ -242,9 +242,9 @@ def test_save_and_load_without_a_file_show_automatic_files(session, tmp_path):
 def runs(session: Session, trained: Path) -> Session:
     """The session with a folder of runs, in which only `tiny` can be loaded."""
 
-    def load_run(wish: str) -> LoadedRun:
-        if wish != "tiny":
-            raise CheckpointError(f"run {wish} has no whole checkpoint", fix="name another")
+    def load_run(requested: str) -> LoadedRun:
+        if requested != "tiny":
+            raise CheckpointError(f"run {requested} has no whole checkpoint", fix="name another")
         return LoadedRun(session.sampler, trained / "tiny", {"run": "tiny", "bits per byte": "2.5"})
 
     session.checkpoints, session.load_run, session.facts = trained, load_run, {"run": "before"}

@@ -455,9 +455,9 @@ def test_a_conversation_is_loaded_with_its_context_switch(session, tmp_path):
 
 
 def opened(sampler: Sampler, path: Path) -> Callable[[str], LoadedRun]:
-    def load_run(wish: str) -> LoadedRun:
-        if wish != "other":
-            raise CheckpointError(f"there is no run {wish}")
+    def load_run(requested: str) -> LoadedRun:
+        if requested != "other":
+            raise CheckpointError(f"there is no run {requested}")
         return LoadedRun(sampler, path, {"run": "other"})
 
     return load_run

@@ -1,1 +1,1 @@
-"""Slash commands of the chat."""
+"""Slash commands of the chat, in modules by topic."""
