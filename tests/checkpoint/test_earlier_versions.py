@@ -1,4 +1,4 @@
-"""Runs of earlier versions open, score the same and continue; see tests/fixtures/earlier_versions."""
+"""Runs of earlier versions open, score the same and continue (see fixtures/earlier_versions)."""
 
 from __future__ import annotations
 

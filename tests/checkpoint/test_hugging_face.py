@@ -1,4 +1,4 @@
-"""Our weights under transformers' names, and back; what does not fit is named."""
+"""Weights and config convert to the names of `transformers` and back; errors name the cause."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FIRST = {
 }
 
 
-def test_there_and_back_is_the_same_state(tiny_model: SimpleLLM) -> None:
+def test_converting_there_and_back_gives_the_same_state(tiny_model: SimpleLLM) -> None:
     state = tiny_model.state_dict()
     again = from_hub_state(to_hub_state(state, tiny_model.config), state, tiny_model.config)
     assert set(again) == set(state) and all(torch.equal(again[name], state[name]) for name in state)
 
 
-def test_every_number_goes_there_once(tiny_model: SimpleLLM) -> None:
+def test_every_number_is_converted_once(tiny_model: SimpleLLM) -> None:
     hub = to_hub_state(tiny_model.state_dict(), tiny_model.config)
     assert sum(tensor.numel() for tensor in hub.values()) == tiny_model.n_parameters
     assert all(tensor.is_contiguous() for tensor in hub.values())
@@ -39,7 +39,7 @@ def test_every_number_goes_there_once(tiny_model: SimpleLLM) -> None:
 
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 @pytest.mark.parametrize("tie_embeddings", [True, False])
-def test_a_config_comes_back(architecture: str, tie_embeddings: bool) -> None:
+def test_a_config_converts_there_and_back(architecture: str, tie_embeddings: bool) -> None:
     heads = {"n_kv_head": 2} if architecture == "modern" else {"dropout": 0.25}
     config = ModelConfig(
         architecture=architecture, n_layer=3, n_embd=48, tie_embeddings=tie_embeddings, **heads
@@ -69,7 +69,7 @@ def test_a_config_comes_back(architecture: str, tie_embeddings: bool) -> None:
         {"vocab_size": 1},
     ],
 )
-def test_a_foreign_config_is_named(tiny_model: SimpleLLM, damage: dict[str, Any]) -> None:
+def test_an_unsupported_config_is_named(tiny_model: SimpleLLM, damage: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"^here/config.json "):
         from_hub_config(to_hub_config(tiny_model.config, 0) | damage, "here/config.json")
 

@@ -66,21 +66,21 @@ MUTATIONS = (
         "simplellm/storage/manifest.py",
         " == size and sha256_of(folder / name) == digest",
         " == size",
-        ("tests/checkpoint/test_run.py",),
+        ("tests/checkpoint/test_step_folder.py",),
     ),
     Mutation(
         "size and SHA-256 of a checkpoint's files",
         "simplellm/storage/manifest.py",
         "matches = (folder / name).stat().st_size == size and sha256_of(folder / name) == digest",
         "matches = (folder / name).exists()",
-        ("tests/checkpoint/test_run.py",),
+        ("tests/checkpoint/test_step_folder.py",),
     ),
     Mutation(
         "check of the manifest's own bytes",
         "simplellm/storage/manifest.py",
         "    if not is_as_written:\n",
         "    if False:\n",
-        ("tests/checkpoint/test_run.py",),
+        ("tests/checkpoint/test_step_folder.py",),
     ),
     Mutation(
         "lock of a run",
@@ -217,7 +217,7 @@ MUTATIONS = (
         "simplellm/checkpoint/hugging_face.py",
         "    if not bool(torch.isfinite(tensor).all()):\n",
         "    if False:\n",
-        ("tests/checkpoint/test_run.py",),
+        ("tests/checkpoint/test_step_folder.py",),
     ),
     Mutation(
         "finite check of loaded training state",

@@ -1,4 +1,4 @@
-"""The decoder says in numpy, for one token, what the model says in torch."""
+"""The decoder computes in numpy, token by token, what the model computes in torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_all(model: SimpleLLM, ids: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fields", SHAPES, ids=str)
-def test_token_by_token_it_gives_the_models_logits(fields):
+def test_the_decoder_gives_the_logits_of_the_model(fields):
     model, ids = random_model(**fields), torch.randint(257, (24,)).tolist()
     with torch.no_grad():
         expected = model(torch.tensor([ids]))[0].numpy()
@@ -56,7 +56,7 @@ def test_token_by_token_it_gives_the_models_logits(fields):
     st.data(),
     st.sampled_from(["modern", "gpt2"]),
 )
-def test_it_goes_on_behind_what_the_model_read(ids, data, architecture):
+def test_the_decoder_continues_from_the_cache_of_the_model(ids, data, architecture):
     model = random_model(architecture=architecture)
     cut = data.draw(st.integers(1, len(ids) - 1))
     cache = cache_of(model)
@@ -83,7 +83,9 @@ def test_large_gains_of_the_query_norm_do_not_overflow(gain):
 
 @pytest.mark.parametrize("is_faster", [True, False, "tried out"])
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
-def test_large_matrices_may_be_multiplied_by_torch(monkeypatch, architecture, is_faster):
+def test_large_matrices_multiplied_by_torch_give_the_same_logits(
+    monkeypatch, architecture, is_faster
+):
     monkeypatch.setattr("simplellm.inference.vector_operations.LARGE_MATRIX_BYTES", 1)
     if is_faster != "tried out":
         monkeypatch.setattr(
@@ -96,7 +98,7 @@ def test_large_matrices_may_be_multiplied_by_torch(monkeypatch, architecture, is
     np.testing.assert_allclose(read_all(model, ids), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_it_sees_the_models_own_weights():
+def test_the_decoder_uses_the_weights_of_the_model():
     model = random_model()
     decoder = Decoder(model, cache_of(model))
     with torch.no_grad():
@@ -104,7 +106,7 @@ def test_it_sees_the_models_own_weights():
     assert not decoder.read(3).any()
 
 
-def test_a_damaged_model_gives_logits_that_show_it():
+def test_a_nan_weight_gives_nan_logits():
     model = random_model()
     with torch.no_grad():
         model.blocks[0].attention.qkv.weight[0, 0] = float("nan")

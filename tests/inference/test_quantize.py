@@ -1,4 +1,4 @@
-"""Weights in 8 bits: nearly the same answers, and the decoder's are those of the model."""
+"""Weights in 8 bits: nearly the same predictions, and equal in the decoder and the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARCHITECTURES = ["modern", "gpt2"]
     st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 1e6]),
     st.integers(0, 99),
 )
-def test_no_weight_moves_by_more_than_half_a_step(rows, columns, size, seed):
+def test_weights_change_by_at_most_half_a_step(rows, columns, size, seed):
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size
     layer = Int8Linear(weight)
     kept = layer(torch.eye(columns)).T
@@ -40,7 +40,7 @@ def test_no_weight_moves_by_more_than_half_a_step(rows, columns, size, seed):
 
 
 @pytest.mark.parametrize("bias", [None, torch.ones(48)])
-def test_the_product_of_one_vector_is_the_layers(bias):
+def test_the_product_of_one_vector_equals_the_layer(bias):
     layer, x = Int8Linear(torch.randn(48, 64), bias), torch.randn(64)
     expected = layer(x) - (0 if bias is None else bias)
     assert float((layer.product(x).float() - expected).abs().max() / expected.abs().max()) < 0.01
@@ -48,7 +48,7 @@ def test_the_product_of_one_vector_is_the_layers(bias):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_matrix_becomes_int8_and_the_answers_hardly_change(architecture, tied):
+def test_every_matrix_becomes_int8_and_predictions_hardly_change(architecture, tied):
     model, ids = (
         random_model(architecture=architecture, tie_embeddings=tied),
         torch.randint(257, (1, 24)),
@@ -61,7 +61,7 @@ def test_every_matrix_becomes_int8_and_the_answers_hardly_change(architecture, t
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_decoder_reads_what_the_quantized_model_reads(architecture):
+def test_the_decoder_equals_the_quantized_model(architecture):
     model, ids = quantize(random_model(architecture=architecture)), list(range(1, 25))
     with torch.no_grad():
         expected = model(torch.tensor([ids]))[0].log_softmax(-1).numpy()
@@ -76,7 +76,7 @@ def test_a_trained_model_loses_less_than_a_percent_of_perplexity(trained_model, 
     assert abs(evaluate(quantize(model), ids, 6000).loss - whole) < 0.01
 
 
-def test_a_reply_streams_from_a_quantized_model(trained_model):
+def test_a_quantized_model_streams_a_reply(trained_model):
     model, tokenizer = trained_model
     reply = Sampler(quantize(model), tokenizer).stream(
         [1, 2, 3], SamplingParams(max_new_tokens=20, seed=1)
@@ -87,7 +87,7 @@ def test_a_reply_streams_from_a_quantized_model(trained_model):
     )
 
 
-def test_every_command_that_answers_takes_it(trained, story, tmp_path, capsys):
+def test_evaluate_and_generate_accept_quantize(trained, story, tmp_path, capsys):
     (tmp_path / "text.txt").write_text(story[:2000])
     losses = {}
     for format in ("off", "int8"):

@@ -1,4 +1,4 @@
-"""A planted model copies what it has read before it has learned anything, and learns to do it well at once."""
+"""Planted heads copy from the context before training, and training improves them at once."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def losses(of: SimpleLLM, blocks: Tensor) -> Tensor:
         {"n_layer": 5},
     ],
 )
-def test_it_copies_before_it_has_learned_anything(changes: dict[str, object]) -> None:
+def test_a_planted_model_copies_before_training(changes: dict[str, object]) -> None:
     again = losses(model(**changes), copies())[:, PERIOD:].mean()
     assert again < losses(model(planted=False, **changes), copies())[:, PERIOD:].mean() - 0.8
     assert again < math.log(VOCABULARY) - 0.5
 
 
-def test_what_is_new_costs_hardly_more() -> None:
+def test_new_tokens_cost_hardly_more() -> None:
     new = losses(model(), copies())[:, : PERIOD - 1].mean()
     assert new < math.log(VOCABULARY) + 0.5
 
@@ -79,12 +79,12 @@ def learned(of: SimpleLLM, steps: int = 40) -> float:
     return float(losses(of, copies(seed=steps))[:, PERIOD:].mean())
 
 
-def test_training_goes_on_from_there() -> None:
+def test_training_improves_the_planted_heads() -> None:
     assert learned(model()) < 1.5
 
 
 @pytest.mark.slow
-def test_training_alone_does_not_find_it_in_as_many_steps() -> None:
+def test_training_alone_does_not_learn_to_copy_in_as_many_steps() -> None:
     assert learned(model(planted=False)) > 4.5
 
 
@@ -97,7 +97,7 @@ def test_training_alone_does_not_find_it_in_as_many_steps() -> None:
         {"n_head": 32, "n_embd": 128},
     ],
 )
-def test_where_there_is_no_room_nothing_changes(changes: dict[str, object]) -> None:
+def test_a_model_without_room_is_not_changed(changes: dict[str, object]) -> None:
     generator = torch.Generator().manual_seed(1)
     plain, tried = (
         SimpleLLM(ModelConfig(**{**SHAPE, **changes})).init_weights(generator.manual_seed(1))

@@ -1,4 +1,4 @@
-"""Each operation says what torch's plain operator says, and so does its gradient."""
+"""Kernels and losses compute what torch's own operators compute, and so do their gradients."""
 
 from __future__ import annotations
 
@@ -51,15 +51,19 @@ def qkv(H: int, G: int, T: int, dtype: torch.dtype = torch.float32) -> list[Tens
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (2, 5, 32), (2, 3, 4, 16)])
-def test_rms_norm_is_torchs(shape):
+def test_rms_norm_equals_torch(shape):
     weight = 1 + random(shape[-1], seed=1) / 4
     assert_same(
-        lambda x, w: rms_norm(x, w, 1e-6), lambda x, w: F.rms_norm(x, w.shape, w, 1e-6), 3 * random(*shape), weight,
-        atol=1e-5, rtol=1e-4,
-    )  # fmt: skip
+        lambda x, w: rms_norm(x, w, 1e-6),
+        lambda x, w: F.rms_norm(x, w.shape, w, 1e-6),
+        3 * random(*shape),
+        weight,
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
-def test_rms_norm_of_zeros_is_zeros_with_a_finite_gradient():
+def test_rms_norm_of_zeros_is_zero_with_a_finite_gradient():
     value, gradient = value_and_gradients(
         lambda x: rms_norm(x, torch.ones(8), 1e-6), torch.zeros(2, 8)
     )
@@ -68,12 +72,12 @@ def test_rms_norm_of_zeros_is_zeros_with_a_finite_gradient():
 
 @pytest.mark.parametrize(("H", "G"), [(4, 4), (4, 2), (4, 1), (1, 1)])
 @pytest.mark.parametrize("T", [1, 2, 7, 300])
-def test_causal_attention_is_torchs(H, G, T):
+def test_causal_attention_equals_torch(H, G, T):
     assert_same(causal_attention, plain_attention, *qkv(H, G, T), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("T", [1, 7, 300])
-def test_the_attention_a_compiler_is_given_is_torchs(T):
+def test_attention_for_the_compiler_equals_torch(T):
     assert_same(_attention_to_compile, plain_attention, *qkv(4, 4, T), atol=1e-5, rtol=1e-4)
 
 
@@ -84,7 +88,7 @@ def test_no_gradient_of_attention_reaches_a_later_token():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_cross_entropy_is_torchs(smoothing):
+def test_cross_entropy_equals_torch(smoothing):
     targets = torch.tensor([0, 3, 3, 10, 6])
     assert_same(
         lambda x: cross_entropy(x, targets, smoothing),
@@ -106,28 +110,30 @@ def plain_consistent(x: Tensor, targets: Tensor, smoothing: float, weight: float
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_r_drop_cross_entropy_is_that_of_both_passes_and_their_divergence(smoothing, weight):
+def test_r_drop_adds_the_divergence_of_both_passes(smoothing, weight):
     targets = torch.tensor([0, 3, 3, 10, 6])
     assert_same(
         lambda x: r_drop_cross_entropy(x, targets, smoothing, weight),
         lambda x: plain_consistent(x, targets, smoothing, weight),
-        2 * random(10, 11), atol=1e-5, rtol=1e-4,
-    )  # fmt: skip
+        2 * random(10, 11),
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
-def test_passes_that_agree_cost_what_one_costs():
+def test_r_drop_of_equal_passes_is_the_cross_entropy():
     targets, logits = torch.tensor([0, 3]), random(2, 11)
     both = r_drop_cross_entropy(logits.repeat(2, 1).requires_grad_(), targets, 0.0, 5.0)
     assert float(both.detach()) == pytest.approx(float(F.cross_entropy(logits, targets)), abs=1e-6)
 
 
-def test_a_hopeless_target_has_a_finite_loss_and_the_true_gradient():
+def test_a_target_of_probability_zero_has_a_finite_loss_and_the_exact_gradient():
     targets, logits = torch.tensor([1]), torch.tensor([[500.0, -500.0]])
     value, gradient = value_and_gradients(lambda x: cross_entropy(x, targets), logits)
     assert bool(value.isfinite()) and gradient.tolist() == [[3.0, -3.0]]
 
 
-def test_without_a_gradient_the_values_are_the_same():
+def test_values_are_the_same_with_and_without_gradients():
     targets = torch.tensor([0, 3, 3, 10, 6])
     calls = [
         lambda: rms_norm(random(3, 8), torch.ones(8), 1e-6),
@@ -141,7 +147,7 @@ def test_without_a_gradient_the_values_are_the_same():
         torch.testing.assert_close(call(), plain, **EXACT)
 
 
-def test_in_bf16_each_is_as_near_as_bf16_can_be():
+def test_bf16_results_are_within_its_precision():
     weight, targets = torch.ones(32), torch.tensor([0, 3, 3, 10, 6])
     pairs: list[tuple[Operator, Operator, list[Tensor]]] = [
         (
@@ -167,7 +173,7 @@ def test_in_bf16_each_is_as_near_as_bf16_can_be():
             torch.testing.assert_close(one.float(), other, **BF16)
 
 
-def test_a_norm_gives_the_format_that_matrix_products_take():
+def test_a_norm_returns_the_number_format_of_matrix_products():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = (
             rms_norm(random(2, 8).requires_grad_(), torch.ones(8), 1e-6),
@@ -188,14 +194,14 @@ def dropped(probability: float, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(probability):
+def test_dropout_zeroes_its_share_and_keeps_the_mean(probability):
     result = dropped(probability).detach()
     assert float((result == 0).float().mean()) == pytest.approx(probability, abs=0.01)
     assert sorted(set(result.unique().tolist())) == pytest.approx([0.0, 1 / (1 - probability)])
     assert float(result.mean()) == pytest.approx(1.0, abs=0.03)
 
 
-def test_dropout_of_nearly_all_drops_nearly_all():
+def test_a_dropout_near_one_zeroes_nearly_everything():
     assert float((dropped(0.999999) == 0).float().mean()) > 0.99
 
 
@@ -205,13 +211,13 @@ def test_dropout_is_a_function_of_the_seed():
     )
 
 
-def test_a_compiler_drops_the_same(monkeypatch):
+def test_compiled_dropout_zeroes_the_same_elements(monkeypatch):
     expected = dropped(0.3)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert torch.equal(dropped(0.3), expected)
 
 
-def test_the_gradient_of_what_was_dropped_is_nothing():
+def test_the_gradient_of_dropped_elements_is_zero():
     x = torch.ones(40, 25, requires_grad=True)
     result = dropout(x, 0.4, training=True)
     result.sum().backward()
@@ -219,6 +225,6 @@ def test_the_gradient_of_what_was_dropped_is_nothing():
 
 
 @pytest.mark.parametrize(("probability", "training"), [(0.0, True), (0.5, False)])
-def test_nothing_is_dropped_where_nothing_should_be(probability, training):
+def test_without_training_or_probability_nothing_is_dropped(probability, training):
     x = random(4, 4).requires_grad_()
     assert torch.equal(dropout(x, probability, training), x)

@@ -24,7 +24,10 @@ def _ids(n_scored: int) -> np.ndarray:
 
 @torch.no_grad()
 def _naive(model: SimpleLLM, ids: np.ndarray, block_size: int) -> tuple[float, float]:
-    """One window per token: the first of those that begin every half block, the last of them moved back to the end."""
+    """One window per token: the first that contains it, of those that start every half block.
+
+    The last window is moved back to end with the text.
+    """
     nats, hits, n_scored = [], 0, len(ids) - 1
     for place in range(n_scored):  # ids[place + 1] is scored
         half = block_size // 2
@@ -60,7 +63,7 @@ def test_evaluating_is_scoring_each_token_once_with_half_a_block_before_it(
 
 @pytest.mark.parametrize("block_size", [2, 3, 5, 7])
 @pytest.mark.parametrize("n_scored", [1, 2, 3, 4, 5, 8, 13, 14, 15])
-def test_small_and_odd_blocks_are_scored_alike(block_size: int, n_scored: int) -> None:
+def test_small_and_odd_blocks_are_scored_the_same_way(block_size: int, n_scored: int) -> None:
     model = SimpleLLM(
         ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=block_size, vocab_size=300)
     )
@@ -83,7 +86,7 @@ def test_windows_cover_the_text_and_end_with_it(block_size: int) -> None:
         assert all(start + min(block_size, n_scored) <= n_scored for start in starts)
 
 
-def test_a_perfect_and_a_hopeless_model_have_the_accuracy_of_their_name() -> None:
+def test_accuracy_is_one_for_a_right_and_zero_for_a_wrong_prediction() -> None:
     model = SimpleLLM(ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=300))
     model.init_weights(torch.Generator().manual_seed(1))
     ids = _ids(1)
@@ -94,7 +97,7 @@ def test_a_perfect_and_a_hopeless_model_have_the_accuracy_of_their_name() -> Non
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluating_drops_nothing_and_leaves_the_model_as_it_was(training: bool) -> None:
+def test_evaluation_uses_no_dropout_and_changes_no_weight(training: bool) -> None:
     config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=300, dropout=0.5)
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1)).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -106,7 +109,7 @@ def test_evaluating_drops_nothing_and_leaves_the_model_as_it_was(training: bool)
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_figures_are_those_of_their_formulas() -> None:
+def test_figures_follow_their_formulas() -> None:
     evaluation = Evaluation(tokens=30, bytes=100, loss=math.log(16), accuracy=0.5)
     assert evaluation.bits_per_byte == pytest.approx(
         30 * 4 / 100
@@ -121,7 +124,7 @@ def test_figures_are_those_of_their_formulas() -> None:
     ]
 
 
-def test_a_loss_beyond_all_bounds_is_still_json() -> None:
+def test_a_huge_loss_is_still_json() -> None:
     assert math.isfinite(
         json.loads(json.dumps(Evaluation(1, 1, 1e6, 0.0).to_mapping()))["perplexity"]
     )

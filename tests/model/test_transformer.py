@@ -1,4 +1,4 @@
-"""The maths: causal, cached, and equal to transformers."""
+"""The model: causal, equal with and without cache, and equal to `transformers`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def random_ids(n: int, length: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_are_those_of_transformers(shape: str) -> None:
+def test_logits_equal_transformers(shape: str) -> None:
     model, ids = build(shape), random_ids(3, 32)
     with torch.no_grad():
         ours, theirs = model(ids), as_transformers(model)(ids).logits
@@ -72,13 +72,13 @@ def test_logits_are_those_of_transformers(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_with_gradients_are_those_of_transformers(shape: str) -> None:
+def test_logits_with_gradients_equal_transformers(shape: str) -> None:
     model, ids = build(shape).train(), random_ids(2, 32)
     torch.testing.assert_close(model(ids), as_transformers(model)(ids).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_are_those_of_transformers(shape: str) -> None:
+def test_gradients_equal_transformers(shape: str) -> None:
     model, block = build(shape).train(), random_ids(2, 33)
     theirs = as_transformers(model)
     model.loss(block[:, :-1], block[:, 1:]).backward()
@@ -98,7 +98,7 @@ def test_gradients_are_those_of_transformers(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_greedy_text_is_that_of_transformers(shape: str) -> None:
+def test_greedy_generation_equals_transformers(shape: str) -> None:
     model, prompt = build(shape), random_ids(1, 4)
     theirs = as_transformers(model).generate(
         prompt,
@@ -119,7 +119,7 @@ def test_greedy_text_is_that_of_transformers(shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @law
 @given(cuts=st.sets(st.integers(1, 31)), seed=st.integers(0, 9))
-def test_cached_equals_uncached_in_any_cut(shape: str, cuts: set[int], seed: int) -> None:
+def test_cached_equals_uncached_for_any_split(shape: str, cuts: set[int], seed: int) -> None:
     model, ids = build(shape), random_ids(2, 32, seed)
     cache = KVCache(model.config, 2, model.token_embedding.weight)
     bounds = [0, *sorted(cuts), 32]
@@ -155,7 +155,7 @@ def test_every_past_token_can_change_the_last_logits(tiny_model: SimpleLLM) -> N
         assert not torch.equal(tiny_model(ids)[0, -1], tiny_model(changed)[0, -1])
 
 
-def test_a_row_of_a_batch_does_not_see_the_others(tiny_model: SimpleLLM) -> None:
+def test_rows_of_a_batch_are_independent(tiny_model: SimpleLLM) -> None:
     ids = random_ids(3, 32)
     torch.testing.assert_close(tiny_model(ids)[1], tiny_model(ids[1:2])[0], atol=1e-5, rtol=1e-5)
 
@@ -163,12 +163,16 @@ def test_a_row_of_a_batch_does_not_see_the_others(tiny_model: SimpleLLM) -> None
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize("n_embd", [64, 384])
-def test_a_new_model_finds_all_tokens_about_equally_likely(
+def test_a_new_model_predicts_all_tokens_about_equally(
     architecture: str, tie_embeddings: bool, n_embd: int
 ) -> None:
     config = ModelConfig(
-        architecture=architecture, n_layer=2, n_embd=n_embd, vocab_size=1024, tie_embeddings=tie_embeddings
-    )  # fmt: skip
+        architecture=architecture,
+        n_layer=2,
+        n_embd=n_embd,
+        vocab_size=1024,
+        tie_embeddings=tie_embeddings,
+    )
     model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     block = torch.randint(1024, (8, 65), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -177,7 +181,7 @@ def test_a_new_model_finds_all_tokens_about_equally_likely(
         )
 
 
-def test_weights_are_a_function_of_the_generator() -> None:
+def test_initial_weights_depend_on_the_generator_only() -> None:
     config = ModelConfig(n_layer=1, n_embd=32)
     first, again, other = (
         SimpleLLM(config).init_weights(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
@@ -203,7 +207,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(
     torch.testing.assert_close(loss, expected)
 
 
-def test_more_than_a_block_is_refused(tiny_model: SimpleLLM) -> None:
+def test_more_tokens_than_block_size_are_refused(tiny_model: SimpleLLM) -> None:
     with pytest.raises(AssertionError, match="block_size"):
         tiny_model(random_ids(1, 33))
 
