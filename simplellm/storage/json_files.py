@@ -1,4 +1,4 @@
-"""JSON files: one way to write them, and a strict reader."""
+"""JSON files: a common format and a strict reader."""
 
 from __future__ import annotations
 

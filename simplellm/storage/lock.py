@@ -43,7 +43,7 @@ class FolderLock:
             raise
 
     def keep(self) -> None:
-        """Take the lock again if its file was deleted; CheckpointError if another process has it."""
+        """Take the lock again if its file is gone; CheckpointError if another process has it."""
         if self._handle is None or not _is_at(self._handle, self.path):
             self._close()
             self.acquire()
@@ -51,7 +51,7 @@ class FolderLock:
     def release(self) -> None:
         """Release the lock, and delete the folders that `acquire` made if they are empty."""
         is_ours = self._handle is not None and _is_at(self._handle, self.path)
-        if os.name == "nt":  # Windows deletes no open file, so that one of another process stays
+        if os.name == "nt":  # Windows deletes only closed files
             self._close()
         with contextlib.suppress(OSError):
             if is_ours:
