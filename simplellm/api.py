@@ -84,7 +84,7 @@ class Model:
         self._sampler = Sampler(network, tokenizer)
 
     def generate(self, prompt: str, params: SamplingParams | None = None, **settings: Any) -> str:
-        """The whole reply to `prompt`. `settings` are fields of SamplingParams, such as top_k=40."""
+        """The whole reply to `prompt`. `settings`: fields of SamplingParams, such as top_k=40."""
         return "".join(self.stream(prompt, params, **settings))
 
     def stream(

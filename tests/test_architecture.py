@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+MAX_MODULE_LINES = 350
+MAX_FUNCTION_LINES = 45
+MAX_TOP_LEVEL_MODULES = 5
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "simplellm"
 LAYERS = (  # packages and top-level modules; each imports only from those before it and from itself
@@ -203,6 +206,17 @@ def hardware_names(source: str, name: str) -> list[str]:
     return sorted(use for use in longest if not any(is_under(use, one) for one in allowed))
 
 
+def long_functions(source: str) -> list[str]:
+    """Functions and methods of more than MAX_FUNCTION_LINES lines, without decorators."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [
+        f"{node.name}: {n_lines} lines"
+        for node in nodes_of(source)
+        if isinstance(node, functions)
+        and (n_lines := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+
+
 # ---------------------------------------------------------------- the package
 
 
@@ -236,6 +250,16 @@ def test_no_module_uses_a_forbidden_name(name: str) -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_only_the_device_module_queries_the_hardware(name: str) -> None:
     assert hardware_names(SOURCES[name], name) == []
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_modules_and_functions_are_short(name: str) -> None:
+    assert len(SOURCES[name].splitlines()) <= MAX_MODULE_LINES
+    assert long_functions(SOURCES[name]) == []
+
+
+def test_the_top_folder_of_the_package_has_few_modules() -> None:
+    assert len(list((ROOT / PACKAGE).glob("*.py"))) <= MAX_TOP_LEVEL_MODULES
 
 
 def test_main_only_starts_the_command_line() -> None:
@@ -336,6 +360,12 @@ def test_a_misplaced_library_is_found(source: str, name: str, found: list[str]) 
 )
 def test_a_forbidden_name_is_found(source: str, name: str, found: list[str]) -> None:
     assert forbidden_names(source, name) == found
+
+
+def test_a_long_function_is_found() -> None:
+    lines = "\n".join(["    pass"] * MAX_FUNCTION_LINES)
+    assert long_functions(f"def f():\n{lines}") == [f"f: {MAX_FUNCTION_LINES + 1} lines"]
+    assert long_functions(f"@decorator\ndef f():\n{lines[9:]}") == []
 
 
 IS_AVAILABLE = "import torch\ntorch.cuda.is_available()"

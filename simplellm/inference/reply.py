@@ -1,4 +1,4 @@
-"""A reply as a stream of tokens, with complete characters, stop sequences and statistics.
+"""A reply as a token stream with complete characters, stop sequences and statistics.
 
 Shapes: V vocabulary size.
 """

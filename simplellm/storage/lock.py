@@ -43,7 +43,7 @@ class FolderLock:
             raise
 
     def keep(self) -> None:
-        """Take the lock again if its file is gone; CheckpointError if another process has it."""
+        """Take the lock again if its file is gone. CheckpointError if it is taken."""
         if self._handle is None or not _is_at(self._handle, self.path):
             self._close()
             self.acquire()
