@@ -170,7 +170,7 @@ MISTAKES: dict[str, tuple[int, list[str], str]] = {
     "no text given": (2, ["train"], "TEXT"),
     "an unknown run": (1, ["chat", "--run", "nothing"], "tiny"),
     "an unknown run to resume": (1, ["train", "--resume", "--name", "nothing"], "tiny"),
-    "a name that is taken": (1, [*TRAIN, "--name", "tiny"], "there already"),
+    "a name that is taken": (1, [*TRAIN, "--name", "tiny"], "already exists"),
     "a bad run name": (2, ["chat", "--run", "a b"], "run name"),
     "a bad new name": (2, [*TRAIN, "--name", "../x"], "run name"),
     "a bad flag value": (2, [*GENERATE, "--temperature", "hot"], "0 to 5"),
