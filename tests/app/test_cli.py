@@ -262,16 +262,17 @@ def test_a_signal_while_the_text_is_prepared_ends_with_its_code(
 
 def test_help_and_usage_errors_answer_quickly_and_without_torch():
     for arguments in (["--help"], ["train", "--help"], ["generate"], ["chat", "--nothing"]):
-        seconds = []
+        seconds = []  # of the processor, where the system reports it for child processes
         for _ in range(3):
-            started_at = time.perf_counter()
+            before = os.times()
             done = spawn(*arguments)
             out, err = done.communicate(timeout=30)
-            seconds.append(time.perf_counter() - started_at)
+            after = os.times()
+            seconds.append(after.children_user - before.children_user)
         assert done.returncode == (0 if "--help" in arguments else 2) and bool(out) == (
             "--help" in arguments
         )
-        assert min(seconds) < 1.0, f"{arguments}: {seconds}"  # 0.3 s on an idle core
+        assert min(seconds) < 1.0, f"{arguments}: {seconds}"  # about 0.2 s
     code = (
         "import sys\nfrom simplellm.app.cli import main\n"
         "try:\n main(['--help'])\nexcept SystemExit: pass\nmain(['generate'])\n"

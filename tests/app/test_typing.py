@@ -106,7 +106,7 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     terminal.see("train loss")
     terminal.press(TYPED + LONG)
     terminal.wait(lambda: "bits/byte" in terminal.text)  # an evaluation later
-    assert n_panels(terminal) <= 1
+    terminal.wait(lambda: n_panels(terminal) <= 1)
     terminal.see("Ctrl-D quits")
     before_the_chat = terminal.raw.partition(b"Ctrl-D quits")[0].decode()
     assert not any(word in before_the_chat for word in ("early", "hello", "yyy", "^[", "\x07"))
