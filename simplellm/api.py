@@ -26,8 +26,9 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import reject_unknown_keys
 from simplellm.config.training import TrainConfig
-from simplellm.data.corpus import STDIN_NAME
 from simplellm.data.dataset import encode_document
+from simplellm.data.source import TextFormat
+from simplellm.data.text_files import STDIN_NAME
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import choose_device, fast_float32
 from simplellm.errors import Notice, SettingError, TextError
@@ -142,7 +143,8 @@ def train(
     texts, stdin = _texts(text_or_paths)
     known = [*ModelConfig.names(), *TrainConfig.names()]
     reject_unknown_keys(settings, known, "train()")
-    sources = Sources(texts, os.fspath(val_data) if val_data else None, encoding)
+    val_text = os.fspath(val_data) if val_data else None
+    sources = Sources(texts, val_text, TextFormat(encoding))
     folder = Path(checkpoints)
     base_folder = find_checkpoint(_path_of(base), folder, notice) if base is not None else None
     if stdin is not None and name is None:

@@ -73,7 +73,7 @@ def add_train_flags(parser: ArgumentParser) -> None:
         help="use this text for validation instead of the last part of TEXT",
     )
     _add_tracking_flags(parser)
-    _add_encoding(parser, "the texts")
+    _add_reading(parser, "the texts")
     _add_config_flags(parser)
 
 
@@ -185,7 +185,7 @@ def add_analyze_flags(parser: ArgumentParser) -> None:
 def add_evaluate_flags(parser: ArgumentParser) -> None:
     _add_quantize(parser)
     parser.add_argument("--data", metavar="FILE", required=True, help="text to score")
-    _add_encoding(parser, "the text")
+    _add_reading(parser, "the text")
 
 
 # ---------------------------------------------------------------- flags of several commands
@@ -195,9 +195,22 @@ def _add_texts(parser: ArgumentParser, help: str) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help=help)
 
 
-def _add_encoding(parser: ArgumentParser, what: str) -> None:
+def _add_reading(parser: ArgumentParser, what: str) -> None:
+    """Flags that say how text files are read."""
     parser.add_argument(
         "--encoding", metavar="NAME", help=f"character encoding of {what} (default: utf-8)"
+    )
+    parser.add_argument(
+        "--text-key", metavar="KEY", help="key of the text in each line of a .jsonl file"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave unusable lines of .jsonl files out"
+    )
+    parser.add_argument(
+        "--max-bad-share",
+        metavar="SHARE",
+        type=_share,
+        help="with --skip-bad: share of unusable lines that is an error (default: 0.1)",
     )
 
 
@@ -241,6 +254,11 @@ def _argparse_options(setting: Setting) -> dict[str, Any]:
     if setting.kind == "texts":
         return {"action": "append", "metavar": "TEXT", "help": help}
     return {"type": setting.parse, "metavar": "|".join(setting.choices) or "N", "help": help}
+
+
+def _share(text: str) -> float:
+    setting = Setting("max_bad_share", "float", 0.1, "", minimum=0, maximum=1)
+    return float(setting.parse(text))
 
 
 def _n_candidates(text: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simplellm.data.corpus import STDIN_NAME
+from simplellm.data.text_files import STDIN_NAME
 
 SettingValues = Mapping[str, Any]  # values by setting name, only of the settings that were given
 
@@ -42,12 +42,24 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOptions(Options):
+class ReadingOptions(Options):
+    """How text files are read.
+
+    skip_bad: leave unusable JSON lines out, if they are at most `max_bad_share` of all.
+    """
+
+    encoding: str = "utf-8"
+    text_key: str = "text"
+    skip_bad: bool = False
+    max_bad_share: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(ReadingOptions):
     """Options of the commands that train: the texts."""
 
     texts: tuple[str, ...] = ()
     val_data: str | None = None
-    encoding: str = "utf-8"
 
     @property
     def reads_stdin(self) -> bool:
@@ -138,11 +150,10 @@ class AnalyzeOptions(SamplingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions):
+class EvaluateOptions(ModelOptions, ReadingOptions):
     """`evaluate`. data: the text to score."""
 
     data: str
-    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)

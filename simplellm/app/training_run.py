@@ -15,7 +15,7 @@ from simplellm.app.screen import Screen
 from simplellm.app.training_monitor import TrainingMonitor
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sinks
-from simplellm.data.corpus import spool
+from simplellm.data.source import spool
 from simplellm.device import failures_reported
 from simplellm.errors import DeviceFailure, SimpleLLMError, StoppedEarly
 from simplellm.training.context import TrainingContext

@@ -6,12 +6,14 @@ larger than memory. The folder name is a hash of everything that determines the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
+import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simplellm.data.corpus import Corpus, TextChunk
+from simplellm.data.corpus import Corpus
+from simplellm.data.source import Source, TextChunk, TextFormat
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.data.utf8 import utf8_length
 from simplellm.errors import Notice, TextError
@@ -110,6 +113,19 @@ def prepare(
     return _open_prepared(target)
 
 
+@contextlib.contextmanager
+def encoded(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The ids of a whole corpus, as `prepare` writes them, in a temporary file for the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ids.bin"
+        _write_ids(path, corpus.chunks(), tokenizer)
+        ids = np.memmap(path, dtype=_id_type(tokenizer), mode="r")
+        try:
+            yield ids
+        finally:
+            ids._mmap.close()  # type: ignore[attr-defined]  # Windows deletes no mapped file
+
+
 def find_prepared(folder: Path) -> Prepared | None:
     """The prepared corpus in `folder`; None if it is missing or damaged."""
     return _open_prepared(folder) if _is_intact(folder) else None
@@ -143,10 +159,17 @@ def _split(corpus: Corpus, val_corpus: Corpus | None, val_fraction: float) -> _S
 def _identity(corpus: Corpus) -> list[list[object]]:
     """What determines the text of a corpus: digest, encoding and format of each source."""
     digests = corpus.fingerprint
-    return [
-        [digests[source.name], source.encoding, source.name.endswith(".jsonl")]
-        for source in corpus.sources
-    ]
+    return [[digests[source.name], *_reading(source)] for source in corpus.sources]
+
+
+def _reading(source: Source) -> list[object]:
+    """How a source is read; what few sources have comes last, where they have it."""
+    reading: list[object] = [source.format.encoding, source.is_json_lines]
+    if source.is_json_lines and source.format.text_key != TextFormat.text_key:
+        reading.append(source.format.text_key)
+    if source.skipped_lines:
+        reading.append(sorted(source.skipped_lines))
+    return reading
 
 
 # ---------------------------------------------------------------- reading

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simplellm.checkpoint.run import Run
-from simplellm.data.corpus import STDIN_NAME, Corpus, Source
+from simplellm.data.corpus import Corpus
 from simplellm.data.prepared import (
     PREPARED_FOLDER,
     find_prepared,
@@ -25,9 +25,11 @@ from simplellm.data.prepared import (
     prepared_name,
     train_characters,
 )
+from simplellm.data.source import Source, TextFormat
+from simplellm.data.text_files import STDIN_NAME, is_json_lines
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.data.utf8 import encodable
-from simplellm.errors import CheckpointError, Notice
+from simplellm.errors import CheckpointError, Notice, TextError
 from simplellm.evaluation.index_files import IndexSource, load_or_build
 from simplellm.evaluation.suffix_array import Shard, build_shards
 from simplellm.evaluation.words import DOCUMENT_MARK, words_of
@@ -44,6 +46,7 @@ class TrainingFile(NamedTuple):
     path: str  # absolute, or - for standard input
     sha256: str
     characters: int  # length of its text
+    skipped_lines: tuple[int, ...] = ()  # JSON lines that were not used
 
 
 class Location(NamedTuple):
@@ -75,7 +78,7 @@ class TrainingText:
         document = int(np.searchsorted(marks, position, "right")) - 1
         source, line = self.documents[document].tolist()
         file = self.files[source]
-        if not file.path.endswith(".jsonl"):
+        if not is_json_lines(file.path):
             ends = np.searchsorted(lines, [position + skipped, marks[document]], "right")
             line += int(np.subtract(*ends))
         return Location(file.path, line, file_state(file.path, file.sha256))
@@ -155,18 +158,23 @@ class _Recorded(NamedTuple):
 
     files: list[TrainingFile]
     val_fraction: float | None  # None with a separate validation text
-    encoding: str
+    format: TextFormat
 
 
 def _recorded(run_path: Path, info: JsonObject) -> _Recorded:
     try:
         files = [
-            TrainingFile(str(file["path"]), str(file["sha256"]), int(file["characters"]))
+            TrainingFile(
+                str(file["path"]),
+                str(file["sha256"]),
+                int(file["characters"]),
+                tuple(map(int, file.get("skipped_lines", ()))),
+            )
             for file in info["files"]
         ]
         fraction = None if info["val_data"] else float(info["training"]["val_fraction"])
-        return _Recorded(files, fraction, str(info["encoding"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return _Recorded(files, fraction, TextFormat.from_facts(info))
+    except (KeyError, TypeError, ValueError, TextError) as error:
         raise CheckpointError(
             f"{run_path / 'run.json'} does not say what text {run_path.name} was trained on"
         ) from error
@@ -190,7 +198,7 @@ def _training_text(
             f"the text {run_path.name} was trained on is not available: {', '.join(missing)}",
             fix="restore it",
         )
-    key = [recorded.files, recorded.val_fraction, recorded.encoding, missing]
+    key = [recorded.files, recorded.val_fraction, recorded.format.encoding, missing]
     is_available = [not problem for problem in problems]
     index = load_or_build(
         folder / prepared_name(key), lambda: _file_source(recorded, is_available), announce
@@ -224,7 +232,9 @@ def _file_source(recorded: _Recorded, is_available: Sequence[bool]) -> IndexSour
         n_characters = sum(file.characters for file in recorded.files)
         left = train_characters(n_characters, recorded.val_fraction)
         for number, file in enumerate(recorded.files):
-            corpus = Corpus((Source(file.path, recorded.encoding),), (file.characters,), 0, {})
+            skipped = frozenset(file.skipped_lines)
+            source = Source(file.path, recorded.format, skipped_lines=skipped)
+            corpus = Corpus((source,), (file.characters,), 0, {})
             begins_document = True
             for chunk in corpus.chunks(0, left) if is_available[number] and left > 0 else ():
                 if begins_document:

@@ -10,7 +10,7 @@ Shapes: B windows, T tokens of a window, V vocabulary, N scored tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from simplellm.model.transformer import SimpleLLM
 
 TOKENS_PER_EVALUATION_BATCH = 8192
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,21 @@ class Evaluation:
         }
 
 
-def evaluate(model: SimpleLLM, ids: np.ndarray, n_bytes: int) -> Evaluation:
+def evaluate(
+    model: SimpleLLM, ids: np.ndarray, n_bytes: int, progress: Progress = lambda done: None
+) -> Evaluation:
     """Score `ids[1:]`, a text of `n_bytes` bytes; `ids[0]` is the END_OF_TEXT before it.
 
-    Dropout is off, and logits are compared in float32.
+    Dropout is off, and logits are compared in float32. `progress` receives the share that is done.
     """
-    nats, hits = token_scores(model, ids)
+    nats, hits = token_scores(model, ids, progress)
     return Evaluation.of(nats, hits, n_bytes)
 
 
 @torch.no_grad()
-def token_scores(model: SimpleLLM, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def token_scores(
+    model: SimpleLLM, ids: np.ndarray, progress: Progress = lambda done: None
+) -> tuple[np.ndarray, np.ndarray]:
     """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was most likely (N)."""
     was_training = model.training
     model.eval()
@@ -84,6 +89,7 @@ def token_scores(model: SimpleLLM, ids: np.ndarray) -> tuple[np.ndarray, np.ndar
             nats[done : start + T] = scores[0, row, done - start :]
             hits[done : start + T] = scores[1, row, done - start :]
             done = start + T
+        progress(done / n_scored)
     model.train(was_training)
     return nats, hits
 

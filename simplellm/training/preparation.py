@@ -109,7 +109,7 @@ def prepare_run(
     base = _Base.open(base_folder) if base_folder else None
     base_config = base.model.config if base else None
     choose(0, given, base_config)  # refuses wrong settings before anything is read or written
-    corpora = sources.read(context.stdin)
+    corpora = sources.read(context.stdin, context.notice)
     speed = attempt.speed or measured_speed(context)
     model_config, config = choose(corpora.train.n_bytes, given, base_config, speed)
     precision = choose_precision(context.device, config.precision)
@@ -131,6 +131,7 @@ def prepare_run(
         **start_facts(trainer, context.command, base_folder),
         **sources.to_mapping(),
         **text_facts(corpora, prepared),
+        "validation_text": corpora.describe_validation(config.val_fraction),
         "corpus_bytes": corpora.train.n_bytes,
         "speed": speed,
     }

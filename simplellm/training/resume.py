@@ -97,7 +97,7 @@ def _restore(
     if "max_steps" in request.given and "budget" not in request.given:
         config = dataclasses.replace(config, budget=None)  # these steps, however long they take
     checkpoint = _newest_checkpoint(run, context)
-    corpora = info.sources.read(context.stdin)
+    corpora = info.sources.read(context.stdin, context.notice)
     model_changes = changes.of_model(info.model, checkpoint.model.config)
     changed += changes.of_texts(info, corpora)
     changed += changes.of_tokenizer(info, checkpoint.tokenizer)

@@ -71,7 +71,7 @@ class RunInfo:
             dict(facts["fingerprint"]), dict(facts["val_fingerprint"] or {})
             settings = [*ModelConfig.settings(), *TrainConfig.settings()]
             return cls(
-                Sources(tuple(facts["texts"]), facts["val_data"], facts["encoding"]),
+                Sources.from_facts(facts),
                 current_names(facts["given"], settings),
                 ModelConfig.from_mapping(facts["model"]),
                 TrainConfig.from_mapping(facts["training"]),
@@ -91,6 +91,7 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
             "path": absolute_paths([source.name])[0],
             "sha256": corpus.fingerprint[source.name],
             "characters": characters,
+            **({"skipped_lines": sorted(source.skipped_lines)} if source.skipped_lines else {}),
         }
         for source, characters in zip(corpus.sources, corpus.characters, strict=True)
     ]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from simplellm.data.corpus import Corpus, read_corpus
+from simplellm.data.corpus import Corpus, document_digests, read_corpus
+from simplellm.data.prepared import train_characters
+from simplellm.data.source import TextFormat
+from simplellm.data.text_files import STDIN_NAME
+from simplellm.errors import Notice
+
+MAX_NAMES_SHOWN = 3
 
 
 class Corpora(NamedTuple):
@@ -16,30 +23,68 @@ class Corpora(NamedTuple):
     train: Corpus
     validation: Corpus | None
 
+    def describe_validation(self, val_fraction: float) -> str:
+        """Which part of which files is validation text."""
+        corpus = self.validation or self.train
+        start = 0 if self.validation else train_characters(corpus.n_characters, val_fraction)
+        parts: list[str] = []
+        for source, n_characters in zip(corpus.sources, corpus.characters, strict=True):
+            used = min(n_characters, n_characters - start)
+            start = max(start - n_characters, 0)
+            if used > 0:
+                name = "standard input" if source.name == STDIN_NAME else source.name
+                whole = used == n_characters
+                parts.append(name if whole else f"the last {used:,} characters of {name}")
+        shown = parts[:MAX_NAMES_SHOWN]
+        if len(parts) > MAX_NAMES_SHOWN:
+            shown = [*parts[: MAX_NAMES_SHOWN - 1], f"{len(parts) - 2} more up to {parts[-1]}"]
+        return ", ".join(shown)
+
 
 @dataclass(frozen=True)
 class Sources:
-    """Names of the training texts and of the validation text (None: a part of them)."""
+    """Names of the training texts and of the validation text (None: a part of them).
+
+    files: what `texts` named when the run was started; a resumed run reads these.
+    """
 
     texts: tuple[str, ...]
     val_data: str | None = None
-    encoding: str = "utf-8"
+    format: TextFormat = field(default_factory=TextFormat)
+    files: tuple[str, ...] = ()
 
-    def read(self, stdin: BinaryIO | None = None) -> Corpora:
-        corpus = read_corpus(self.texts, self.encoding, stdin)
+    def read(self, stdin: BinaryIO | None = None, notice: Notice = lambda text: None) -> Corpora:
+        """Read the texts. What is in the validation text is left out of the training text."""
+        names = self.files or self.texts
         if not self.val_data:
-            return Corpora(corpus, None)
-        return Corpora(corpus, read_corpus([self.val_data], self.encoding, stdin))
+            return Corpora(read_corpus(names, self.format, stdin, notice), None)
+        val_format = replace(self.format, keeps_duplicates=True)
+        validation = read_corpus([self.val_data], val_format, stdin, notice)
+        exclude = () if self.format.keeps_duplicates else document_digests(validation)
+        return Corpora(read_corpus(names, self.format, stdin, notice, exclude), validation)
 
-    def to_mapping(self) -> dict[str, str | list[str] | None]:
+    def to_mapping(self) -> dict[str, Any]:
         """As in run.json, with absolute paths."""
         return {
             "texts": absolute_paths(self.texts),
-            "val_data": str(Path(self.val_data).resolve()) if self.val_data else None,
-            "encoding": self.encoding,
+            "val_data": absolute_paths([self.val_data])[0] if self.val_data else None,
+            **self.format.to_facts(),
         }
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Sources:
+        """The sources recorded in run.json."""
+        texts = tuple(facts["texts"])
+        files = tuple(str(file["path"]) for file in facts.get("files", ()))
+        return cls(
+            texts,
+            facts["val_data"],
+            TextFormat.from_facts(facts),
+            () if STDIN_NAME in texts else files,
+        )
 
 
 def absolute_paths(texts: Iterable[str]) -> list[str]:
     """Names of texts with existing paths made absolute."""
-    return [str(Path(text).resolve()) if Path(text).exists() else text for text in texts]
+    expanded = [os.path.expanduser(text) for text in texts]
+    return [str(Path(text).resolve()) if Path(text).exists() else text for text in expanded]

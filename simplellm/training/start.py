@@ -11,7 +11,7 @@ from simplellm.checkpoint.find_runs import free_name, new_run
 from simplellm.checkpoint.run import Run
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
-from simplellm.data.corpus import STDIN_NAME
+from simplellm.data.text_files import STDIN_NAME
 from simplellm.device import describe
 from simplellm.errors import SettingError
 from simplellm.training.budget import train_within_budget
@@ -83,6 +83,7 @@ def _train(
     trainer.clock.before = time.perf_counter() - attempt.started_at - heartbeat.suspended()
     trainer.clock.leave_out(heartbeat.suspended)
     context.notice(_summary(trainer))
+    context.notice(f"validation text: {info.facts['validation_text']}")
     if context.world.is_main:
         run.log_path.unlink(missing_ok=True)  # of a run that ended before it saved anything
         run.write_info(info.to_mapping())

@@ -164,7 +164,7 @@ MISTAKES: dict[str, tuple[int, list[str], str]] = {
     "too short a text": (1, ["train", "SHORT"], "more text"),
     "binary": (1, ["train", "BINARY"], "byte 3"),
     "not UTF-8": (1, ["train", "LATIN"], "--encoding"),
-    "an empty folder": (1, ["train", "FOLDER"], "no *.txt"),
+    "an empty folder": (1, ["train", "FOLDER"], "no text file"),
     "a glob without match": (1, ["train", "x*.nothing"], "no file matches"),
     "an unknown encoding": (1, [*TRAIN, "--encoding", "klingon"], "klingon"),
     "no text given": (2, ["train"], "TEXT"),

@@ -26,7 +26,8 @@ def checkpoints(tmp_path: Path) -> Path:
     shutil.copy(FIXTURES / "text.txt", tmp_path)
     for path in tmp_path.glob("checkpoints/*/run.json"):
         info = json.loads(path.read_text(encoding="utf-8"))
-        info["texts"] = [str(tmp_path / "text.txt")]
+        text = str(tmp_path / "text.txt")
+        info |= {"texts": [text], "files": [{**info["files"][0], "path": text}]}
         path.write_text(json.dumps(info), encoding="utf-8")
     return tmp_path / "checkpoints"
 

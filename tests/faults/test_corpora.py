@@ -65,7 +65,7 @@ FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, part of the 
     "UTF-16 with a mark": (HANGUL.encode("utf-16"), TRAINS, ""),
     "UTF-16 BE with a mark": (codecs.BOM_UTF16_BE + HANGUL.encode("utf-16-be"), TRAINS, ""),
     "UTF-32 with a mark": (HANGUL.encode("utf-32"), TRAINS, ""),
-    "UTF-16 without a mark": (TEXT.encode("utf-16-le"), REFUSED, "byte 1 is NUL"),
+    "UTF-16 without a mark": (TEXT.encode("utf-16-le"), REFUSED, "looks like utf-16-le"),
     "half of UTF-16": (HANGUL.encode("utf-16")[:-1], REFUSED, "middle of a character"),
 }  # fmt: skip
 

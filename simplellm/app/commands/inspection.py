@@ -14,7 +14,7 @@ from simplellm.app.session import Session
 from simplellm.app.shading import marks_of, summary_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
-from simplellm.data.corpus import STDIN_NAME
+from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention, candidates, character_spans, token_text
 from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages

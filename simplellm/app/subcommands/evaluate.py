@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import torch
 
 from simplellm.app.console import standard_input, write_json
 from simplellm.app.options import EvaluateOptions
-from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
+from simplellm.app.subcommands.shared import (
+    checkpoint_of,
+    device_of,
+    load_sampler,
+    screen_of,
+    text_format,
+)
 from simplellm.data.corpus import read_corpus
-from simplellm.data.dataset import encode_document
+from simplellm.data.prepared import encoded
 from simplellm.device import fast_float32
+from simplellm.errors import Notice
 from simplellm.model import scoring
-from simplellm.model.scoring import Evaluation
+from simplellm.model.scoring import Evaluation, Progress
+
+PROGRESS_SECONDS = 5.0  # from one notice to the next
 
 
 def evaluate(options: EvaluateOptions) -> int:
     screen = screen_of(options)
-    text = read_corpus([options.data], options.encoding, standard_input()).text()
+    format = replace(text_format(options), keeps_duplicates=True)  # every token counts
+    corpus = read_corpus([options.data], format, standard_input(), screen.notice)
     folder = checkpoint_of(options, screen)
 
     def score(device: torch.device) -> Evaluation:
         sampler = load_sampler(folder, device, options)
-        ids = encode_document(sampler.tokenizer, text)
-        with fast_float32(device):
-            return scoring.evaluate(sampler.model, ids, len(text.encode("utf-8", "replace")))
+        with encoded(corpus, sampler.tokenizer) as ids, fast_float32(device):
+            progress = _progress(screen.notice)
+            return scoring.evaluate(sampler.model, ids, corpus.n_bytes, progress)
 
     evaluation = device_of(options, screen).run(score)
     if options.json:
@@ -34,3 +47,18 @@ def evaluate(options: EvaluateOptions) -> int:
             ("", ""), [(name.replace("_", " "), f"{value:.6g}") for name, value in figures]
         )
     return 0
+
+
+def _progress(notice: Notice) -> Progress:
+    """Shows the share that is done, in intervals, with an estimate of the time that is left."""
+    started_at = reported_at = time.monotonic()
+
+    def progress(done: float) -> None:
+        nonlocal reported_at
+        now = time.monotonic()
+        if now - reported_at >= PROGRESS_SECONDS and done < 1:
+            reported_at = now
+            left = (now - started_at) * (1 - done) / done
+            notice(f"scored {done:.0%}, about {left:.0f} s left")
+
+    return progress

@@ -10,12 +10,13 @@ import torch
 
 from simplellm.app.console import decoded, standard_input
 from simplellm.app.device_fallback import DeviceFallback
-from simplellm.app.options import ModelOptions, Options, TrainingOptions
+from simplellm.app.options import ModelOptions, Options, ReadingOptions, TrainingOptions
 from simplellm.app.screen import Screen
 from simplellm.checkpoint.find_runs import find_checkpoint
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.toml import read_toml
-from simplellm.data.corpus import STDIN_NAME
+from simplellm.data.source import TextFormat
+from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError, TextError
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
@@ -66,11 +67,17 @@ def read_prompt(prompt: str) -> str:
     return decoded(stream.read(), sys.stdin.encoding)
 
 
+def text_format(options: ReadingOptions) -> TextFormat:
+    """How the text files of a command are read."""
+    max_bad_share = options.max_bad_share if options.skip_bad else 0.0
+    return TextFormat(options.encoding, options.text_key, max_bad_share)
+
+
 def sources_of(options: TrainingOptions) -> Sources:
     """The texts of a training; SettingError if there are none."""
     if not options.texts:
         raise SettingError("train needs a TEXT", fix="simplellm train my-text.txt")
-    return Sources(options.texts, options.val_data, options.encoding)
+    return Sources(options.texts, options.val_data, text_format(options))
 
 
 # ---------------------------------------------------------------- training
