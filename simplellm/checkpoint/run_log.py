@@ -59,7 +59,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a log.jsonl; lines that a kill or a full disk cut off are skipped."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):

@@ -169,8 +169,13 @@ class _Reader:
         self.has_words = self.has_words or has_words
 
     def corpus(self, texts: Sequence[str]) -> Corpus:
+        names = ", ".join(str(text) for text in texts[:MAX_NAMES_SHOWN])
+        if not self.has_words and self.digests:
+            raise TextError(
+                f"{names} has no text but that of the validation text",
+                fix="name another --val-data, or leave it out",
+            )
         if not self.has_words:
-            names = ", ".join(str(text) for text in texts[:MAX_NAMES_SHOWN])
             raise TextError(f"there is no text in {names}", fix="name a file that contains text")
         if self.n_duplicates:
             self.notice(f"left out: {self.n_duplicates} documents that occur more than once")

@@ -143,11 +143,14 @@ class Source:
 
     def _plain_text(self) -> Iterator[TextChunk]:
         buffer = ""
+        searched = 0  # characters of the buffer that have no place to cut
         for text in self._decoded():
             buffer += text
-            while (cut := safe_cut(buffer)) is not None:
+            while (cut := safe_cut(buffer, searched)) is not None:
                 yield TextChunk(buffer[:cut], False)
                 buffer = buffer[cut:]
+                searched = 0
+            searched = max(len(buffer) - 1, 0) if len(buffer) > CHUNK_CHARACTERS else 0
         yield TextChunk(buffer, True)
 
     def _decoded(self) -> Iterator[str]:
@@ -233,15 +236,15 @@ def read_block(file: BinaryIO, name: str, size: int) -> bytes:
         raise cannot_read(name, error) from error
 
 
-def safe_cut(buffer: str) -> int | None:
-    """Position where a long buffer can be cut without a change of its tokens.
+def safe_cut(buffer: str, start: int = 0) -> int | None:
+    """Last position from `start` on where a long buffer can be cut without a change of its tokens.
 
     That is between a line end and a word. None while the buffer is short, or if it has no such
     position and may still grow.
     """
     if len(buffer) <= CHUNK_CHARACTERS:
         return None
-    if (match := LAST_CUT.match(buffer)) is not None:
+    if (match := LAST_CUT.match(buffer, start)) is not None:
         return match.end()
     return MAX_CHUNK_CHARACTERS if len(buffer) > MAX_CHUNK_CHARACTERS else None
 
