@@ -24,12 +24,13 @@ from simplellm.checkpoint.run_log import Sinks
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
-from simplellm.config.setting import reject_unknown_keys
+from simplellm.config.setting import current_names, reject_unknown_keys
 from simplellm.config.training import TrainConfig
 from simplellm.data.dataset import encode_document
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.data.tokenizer import Tokenizer
+from simplellm.data.utf8 import utf8_length
 from simplellm.device import choose_device, fast_float32
 from simplellm.errors import Notice, SettingError, TextError
 from simplellm.evaluation.analyze import Candidate, candidates
@@ -40,6 +41,7 @@ from simplellm.model.scoring import Evaluation, evaluate
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import joined
+from simplellm.training.result import Result
 from simplellm.training.sources import Sources
 from simplellm.training.start import start
 
@@ -69,7 +71,7 @@ class Run:
         return load(self, device=device)
 
 
-Source = Run | str | os.PathLike[str]
+RunOrPath = Run | str | os.PathLike[str]
 
 
 class Model:
@@ -100,7 +102,7 @@ class Model:
         """Loss, perplexity, accuracy and bits per byte of `text`."""
         ids = encode_document(self.tokenizer, text)
         with fast_float32(self.device):
-            return evaluate(self.network, ids, len(text.encode("utf-8", "replace")))
+            return evaluate(self.network, ids, utf8_length(text))
 
     def next_tokens(
         self, prompt: str, top: int = 10, params: SamplingParams | None = None, **settings: Any
@@ -124,7 +126,7 @@ def train(
     name: str | None = None,
     checkpoints: str | os.PathLike[str] = "checkpoints",
     device: str = "auto",
-    base: Source | None = None,
+    base: RunOrPath | None = None,
     val_data: str | os.PathLike[str] | None = None,
     encoding: str = "utf-8",
     notice: Notice = lambda message: None,
@@ -141,8 +143,7 @@ def train(
     """
     started_at = time.perf_counter()
     texts, stdin = _texts(text_or_paths)
-    known = [*ModelConfig.names(), *TrainConfig.names()]
-    reject_unknown_keys(settings, known, "train()")
+    _check_names(settings)
     val_text = os.fspath(val_data) if val_data else None
     sources = Sources(texts, val_text, TextFormat(encoding))
     folder = Path(checkpoints)
@@ -162,12 +163,11 @@ def train(
             started_at=started_at,
         )
         result = start(sources, settings, name, context, base_folder)
-    figures = {key: value for key, value in asdict(result).items() if key in Run.__annotations__}
-    return Run(**{**figures, "name": result.run, "path": Path(result.path).parent})
+    return _finished(result)
 
 
 def load(
-    source: Source | None = None,
+    source: RunOrPath | None = None,
     *,
     checkpoints: str | os.PathLike[str] = "checkpoints",
     device: str = "auto",
@@ -184,6 +184,18 @@ def load(
     folder = find_checkpoint(wanted, Path(checkpoints), lambda message: None)
     network, tokenizer = load_model(folder, choose_device(device))
     return Model(quantized(network) if quantize == "int8" else network, tokenizer, folder)
+
+
+def _finished(result: Result) -> Run:
+    figures = {key: value for key, value in asdict(result).items() if key in Run.__annotations__}
+    return Run(**{**figures, "name": result.run, "path": Path(result.path).parent})
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    """SettingError for the name of no model or training setting; former names are accepted."""
+    declared = [*ModelConfig.settings(), *TrainConfig.settings()]
+    names = [setting.name for setting in declared]
+    reject_unknown_keys(current_names(settings, declared), names, "train()")
 
 
 class _LogSink:
@@ -205,7 +217,7 @@ def _texts(text_or_paths: TextOrPaths) -> tuple[tuple[str, ...], io.BytesIO | No
     return texts, None
 
 
-def _path_of(source: Source) -> str:
+def _path_of(source: RunOrPath) -> str:
     """The name or path that find_checkpoint takes."""
     return os.fspath(source.path if isinstance(source, Run) else source)
 

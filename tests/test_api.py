@@ -155,6 +155,7 @@ def test_int8_weights_reply(run):
         (lambda model: simplellm.train("no-such-file.txt"), "no-such-file.txt"),
         (lambda model: simplellm.train(STORY, n_layr=3), "n_layr"),
         (lambda model: simplellm.train(STORY, n_layer=0), "n_layer"),
+        (lambda model: simplellm.train(STORY, r_drop=1, consistency=1), "former name"),
         (lambda model: simplellm.train([]), "needs a text"),
         (lambda model: simplellm.train("-"), "needs a text"),
         (lambda model: simplellm.load("no-such-run"), "no-such-run"),

@@ -51,7 +51,7 @@ TAR_MARK = (257, b"ustar")  # offset and bytes
 
 @dataclass(frozen=True)
 class TextFile:
-    """One file to read. `is_listed`: found in a folder, so that it may be left out if unreadable."""
+    """One file to read. `is_listed`: found in a folder; it is left out if it is unreadable."""
 
     name: str
     is_listed: bool = False
