@@ -27,7 +27,7 @@ from terminal import Key, Terminal  # noqa: E402
 STORY = DOCS.parent / "the-verdict.txt"
 SECONDS_TO_TRAIN = 600
 COLUMNS, DIM = 100, "8a8a8a"
-EVALUATED = re.compile("held-out|validation")  # an evaluation is on the panel
+EVALUATED = re.compile("validation")  # an evaluation is on the panel
 EMPTY_BRAILLE = "\u2800"  # not every font has it
 PYTE_NAMES = {"brown": "yellow", "brightbrown": "bright_yellow"}
 TYPED = ["/probs on", "The judge", "/next The judge put on the"]

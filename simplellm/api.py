@@ -44,15 +44,16 @@ from simplellm.training.distributed import joined
 from simplellm.training.result import Result
 from simplellm.training.sources import Sources
 from simplellm.training.start import start
+from simplellm.training.threads import adapted_to_load
 
 TextOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training. Figures are those of its best checkpoint on held-out text.
+    """A finished training. Figures are those of its best checkpoint on validation text.
 
-    path: the run folder. val_loss: nats per token. bits_per_byte: of held-out text.
+    path: the run folder. val_loss: nats per token. bits_per_byte: of validation text.
     """
 
     name: str
@@ -151,7 +152,7 @@ def train(
     if stdin is not None and name is None:
         name = free_name("text", folder)
     chosen_device = choose_device(device)
-    with joined(chosen_device) as world:
+    with joined(chosen_device) as world, adapted_to_load():
         context = TrainingContext(
             checkpoints=folder,
             device=chosen_device,

@@ -55,7 +55,7 @@ def _limits(curves: LossCurves) -> tuple[float, float, float, float]:
 def _legend(ascii_only: bool) -> list[Line]:
     return [
         [("." if ascii_only else "\u2836", STYLES["train"]), (" train", "dim")],
-        [(VALIDATION_MARK, STYLES[VALIDATION_MARK]), (" held-out", "dim")],
+        [(VALIDATION_MARK, STYLES[VALIDATION_MARK]), (" validation", "dim")],
         [(BEST_MARK, STYLES[BEST_MARK]), (" best", "dim")],
     ]
 

@@ -26,7 +26,7 @@ from simplellm.training.context import Preview
 from simplellm.training.result import Result
 from simplellm.training.tracking import Tracking
 
-PROMPT_TOKENS = 16  # beginning of the held-out text, the prompt of each sample
+PROMPT_TOKENS = 16  # beginning of the validation text, the prompt of each sample
 PREVIEW_TOKENS = 60
 REPORT_TOKENS = 256
 REPORT_SECONDS = 1.0  # a large model on a small machine writes fewer tokens
@@ -101,7 +101,7 @@ class TrainingMonitor:
 def sample(
     model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")
 ) -> str:
-    """The continuation of the beginning of the held-out text; empty if no token can be sampled.
+    """The continuation of the beginning of the validation text; empty if no token can be sampled.
 
     Uses its own random generator and restores the mode of the model: training is not affected.
     """

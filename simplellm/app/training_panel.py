@@ -84,7 +84,7 @@ def _quality(view: View) -> Iterable[tuple[str, str]]:
     evaluation = view.evaluation
     best = view.curves.best
     if evaluation and best:
-        yield "held-out", f"{evaluation['loss']:.3f}"
+        yield "validation", f"{evaluation['loss']:.3f}"
         yield "best", f"{best[1]:.3f}"
         yield "at step", f"{best[0]:,}"
         yield "perplexity", f"{evaluation['perplexity']:.4g}"

@@ -80,7 +80,7 @@ class TrainingProgress:
         if since is not None and not self._has_warned_of_overfitting:
             self._has_warned_of_overfitting = True
             self._screen.notice(
-                f"overfitting: the held-out loss has been rising since step {since}; "
+                f"overfitting: the validation loss has been rising since step {since}; "
                 "the best checkpoint is kept"
             )
 
@@ -141,7 +141,7 @@ class TrainingProgress:
     def _print_evaluation(self, record: dict[str, Any]) -> None:
         best = ", the best so far" if record["best"] else ""
         self._screen.notice(
-            f"step {record['step']}: held-out loss {record['loss']:.3f}, "
+            f"step {record['step']}: validation loss {record['loss']:.3f}, "
             f"perplexity {record['perplexity']:.4g}, accuracy {record['accuracy']:.1%}, "
             f"{record['bits_per_byte']:.3f} bits/byte{best}"
         )

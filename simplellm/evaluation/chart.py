@@ -161,7 +161,7 @@ def _best(frame: Frame, best: Point | None) -> list[str]:
 
 
 def _legend() -> list[str]:
-    places = (("train", "training", WIDTH - 210), ("held", "held out", WIDTH - 110))
+    places = (("train", "training", WIDTH - 210), ("held", "validation", WIDTH - 110))
     return [
         f'<path class="{style}" d="M{x} 20h20"/><text x="{x + 26}" y="24">{words}</text>'
         for style, words, x in places

@@ -149,7 +149,7 @@ def report_lines(report: Report) -> Sequence[str]:
         else ""
     )
     return [
-        f"held-out loss {report.figures['val_loss']:.3f}, "
+        f"validation loss {report.figures['val_loss']:.3f}, "
         f"perplexity {report.figures['perplexity']:.4g}; bits per byte:",
         *(f"{name:<14} {bits:.3f}" for name, bits in rows),
         f"copied word for word: {copied.share:.0%} "

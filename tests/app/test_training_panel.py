@@ -54,7 +54,7 @@ def evaluation(number: int, loss: float = 3.5, best: bool = True, sample: str = 
 
 
 def a_run() -> list[dict]:
-    """Losses fall; from step 30 on the held-out loss rises."""
+    """Losses fall; from step 30 on the validation loss rises."""
     records = []
     for number in range(1, 61):
         records.append(step(number, 7 - number / 12))
@@ -168,7 +168,7 @@ def test_the_panel_shows_every_figure_the_curve_and_the_sample(open_terminal):
     for record in a_run()[:33]:  # up to the evaluation at 30
         progress.write(record)
     shown = terminal.text
-    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "held-out 4.000",
+    for figure in ("step 30/60", "epoch 4.3", "left 0:04", "train loss 4.500", "validation 4.000",
     "best 4.000",
                    "at step 30", "perplexity 33.1", "accuracy 25.0%", "bits/byte 2.300",
                    "rate 0.003", "gradient 1.25",
@@ -317,7 +317,7 @@ def test_after_training_the_panel_is_gone_and_notices_stay(open_terminal):
     words = " ".join(terminal.text.split())
     assert "gradient" not in words and words.count("overfitting") == 1
     assert (
-        "held-out loss has been rising since step 30; the best checkpoint is kept" in words
+        "validation loss has been rising since step 30; the best checkpoint is kept" in words
         and "no improvement in 3 evaluations" in words
     )
 
@@ -342,7 +342,7 @@ def test_a_dumb_terminal_gets_plain_lines(open_terminal):
     with progress:
         for record in a_run():
             progress.write(record)
-    assert "\x1b" not in terminal.getvalue() and terminal.getvalue().count("held-out loss") >= 6
+    assert "\x1b" not in terminal.getvalue() and terminal.getvalue().count("validation loss") >= 6
 
 
 def test_plain_lines_end_with_a_short_sample_and_report_overfitting_once():

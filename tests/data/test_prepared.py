@@ -93,7 +93,7 @@ def test_a_prepared_corpus_is_reused(
 def test_other_texts_and_tokenizers_get_folders_of_their_own(
     make: Prepare, story: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    for arguments in ((story,), (story + "x",), (story, tokenizer), (story, "bpe", "held out")):
+    for arguments in ((story,), (story + "x",), (story, tokenizer), (story, "bpe", "validation")):
         make(*arguments)
     assert len(list((tmp_path / "prepared").iterdir())) == 4
 
