@@ -12,7 +12,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, Settings, flag_of
 from simplellm.config.training import TrainConfig
-from simplellm.training.tracking import TRACKERS
+from simplellm.training.trackers import TRACKERS
 
 MOST_CANDIDATES = 1_000_000  # of `analyze --top`
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, NoReturn
 import simplellm
 from simplellm.app import flags, options
 from simplellm.app.options import Options, SweepOptions, TalkOptions
+from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Settings, current_names
-from simplellm.config.suggest import did_you_mean
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 

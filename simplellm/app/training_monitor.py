@@ -16,7 +16,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
-from simplellm.data.prepared import Prepared
+from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
 from simplellm.evaluation.report import Report, make_report, report_lines
@@ -24,7 +24,7 @@ from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.context import Preview
 from simplellm.training.result import Result
-from simplellm.training.tracking import Tracking
+from simplellm.training.trackers import Tracking
 
 PROMPT_TOKENS = 16  # beginning of the validation text, the prompt of each sample
 PREVIEW_TOKENS = 60

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from simplellm.config.suggest import did_you_mean
+from simplellm.config.did_you_mean import did_you_mean
 from simplellm.errors import SettingError
 
 KIND_NAMES = {

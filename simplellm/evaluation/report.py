@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from simplellm.data.prepared import Prepared
+from simplellm.data.prepared_corpus import Prepared
 from simplellm.evaluation.chart import loss_svg
+from simplellm.evaluation.copied_text.passages import PASSAGE_CHARACTERS, find_passages
+from simplellm.evaluation.copied_text.training_text import byte_chunks, sampled_text, text_chunks
 from simplellm.evaluation.curves import LossCurves
-from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
-from simplellm.evaluation.training_text import byte_chunks, sampled_text, text_chunks
 from simplellm.storage.files import replace_file
 from simplellm.storage.json_files import JsonMapping, JsonObject, json_bytes
 

@@ -17,10 +17,10 @@ from typing import Any
 from simplellm.config.training import TrainConfig
 from simplellm.errors import CheckpointError
 from simplellm.training.distributed import any_of, from_main
-from simplellm.training.limits import Limits
 from simplellm.training.result import Result
 from simplellm.training.run_info import RunInfo
 from simplellm.training.schedule import CONSTANT_SHARE, Decision
+from simplellm.training.step_limits import Limits
 from simplellm.training.trainer import RECENT_SECONDS, Trainer
 
 PLANNED_SHARE = 0.98  # of the budget

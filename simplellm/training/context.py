@@ -11,7 +11,7 @@ import torch
 
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import Sink, Sinks
-from simplellm.data.prepared import Prepared
+from simplellm.data.prepared_corpus import Prepared
 from simplellm.errors import Notice
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.distributed import World

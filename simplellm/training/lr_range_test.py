@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from simplellm.errors import StoppedEarly, TrainingError
-from simplellm.training.learner import Learner
+from simplellm.training.training_step import Learner
 
 STEPS = 100
 LOWEST_FACTOR, HIGHEST_FACTOR = 1e-3, 30.0  # of the configured rate

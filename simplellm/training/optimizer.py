@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simplellm.config.training import TrainConfig
 from simplellm.model.transformer import SimpleLLM
-from simplellm.training.composition import ComposedTable
+from simplellm.training.composed_embedding import ComposedTable
 from simplellm.training.muon import Muon, block_matrices
 
 ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -22,7 +22,7 @@ class Optimizer:
     """All optimizers of a model behind one `step`, one rate factor and one state.
 
     compositions: by the name of a table its matrix A; the table is trained as A R, see
-    composition.py.
+    composed_embedding.py.
     """
 
     def __init__(

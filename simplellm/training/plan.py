@@ -24,8 +24,8 @@ from simplellm.training.budget import (
 )
 from simplellm.training.distributed import any_of, from_main
 from simplellm.training.execution import compile_training
-from simplellm.training.limits import steps_limit, steps_of_epochs
 from simplellm.training.schedule import warmup_steps
+from simplellm.training.step_limits import steps_limit, steps_of_epochs
 from simplellm.training.trainer import Trainer
 
 UNUSED_SHARE = 0.1  # of a budget, from which a notice says that the text cannot use it

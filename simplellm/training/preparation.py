@@ -20,7 +20,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
-from simplellm.data.prepared import PREPARED_FOLDER, Prepared, prepare
+from simplellm.data.prepared_corpus import PREPARED_FOLDER, Prepared, prepare
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import choose_precision, relative_speed, reuse_freed_memory
 from simplellm.errors import CheckpointError, SimpleLLMError
@@ -29,14 +29,14 @@ from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import remove_leftovers
 from simplellm.storage.lock import FolderLock
 from simplellm.training.context import Output, Runtime, TrainingContext
-from simplellm.training.data import TrainingData
 from simplellm.training.distributed import any_of, from_main, wait_for_all
-from simplellm.training.initialization import initial_model
+from simplellm.training.initial_model import initial_model
 from simplellm.training.plan import plan
 from simplellm.training.run_info import RunInfo, start_facts, text_facts
 from simplellm.training.saver import Saver
 from simplellm.training.sources import Corpora, Sources
 from simplellm.training.trainer import Trainer
+from simplellm.training.training_data import TrainingData
 
 PROBE_TOKENS = 4096  # of a new text, scored before a trained model is trained on it
 # Bits per byte on the new text, divided by those on the model's own text, from which a notice says

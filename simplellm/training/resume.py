@@ -20,13 +20,11 @@ from simplellm.device import reuse_freed_memory
 from simplellm.errors import SettingError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.lock import FolderLock
-from simplellm.training import changes
+from simplellm.training import resume_changes as changes
 from simplellm.training.budget import RecordedDecisions, recorded_decisions, train_within_budget
 from simplellm.training.clock import Heartbeat
 from simplellm.training.context import TrainingContext
-from simplellm.training.data import TrainingData
 from simplellm.training.distributed import wait_for_all
-from simplellm.training.limits import Limits
 from simplellm.training.plan import try_to_compile
 from simplellm.training.preparation import (
     TrainerFactory,
@@ -37,7 +35,9 @@ from simplellm.training.preparation import (
 from simplellm.training.result import Result
 from simplellm.training.run_info import RunInfo, text_facts
 from simplellm.training.sources import Corpora, absolute_paths
+from simplellm.training.step_limits import Limits
 from simplellm.training.trainer import Trainer
+from simplellm.training.training_data import TrainingData
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, current_names
 from simplellm.config.training import TrainConfig
-from simplellm.data.prepared import Prepared
+from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.sources import Corpora, Sources, absolute_paths

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from simplellm.data.corpus import Corpus, document_digests, read_corpus
-from simplellm.data.prepared import train_characters
+from simplellm.data.prepared_corpus import train_characters
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import Notice

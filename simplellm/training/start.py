@@ -18,10 +18,10 @@ from simplellm.training.budget import train_within_budget
 from simplellm.training.clock import Heartbeat
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World, wait_for_all
-from simplellm.training.limits import Limits
 from simplellm.training.preparation import Attempt, claimed, measured_speed, prepare_run
 from simplellm.training.result import Result
 from simplellm.training.sources import Sources
+from simplellm.training.step_limits import Limits
 from simplellm.training.trainer import Trainer
 
 # Second measurement of the speed divided by the first, from which the run starts again with the

@@ -1,6 +1,7 @@
 """The training loop: step, evaluate, save.
 
-The step itself is in learner.py. A run that was stopped continues exactly as if it had not been.
+The step itself is in training_step.py. A run that was stopped continues exactly as if it had not
+been.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from simplellm.model.scoring import Evaluation
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.clock import Clock
 from simplellm.training.context import Output, Runtime
-from simplellm.training.data import TrainingData
 from simplellm.training.distributed import any_of
-from simplellm.training.learner import Learner
 from simplellm.training.progress import Progress, Score
 from simplellm.training.result import Result
+from simplellm.training.training_data import TrainingData
+from simplellm.training.training_step import Learner
 from simplellm.training.validation import Validation
 
 RECENT_SECONDS = 3.0  # window over which the current speed is measured

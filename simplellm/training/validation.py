@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from simplellm import device as devices
-from simplellm.data.prepared import Prepared
+from simplellm.data.prepared_corpus import Prepared
 from simplellm.model.scoring import Evaluation, evaluate, token_scores
 from simplellm.model.transformer import SimpleLLM
 

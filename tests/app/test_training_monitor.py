@@ -14,7 +14,7 @@ from simplellm.app.cli import main
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.data.corpus import read_corpus
-from simplellm.data.prepared import Prepared, prepare
+from simplellm.data.prepared_corpus import Prepared, prepare
 from simplellm.errors import SamplingError
 
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.data.bpe_dropout import Segmenter
 from simplellm.data.dataset import TextDataset, encode_document
-from simplellm.data.segmentation import Segmenter
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import TextError
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from simplellm.evaluation.passages import (
+from simplellm.evaluation.copied_text.passages import (
     MAX_PASSAGES,
     PASSAGE_CHARACTERS,
     Copied,
     find_passages,
 )
-from simplellm.evaluation.suffix_array import build_shards
-from simplellm.evaluation.training_text import TrainingText, sampled_text
-from simplellm.evaluation.words import DOCUMENT_MARK, words_of
+from simplellm.evaluation.copied_text.suffix_array import build_shards
+from simplellm.evaluation.copied_text.training_text import TrainingText, sampled_text
+from simplellm.evaluation.copied_text.words import DOCUMENT_MARK, words_of
 
 NFD = unicodedata.normalize("NFD", "한글")
 LETTERS = ["a", "bc", " ", "\n", ".", "é", "한", "我", NFD[0], NFD[1], "👩\u200d👧", "\udcff"]

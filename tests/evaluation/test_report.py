@@ -15,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
+from simplellm.evaluation.copied_text.passages import PASSAGE_CHARACTERS, find_passages
+from simplellm.evaluation.copied_text.training_text import (
+    byte_chunks,
+    load_training_texts,
+    text_chunks,
+)
+from simplellm.evaluation.copied_text.words import DOCUMENT_MARK
 from simplellm.evaluation.report import (
     COMPRESSED_TRAIN_BYTES,
     COMPRESSED_VAL_BYTES,
@@ -24,8 +30,6 @@ from simplellm.evaluation.report import (
     copy_rate,
     unigram_bits,
 )
-from simplellm.evaluation.training_text import byte_chunks, load_training_texts, text_chunks
-from simplellm.evaluation.words import DOCUMENT_MARK
 
 short_texts = st.text("ab \n한", max_size=160)
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_words import texts, words
 
-from simplellm.evaluation import suffix_array
-from simplellm.evaluation import words as word_module
-from simplellm.evaluation.suffix_array import Shard, build_shards
-from simplellm.evaluation.words import BREAK, DOCUMENT_MARK, words_of
+from simplellm.evaluation.copied_text import suffix_array as suffix_array
+from simplellm.evaluation.copied_text import words as word_module
+from simplellm.evaluation.copied_text.suffix_array import Shard, build_shards
+from simplellm.evaluation.copied_text.words import BREAK, DOCUMENT_MARK, words_of
 
 
 def longest_by_search(needle: list[str], text: str) -> int:

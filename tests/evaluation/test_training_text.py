@@ -21,10 +21,11 @@ from simplellm.app.session import Session
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.evaluation import index_files, training_text
-from simplellm.evaluation.passages import find_passages
-from simplellm.evaluation.training_text import load_training_texts, text_chunks
-from simplellm.evaluation.words import DOCUMENT_MARK
+from simplellm.evaluation.copied_text import index_files as index_files
+from simplellm.evaluation.copied_text import training_text as training_text
+from simplellm.evaluation.copied_text.passages import find_passages
+from simplellm.evaluation.copied_text.training_text import load_training_texts, text_chunks
+from simplellm.evaluation.copied_text.words import DOCUMENT_MARK
 from simplellm.inference.sampler import Sampler
 
 ZOO = {

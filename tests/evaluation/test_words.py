@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simplellm.evaluation.words import words_of
+from simplellm.evaluation.copied_text.words import words_of
 
 NFD = unicodedata.normalize("NFD", "한글")
 LETTERS = ["a", "b", " ", "\n", ".", "é", "한", "我", NFD[0], NFD[1], "e\u0301", "👩\u200d👧", "🇰🇷"]

@@ -30,7 +30,7 @@ from faults.tiny import INTERVAL, STEPS, TINY, digest, go_on, train, write_text
 from simplellm.app.cli import main as command
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
-from simplellm.data.prepared import PREPARED_FOLDER
+from simplellm.data.prepared_corpus import PREPARED_FOLDER
 from simplellm.errors import CheckpointError, StoppedEarly
 from simplellm.storage.lock import lock_holder
 from simplellm.storage.manifest import is_intact

@@ -91,14 +91,14 @@ MUTATIONS = (
     ),
     Mutation(
         "finite check of the loss",
-        "simplellm/training/learner.py",
+        "simplellm/training/training_step.py",
         "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):",
         "if math.isfinite(self.gradient_norm):",
         ("tests/training/test_trainer.py",),
     ),
     Mutation(
         "finite check of the gradient norm",
-        "simplellm/training/learner.py",
+        "simplellm/training/training_step.py",
         "if math.isfinite(self.loss) and math.isfinite(self.gradient_norm):",
         "if math.isfinite(self.loss):",
         ("tests/training/test_trainer.py",),
@@ -112,7 +112,7 @@ MUTATIONS = (
     ),
     Mutation(
         "fsync of the prepared ids",
-        "simplellm/data/prepared.py",
+        "simplellm/data/prepared_corpus.py",
         "        file.flush()\n        os.fsync(file.fileno())\n",
         "        file.flush()\n",
         ("tests/faults/test_disk.py::test_a_whole_training_is_durable_in_order",),
@@ -152,18 +152,18 @@ MUTATIONS = (
         "simplellm/storage/files.py",
         "return all(sha256_of(folder / name) == digests[name] for name in names)",
         "return all((folder / name).exists() and name in digests for name in names)",
-        ("tests/data/test_prepared.py",),
+        ("tests/data/test_prepared_corpus.py",),
     ),
     Mutation(
         "SHA-256 of the text of a resumed run",
-        "simplellm/training/changes.py",
+        "simplellm/training/resume_changes.py",
         "    if now == then:\n",
         "    if True:\n",
         ("tests/training/test_resume.py",),
     ),
     Mutation(
         "check of the tokenizer of a resumed run",
-        "simplellm/training/changes.py",
+        "simplellm/training/resume_changes.py",
         "is_same = info.tokenizer_fingerprint in (None, saved.fingerprint)",
         "is_same = True",
         (
@@ -173,7 +173,7 @@ MUTATIONS = (
     ),
     Mutation(
         "check of the model of a resumed run",
-        "simplellm/training/changes.py",
+        "simplellm/training/resume_changes.py",
         "if then.get(key) != now.get(key)]",
         "if False]",
         (

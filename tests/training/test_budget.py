@@ -17,9 +17,9 @@ from simplellm.config.training import TrainConfig
 from simplellm.training.budget import BudgetController, RecordedDecisions, eval_interval
 from simplellm.training.clock import Clock
 from simplellm.training.distributed import World
-from simplellm.training.limits import Limits
 from simplellm.training.progress import Progress
 from simplellm.training.schedule import Decision, progress, rate_factor
+from simplellm.training.step_limits import Limits
 
 Speed = Callable[[float], float]  # share of the quiet machine's speed at a time
 BUDGET, PLANNED_STEPS, STEP_SECONDS = 65.0, 430, 0.14

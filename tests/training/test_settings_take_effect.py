@@ -19,7 +19,7 @@ from small_runs import training_context
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.config.recipe import choose
-from simplellm.data.segmentation import Segmenter
+from simplellm.data.bpe_dropout import Segmenter
 from simplellm.errors import DeviceError
 from simplellm.model.block import TransformerBlock
 from simplellm.model.scoring import Evaluation

@@ -16,16 +16,16 @@ from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.data.corpus import read_corpus
-from simplellm.data.prepared import Prepared, prepare
+from simplellm.data.prepared_corpus import Prepared, prepare
 from simplellm.errors import TrainingError
 from simplellm.model.scoring import Evaluation, evaluate
 from simplellm.training.context import Output, Runtime
-from simplellm.training.data import TrainingData
-from simplellm.training.initialization import initial_model
-from simplellm.training.learner import SKIPPED_STEPS_LIMIT
+from simplellm.training.initial_model import initial_model
 from simplellm.training.plan import plan
 from simplellm.training.saver import Saver
 from simplellm.training.trainer import Trainer
+from simplellm.training.training_data import TrainingData
+from simplellm.training.training_step import SKIPPED_STEPS_LIMIT
 
 CPU = torch.device("cpu")
 BAD = [math.nan, math.inf, -math.inf]

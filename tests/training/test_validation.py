@@ -10,7 +10,7 @@ from conftest import STORY
 
 from simplellm.config.model import ModelConfig
 from simplellm.data.corpus import read_corpus
-from simplellm.data.prepared import Prepared, prepare
+from simplellm.data.prepared_corpus import Prepared, prepare
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.validation import Validation
 

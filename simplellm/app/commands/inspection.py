@@ -17,8 +17,8 @@ from simplellm.config.setting import show
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import attention, candidates, character_spans, token_text
-from simplellm.evaluation.passages import PASSAGE_CHARACTERS, find_passages
-from simplellm.evaluation.training_text import Location, load_training_texts
+from simplellm.evaluation.copied_text.passages import PASSAGE_CHARACTERS, find_passages
+from simplellm.evaluation.copied_text.training_text import Location, load_training_texts
 from simplellm.inference.batch import ReplyBatch
 from simplellm.inference.reply import random_seed
 

@@ -16,7 +16,7 @@ from simplellm.app.commands.settings import SETTINGS_COMMANDS
 from simplellm.app.commands.turns import TURN_COMMANDS
 from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
-from simplellm.config.suggest import did_you_mean
+from simplellm.config.did_you_mean import did_you_mean
 from simplellm.errors import SettingError, SimpleLLMError
 
 BARE_QUITS = ("quit", "exit")  # quit without a slash

@@ -5,9 +5,9 @@ from __future__ import annotations
 from simplellm.app.commands.command import Command, Shown
 from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
+from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
-from simplellm.config.suggest import did_you_mean
 from simplellm.errors import SettingError
 
 

@@ -17,7 +17,7 @@ from simplellm.app.subcommands.shared import (
     text_format,
 )
 from simplellm.data.corpus import read_corpus
-from simplellm.data.prepared import encoded
+from simplellm.data.prepared_corpus import encoded
 from simplellm.device import fast_float32
 from simplellm.errors import Notice
 from simplellm.model import scoring

@@ -16,7 +16,7 @@ from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import screen_of
 from simplellm.checkpoint.find_runs import find_run, list_runs
 from simplellm.checkpoint.run import Run
-from simplellm.data.prepared import PREPARED_FOLDER, is_prepared_name
+from simplellm.data.prepared_corpus import PREPARED_FOLDER, is_prepared_name
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.files import discard_folder, leftovers
 from simplellm.storage.lock import FolderLock

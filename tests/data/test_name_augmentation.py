@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.data.renaming import Renamer, kind_of
-from simplellm.data.segmentation import Segmenter
+from simplellm.data.bpe_dropout import Segmenter
+from simplellm.data.name_augmentation import Renamer, kind_of
 from simplellm.data.tokenizer import Tokenizer
 
 WORDS = [

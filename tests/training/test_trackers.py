@@ -17,7 +17,7 @@ from simplellm.app.parser import parse
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import SettingError, TrainingError
-from simplellm.training.tracking import Tracking, scalars
+from simplellm.training.trackers import Tracking, scalars
 
 RECORD = {
     "kind": "step",

@@ -18,7 +18,7 @@ import numpy as np
 
 from simplellm.checkpoint.run import Run
 from simplellm.data.corpus import Corpus
-from simplellm.data.prepared import (
+from simplellm.data.prepared_corpus import (
     PREPARED_FOLDER,
     find_prepared,
     is_prepared_name,
@@ -30,9 +30,9 @@ from simplellm.data.text_files import STDIN_NAME, is_json_lines
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.data.utf8 import encodable
 from simplellm.errors import CheckpointError, Notice, TextError
-from simplellm.evaluation.index_files import IndexSource, load_or_build
-from simplellm.evaluation.suffix_array import Shard, build_shards
-from simplellm.evaluation.words import DOCUMENT_MARK, words_of
+from simplellm.evaluation.copied_text.index_files import IndexSource, load_or_build
+from simplellm.evaluation.copied_text.suffix_array import Shard, build_shards
+from simplellm.evaluation.copied_text.words import DOCUMENT_MARK, words_of
 from simplellm.storage.files import sha256_of
 from simplellm.storage.json_files import JsonObject
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simplellm.data.segmentation import Segmenter
+from simplellm.data.bpe_dropout import Segmenter
 from simplellm.data.tokenizer import Tokenizer
 
 law = settings(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simplellm.data.corpus import Corpus, read_corpus
-from simplellm.data.prepared import Prepared, find_prepared, prepare
+from simplellm.data.prepared_corpus import Prepared, find_prepared, prepare
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import TextError
 

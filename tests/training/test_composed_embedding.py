@@ -16,7 +16,7 @@ from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import grad_scaler
 from simplellm.model.transformer import SimpleLLM
-from simplellm.training.composition import composition_matrices
+from simplellm.training.composed_embedding import composition_matrices
 from simplellm.training.optimizer import Optimizer
 from simplellm.training.resume import resume
 from simplellm.training.sources import Sources

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from simplellm.config.training import TrainConfig
+from simplellm.data.bpe_dropout import Segmenter
 from simplellm.data.dataset import TextDataset
-from simplellm.data.prepared import Prepared
-from simplellm.data.segmentation import Segmenter
+from simplellm.data.prepared_corpus import Prepared
 
 PASSAGE_BLOCKS = 2  # size of an augmented passage in blocks: few blocks span two passages
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
-from simplellm.model.induction import plant_induction_heads
+from simplellm.model.induction_heads import plant_induction_heads
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.execution import checkpoint_gradients
 from simplellm.training.freezing import freeze

@@ -1,7 +1,8 @@
 """Segmentation: a new random encoding of a small text in each epoch (augmentation).
 
 Two things vary: how words are cut into tokens (BPE-dropout, Provilkov et al. 2020, the strongest
-regularizer on small text) and which names occur (see renaming.py). Both are constant within a
+regularizer on small text) and which names occur (see
+name_augmentation.py). Both are constant within a
 passage, so that repetitions in the text are repetitions in the ids.
 
 Random merges for a whole text are slow. Each distinct word is therefore segmented a few times in
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simplellm.data.renaming import Renamer
+from simplellm.data.name_augmentation import Renamer
 from simplellm.data.tokenizer import Tokenizer
 
 MAX_VARIANTS = 16  # random segmentations per word

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simplellm.evaluation.words import BREAK, Words, words_of_chunks
+from simplellm.evaluation.copied_text.words import BREAK, Words, words_of_chunks
 
 SHARD_WORDS = 1 << 23  # about 32 MB of English text; sorting takes 0.4 GB of memory
 OVERLAP_WORDS = 1 << 14  # of two shards; longer passages across their boundary are found in parts

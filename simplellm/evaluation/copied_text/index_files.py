@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simplellm.evaluation.suffix_array import Shard, build_shards
+from simplellm.evaluation.copied_text.suffix_array import Shard, build_shards
 from simplellm.storage.files import digests_of, has_digests, new_folder, write_file
 from simplellm.storage.json_files import json_bytes
 

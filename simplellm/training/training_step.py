@@ -16,9 +16,8 @@ from simplellm import device as devices
 from simplellm.config.training import TrainConfig
 from simplellm.errors import DeviceError, TrainingError
 from simplellm.model.transformer import SimpleLLM
-from simplellm.training.composition import composition_matrices
+from simplellm.training.composed_embedding import composition_matrices
 from simplellm.training.context import Output, Runtime
-from simplellm.training.data import TrainingData
 from simplellm.training.distributed import World, average_gradients, mean
 from simplellm.training.ema import EMA
 from simplellm.training.optimizer import Optimizer
@@ -30,6 +29,7 @@ from simplellm.training.schedule import (
     rate_factor,
     warmup_steps,
 )
+from simplellm.training.training_data import TrainingData
 
 # Times that the host waits for the device in a step: loss and gradient norm are read together,
 # because the step is taken only if both are finite.

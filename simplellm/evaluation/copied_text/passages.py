@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from simplellm.data.utf8 import encodable
-from simplellm.evaluation.training_text import Location, TrainingText
-from simplellm.evaluation.words import BREAK, Words, words_of
+from simplellm.evaluation.copied_text.training_text import Location, TrainingText
+from simplellm.evaluation.copied_text.words import BREAK, Words, words_of
 
 PASSAGE_CHARACTERS = 20  # visible ones; a shorter passage may be a common phrase (guess)
 WIDE_FROM = 0x2E80  # CJK characters and emoji count twice: they say about as much (guess)

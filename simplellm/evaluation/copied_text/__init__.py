@@ -1,0 +1,1 @@
+"""Passages of a reply that are copied word for word from the training text."""
