@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from simplellm.checkpoint.find_runs import find_checkpoint, free_name
-from simplellm.checkpoint.run_log import Sinks
+from simplellm.checkpoint.run_log import LogRecord, Sinks
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
@@ -131,7 +131,7 @@ def train(
     val_data: str | os.PathLike[str] | None = None,
     encoding: str = "utf-8",
     notice: Notice = lambda message: None,
-    log: Callable[[dict[str, Any]], None] = lambda record: None,
+    log: Callable[[LogRecord], None] = lambda record: None,
     **settings: Any,
 ) -> Run:
     """Train a new model and return its run, which is saved in the folder `checkpoints`.
@@ -202,7 +202,7 @@ def _check_names(settings: dict[str, Any]) -> None:
 class _LogSink:
     """Passes the records of a training to a function."""
 
-    def __init__(self, log: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, log: Callable[[LogRecord], None]) -> None:
         self.write = log
 
 

@@ -18,11 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SimpleLLMError, TextError
 from simplellm.storage.files import replace_file
+from simplellm.storage.json_files import JsonObject
 
 if TYPE_CHECKING:
     from simplellm.inference.reply import StreamedToken
@@ -53,7 +54,7 @@ class Turn:
     ids: tuple[int, ...] | None = field(default=None, compare=False)
     pieces: tuple[StreamedToken, ...] = field(default=(), compare=False)
 
-    def to_record(self, number: int) -> dict[str, Any]:
+    def to_record(self, number: int) -> JsonObject:
         return {
             "turn": number,
             "prompt": self.prompt,
@@ -64,7 +65,7 @@ class Turn:
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Turn:
+    def from_record(cls, record: JsonObject) -> Turn:
         """The inverse of `to_record`; ValueError or SettingError if the record is wrong."""
         prompt = record.get("prompt")
         reply = record.get("reply")
@@ -110,7 +111,7 @@ def load(path: Path) -> list[Turn]:
     return turns
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> JsonObject:
     """The first line of a saved conversation; TextError for other files and other versions."""
     try:
         _require_plain_file(path)
@@ -167,7 +168,7 @@ def to_lines(turns: Sequence[Turn], run: Path) -> bytes:
     return b"".join(map(to_line, [header, *records]))
 
 
-def to_line(record: dict[str, Any]) -> bytes:
+def to_line(record: JsonObject) -> bytes:
     """One line of readable JSON. Text without a UTF-8 form (invalid terminal input) is escaped."""
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -175,7 +176,7 @@ def to_line(record: dict[str, Any]) -> bytes:
         return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
-def parse_line(line: bytes) -> dict[str, Any]:
+def parse_line(line: bytes) -> JsonObject:
     """The JSON object of a line; ValueError for anything else."""
     try:
         record = json.loads(line.decode(), parse_constant=_refuse_constant)
@@ -190,7 +191,7 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(path: Path) -> Iterator[tuple[int, JsonObject]]:
     """Number and object of each line after the first. An incomplete last line is skipped."""
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[1:], 2):
@@ -204,7 +205,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise _wrong_line(path, number, str(error)) from error
 
 
-def _applied(record: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+def _applied(record: JsonObject, turns: list[Turn]) -> list[Turn]:
     """The turns after the line `record`; ValueError if it does not fit."""
     n_kept = record.get("turns")
     number = record.get("turn")

@@ -7,11 +7,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from simplellm.app.conversation import Turn, load, parse_line, read_header, to_line, to_lines
 from simplellm.app.preferences import OWNER_ONLY, make_private
 from simplellm.errors import Notice, TextError
+from simplellm.storage.json_files import JsonObject
 
 MOST_NAME = 60  # characters of the run name in a file name
 MOST_FILES = 1000  # of one run that begin in the same second
@@ -109,7 +109,7 @@ def _new_file(folder: Path, run: Path, data: bytes) -> Path:
     raise FileExistsError(17, "all names are taken", str(folder))
 
 
-def _append(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def _append(path: Path, records: Sequence[JsonObject]) -> None:
     """Append lines in one write; FileNotFoundError if the file has been deleted meanwhile."""
     if records:
         with open(os.open(path, os.O_WRONLY | os.O_APPEND), "ab") as file:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from simplellm.app.screen import Screen
 from simplellm.app.training_progress import TrainingProgress
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import read_log
+from simplellm.checkpoint.run_log import LogRecord, read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.data.prepared_corpus import Prepared
@@ -55,7 +54,7 @@ class TrainingMonitor:
         self._tracking.follow(run.path)
         return lambda model: sample(model, prepared, PREVIEW_TOKENS)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: LogRecord) -> None:
         """Show and track a log record. The first one also recalls the log of a resumed run."""
         if self._is_first and self._run is not None and "step" in record:
             self._is_first = False

@@ -14,6 +14,7 @@ from simplellm.app.live_panel import LivePanel
 from simplellm.app.sanitize import one_line
 from simplellm.app.screen import Screen
 from simplellm.app.training_panel import SAMPLE_LINES, View, duration, panel_lines, seconds_left
+from simplellm.checkpoint.run_log import LogRecord
 from simplellm.evaluation.curves import overfitting_since
 
 PLAIN_REPORT_SECONDS = 5.0
@@ -47,7 +48,7 @@ class TrainingProgress:
             self._view.add(record)
         self._has_warned_of_overfitting = overfitting_since(self._view.curves) is not None
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: LogRecord) -> None:
         self._view.add(record)
         kind = record["kind"]
         if self._is_live and kind in ("step", "evaluation"):
@@ -128,7 +129,7 @@ class TrainingProgress:
 
     # ------------------------------------------------------------ plain lines
 
-    def _print_step(self, record: dict[str, Any]) -> None:
+    def _print_step(self, record: LogRecord) -> None:
         if time.monotonic() - self._reported_at < PLAIN_REPORT_SECONDS:
             return
         self._reported_at = time.monotonic()
@@ -138,7 +139,7 @@ class TrainingProgress:
             f"{duration(seconds_left(record))} left"
         )
 
-    def _print_evaluation(self, record: dict[str, Any]) -> None:
+    def _print_evaluation(self, record: LogRecord) -> None:
         best = ", the best so far" if record["best"] else ""
         self._screen.notice(
             f"step {record['step']}: validation loss {record['loss']:.3f}, "

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from simplellm.checkpoint import step_names
 from simplellm.checkpoint.pointers import (
@@ -34,7 +33,7 @@ from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, Notice
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, make_folder, new_folder, replace_file
-from simplellm.storage.json_files import json_bytes, read_json
+from simplellm.storage.json_files import JsonObject, json_bytes, read_json
 from simplellm.storage.manifest import is_intact, verify_manifest
 
 RUN_VERSION = 1
@@ -57,7 +56,7 @@ class Run:
 
     # ---------------------------------------------------------------- run.json
 
-    def read_info(self) -> dict[str, Any]:
+    def read_info(self) -> JsonObject:
         """The content of run.json; CheckpointError where it is missing or damaged."""
         try:
             return read_json(self.path / "run.json")
@@ -69,12 +68,12 @@ class Run:
             fix = usable if self.step_folders() else "train it anew"
             raise CheckpointError(str(error), fix=fix) from error
 
-    def write_info(self, info: dict[str, Any]) -> None:
+    def write_info(self, info: JsonObject) -> None:
         """Write run.json; creates the folder if needed."""
         make_folder(self.path)
         replace_file(self.path / "run.json", json_bytes({"version": RUN_VERSION, **info}))
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> JsonObject | None:
         """The row of `simplellm runs`; None where there is no evaluated checkpoint."""
         best = self.pointer("best") or {}
         figures = {name: best.get(name) for name in ("val_loss", "bits_per_byte")}

@@ -9,15 +9,18 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from simplellm.storage.files import replace_file
+from simplellm.storage.json_files import JsonObject
+
+LogRecord = JsonObject  # one line of log.jsonl
 
 
 class Sink(Protocol):
     """Receives the records of a training run."""
 
-    def write(self, record: dict[str, Any]) -> None: ...
+    def write(self, record: LogRecord) -> None: ...
 
 
 class Sinks:
@@ -26,7 +29,7 @@ class Sinks:
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: LogRecord) -> None:
         for sink in self._sinks:
             sink.write(record)
 
@@ -42,7 +45,7 @@ class JsonlSink:
         self._notice = notice
         self._has_failed = False
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: LogRecord) -> None:
         line_end = "\n" if self._has_failed else ""  # ends the line that may be written in part
         try:
             with open(self._path, "a", encoding="utf-8", newline="\n") as file:
@@ -55,7 +58,7 @@ class JsonlSink:
             self._has_failed = False
 
 
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
+def read_log(path: Path) -> Iterator[LogRecord]:
     """The records of a log.jsonl; lines that a kill or a full disk cut off are skipped."""
     if not path.exists():
         return
@@ -72,9 +75,9 @@ def cut_log(path: Path, step: int) -> None:
     replace_file(path, "".join(map(_to_line, kept)).encode())
 
 
-def _to_line(record: dict[str, Any]) -> str:
+def _to_line(record: LogRecord) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _is_after(record: dict[str, Any], step: int) -> bool:
+def _is_after(record: LogRecord, step: int) -> bool:
     return isinstance(record.get("step"), int) and record["step"] > step

@@ -11,7 +11,6 @@ import functools
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,7 +31,7 @@ from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, new_folder, temporary_beside
-from simplellm.storage.json_files import json_bytes, read_json
+from simplellm.storage.json_files import JsonObject, json_bytes, read_json
 from simplellm.storage.manifest import ManifestWriter, verify_manifest
 from simplellm.storage.safetensors_header import check_fit, read_header
 
@@ -68,7 +67,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> bytes:
     return json_bytes(tokenizer.to_mapping())
 
 
-def _tokenizer_config(config: ModelConfig) -> dict[str, Any]:
+def _tokenizer_config(config: ModelConfig) -> JsonObject:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from simplellm.checkpoint.pointers import Figures
 from simplellm.checkpoint.step_names import step_of
@@ -27,7 +26,7 @@ class TrainingState:
     tensors: live weights, optimizer state.
     """
 
-    figures: dict[str, Any]
+    figures: Figures
     tensors: State
 
     def with_evaluation(self, figures: Figures) -> TrainingState:

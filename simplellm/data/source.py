@@ -26,6 +26,7 @@ from simplellm.data.text_files import (
 )
 from simplellm.errors import TextError
 from simplellm.storage.files import sha256_of_stream
+from simplellm.storage.json_files import JsonObject
 
 CHUNK_CHARACTERS = 1 << 20
 MAX_CHUNK_CHARACTERS = 1 << 23  # a text without line ends is cut here, even inside a word
@@ -61,7 +62,7 @@ class TextFormat:
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", standard_name(self.encoding))
 
-    def to_facts(self) -> dict[str, Any]:
+    def to_facts(self) -> JsonObject:
         """The keys of run.json."""
         return {
             "encoding": self.encoding,

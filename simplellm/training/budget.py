@@ -16,6 +16,7 @@ from typing import Any
 
 from simplellm.config.training import TrainConfig
 from simplellm.errors import CheckpointError
+from simplellm.storage.json_files import JsonObject
 from simplellm.training.distributed import any_of, from_main
 from simplellm.training.result import Result
 from simplellm.training.run_info import RunInfo
@@ -60,7 +61,7 @@ class RecordedDecisions:
         later = tuple(decision for decision in self.decisions if decision.step > step)
         return replace(self, decisions=later)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """As in run.json; empty for a run without decisions."""
         if not self.decisions:
             return {}

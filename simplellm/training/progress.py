@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simplellm.checkpoint.pointers import check_best
+from simplellm.checkpoint.pointers import Figures, check_best
 from simplellm.model.scoring import Evaluation
 
 
@@ -21,7 +21,7 @@ class Score:
     def loss(self) -> float:
         return self.evaluation.loss if self.evaluation else float("inf")
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> Figures:
         """As in best.json and in the log."""
         if self.evaluation is None:
             return {"step": self.step}
@@ -59,7 +59,7 @@ class Progress:
         self.evaluated_step = score.step
         self.evaluations_without_best = 0 if is_best else self.evaluations_without_best + 1
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> Figures:
         """What a resumed run needs, as in training/state.json."""
         return {
             "step": self.step,

@@ -17,6 +17,7 @@ from simplellm.config.training import TrainConfig
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.storage.json_files import JsonObject
 from simplellm.training.sources import Corpora, Sources, absolute_paths
 from simplellm.training.trainer import Trainer
 
@@ -55,7 +56,7 @@ class RunInfo:
     def with_facts(self, facts: Facts) -> RunInfo:
         return replace(self, facts={**self.facts, **facts})
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         return {
             **self.facts,
             "given": dict(self.given),

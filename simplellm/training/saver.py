@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from simplellm.checkpoint.pointers import Figures
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, Notice, SimpleLLMError, TrainingError
 from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.json_files import JsonObject
 from simplellm.storage.lock import FolderLock
 from simplellm.training.distributed import World, any_of
 
@@ -44,7 +46,7 @@ class Saver:
         self.lock = lock
         self.seconds = 0.0  # of the last save
         self._failures = 0  # in a row
-        self._info: dict[str, Any] = {}  # the content of run.json
+        self._info: JsonObject = {}  # the content of run.json
 
     def remember_info(self) -> None:
         """Read run.json, to write it again should it be removed."""
@@ -71,7 +73,7 @@ class Saver:
         model: SimpleLLM,
         tokenizer: Tokenizer,
         state: TrainingState,
-        figures: dict[str, Any],
+        figures: Figures,
         best: bool,
     ) -> bool:
         """Save a checkpoint; False where the disk refused it.
@@ -95,7 +97,7 @@ class Saver:
             self._report_failure(step, failure)
         return is_saved
 
-    def point_best(self, best: dict[str, Any]) -> None:
+    def point_best(self, best: Figures) -> None:
         """Write the final figures of the best checkpoint to best.json; a failure is not fatal."""
         try:
             if self.world.is_main:

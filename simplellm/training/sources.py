@@ -13,6 +13,7 @@ from simplellm.data.prepared_corpus import train_characters
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import Notice
+from simplellm.storage.json_files import JsonObject
 
 MAX_NAMES_SHOWN = 3
 
@@ -63,7 +64,7 @@ class Sources:
         exclude = () if self.format.keeps_duplicates else document_digests(validation)
         return Corpora(read_corpus(names, self.format, stdin, notice, exclude), validation)
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         """As in run.json, with absolute paths."""
         return {
             "texts": absolute_paths(self.texts),

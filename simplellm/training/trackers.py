@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from simplellm.checkpoint.run_log import LogRecord
 from simplellm.errors import SettingError, TrainingError
+from simplellm.storage.json_files import JsonObject
 
 TRACKED_KINDS = ("step", "evaluation")
 
@@ -89,7 +91,7 @@ class Tracking:
         """Set the run folder; nothing is written there before the first record."""
         self._folder = run_folder
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: LogRecord) -> None:
         if not self._names or self._folder is None or record["kind"] not in TRACKED_KINDS:
             return
         if self._trackers is None:
@@ -148,7 +150,7 @@ def _open(name: str, folder: Path, first_step: int) -> Tracker:
         ) from error
 
 
-def _run_info(folder: Path) -> dict[str, Any]:
+def _run_info(folder: Path) -> JsonObject:
     try:
         return dict(json.loads((folder / "run.json").read_bytes()))
     except (OSError, ValueError):

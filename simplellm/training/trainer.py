@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from simplellm import device as devices
+from simplellm.checkpoint.pointers import Figures
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.checkpoint.step_names import step_name, step_of
@@ -204,7 +204,7 @@ class Trainer(Learner):
                 f"the training state of {self.run.name} does not fit its model: {why}"
             ) from error
 
-    def _restore_figures(self, figures: dict[str, Any]) -> None:
+    def _restore_figures(self, figures: Figures) -> None:
         self.progress = Progress.from_mapping(figures, self.decisions[-1].eval_interval)
         pointer, best = self.run.pointer("best"), self.progress.best
         self.progress.last = Score.from_mapping(pointer) if pointer else None
@@ -247,7 +247,7 @@ class Trainer(Learner):
             stopped=not is_last and not self.is_out_of_patience,
         )
 
-    def _report(self, kind: str, figures: dict[str, Any]) -> None:
+    def _report(self, kind: str, figures: Figures) -> None:
         self.output.sink.write({"kind": kind, **figures})
 
     def _report_step(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from simplellm.app.console import write_json
@@ -22,6 +20,7 @@ from simplellm.evaluation.analyze import token_probabilities
 from simplellm.inference.beams import IGNORED_SETTINGS, reply_to
 from simplellm.inference.reply import Reply, StreamedToken
 from simplellm.inference.sampler import Sampler
+from simplellm.storage.json_files import JsonObject
 
 
 def generate(options: GenerateOptions) -> int:
@@ -72,8 +71,8 @@ def _show(piece: StreamedToken, options: GenerateOptions, screen: Screen) -> Non
 
 def _to_json(
     sampler: Sampler, reply: Reply, pieces: list[StreamedToken], with_probs: bool
-) -> dict[str, Any]:
-    document: dict[str, Any] = {
+) -> JsonObject:
+    document: JsonObject = {
         "text": reply.text,
         "prompt_tokens": len(reply.prompt_ids),
         "new_tokens": len(reply.new_ids),

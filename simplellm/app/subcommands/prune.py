@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from simplellm.app.console import write_json
 from simplellm.app.options import PruneOptions
@@ -19,6 +18,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.data.prepared_corpus import PREPARED_FOLDER, is_prepared_name
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.files import discard_folder, leftovers
+from simplellm.storage.json_files import JsonObject
 from simplellm.storage.lock import FolderLock
 
 INDEX_SUFFIX = "-words"  # of the index folder beside prepared ids
@@ -36,7 +36,7 @@ class Unneeded:
     def n_bytes(self) -> int:
         return _size(self.path)
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> JsonObject:
         return {"path": str(self.path), "reason": self.reason, "bytes": self.n_bytes}
 
 

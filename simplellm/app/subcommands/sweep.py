@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
@@ -19,6 +18,7 @@ from simplellm.checkpoint.find_runs import free_name
 from simplellm.config.recipe import choose
 from simplellm.config.setting import show
 from simplellm.errors import SettingError
+from simplellm.storage.json_files import JsonObject
 from simplellm.training.context import TrainingContext
 from simplellm.training.result import Result
 from simplellm.training.sources import Sources
@@ -104,7 +104,7 @@ def _train(
     return start(sources, settings, name, context)
 
 
-def _to_json(row: SweepRun) -> dict[str, Any]:
+def _to_json(row: SweepRun) -> JsonObject:
     return {**row.settings, **{name: getattr(row.result, name) for name in JSON_FIGURES}}
 
 
