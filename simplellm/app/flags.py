@@ -10,8 +10,9 @@ from typing import Any
 from simplellm.app.options import FindLrOptions, PruneOptions
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
-from simplellm.config.setting import Setting, Settings, flag_of
+from simplellm.config.setting import Setting, Settings, flag_of, unescape
 from simplellm.config.training import TrainConfig
+from simplellm.storage.user_paths import expand_user
 from simplellm.training.trackers import TRACKERS
 
 MOST_CANDIDATES = 1_000_000  # of `analyze --top`
@@ -23,12 +24,13 @@ def add_common_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--checkpoints",
         metavar="DIR",
-        type=Path,
+        type=_path,
         help="folder that contains the runs (default: checkpoints)",
     )
     group.add_argument(
         "--run",
         metavar="NAME|PATH",
+        type=expand_user,
         help="run to use (default: the newest run that has a best checkpoint)",
     )
     group.add_argument(
@@ -65,11 +67,13 @@ def add_train_flags(parser: ArgumentParser) -> None:
         "--from",
         dest="base",
         metavar="RUN",
+        type=expand_user,
         help="start from this trained model and its tokenizer, with a lower learning rate",
     )
     parser.add_argument(
         "--val-data",
         metavar="FILE",
+        type=expand_user,
         help="use this text for validation instead of the last part of TEXT",
     )
     _add_tracking_flags(parser)
@@ -90,7 +94,7 @@ def _add_config_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE.toml",
-        type=Path,
+        type=_path,
         help="read settings from a file; flags override them",
     )
     _add_settings(parser, ModelConfig, TrainConfig)
@@ -140,6 +144,7 @@ def add_verify_flags(parser: ArgumentParser) -> None:
         "checkpoint",
         nargs="?",
         metavar="RUN",
+        type=expand_user,
         help="a run or one of its checkpoints (default: the newest run)",
     )
 
@@ -252,8 +257,12 @@ def _argparse_options(setting: Setting) -> dict[str, Any]:
     if setting.kind == "bool":
         return {"action": argparse.BooleanOptionalAction, "help": help}
     if setting.kind == "texts":
-        return {"action": "append", "metavar": "TEXT", "help": help}
+        return {"action": "append", "type": unescape, "metavar": "TEXT", "help": help}
     return {"type": setting.parse, "metavar": "|".join(setting.choices) or "N", "help": help}
+
+
+def _path(text: str) -> Path:
+    return Path(expand_user(text))
 
 
 def _share(text: str) -> float:

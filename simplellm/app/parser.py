@@ -83,6 +83,21 @@ class Parser(argparse.ArgumentParser):
         see_help = f"{self.prog} --help shows the usage"
         raise SettingError(message, fix=self._suggestion(message) or see_help)
 
+    def joins(self, flag: str, value: str) -> str | None:
+        """`flag value` as one word, where argparse would not take the value; else None.
+
+        A value that begins with a dash belongs to a flag that needs one, unless it is a flag
+        itself. A switch takes on and off.
+        """
+        action = self._option_string_actions.get(flag)
+        if isinstance(action, argparse.BooleanOptionalAction):
+            switches = {"on": flag, "off": f"--no-{flag.removeprefix('--')}"}
+            return None if flag.startswith("--no-") else switches.get(value.lower())
+        needs_value = action is not None and action.nargs is None
+        if needs_value and value.startswith("-") and value not in self._option_string_actions:
+            return f"{flag}={value}"
+        return None
+
     def _suggestion(self, message: str) -> str:
         unknown = re.search(
             r"unrecognized arguments: (--[\w-]+)|invalid choice: '([^']*)'", message
@@ -103,7 +118,7 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
     `started_at`: time.perf_counter() at the start of the program.
     """
     parser = build_parser()
-    namespace, unknown = parser.parse_known_args(arguments)
+    namespace, unknown = parser.parse_known_args(_joined_values(arguments, parser))
     values = vars(namespace)
     command = values.pop("command")
     if unknown:
@@ -121,6 +136,27 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
         values["texts"] = tuple(values["texts"])
     names = {field.name for field in dataclasses.fields(options_class)}
     return options_class(**{name: value for name, value in values.items() if name in names})
+
+
+def _joined_values(arguments: Sequence[str], parser: Parser) -> list[str]:
+    """The arguments with flags and values joined that argparse would take apart."""
+    command = next((word for word in arguments if word in parser.commands), None)
+    parsers = [parser, *([parser.commands[command]] if command else [])]
+    joined: list[str] = []
+    words = list(arguments)
+    while words:
+        flag, equals, value = words[0].partition("=")
+        if equals:
+            switch = next(filter(None, (each.joins(flag, value) for each in parsers)), None)
+            is_switch = switch is not None and "=" not in switch
+            joined.append(switch if is_switch and switch else words[0])
+            words = words[1:]
+            continue
+        found = (each.joins(words[0], words[1]) for each in parsers) if len(words) > 1 else ()
+        pair = next(filter(None, found), None)
+        joined.append(pair or words[0])
+        words = words[2:] if pair else words[1:]
+    return joined
 
 
 def build_parser() -> Parser:

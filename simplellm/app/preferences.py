@@ -17,6 +17,7 @@ from typing import Any
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import Notice, SettingError
 from simplellm.storage.files import replace_file
+from simplellm.storage.user_paths import expand_user
 
 VERSION = 1
 OWNER_ONLY = 0o600
@@ -31,7 +32,7 @@ def state_folder() -> Path:
     It may not exist yet.
     """
     named = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~"), ".local", "state")
+    home = Path(named) if os.path.isabs(named) else Path(expand_user("~"), ".local", "state")
     return home / "simplellm"
 
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from simplellm.app import shading
 from simplellm.app.bar_chart import bar_lines, percent
+from simplellm.app.console import is_broken_pipe
 from simplellm.app.results import Bars, Columns, Mark, Tokens
 from simplellm.app.sanitize import Sanitizer, one_line, visible
 from simplellm.errors import SimpleLLMError
@@ -113,7 +114,12 @@ class Screen:
             self.out.file.flush()
 
     def notice(self, text: str, style: str = "dim") -> None:
-        self._print(self.notices, visible(text), style)
+        """A message on stderr. If its reader has gone, nothing is shown and the work goes on."""
+        try:
+            self._print(self.notices, visible(text), style)
+        except OSError as error:
+            if not is_broken_pipe(error):
+                raise
 
     def error(self, error: SimpleLLMError) -> None:
         """What was expected and what was got, and the fix, in one or two lines."""

@@ -7,7 +7,6 @@ half, see inference/sampler.py). Turns are left out as a whole, the oldest ones 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from simplellm.errors import Notice, SettingError
 from simplellm.inference.beams import reply_to
 from simplellm.inference.reply import random_seed
 from simplellm.inference.sampler import Sampler
+from simplellm.storage.user_paths import expand_user
 
 TURN_END = "\n"  # between a turn and the next prompt
 SAME_REPLY = "this reply is the same again: temperature 0 and beam search are not random"
@@ -337,4 +337,4 @@ def _about_left_out(n: int) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))
+    return Path(expand_user(text))

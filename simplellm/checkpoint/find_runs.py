@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import unicodedata
 from pathlib import Path
 
 from simplellm.checkpoint.run import Run
@@ -13,7 +14,9 @@ from simplellm.storage.files import TEMPORARY_MARK
 from simplellm.storage.lock import LOCK_NAME, lock_holder
 from simplellm.storage.manifest import MANIFEST_NAME
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RUN_NAME = re.compile(r"[^\W_][\w.-]{0,99}")  # letters of any script
+MAX_NAME_BYTES = 200  # file systems allow 255, and temporary names are longer
+MAX_DERIVED_CHARACTERS = 60
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
 
@@ -27,6 +30,7 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     if name is None:
         return _newest_run(checkpoints), None
     is_name = RUN_NAME.fullmatch(name) is not None
+    name = unicodedata.normalize("NFC", name) if is_name else name
     path = checkpoints / name if is_name else Path(name)
     if not is_name and "/" not in name and "\\" not in name and not path.is_dir():
         raise _bad_name(name)
@@ -84,7 +88,8 @@ def _started_at(run: Run) -> str:
 
 def new_run(name: str, checkpoints: Path) -> Run:
     """A run called `name`, which must be unused and a valid file name on every system."""
-    if not RUN_NAME.fullmatch(name) or STEP_NAME.fullmatch(name) or name.endswith("."):
+    name = unicodedata.normalize("NFC", name)
+    if not _is_valid(name):
         raise _bad_name(name)
     if WINDOWS_DEVICE.fullmatch(name):
         raise SettingError(
@@ -95,10 +100,19 @@ def new_run(name: str, checkpoints: Path) -> Run:
     return Run(checkpoints / name)
 
 
+def _is_valid(name: str) -> bool:
+    """Whether `name` is a run name that no checkpoint folder has."""
+    fits = len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+    is_reserved = STEP_NAME.fullmatch(name) is not None or name.endswith(".")
+    return RUN_NAME.fullmatch(name) is not None and fits and not is_reserved
+
+
 def free_name(stem: str, checkpoints: Path) -> str:
     """A valid and unused run name made from `stem`, with a number appended if needed."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60].rstrip("-._") or "run"
-    plain = f"run-{plain}" if WINDOWS_DEVICE.fullmatch(plain) else plain
+    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).strip("-._")
+    plain = plain[:MAX_DERIVED_CHARACTERS].rstrip("-._")
+    if not _is_valid(plain) or WINDOWS_DEVICE.fullmatch(plain):
+        plain = f"run-{plain}" if plain else "run"
     names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, 1_000_000))
     return next(name for name in names if not _is_taken(checkpoints / name))
 

@@ -33,7 +33,7 @@ def read_pointer(run: Path, which: Which) -> Pointer | None:
 def pointer_among(folders: list[Path], which: Which) -> Pointer | None:
     """What the pointer would be if these were the run's checkpoints (newest first)."""
     known = [
-        {**_evaluation_of(folder), "step": step_of(folder), "path": folder.name}
+        {**evaluation_of(folder), "step": step_of(folder), "path": folder.name}
         for folder in folders
     ]
     if which == "last":
@@ -72,7 +72,7 @@ def _stored(run: Path, which: Which) -> Pointer | None:
     return {**figures, "path": name} if is_valid else None
 
 
-def _evaluation_of(folder: Path) -> Figures:
+def evaluation_of(folder: Path) -> Figures:
     """The evaluation stored in a checkpoint; empty where there is none or it cannot be read."""
     try:
         return check_figures(read_json(folder / "training" / "state.json")["evaluation"])

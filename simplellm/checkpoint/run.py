@@ -21,6 +21,7 @@ from simplellm.checkpoint.pointers import (
     Figures,
     Pointer,
     Which,
+    evaluation_of,
     pointer_to_intact,
     read_pointer,
     write_pointer,
@@ -123,6 +124,14 @@ class Run:
         raise CheckpointError(
             f"run {self.name} has no intact checkpoint", fix="train it anew, or name another --run"
         )
+
+    def figures_of(self, folder: Path) -> Figures:
+        """The figures measured on a checkpoint of this run; empty where there are none.
+
+        Those of the best one come from best.json: it is scored on more text at the end of a run.
+        """
+        best = self.pointer("best") or {}
+        return best if best.get("path") == folder.name else evaluation_of(folder)
 
     # ---------------------------------------------------------------- saving and retention
 

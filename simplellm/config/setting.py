@@ -28,6 +28,7 @@ MAX_QUOTE = 100  # characters of a wrong value that an error shows
 SECONDS_PER_UNIT = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 SettingValue = int | float | bool | str | tuple[str, ...] | None
 ExplicitSettings = Mapping[str, SettingValue]  # those that a user gave, by name
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -106,7 +107,7 @@ class Setting:
             return self.check(words.get(text.lower(), text))
         if self.kind in ("int", "float"):
             return self.check(_number(self.kind, text))
-        return self.check((text,) if self.kind == "texts" else text)
+        return self.check((unescape(text),) if self.kind == "texts" else text)
 
     def _expected(self) -> str:
         """The allowed values, for an error."""
@@ -129,6 +130,11 @@ class Setting:
         is_above = value > low if self.open_minimum else value >= low
         is_below = value < high if self.open_maximum else value <= high
         return is_above and is_below  # both are false for NaN
+
+
+def unescape(text: str) -> str:
+    """`text` with \\n, \\t and \\\\ replaced by a line end, a tab and a backslash."""
+    return re.sub(r"\\[nt\\]", lambda match: ESCAPES[match[0]], text)
 
 
 def flag_of(name: str) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simplellm.errors import Notice, TextError
+from simplellm.storage.user_paths import expand_user
 
 STDIN_NAME = "-"
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".log", ".jsonl")
@@ -92,7 +93,7 @@ def container_error(name: str, kind: str) -> TextError:
 
 
 def _find(text: str, notice: Notice) -> Iterator[TextFile]:
-    path = os.path.expanduser(text)
+    path = expand_user(text)
     if text == STDIN_NAME:
         yield TextFile(text)
     elif _exists(path) and Path(path).is_dir():

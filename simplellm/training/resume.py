@@ -10,7 +10,7 @@ import torch
 
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.run_log import cut_log
+from simplellm.checkpoint.run_log import cut_log, read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.checkpoint.training_state import load_training_state
 from simplellm.config.setting import ExplicitSettings
@@ -34,10 +34,13 @@ from simplellm.training.preparation import (
 )
 from simplellm.training.result import Result
 from simplellm.training.run_info import RunInfo, text_facts
+from simplellm.training.schedule import warmup_steps
 from simplellm.training.sources import Corpora, absolute_paths
 from simplellm.training.step_limits import Limits
 from simplellm.training.trainer import Trainer
 from simplellm.training.training_data import TrainingData
+
+HIGHER_RATE = 1.5  # times the rate before, from which a rise is reported (guess)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def resume(
         trainer, info, recorded = _restore(run, request, context, lock)
         max_steps = trainer.config.max_steps
         context.notice(f"resuming {run.name} after step {trainer.step} of {max_steps}")
+        _report_higher_rate(trainer, context)
         if context.world.is_main:
             cut_log(run.log_path, trainer.step)
             run.write_info(info.to_mapping())
@@ -99,6 +103,7 @@ def _restore(
     checkpoint = _newest_checkpoint(run, context)
     corpora = info.sources.read(context.stdin, context.notice)
     model_changes = changes.of_model(info.model, checkpoint.model.config)
+    changed += changes.of_world(info, context.world.size)
     changed += changes.of_texts(info, corpora)
     changed += changes.of_tokenizer(info, checkpoint.tokenizer)
     changed += model_changes
@@ -108,12 +113,36 @@ def _restore(
         model_config = dataclasses.replace(checkpoint.model.config, dropout=model_config.dropout)
     info = dataclasses.replace(info, model=model_config)
     trainer, recorded = _trainer_at(checkpoint, run, info, config, corpora, context, lock)
+    _check_steps(trainer, request.given)
     if changed:
         info = dataclasses.replace(info, given={**info.given, **request.given})
         info = info.with_facts(text_facts(corpora, trainer.data.prepared))
         info = info.with_facts(changes.accepted_facts(info, changed, trainer.step))
     info = info.with_facts(recorded.facts())
     return trainer, dataclasses.replace(info, training=trainer.config), recorded
+
+
+def _report_higher_rate(trainer: Trainer, context: TrainingContext) -> None:
+    """A notice where the learning rate rises again, because the run now ends later."""
+    records = [record for record in read_log(trainer.run.log_path) if record["kind"] == "step"]
+    before = records[-1].get("learning_rate") if records else None
+    trainer.optimizer.set_rate(trainer.rate_factor)
+    now = trainer.optimizer.groups[0]["lr"]
+    is_warm = trainer.step > warmup_steps(trainer.config)
+    if isinstance(before, float) and is_warm and now > HIGHER_RATE * before:
+        context.notice(
+            f"the learning rate rises from {before:.2g} to {now:.2g}, because the schedule "
+            f"now ends at step {trainer.config.max_steps}"
+        )
+
+
+def _check_steps(trainer: Trainer, given: ExplicitSettings) -> None:
+    max_steps = given.get("max_steps")
+    if isinstance(max_steps, int) and max_steps < trainer.step:
+        raise SettingError(
+            f"run {trainer.run.name} has done {trainer.step} steps, got max_steps {max_steps}",
+            fix=f"use --max-steps {trainer.step + 1} or more, or train a new run",
+        )
 
 
 def _check_texts(run: Run, info: RunInfo, texts: tuple[str, ...]) -> None:

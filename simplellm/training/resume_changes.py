@@ -65,6 +65,14 @@ def of_texts(info: RunInfo, corpora: Corpora) -> list[str]:
     return [f"the text changed since the run was started: {', '.join(names) or 'other files'}"]
 
 
+def of_world(info: RunInfo, world_size: int) -> list[str]:
+    """A change of the number of processes, which changes the tokens of a step."""
+    started = info.facts.get("world_size", 1)
+    if started == world_size:
+        return []
+    return [f"the run was started with {started} processes, got {world_size}"]
+
+
 def of_tokenizer(info: RunInfo, saved: Tokenizer) -> list[str]:
     """A change of the checkpoint's tokenizer; runs of early versions do not record theirs."""
     is_same = info.tokenizer_fingerprint in (None, saved.fingerprint)

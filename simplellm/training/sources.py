@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import Notice
 from simplellm.storage.json_files import JsonObject
+from simplellm.storage.user_paths import expand_user
 
 MAX_NAMES_SHOWN = 3
 
@@ -87,5 +87,5 @@ class Sources:
 
 def absolute_paths(texts: Iterable[str]) -> list[str]:
     """Names of texts with existing paths made absolute."""
-    expanded = [os.path.expanduser(text) for text in texts]
+    expanded = [expand_user(text) for text in texts]
     return [str(Path(text).resolve()) if Path(text).exists() else text for text in expanded]

@@ -7,7 +7,7 @@ from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
 from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.sampling import SamplingParams
-from simplellm.config.setting import show
+from simplellm.config.setting import show, unescape
 from simplellm.errors import SettingError
 
 
@@ -39,7 +39,7 @@ def _stop(session: Session, text: str) -> Shown:
     if text in ("off", "none"):
         session.remove_stops()
     elif text:
-        session.add_stop(text.replace("\\n", "\n"))
+        session.add_stop(unescape(text))
     return Lines(_current(session, "stop"))
 
 

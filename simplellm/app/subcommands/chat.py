@@ -72,12 +72,12 @@ def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedR
 def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     """What `/info` shows of a model."""
     config = model.config
-    best = run.pointer("best") or {}
+    bits_per_byte = run.figures_of(folder).get("bits_per_byte")
     device = model.token_embedding.weight.device
     return {
         "run": run.name,
         "step": str(step_of(folder)),
-        "bits per byte": f"{best['bits_per_byte']:.3f}" if "bits_per_byte" in best else "unknown",
+        "bits per byte": "unknown" if bits_per_byte is None else f"{bits_per_byte:.3f}",
         "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, "
         f"{config.n_head} heads",
         "context": f"{config.block_size} tokens",
