@@ -6,6 +6,7 @@ Untrusted text did not come from this program: model output, texts, file names, 
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -106,12 +107,17 @@ class Screen:
         self._shading = shading.Shading()
 
     def exact(self, text: str) -> None:
-        """Text for other programs: unchanged into a pipe or a file, sanitized on a terminal."""
-        if self.out.file.isatty():
+        """Text for other programs: UTF-8 into a pipe or a file, sanitized on a terminal."""
+        stream = self.out.file
+        if stream.isatty():
             self.write(text)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            stream.buffer.write(text.encode("utf-8", "replace"))
+            stream.buffer.flush()
         else:
-            self.out.file.write(text)
-            self.out.file.flush()
+            stream.write(text)
+            stream.flush()
 
     def notice(self, text: str, style: str = "dim") -> None:
         """A message on stderr. If its reader has gone, nothing is shown and the work goes on."""

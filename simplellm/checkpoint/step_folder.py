@@ -72,6 +72,7 @@ def _tokenizer_config(config: ModelConfig) -> JsonObject:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,  # batches of texts of different lengths need one
         "model_max_length": config.block_size,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,  # <|endoftext|> in a text is ordinary text

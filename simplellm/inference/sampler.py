@@ -85,9 +85,12 @@ class Sampler:
         return ids[n_steps * step :]
 
     def _read(self, new: list[int]) -> Array:
-        if self._decoder is not None and len(new) == 1:
-            return self._decoder.read(new[0])
-        return self._read_all(new)
+        if self._decoder is None:
+            return self._read_all(new)
+        if len(new) > 1:
+            self._read_all(new[:-1])
+        # Always by the decoder, so that a prompt in the cache and a new one give the same logits.
+        return self._decoder.read(new[-1])
 
     @torch.inference_mode()
     def _read_all(self, new: list[int]) -> Array:

@@ -67,6 +67,7 @@ class GPT2(Architecture):
             "n_embd": config.n_embd,
             "n_inner": config.inner_size,
             "n_positions": config.block_size,
+            "n_ctx": config.block_size,  # the same, as converters to other formats read it
             "layer_norm_epsilon": NORM_EPS,
             "attn_pdrop": 0.0,
             "embd_pdrop": config.dropout,

@@ -86,6 +86,9 @@ def test_a_stream_whose_encoding_lacks_characters_is_written_to(flags: list[str]
         PYTHONIOENCODING="ascii",
     )
     assert done.returncode == 0 and done.stdout and b"Traceback" not in done.stderr
+    command = f"{PROGRAM} generate {shlex.join([*flags, *WILD])} --prompt 한국어 --json"
+    shown = json.loads(sh(command, PYTHONIOENCODING="ascii").stdout)
+    assert done.stdout.decode("utf-8") == shown["text"] + "\n"
     wrong = sh(f"{PROGRAM} generate --prompt a --temperature 뜨거운", PYTHONIOENCODING="ascii")
     assert (
         wrong.returncode == 2

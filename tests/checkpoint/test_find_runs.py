@@ -41,7 +41,7 @@ def test_find_run_accepts_names_and_paths(trained):
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", ".hidden", "-x", "x" * 101, "é", "a:b", "*", "a\nb", "a\x00b"]
+    "name", ["a b", ".hidden", "-x", "x" * 101, "é" * 101, "a:b", "*", "a\nb", "a\x00b"]
 )
 def test_an_invalid_run_name_is_a_usage_error(trained, name):
     with pytest.raises(SettingError) as found:

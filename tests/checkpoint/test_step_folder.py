@@ -105,6 +105,14 @@ def test_transformers_gives_equal_ids_for_the_story(best, story):
     assert theirs.eos_token_id == tokenizer.end_of_text
 
 
+def test_transformers_pads_a_batch_of_texts(best):
+    from transformers import AutoTokenizer
+
+    batch = AutoTokenizer.from_pretrained(best)(["a", "a longer text"], padding=True)
+    assert len({len(ids) for ids in batch["input_ids"]}) == 1
+    assert [sum(mask) for mask in batch["attention_mask"]][0] == 1
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

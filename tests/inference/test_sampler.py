@@ -11,6 +11,8 @@ from byte_models import BYTES, PLAIN, byte_model, uncached_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.config.sampling import SamplingParams
+from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
 
 
@@ -66,3 +68,20 @@ def test_only_the_new_tokens_of_a_second_prompt_are_computed(monkeypatch):
     lengths = pass_lengths(sampler, monkeypatch)
     sampler.next_logits([*reply.prompt_ids, *reply.new_ids, 66, 67])
     assert lengths == [3]  # including the last sampled token
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_a_repeated_prompt_gets_the_reply_of_a_new_one(trained_model, is_quantized):
+    model, tokenizer = trained_model
+    model = quantize(model) if is_quantized else model
+    repeated = Sampler(model, tokenizer)
+    prompt = tokenizer.encode("The judge looked at the picture")
+    for seed in range(20):
+        params = SamplingParams(seed=seed, max_new_tokens=12)
+        replies = []
+        for sampler in (repeated, Sampler(model, tokenizer)):
+            reply = sampler.stream(prompt, params)
+            for _ in reply:
+                pass
+            replies.append(reply.new_ids)
+        assert replies[0] == replies[1]
