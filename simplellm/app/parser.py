@@ -118,6 +118,7 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
     `started_at`: time.perf_counter() at the start of the program.
     """
     parser = build_parser()
+    _refuse_two_runs(arguments)
     namespace, unknown = parser.parse_known_args(_joined_values(arguments, parser))
     values = vars(namespace)
     command = values.pop("command")
@@ -136,6 +137,12 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
         values["texts"] = tuple(values["texts"])
     names = {field.name for field in dataclasses.fields(options_class)}
     return options_class(**{name: value for name, value in values.items() if name in names})
+
+
+def _refuse_two_runs(arguments: Sequence[str]) -> None:
+    """SettingError for a second --run, which would silently replace the first."""
+    if sum(word == "--run" or word.startswith("--run=") for word in arguments) > 1:
+        raise SettingError("--run is given twice", fix="name one run; compare runs one by one")
 
 
 def _joined_values(arguments: Sequence[str], parser: Parser) -> list[str]:

@@ -41,6 +41,14 @@ def test_a_flag_is_not_taken_for_the_value_of_another():
         parse(["generate", "--prompt", "--top-k", "3"])
 
 
+@pytest.mark.parametrize(
+    "words", [["--run", "a", "evaluate", "--run", "b"], ["evaluate", "--run=a", "--run=b"]]
+)
+def test_two_runs_are_refused(words):
+    with pytest.raises(SettingError, match="--run is given twice"):
+        parse([*words, "--data", "x"])
+
+
 @pytest.mark.parametrize("stop", ["---", "-", "--x", "a\\b"])
 def test_a_stop_text_may_be_anything(stop):
     options = parse(["generate", "--prompt", "a", "--stop", stop, "--stop", "b"])
