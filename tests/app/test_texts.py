@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 from conftest import TINY_FLAGS, posix_only
+from program import QUICK_CONSTANTS
 
 from simplellm.app.cli import main
 from simplellm.data.source import Source, safe_cut
 
 Run = Callable[..., tuple[int, Any, str]]
-FLAGS = [*TINY_FLAGS, "--max-steps", "2", "--eval-interval", "2", "--eval-tokens", "64"]
+FLAGS = [
+    *TINY_FLAGS, "--max-steps", "2", "--eval-interval", "2", "--eval-tokens", "64",
+    "--compile", "off",
+]  # fmt: skip
 
 
 def story_part(story: str, number: int) -> str:
@@ -29,6 +33,8 @@ def story_part(story: str, number: int) -> str:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Run:
     """Runs a command in a folder of its own: (exit code, JSON object or text, stderr)."""
     monkeypatch.chdir(tmp_path)
+    for name, value in QUICK_CONSTANTS.items():
+        monkeypatch.setattr(name, value)
 
     def run(*arguments: str) -> tuple[int, Any, str]:
         capsys.readouterr()
