@@ -134,6 +134,17 @@ def copy_rate(sample: str, chunks: Iterable[str]) -> CopyRate:
     return CopyRate(found.share, PASSAGE_CHARACTERS, len(sample), longest)
 
 
+def explanation(report: Report) -> str:
+    """What the figures say, for a reader who has never seen bits per byte."""
+    compressor = report.baselines.compressor
+    if report.figures["bits_per_byte"] < report.baselines.compressed:
+        return f"lower is better: the model predicts this text better than {compressor} does"
+    return (
+        f"lower is better: {compressor}, a compressor, still predicts this text better; "
+        "more text or a longer --budget usually helps"
+    )
+
+
 def report_lines(report: Report) -> Sequence[str]:
     """The report as lines of text."""
     baselines, copied = report.baselines, report.copied
@@ -152,6 +163,7 @@ def report_lines(report: Report) -> Sequence[str]:
         f"validation loss {report.figures['val_loss']:.3f}, "
         f"perplexity {report.figures['perplexity']:.4g}; bits per byte:",
         *(f"{name:<14} {bits:.3f}" for name, bits in rows),
+        explanation(report),
         f"copied word for word: {copied.share:.0%} "
         f"of a sample of {copied.sample_characters} characters "
         f"(in passages of {copied.passage_characters} or more{longest})",

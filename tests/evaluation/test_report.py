@@ -25,9 +25,13 @@ from simplellm.evaluation.copied_text.words import DOCUMENT_MARK
 from simplellm.evaluation.report import (
     COMPRESSED_TRAIN_BYTES,
     COMPRESSED_VAL_BYTES,
+    Baselines,
+    CopyRate,
+    Report,
     baselines,
     compressed_bits,
     copy_rate,
+    report_lines,
     unigram_bits,
 )
 
@@ -170,3 +174,16 @@ def test_the_unigram_bits_of_no_text_are_zero() -> None:
     import numpy as np
 
     assert unigram_bits(np.zeros(256, dtype=np.int64), b"") == 0.0
+
+
+@pytest.mark.parametrize(("bits", "words"), [(1.5, "better than"), (1.8, "more text or a longer")])
+def test_the_report_explains_whether_the_model_is_better_than_a_compressor(bits, words):
+    report = Report(
+        {"val_loss": 2.0, "perplexity": 7.4, "bits_per_byte": bits},
+        Baselines(8.0, 4.5, 1.7, "bz2"),
+        CopyRate(0.1, 20, 100, ""),
+        "a sample",
+        "loss.svg",
+    )
+    (line,) = [line for line in report_lines(report) if line.startswith("lower is better")]
+    assert words in line and "bz2" in line
