@@ -82,7 +82,28 @@ class Run:
         if not has_figures or not isinstance(best.get("step"), int):
             return None
         path = str(self.path / best["path"])
-        return {"run": self.name, "path": path, "best_step": best["step"], **figures}
+        row = {"run": self.name, "path": path, "best_step": best["step"], **figures}
+        return {**row, **self._description()}
+
+    def _description(self) -> JsonObject:
+        """What the run is: model, text, seed and date from run.json; None where that is damaged."""
+        try:
+            info = self.read_info()
+        except CheckpointError:
+            info = {}
+        model, training = (
+            info[name] if isinstance(info.get(name), dict) else {} for name in ("model", "training")
+        )
+        texts = info.get("texts")
+        return {
+            "architecture": model.get("architecture"),
+            "n_layer": model.get("n_layer"),
+            "n_embd": model.get("n_embd"),
+            "parameters": info.get("parameters"),
+            "texts": texts if isinstance(texts, list) else None,
+            "seed": training.get("seed"),
+            "started_at": info.get("started_at"),
+        }
 
     # ---------------------------------------------------------------- checkpoints
 

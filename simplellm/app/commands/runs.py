@@ -11,8 +11,12 @@ from simplellm.app.session import Session
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.setting import show
 from simplellm.errors import SettingError
+from simplellm.storage.json_files import JsonObject
 
-HEADERS = ("run", "best step", "loss", "bits/byte", "best checkpoint")
+HEADERS = (
+    "run", "best step", "loss", "bits/byte", "model", "parameters", "text", "seed", "started",
+    "best checkpoint",
+)  # fmt: skip
 
 
 def _run(session: Session, text: str) -> Shown:
@@ -56,11 +60,25 @@ def runs_table(checkpoints: Path) -> Rows | None:
             str(row["best_step"]),
             f"{row['val_loss']:.3f}",
             f"{row['bits_per_byte']:.3f}",
+            *_description(row),
             row["path"],
         )
         for row in rows
     )
     return Rows(HEADERS, cells) if cells else None
+
+
+def _description(row: JsonObject) -> tuple[str, ...]:
+    """Model, parameters, text, seed and date of a run; a dash where they are unknown."""
+    parameters = row["parameters"]
+    cells = (
+        f"{row['architecture']} {row['n_layer']}x{row['n_embd']}" if row["architecture"] else None,
+        f"{parameters:,}" if isinstance(parameters, int) else None,
+        ", ".join(Path(str(text)).name for text in row["texts"] or ()),
+        None if row["seed"] is None else str(row["seed"]),
+        str(row["started_at"] or "")[:10],
+    )
+    return tuple(cell or "-" for cell in cells)
 
 
 def _info(session: Session, text: str) -> Shown:
