@@ -95,12 +95,16 @@ class Model:
         self, prompt: str, params: SamplingParams | None = None, **settings: Any
     ) -> Iterator[str]:
         """The reply to `prompt`, piece by piece as it is sampled; a piece has whole characters."""
+        _require_text(prompt)
         chosen = _sampling_params(params, settings)
         reply = reply_to(self._sampler, self._sampler.encode(prompt), chosen)
         return (piece.text for piece in reply if piece.text)
 
     def evaluate(self, text: str) -> Evaluation:
         """Loss, perplexity, accuracy and bits per byte of `text`."""
+        _require_text(text)
+        if not text:
+            raise TextError("there is no text to evaluate", fix="pass a text of some words")
         ids = encode_document(self.tokenizer, text)
         with fast_float32(self.device):
             return evaluate(self.network, ids, utf8_length(text))
@@ -109,6 +113,7 @@ class Model:
         self, prompt: str, top: int = 10, params: SamplingParams | None = None, **settings: Any
     ) -> list[Candidate]:
         """The `top` most likely next tokens, before and after the sampling settings."""
+        _require_text(prompt)
         chosen = _sampling_params(params, settings)
         return candidates(self._sampler, self._sampler.encode(prompt), chosen, top)
 
@@ -212,7 +217,11 @@ def _texts(text_or_paths: TextOrPaths) -> tuple[tuple[str, ...], io.BytesIO | No
         return (STDIN_NAME,), io.BytesIO(text_or_paths.encode("utf-8", "replace"))
     if isinstance(text_or_paths, (str, os.PathLike)):
         text_or_paths = [text_or_paths]
-    texts = tuple(os.fspath(path) for path in text_or_paths)
+    try:
+        texts = tuple(os.fspath(path) for path in text_or_paths)
+    except TypeError as error:
+        fix = "train('my-text.txt'), or a list of paths"
+        raise TextError(f"train() needs a text or paths, got {text_or_paths!r}", fix=fix) from error
     if not texts or STDIN_NAME in texts:
         raise TextError(f"train() needs a text or paths, got {texts}", fix="train('my-text.txt')")
     return texts, None
@@ -220,7 +229,16 @@ def _texts(text_or_paths: TextOrPaths) -> tuple[tuple[str, ...], io.BytesIO | No
 
 def _path_of(source: RunOrPath) -> str:
     """The name or path that find_checkpoint takes."""
-    return os.fspath(source.path if isinstance(source, Run) else source)
+    try:
+        return os.fspath(source.path if isinstance(source, Run) else source)
+    except TypeError as error:
+        fix = "load('my-run')"
+        raise SettingError(f"a run is a Run, a name or a path, got {source!r}", fix=fix) from error
+
+
+def _require_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise TextError(f"a text is a str, got {type(text).__name__}", fix="pass a str")
 
 
 def _sampling_params(params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:

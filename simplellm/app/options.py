@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,12 @@ class Options:
     device: str = "auto"
     json: bool = False
     color: bool = True
+
+    def command(self, words: str) -> str:
+        """`simplellm WORDS` for the same folder of runs, to be shown as the next command."""
+        if self.checkpoints == Options.checkpoints:
+            return f"simplellm {words}"
+        return f"simplellm {words} --checkpoints {shlex.quote(str(self.checkpoints))}"
 
     @property
     def reads_stdin(self) -> bool:

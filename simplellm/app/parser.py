@@ -81,6 +81,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         see_help = f"{self.prog} --help shows the usage"
+        if missing := re.fullmatch(r"argument (--[\w-]+): expected one argument", message):
+            see_help = f"write {missing[1]}=VALUE if the value begins with a dash"
         raise SettingError(message, fix=self._suggestion(message) or see_help)
 
     def joins(self, flag: str, value: str) -> str | None:

@@ -91,12 +91,12 @@ class _Attempt:
             self._screen.notice(str(error))
             raise SystemExit(interrupt.exit_code) from error
         except DeviceFailure as failure:
-            fix = _how_to_resume(monitor.run) if self.is_final else failure.fix
+            fix = _how_to_resume(monitor.run, self._options) if self.is_final else failure.fix
             raise DeviceFailure(str(failure), fix=fix) from failure
         finally:
             self.is_final = self.is_final or (n_started > 0 and monitor.has_saved)
         if result.stopped:
-            command = f"simplellm train --resume --name {result.run}"
+            command = self._options.command(f"train --resume --name {result.run}")
             self._screen.notice(
                 f"stopped after step {result.steps} and saved. Continue with: {command}"
             )
@@ -149,7 +149,7 @@ def stdin_source(
     return stdin
 
 
-def _how_to_resume(run: Run | None) -> str:
+def _how_to_resume(run: Run | None, options: Options) -> str:
     """How to continue a training that a GPU failure ended."""
     try:
         last = run.last() if run is not None else None
@@ -157,5 +157,5 @@ def _how_to_resume(run: Run | None) -> str:
         last = None
     if run is None or last is None:
         return "nothing was saved yet; use --device cpu"
-    command = f"simplellm train --resume --name {run.name} --device cpu"
+    command = options.command(f"train --resume --name {run.name} --device cpu")
     return f"the last good checkpoint is {last}; {command}"

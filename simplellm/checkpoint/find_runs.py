@@ -37,10 +37,9 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     if STEP_NAME.fullmatch(path.name) and path.is_dir():
         return Run(path.resolve().parent), path
     if not (path / "run.json").is_file() and not Run(path).step_folders():
-        names = ", ".join(run.name for run in list_runs(checkpoints)) or "none"
-        raise CheckpointError(
-            f"there is no run {name} in {checkpoints}", fix=f"runs there: {names}"
-        )
+        names = ", ".join(run.name for run in list_runs(checkpoints))
+        fix = f"runs there: {names}" if names else "name the folder of your runs with --checkpoints"
+        raise CheckpointError(f"there is no run {name} in {checkpoints}", fix=fix)
     return Run(path), None
 
 

@@ -64,7 +64,7 @@ def read_corpus(
     Documents that occur a second time, or whose digest is in `exclude`, are left out; a notice
     says so, and names files of a folder that cannot be read.
     """
-    reader = _Reader(format or TextFormat(), notice, set(exclude))
+    reader = _Reader(format or TextFormat(), notice, set(exclude), frozenset(exclude))
     for file in find_text_files(texts, notice):
         reader.read(file, stdin)
     return reader.corpus(texts)
@@ -84,7 +84,8 @@ class _Reader:
 
     format: TextFormat
     notice: Notice
-    digests: set[bytes]  # of the documents so far
+    digests: set[bytes]  # of the documents so far, and of the excluded ones
+    excluded: Collection[bytes] = ()
     sources: list[Source] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)
     n_bytes: int = 0
@@ -113,8 +114,11 @@ class _Reader:
             n_characters += len(chunk.text)
             n_bytes += len(encoded)
             has_words = has_words or bool(chunk.text.strip())
+        if has_words and digest.digest() in self.excluded:
+            self.notice(f"left out of the training text: {source.name} is the validation text")
+            return
         if has_words and self._is_known(digest.digest()):
-            self.notice(f"left out: {source.name} repeats a text that is there already")
+            self.notice(f"left out: {source.name} is a copy of another file")
             return
         self._keep(source, n_characters, n_bytes, has_words)
 
@@ -152,7 +156,7 @@ class _Reader:
         if share > self.format.max_bad_share:
             raise TextError(
                 f"{what}, more than {self.format.max_bad_share:.0%}; the first: {bad[0]}",
-                fix=bad[0].fix,
+                fix="correct the file, or allow more with --max-bad-share",
             )
         self.notice(f"{what} and left out; the first: {bad[0]}")
 

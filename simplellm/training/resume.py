@@ -81,6 +81,8 @@ def resume(
         trainer, info, recorded = _restore(run, request, context, lock)
         max_steps = trainer.config.max_steps
         context.notice(f"resuming {run.name} after step {trainer.step} of {max_steps}")
+        if trainer.step == max_steps:
+            context.notice("this run is finished; --max-steps or --budget trains it longer")
         _report_higher_rate(trainer, context)
         if context.world.is_main:
             cut_log(run.log_path, trainer.step)
@@ -114,6 +116,8 @@ def _restore(
     info = dataclasses.replace(info, model=model_config)
     trainer, recorded = _trainer_at(checkpoint, run, info, config, corpora, context, lock)
     _check_steps(trainer, request.given)
+    for change in changed:
+        context.notice(f"accepted: {change}")
     if changed:
         info = dataclasses.replace(info, given={**info.given, **request.given})
         info = info.with_facts(text_facts(corpora, trainer.data.prepared))

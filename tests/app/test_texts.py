@@ -122,7 +122,7 @@ def test_a_text_given_twice_counts_once(run, tmp_path, story):
     _, once, _ = run("train", "x.txt", "--name", "once")
     paths = ["x.txt", str(tmp_path / "x.txt"), "copy.txt"]
     _, twice, err = run("train", *paths, "--name", "twice")
-    assert err.count("repeats a text") == 2
+    assert err.count("is a copy of another file") == 2
     assert twice["val_loss"] == once["val_loss"]
 
 
@@ -132,7 +132,7 @@ def test_validation_text_inside_the_training_text_is_left_out_of_it(run, tmp_pat
         path = tmp_path / "notes" / f"{number}.txt"
         path.write_text(story_part(story, number), encoding="utf-8")
     code, result, err = run("train", "notes", "--val-data", "notes/1.txt")
-    assert code == 0 and "notes/1.txt repeats a text" in err.replace(os.sep, "/")
+    assert code == 0 and "notes/1.txt is the validation text" in err.replace(os.sep, "/")
     info = json.loads((tmp_path / "checkpoints" / result["run"] / "run.json").read_text())
     assert [Path(file["path"]).name for file in info["files"]] == ["0.txt", "2.txt"]
 

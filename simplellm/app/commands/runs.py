@@ -13,10 +13,7 @@ from simplellm.config.setting import show
 from simplellm.errors import SettingError
 from simplellm.storage.json_files import JsonObject
 
-HEADERS = (
-    "run", "best step", "loss", "bits/byte", "model", "parameters", "text", "seed", "started",
-    "best checkpoint",
-)  # fmt: skip
+HEADERS = ("run", "best step", "loss", "bits/byte", "model", "text", "started")
 
 
 def _run(session: Session, text: str) -> Shown:
@@ -61,7 +58,6 @@ def runs_table(checkpoints: Path) -> Rows | None:
             f"{row['val_loss']:.3f}",
             f"{row['bits_per_byte']:.3f}",
             *_description(row),
-            row["path"],
         )
         for row in rows
     )
@@ -69,13 +65,10 @@ def runs_table(checkpoints: Path) -> Rows | None:
 
 
 def _description(row: JsonObject) -> tuple[str, ...]:
-    """Model, parameters, text, seed and date of a run; a dash where they are unknown."""
-    parameters = row["parameters"]
+    """Model, text and date of a run; a dash where they are unknown."""
     cells = (
         f"{row['architecture']} {row['n_layer']}x{row['n_embd']}" if row["architecture"] else None,
-        f"{parameters:,}" if isinstance(parameters, int) else None,
         ", ".join(Path(str(text)).name for text in row["texts"] or ()),
-        None if row["seed"] is None else str(row["seed"]),
         str(row["started_at"] or "")[:10],
     )
     return tuple(cell or "-" for cell in cells)

@@ -91,7 +91,7 @@ def _train_each(
     own_budget = replace(options, started_at=None)  # the budget of each run counts from its start
     for number, settings in enumerate(combinations, 1):
         values = ", ".join(f"{name} {show(settings[name])}" for name in swept)
-        screen.notice(f"run {number} of {len(combinations)}: {values}")
+        screen.notice(f"run {number} of {len(combinations)}{': ' if values else ''}{values}")
         name = free_name(f"sweep-{Path(texts[0]).stem}", options.checkpoints)
         job = partial(_train, Sources(texts), settings, name)
         device = device_of(options, screen)

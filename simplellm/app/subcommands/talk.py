@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from simplellm.app.device_fallback import DeviceFallback
+from simplellm.app.interrupt import Interrupt
 from simplellm.app.options import TalkOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.chat import chat_with
@@ -12,6 +13,7 @@ from simplellm.app.subcommands.shared import DEFAULT_TEXT, checkpoint_of, device
 from simplellm.app.training_run import run_training
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.errors import CheckpointError, TextError
+from simplellm.training.result import Result
 from simplellm.training.sources import Sources
 from simplellm.training.start import start
 
@@ -24,12 +26,17 @@ def talk(options: TalkOptions) -> int:
     except CheckpointError:
         if options.run or any(run.step_folders() for run in list_runs(options.checkpoints)):
             raise
-        folder = _train_first(options, screen, device)
+        result, interrupt = _train_first(options, screen, device)
+        if result.stopped:
+            return interrupt.exit_code
+        folder = Path(result.path)
     return chat_with(folder, options, screen, device)
 
 
-def _train_first(options: TalkOptions, screen: Screen, device: DeviceFallback) -> Path:
-    """Train a run on the default text; returns its best checkpoint."""
+def _train_first(
+    options: TalkOptions, screen: Screen, device: DeviceFallback
+) -> tuple[Result, Interrupt]:
+    """Train a run on the default text."""
     if not DEFAULT_TEXT.is_file():
         raise TextError(
             f"there is no run, and no {DEFAULT_TEXT} to train on", fix="simplellm train YOUR-TEXT"
@@ -39,7 +46,6 @@ def _train_first(options: TalkOptions, screen: Screen, device: DeviceFallback) -
         f"training one on {DEFAULT_TEXT.name}, about a minute"
     )
     sources = Sources((str(DEFAULT_TEXT),))
-    result, _ = run_training(
+    return run_training(
         lambda context: start(sources, options.settings, None, context), options, screen, device
     )
-    return Path(result.path)

@@ -32,7 +32,7 @@ def train(options: TrainOptions) -> int:
             f"{result.run}: {result.bits_per_byte:.3f} bits/byte "
             f"at step {result.best_step} of {result.steps}, {result.path}"
         )
-    screen.notice(f"chat with it: simplellm chat --run {result.run}")
+    screen.notice(f"chat with it: {options.command(f'chat --run {result.run}')}")
     return interrupt.exit_code
 
 
