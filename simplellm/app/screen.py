@@ -122,16 +122,24 @@ class Screen:
     def notice(self, text: str, style: str = "dim") -> None:
         """A message on stderr. If its reader has gone, nothing is shown and the work goes on."""
         try:
-            self._print(self.notices, visible(text), style)
+            self._print_words(self.notices, visible(text), style)
         except OSError as error:
             if not is_broken_pipe(error):
                 raise
 
     def error(self, error: SimpleLLMError) -> None:
         """What was expected and what was got, and the fix, in one or two lines."""
-        self._print(self.notices, f"error: {one_line(str(error))}", "bold red")
+        self._print_words(self.notices, f"error: {one_line(str(error))}", "bold red")
         if error.fix:
-            self._print(self.notices, f"fix: {one_line(error.fix)}", "")
+            self._print_words(self.notices, f"fix: {one_line(error.fix)}", "")
+
+    def _print_words(self, console: Console, text: str, style: str) -> None:
+        """A whole message: a terminal breaks its lines between words."""
+        if console.is_terminal:
+            console.print(Text(text, style, overflow="fold"))
+            console.file.flush()
+        else:
+            self._print(console, text, style)
 
     def _print(self, console: Console, text: str, style: str, end: str = "\n") -> None:
         if console.is_terminal:
