@@ -288,8 +288,8 @@ MUTATIONS = (
     Mutation(
         "sanitizer of notices",
         "simplellm/app/screen.py",
-        "self._print(self.notices, visible(text), style)",
-        "self._print(self.notices, text, style)",
+        "self._print_words(self.notices, visible(text), style)",
+        "self._print_words(self.notices, text, style)",
         (
             "tests/app/test_screen.py",
             "tests/app/test_hostile_text.py",
