@@ -61,7 +61,8 @@ def toolbar_text(session: Session, typed: str = "", columns: int = 1000) -> str:
     """As many of these as fit: the run, its quality, the settings, the context, the device."""
     params = session.params
     facts = session.facts
-    used = session.n_context_tokens(typed[-COUNTED_CHARACTERS:])
+    prompt = "" if typed.lstrip().startswith("/") else typed  # the model never sees a command
+    used = session.n_context_tokens(prompt[-COUNTED_CHARACTERS:])
     left = max(session.sampler.block_size - used, 0)
     parts = [
         facts.get("run", ""),

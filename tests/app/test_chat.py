@@ -389,6 +389,7 @@ def test_the_toolbar_shows_the_run_the_settings_and_the_context(session):
     n = len(session.sampler.encode("The judge"))
     assert f"context {n} used {size - n} left" in prompt.toolbar_text(session, "The judge")
     assert "0 left" in prompt.toolbar_text(session, "word " * 1000)
+    assert prompt.toolbar_text(session, "/set temperature 0.5") == prompt.toolbar_text(session)
 
 
 def test_a_narrow_toolbar_shows_only_complete_parts(session):

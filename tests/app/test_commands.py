@@ -329,3 +329,9 @@ def test_completion_offers_runs_and_files(runs, tmp_path, monkeypatch):
     assert offered("/load missing/") == offered("/load \0/") == []
     monkeypatch.setenv("HOME", str(tmp_path))
     assert offered("/load ~/a") == ["~/a.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["regen", "continue", "undo", "clear", "runs", "info", "reset"])
+def test_a_command_without_argument_refuses_one(runs, name):
+    with pytest.raises(SettingError, match=f"/{name} takes no argument, got '5'"):
+        dispatch(runs, f"/{name} 5")

@@ -25,7 +25,10 @@ BARE_QUITS = ("quit", "exit")  # quit without a slash
 def dispatch(session: Session, line: str) -> Shown:
     """Run a line that begins with a slash; SettingError for an unknown command or argument."""
     word, _, argument = line[1:].partition(" ")
-    return find(word).handler(session, argument.strip())
+    command, text = find(word), argument.strip()
+    if text and not command.argument:
+        raise SettingError(f"/{command.name} takes no argument, got {text!r}", fix=command.usage)
+    return command.handler(session, text)
 
 
 def find(word: str) -> Command:
