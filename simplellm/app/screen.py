@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the sampler imports torch; an error message must not wait f
     from simplellm.inference.reply import StreamedToken
 
 FEWEST_COLUMNS = 24  # of each text beside others; narrower texts are shown one below the other
+SHORT_CELLS = 14  # a table column whose cells have at most so many columns is not broken
 
 
 class Screen:
@@ -204,11 +205,13 @@ class Screen:
                 self.line("\t".join(visible(cell) for cell in row))
             return
         table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headers))
-        for number, header in enumerate(headers):
-            keeps_width = number == 0 and self.out.width >= 60
-            table.add_column(Text(visible(header)), overflow="fold", no_wrap=keeps_width)
-        for row in rows:
-            table.add_row(*(Text(visible(cell)) for cell in row))
+        cells = [[visible(cell) for cell in row] for row in rows]
+        for number, header in enumerate(map(visible, headers)):
+            longest = max(cell_len(text) for text in (header, *(row[number] for row in cells)))
+            keeps_width = self.out.width >= 60 and (number == 0 or longest <= SHORT_CELLS)
+            table.add_column(Text(header), overflow="fold", no_wrap=keeps_width)
+        for row in cells:
+            table.add_row(*map(Text, row))
         self.out.print(table)
 
     def bars(self, bars: Bars) -> None:

@@ -298,8 +298,8 @@ MUTATIONS = (
     Mutation(
         "sanitizer of tables",
         "simplellm/app/screen.py",
-        "table.add_row(*(Text(visible(cell)) for cell in row))",
-        "table.add_row(*(Text(cell) for cell in row))",
+        "cells = [[visible(cell) for cell in row] for row in rows]",
+        "cells = [list(row) for row in rows]",
         (
             "tests/app/test_screen.py",
             "tests/app/test_hostile_text.py",
