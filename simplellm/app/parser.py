@@ -81,6 +81,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         see_help = f"{self.prog} --help shows the usage"
+        if wrong := re.fullmatch(
+            r"argument --([\w-]+)/.*: ignored explicit argument (.*)", message, re.DOTALL
+        ):
+            name = wrong[1].replace("-", "_")
+            raise SettingError(f"{name} is on or off, got {wrong[2]}", fix=f"--{wrong[1]} on")
         if missing := re.fullmatch(r"argument (--[\w-]+): expected one argument", message):
             see_help = f"write {missing[1]}=VALUE if the value begins with a dash"
         raise SettingError(message, fix=self._suggestion(message) or see_help)

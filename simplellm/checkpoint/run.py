@@ -146,6 +146,20 @@ class Run:
             f"run {self.name} has no intact checkpoint", fix="train it anew, or name another --run"
         )
 
+    def steps_missing(self) -> tuple[int, int] | None:
+        """Last saved step and planned steps of a run that was stopped; None where it is finished.
+
+        A report is written at the end of a training, also where patience ended it.
+        """
+        try:
+            planned = self.read_info()["training"]["max_steps"]
+        except (CheckpointError, KeyError, TypeError):
+            return None
+        last = self.pointer("last")
+        if last is None or not isinstance(planned, int) or (self.path / "report.json").exists():
+            return None
+        return (last["step"], planned) if last["step"] < planned else None
+
     def figures_of(self, folder: Path) -> Figures:
         """The figures measured on a checkpoint of this run; empty where there are none.
 

@@ -71,6 +71,11 @@ def test_a_switch_takes_on_and_off_as_the_docs_say(words, value):
     assert options.settings["tie_embeddings"] is value and options.texts == ("text.txt",)
 
 
+def test_a_switch_with_another_value_says_what_it_takes():
+    with pytest.raises(SettingError, match="tie_embeddings is on or off, got 'maybe'"):
+        parse(["train", "--tie-embeddings=maybe", "text.txt"])
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [(r"\n", "\n"), (r"\t", "\t"), (r"\\n", r"\n"), (r"\\", "\\"), (r"\d", r"\d"), ("가", "가")],
@@ -215,3 +220,17 @@ def test_training_goes_on_when_the_reader_of_its_messages_leaves(tmp_path):
     )  # fmt: skip
     last = json.loads((tmp_path / "checkpoints" / "piped" / "last.json").read_text())
     assert last["step"] == 4
+
+
+def test_a_stopped_run_is_known_as_unfinished(checkpoints):
+    from simplellm.checkpoint.run import Run
+
+    run = Run(checkpoints / "tiny")
+    assert run.steps_missing() is None
+    (run.path / "report.json").unlink()
+    assert run.steps_missing() is None  # all of its 30 steps are done
+    info = run.read_info()
+    run.write_info({**info, "training": {**info["training"], "max_steps": 90}})
+    assert run.steps_missing() == (30, 90)
+    (run.path / "report.json").touch()  # patience ended it
+    assert run.steps_missing() is None

@@ -56,6 +56,11 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
         checkpoints=options.checkpoints,
         notice=screen.notice,
     )
+    if screen.is_interactive and (steps := Run(loaded.path).steps_missing()) is not None:
+        command = options.command(f"train --resume --name {loaded.path.name}")
+        screen.notice(
+            f"this training stopped at step {steps[0]} of {steps[1]}; finish it: {command}"
+        )
     session.recall_settings()
     if options.continue_last:
         session.resume(*last_conversation(state / "conversations", loaded.path, screen.notice))
