@@ -81,11 +81,8 @@ def show(screen: Screen, shown: Shown) -> None:
 
 def _welcome(session: Session, screen: Screen) -> None:
     run = session.facts.get("run", "")
-    screen.line(
-        f"{run}: type the beginning of a text; the model continues it. "
-        "/help for help, Ctrl-D quits.",
-        "dim",
-    )
+    screen.line(f"{run}: type the beginning of a text; the model continues it.", "dim")
+    screen.line("/help for help, Ctrl-D quits.", "dim")
     if changed := changed_settings(session):
         screen.line(f"settings kept from the last session: {changed}", "dim")
     for turn in session.turns[-TAIL_TURNS:]:

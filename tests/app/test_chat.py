@@ -459,7 +459,7 @@ def test_a_typed_conversation(typed, session):
     lines = out.splitlines()
     assert (
         lines[0].startswith("tiny: ")
-        and lines[1].startswith("The judge")
+        and lines[2].startswith("The judge")
         and "temperature 0" in lines
     )
     assert out.count("two\nlines\nmore") == 2 and "in vain" not in out
@@ -486,8 +486,8 @@ def test_a_conversation_continues_in_the_next_session(typed, session, tmp_path):
     session.resume(*last_conversation(tmp_path, session.run_path, print))
     out, _ = typed("Jack\r")
     assert (
-        out.splitlines()[1].startswith("settings kept from the last session: temperature 0")
-        and "The judge" in out.splitlines()[2]
+        out.splitlines()[2].startswith("settings kept from the last session: temperature 0")
+        and "The judge" in out.splitlines()[3]
     )
     assert [turn.prompt for turn in load(session.journal.path)] == [
         "The judge",
