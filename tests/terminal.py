@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,16 @@ import pyte  # noqa: E402
 SECONDS_TO_START = 120  # the import of torch takes long on a busy machine
 SECONDS_TO_ANSWER = 60
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
+
+
+def initial_modes() -> list:
+    """The attributes of a new terminal, before a program changes them."""
+    primary, secondary = os.openpty()
+    try:
+        return termios.tcgetattr(primary)
+    finally:
+        os.close(primary)
+        os.close(secondary)
 
 
 class Key:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from program import environment
-from terminal import SECONDS_TO_START, Key, Terminal
+from terminal import SECONDS_TO_START, Key, Terminal, initial_modes
 
 TYPED = (
     "hello 안녕\x7f\x7f하늘" + Key.LEFT + "X" + Key.ENTER
@@ -140,8 +140,8 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
 def test_the_terminal_is_restored_however_training_ends(
     start: Start, fake_training: Command, ending: str, signals: str, code: int
 ) -> None:
+    before = initial_modes()
     terminal = start(fake_training(ending))
-    before = terminal.modes
     terminal.see("train loss")
     assert terminal.modes != before
     terminal.press("typed" + Key.ENTER)
