@@ -154,8 +154,7 @@ def _refuse_two_runs(arguments: Sequence[str]) -> None:
 
 def _joined_values(arguments: Sequence[str], parser: Parser) -> list[str]:
     """The arguments with flags and values joined that argparse would take apart."""
-    command = next((word for word in arguments if word in parser.commands), None)
-    parsers = [parser, *([parser.commands[command]] if command else [])]
+    parsers = [parser, *(parser.commands[word] for word in arguments if word in parser.commands)]
     joined: list[str] = []
     words = list(arguments)
     while words:

@@ -36,6 +36,11 @@ def test_a_prompt_may_begin_with_a_dash(prompt):
     assert parse(["generate", f"--prompt={prompt}"]).prompt == prompt
 
 
+def test_a_run_may_be_called_like_a_command():
+    options = parse(["--run", "train", "generate", "--prompt", "-hello"])
+    assert (options.run, options.prompt) == ("train", "-hello")
+
+
 def test_a_flag_is_not_taken_for_the_value_of_another():
     with pytest.raises(SettingError, match="expected one argument"):
         parse(["generate", "--prompt", "--top-k", "3"])
