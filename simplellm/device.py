@@ -61,7 +61,9 @@ def failures_reported(device: torch.device, fix: str = "use --device cpu") -> It
     """
     try:
         yield
-    except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
+    # torch raises NotImplementedError (a RuntimeError) for an operator that the GPU lacks, and
+    # TypeError for a number format that it lacks, such as float64 on MPS.
+    except (RuntimeError, TypeError) as error:
         if device.type == "cpu":
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -135,7 +135,9 @@ class _Reader:
                     raise record
                 continue
             encoded = record.encode("utf-8", "replace")
-            if record and self._is_known(hashlib.blake2b(encoded, digest_size=16).digest()):
+            if record and self._is_known(
+                hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+            ):
                 skipped.append(number)
                 self.n_duplicates += 1
                 continue
