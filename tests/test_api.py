@@ -90,8 +90,14 @@ def test_a_stream_joined_is_the_whole_reply(model):
 
 
 def test_a_stream_samples_nothing_before_it_is_read(model, monkeypatch):
-    monkeypatch.setattr(model._sampler, "next_logits", lambda ids: pytest.fail("sampled"))
-    model.stream("The", max_new_tokens=3)
+    calls: list[int] = []
+    next_logits = model._sampler.next_logits
+    monkeypatch.setattr(
+        model._sampler, "next_logits", lambda ids: (calls.append(1), next_logits(ids))[1]
+    )
+    stream = model.stream("The", max_new_tokens=3)
+    assert calls == []
+    assert "".join(stream) and len(calls) == 3
 
 
 def test_evaluate_is_the_evaluation_of_the_command_line(run, model, tmp_path, capsys):

@@ -233,7 +233,8 @@ def shell_commands() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", sorted(set(shell_commands())))
 def test_every_command_of_the_documentation_is_accepted(command: str) -> None:
-    command_line.parse(shlex.split(command)[1:])
+    words = shlex.split(command)[1:]
+    assert command_line.parse(words).arguments == tuple(words)
 
 
 @pytest.mark.parametrize("page", [*GUIDES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
@@ -254,11 +255,14 @@ def test_every_toml_block_is_a_valid_config_file(tmp_path: Path) -> None:
                 assert read_toml(tmp_path / "config.toml")
 
 
-def test_every_python_block_can_be_parsed() -> None:
-    for page in PAGES:
-        for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
-            if language == "python":
-                ast.parse(code)
+def test_every_python_block_is_a_program() -> None:
+    blocks = [
+        code
+        for page in PAGES
+        for language, code in FENCE.findall(page.read_text(encoding="utf-8"))
+        if language == "python"
+    ]
+    assert blocks and all(ast.parse(code).body for code in blocks)
 
 
 def test_the_pictures_can_be_drawn(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
 def test_a_disk_failure_does_not_end_a_training(checkpoints, undisturbed, report_count):
     n_events = n_events_of_training(checkpoints)
     places = range(0, n_events, 24)
+    assert len(places) > len(ERRORS)  # each error is tried at some event
     for at in places:
         fail_one(checkpoints, at, ERRORS[at % len(ERRORS)], undisturbed)
     report_count(
@@ -229,6 +230,7 @@ def test_a_disk_failure_at_any_event_does_not_end_a_training(
     checkpoints, undisturbed, report_count
 ):
     n_events = n_events_of_training(checkpoints)
+    assert n_events > 100  # of several saves
     for number in ERRORS:
         for at in range(n_events):
             fail_one(checkpoints, at, number, undisturbed)

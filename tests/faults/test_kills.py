@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY_FLAGS
+from conftest import TINY_FLAGS
 
 from faults.kills import SIGNALS
+from faults.own_process import run_module
 from faults.tiny import digest, go_on, train, training_context, write_text
 from simplellm.app.cli import main
 from simplellm.app.interrupt import Interrupt
@@ -27,33 +25,16 @@ TESTS = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
-def kill(report_count: Callable[[str], None], *options: str) -> None:
-    """Run faults.kills in a new process that does nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-m", "faults.kills", *options],
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
-    for line in done.stdout.splitlines():
-        report_count(line)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.slow
-def test_200_kills_at_random_times_lose_nothing(report_count):
-    kill(report_count, "--random", "200")
-
-
-@pytest.mark.slow
-def test_10_kills_at_each_point_of_a_save_lose_nothing(report_count):
-    kill(report_count, "--each", "10")
-
-
-@pytest.mark.slow
-def test_signals_at_random_times_end_a_training_cleanly(report_count):
-    kill(report_count, "--signals", "60")
+@pytest.mark.parametrize(
+    "options",
+    [("--random", "200"), ("--each", "10"), ("--signals", "60")],
+    ids=["200 kills at random times", "10 kills at each point of a save", "60 signals"],
+)
+def test_kills_and_signals_lose_nothing(report_count, options):
+    (line,) = run_module("kills", *options)
+    report_count(line)
+    assert line.endswith(": 0 lost")
 
 
 # ---------------------------------------------------------------- signals
