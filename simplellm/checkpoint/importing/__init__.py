@@ -1,0 +1,1 @@
+"""Readers of models in other formats: one module for each format, all with the same result."""
