@@ -68,6 +68,8 @@ def show(screen: Screen, shown: Shown) -> None:
     match shown:
         case Rows():
             screen.table(shown.headers, shown.rows)
+            if shown.summary:
+                screen.line(shown.summary, "dim")
         case Lines():
             if shown.text:
                 screen.line(shown.text)

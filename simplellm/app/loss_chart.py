@@ -57,6 +57,7 @@ def _legend(ascii_only: bool) -> list[Line]:
         [("." if ascii_only else "\u2836", STYLES["train"]), (" train", "dim")],
         [(VALIDATION_MARK, STYLES[VALIDATION_MARK]), (" validation", "dim")],
         [(BEST_MARK, STYLES[BEST_MARK]), (" best", "dim")],
+        [("loss in nats/token, lower is better", "dim")],
     ]
 
 

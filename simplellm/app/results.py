@@ -14,10 +14,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table. The headers may be empty."""
+    """A table, and a summary line below it. The headers may be empty."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    summary: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
+from simplellm.evaluation.advice import short_validation
 from simplellm.evaluation.report import Report, make_report, report_lines
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
@@ -61,9 +62,16 @@ class TrainingMonitor:
             self._progress.recall(
                 old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"]
             )
+            self._warn_of_short_validation()
         self.has_saved = self.has_saved or bool(record.get("saved"))
         self._progress.write(record)
         self._tracking.write(record)
+
+    def _warn_of_short_validation(self) -> None:
+        assert self._prepared is not None
+        n_tokens, n_bytes = len(self._prepared.val_ids) - 1, self._prepared.val_bytes
+        if why := short_validation(n_tokens, n_bytes):
+            self._screen.notice(why)
 
     @property
     def run(self) -> Run | None:

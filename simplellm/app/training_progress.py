@@ -19,6 +19,7 @@ from simplellm.evaluation.curves import overfitting_since
 
 PLAIN_REPORT_SECONDS = 5.0
 PLAIN_SAMPLE_CHARACTERS = 100
+READING = "loss is in nats per token; lower is better, except for accuracy"
 PANEL_SECONDS = 0.25  # between two drawings
 PANEL_COLUMNS = 100  # at most: longer lines are hard to read
 ECHO_COLUMNS = 2  # left free: the terminal writes ^C there, and a wrapped line would tear the panel
@@ -39,6 +40,7 @@ class TrainingProgress:
         self._live: LivePanel | None = None
         self._reported_at = 0.0
         self._has_warned_of_overfitting = False
+        self._has_explained = False
         console = screen.notices
         self._is_live = console.is_terminal and not console.is_dumb_terminal
 
@@ -146,6 +148,9 @@ class TrainingProgress:
             f"perplexity {record['perplexity']:.4g}, accuracy {record['accuracy']:.1%}, "
             f"{record['bits_per_byte']:.3f} bits/byte{best}"
         )
+        if not self._has_explained:
+            self._has_explained = True
+            self._screen.notice(f"  {READING}")
         sample = one_line(record.get("sample") or "")
         if sample:
             dots = "..." if len(sample) > PLAIN_SAMPLE_CHARACTERS else ""

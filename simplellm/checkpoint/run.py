@@ -83,7 +83,7 @@ class Run:
             return None
         path = str(self.path / best["path"])
         row = {"run": self.name, "path": path, "best_step": best["step"], **figures}
-        return {**row, **self._description()}
+        return {**row, "tokens": best.get("tokens"), **self._description()}
 
     def _description(self) -> JsonObject:
         """What the run is: model, text, seed and date from run.json; None where that is damaged."""

@@ -156,6 +156,11 @@ def _small_text(train_bytes: int) -> dict[str, Any]:
     }
 
 
+def usual_epochs(train_bytes: int) -> float:
+    """Passes over the text that a usual training makes."""
+    return _max_epochs(train_bytes) if train_bytes < SMALL_TEXT_BYTES else 1.0
+
+
 def _max_epochs(train_bytes: int) -> float:
     """Epochs after which validation loss begins to rise.
 

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
+from simplellm.checkpoint.run import Run
 from simplellm.data.prepared_corpus import Prepared
+from simplellm.evaluation import advice
+from simplellm.evaluation.advice import LOWER_IS_BETTER, Course
 from simplellm.evaluation.chart import loss_svg
 from simplellm.evaluation.copied_text.passages import PASSAGE_CHARACTERS, find_passages
 from simplellm.evaluation.copied_text.training_text import byte_chunks, sampled_text, text_chunks
 from simplellm.evaluation.curves import LossCurves
 from simplellm.storage.files import replace_file
 from simplellm.storage.json_files import JsonMapping, JsonObject, json_bytes
+from simplellm.training.run_info import RunInfo
 
 N_BYTES = 256
 UNIFORM_BITS = 8.0
@@ -50,13 +54,19 @@ class CopyRate:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of report.json."""
+    """The content of report.json.
+
+    too_short: why the validation text is too short for a figure; empty if it is long enough.
+    advice: what the figures mean and what to try next, one line each.
+    """
 
     figures: JsonMapping  # final metrics, as in the result of the run
     baselines: Baselines
     copied: CopyRate
     sample: str
     loss_svg: str  # path of the chart
+    too_short: str = ""
+    advice: Sequence[str] = ()
 
     def to_mapping(self) -> JsonObject:
         return asdict(self)
@@ -75,18 +85,36 @@ def make_report(
     MB, which is read in chunks.
     """
     validation = b"".join(byte_chunks(prepared.val_ids, prepared.tokenizer))
+    course = course_of(folder, prepared, list(records), figures)
     svg = folder / "loss.svg"
-    replace_file(svg, loss_svg(LossCurves.of(records), folder.name).encode())
-    copied = copy_rate(sample, text_chunks(prepared.train_ids, prepared.tokenizer))
+    replace_file(svg, loss_svg(course.curves, folder.name).encode())
     report = Report(
         dict(figures),
         baselines(byte_chunks(prepared.train_ids, prepared.tokenizer), validation),
-        copied,
+        copy_rate(sample, text_chunks(prepared.train_ids, prepared.tokenizer)),
         sample,
         str(svg),
+        advice.short_validation(len(prepared.val_ids) - 1, prepared.val_bytes),
+        tuple(advice.advice(course)),
     )
     replace_file(folder / "report.json", json_bytes(report.to_mapping()))
     return report
+
+
+def course_of(
+    folder: Path, prepared: Prepared, records: Sequence[JsonMapping], figures: JsonMapping
+) -> Course:
+    """How the training of the run in `folder` went."""
+    sizes = [record["tokens_per_step"] for record in records if "tokens_per_step" in record]
+    n_bytes, n_tokens = prepared.train_bytes, len(prepared.train_ids)
+    info = RunInfo.read(Run(folder))
+    return Course(
+        steps=int(figures["steps"]),
+        usual_steps=advice.usual_steps(n_bytes, n_tokens, sizes[-1]) if sizes else 1,
+        curves=LossCurves.of(records),
+        regularization=advice.regularization_of(info.model, info.training),
+        ended_early=any(record["kind"] == "early_stop" for record in records),
+    )
 
 
 # ---------------------------------------------------------------- baselines
@@ -135,37 +163,51 @@ def copy_rate(sample: str, chunks: Iterable[str]) -> CopyRate:
 
 
 def explanation(report: Report) -> str:
-    """What the figures say, for a reader who has never seen bits per byte."""
+    """Whether the model beats the compressors, for a reader who has never seen bits per byte."""
     compressor = report.baselines.compressor
     if report.figures["bits_per_byte"] < report.baselines.compressed:
-        return f"lower is better: the model predicts this text better than {compressor} does"
+        return f"{LOWER_IS_BETTER}: the model predicts this text better than {compressor} does"
     return (
-        f"lower is better: {compressor}, a compressor, still predicts this text better; "
-        "more text or a longer --budget usually helps"
+        f"{LOWER_IS_BETTER}: {compressor}, a compressor, still predicts this text better than "
+        "the model does"
     )
 
 
 def report_lines(report: Report) -> Sequence[str]:
     """The report as lines of text."""
-    baselines, copied = report.baselines, report.copied
+    figures = [report.too_short] if report.too_short else [*_figures(report), *report.advice]
+    return [*figures, _copied(report.copied), f"loss curve: {report.loss_svg}"]
+
+
+def _figures(report: Report) -> list[str]:
+    baselines = report.baselines
     rows = [
-        ("this model", report.figures["bits_per_byte"]),
-        (baselines.compressor, baselines.compressed),
-        ("byte unigram", baselines.unigram),
-        ("uniform bytes", baselines.uniform),
+        ("this model", report.figures["bits_per_byte"], ""),
+        (
+            baselines.compressor,
+            baselines.compressed,
+            "a compressor, after the training text",
+        ),
+        ("byte unigram", baselines.unigram, "knows only how frequent each byte is"),
+        ("uniform bytes", baselines.uniform, "knows nothing"),
     ]
+    return [
+        f"validation loss {report.figures['val_loss']:.3f} nats per token, "
+        f"perplexity {report.figures['perplexity']:.4g}, on text that was held out from training; "
+        "bits per byte:",
+        *(f"{name:<14} {bits:.3f}  {meaning}".rstrip() for name, bits, meaning in rows),
+        explanation(report),
+    ]
+
+
+def _copied(copied: CopyRate) -> str:
     longest = (
         f", the longest of {len(copied.longest)}: {' '.join(copied.longest.split())!r}"
         if copied.longest
         else ""
     )
-    return [
-        f"validation loss {report.figures['val_loss']:.3f}, "
-        f"perplexity {report.figures['perplexity']:.4g}; bits per byte:",
-        *(f"{name:<14} {bits:.3f}" for name, bits in rows),
-        explanation(report),
+    return (
         f"copied word for word: {copied.share:.0%} "
         f"of a sample of {copied.sample_characters} characters "
-        f"(in passages of {copied.passage_characters} or more{longest})",
-        f"loss curve: {report.loss_svg}",
-    ]
+        f"(in passages of {copied.passage_characters} or more{longest})"
+    )

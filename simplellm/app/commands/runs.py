@@ -11,9 +11,14 @@ from simplellm.app.session import Session
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.setting import show
 from simplellm.errors import SettingError
+from simplellm.evaluation.advice import is_too_short
 from simplellm.storage.json_files import JsonObject
 
 HEADERS = ("run", "best step", "loss", "bits/byte", "model", "text", "started")
+READING = (
+    "loss (nats per token) and bits/byte: on the validation text of each run, lower is better; "
+    "compare only runs on the same text"
+)
 
 
 def _run(session: Session, text: str) -> Shown:
@@ -55,13 +60,19 @@ def runs_table(checkpoints: Path) -> Rows | None:
         (
             row["run"],
             str(row["best_step"]),
-            f"{row['val_loss']:.3f}",
-            f"{row['bits_per_byte']:.3f}",
+            *_figures(row),
             *_description(row),
         )
         for row in rows
     )
-    return Rows(HEADERS, cells) if cells else None
+    return Rows(HEADERS, cells, READING) if cells else None
+
+
+def _figures(row: JsonObject) -> tuple[str, str]:
+    """Loss and bits per byte; `too short` where the validation text is too short for them."""
+    if is_too_short(row["tokens"]):
+        return "too short", "too short"
+    return f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}"
 
 
 def _description(row: JsonObject) -> tuple[str, ...]:
@@ -75,7 +86,7 @@ def _description(row: JsonObject) -> tuple[str, ...]:
 
 
 def _info(session: Session, text: str) -> Shown:
-    return Rows(("", ""), tuple(session.facts.items()))
+    return Rows(("", ""), tuple(session.facts.items()), "bits per byte: lower is better")
 
 
 def changed_settings(session: Session) -> str:

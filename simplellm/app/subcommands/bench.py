@@ -30,6 +30,13 @@ MODEL: SettingValues = {
 }
 TRAINING: SettingValues = {"optimizer": "adamw", "batch_size": 12}
 GENERATION: SettingValues = {"block_size": 256}
+MEANINGS = {
+    "tokens_per_second": "higher is better",
+    "peak_memory_bytes": "lower is better",
+    "model_flops_utilization": "share of the peak of the device, 0 to 1; higher is better",
+    "versus_tokens_per_second": "of the other library",
+    "ratio": "tokens per second relative to the other library; over 1: this program is faster",
+}
 PROBE_TURNS = 3  # measurements of each execution mode before the fastest is chosen
 
 
@@ -42,7 +49,11 @@ def bench(options: BenchOptions) -> int:
     else:
         figures = measured.to_mapping().items()
         screen.table(
-            ("", ""), [(name.replace("_", " "), _figure(value)) for name, value in figures]
+            ("", "", ""),
+            [
+                (name.replace("_", " "), _figure(value), MEANINGS.get(name, ""))
+                for name, value in figures
+            ],
         )
     return 0
 

@@ -17,6 +17,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.device import describe
+from simplellm.evaluation.advice import is_too_short
 from simplellm.inference.quantize import is_quantized
 from simplellm.model.transformer import SimpleLLM
 
@@ -77,7 +78,8 @@ def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedR
 def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     """What `/info` shows of a model."""
     config = model.config
-    bits_per_byte = run.figures_of(folder).get("bits_per_byte")
+    figures = run.figures_of(folder)
+    bits_per_byte = None if is_too_short(figures.get("tokens")) else figures.get("bits_per_byte")
     device = model.token_embedding.weight.device
     return {
         "run": run.name,

@@ -20,6 +20,7 @@ from simplellm.data.corpus import read_corpus
 from simplellm.data.prepared_corpus import encoded
 from simplellm.device import fast_float32
 from simplellm.errors import Notice
+from simplellm.evaluation.advice import MEANINGS, is_too_short, too_short_to_score
 from simplellm.model import scoring
 from simplellm.model.scoring import Evaluation, Progress
 
@@ -42,11 +43,19 @@ def evaluate(options: EvaluateOptions) -> int:
     if options.json:
         write_json(evaluation.to_mapping())
     else:
-        figures = evaluation.to_mapping().items()
-        screen.table(
-            ("", ""), [(name.replace("_", " "), f"{value:.6g}") for name, value in figures]
-        )
+        screen.table(("", "", ""), _rows(evaluation))
+    if is_too_short(evaluation.tokens):
+        size = evaluation.tokens, evaluation.bytes
+        screen.notice(too_short_to_score(*size, "this text", "score a longer one"))
     return 0
+
+
+def _rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each figure."""
+    return [
+        (name.replace("_", " "), f"{value:.6g}", MEANINGS[name])
+        for name, value in evaluation.to_mapping().items()
+    ]
 
 
 def _progress(notice: Notice) -> Progress:

@@ -15,6 +15,7 @@ def runs(options: RunsOptions) -> int:
         write_json([row for run in list_runs(options.checkpoints) if (row := run.summary())])
     elif table := runs_table(options.checkpoints):
         screen.table(table.headers, table.rows)
+        screen.notice(table.summary)
     else:
         screen.notice(f"no runs in {options.checkpoints}; train one: simplellm train TEXT")
     return 0

@@ -61,6 +61,10 @@ def sweep(options: SweepOptions) -> int:
         swept = _swept(options)
         headers = (*swept, "bits/byte", "loss", "best step", "steps", "run")
         screen.table(headers, [_to_cells(row, swept) for row in rows])
+        screen.notice(
+            "the best first: bits/byte and loss (nats per token) on the validation text, "
+            "lower is better"
+        )
     return 0
 
 

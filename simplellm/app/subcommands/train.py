@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from simplellm.app.console import write_json
 from simplellm.app.interrupt import Interrupt
@@ -17,6 +18,8 @@ from simplellm.app.subcommands.shared import (
 )
 from simplellm.app.training_run import run_training
 from simplellm.checkpoint.find_runs import find_run
+from simplellm.checkpoint.run import Run
+from simplellm.evaluation.advice import is_too_short
 from simplellm.training.result import Result
 from simplellm.training.resume import resume
 from simplellm.training.start import start
@@ -29,11 +32,18 @@ def train(options: TrainOptions) -> int:
         write_json({name: value for name, value in asdict(result).items() if name != "stopped"})
     else:
         screen.line(
-            f"{result.run}: {result.bits_per_byte:.3f} bits/byte "
-            f"at step {result.best_step} of {result.steps}, {result.path}"
+            f"{result.run}: {_quality(result)} at step {result.best_step} of {result.steps}, "
+            f"{result.path}"
         )
     screen.notice(f"chat with it: {options.command(f'chat --run {result.run}')}")
     return interrupt.exit_code
+
+
+def _quality(result: Result) -> str:
+    best = Run(Path(result.path).parent).pointer("best") or {}
+    if is_too_short(best.get("tokens")):
+        return "no figure, because the validation text is too short,"
+    return f"{result.bits_per_byte:.3f} bits/byte (lower is better)"
 
 
 def _start(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:

@@ -1,0 +1,145 @@
+"""What the figures of a run mean in plain words, what to try next, and which are worth nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from simplellm.config.model import ModelConfig
+from simplellm.config.recipe import usual_epochs
+from simplellm.config.setting import flag_of
+from simplellm.config.training import TrainConfig
+from simplellm.evaluation.curves import LossCurves, overfitting_since
+
+# The loss of one token has a standard deviation of about 2.5 nats (measured: The Verdict, 40
+# steps), so the mean over 100 tokens is uncertain by 0.25 nats, and that over 3 tokens by 1.4.
+FEWEST_TOKENS = 100
+USUAL_STEPS_AT_MOST = 500  # of a text that a minute does not read once (guess)
+FEW_STEPS_SHARE = 0.2  # of the usual steps, below which the steps are few (guess)
+LOWER_IS_BETTER = "lower is better"
+MEANINGS = {
+    "tokens": "scored",
+    "bytes": "UTF-8 bytes of the text",
+    "loss": f"nats per token; {LOWER_IS_BETTER}",
+    "perplexity": f"exp(loss); {LOWER_IS_BETTER}",
+    "accuracy": "share of tokens that were the first choice, 0 to 1; higher is better",
+    "bits_per_byte": f"compares any two models on the same text; {LOWER_IS_BETTER}",
+}
+REGULARIZATION = (  # settings that raise the training loss above that of the same weights in use
+    "dropout", "r_drop", "bpe_dropout", "renaming", "token_noise", "label_smoothing",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training went.
+
+    usual_steps: of a training on this text. regularization: names of the settings in use.
+    ended_early: it ran out of patience.
+    """
+
+    steps: int
+    usual_steps: int
+    curves: LossCurves = field(default_factory=LossCurves)
+    regularization: Sequence[str] = ()
+    ended_early: bool = False
+
+    @property
+    def has_few_steps(self) -> bool:
+        return not self.ended_early and self.steps < FEW_STEPS_SHARE * self.usual_steps
+
+
+def is_too_short(n_tokens: int | None) -> bool:
+    """Whether a text with so many scored tokens is too short for a figure; None is unknown."""
+    return n_tokens is not None and n_tokens < FEWEST_TOKENS
+
+
+def too_short_to_score(n_tokens: int, n_bytes: int, what: str, fix: str) -> str:
+    return (
+        f"{what} has only {_count(n_tokens, 'token')} ({_count(n_bytes, 'byte')}): too short for "
+        f"a figure, which needs {FEWEST_TOKENS} tokens; {fix}"
+    )
+
+
+def short_validation(n_tokens: int, n_bytes: int) -> str:
+    """What to say of a validation text that is too short; empty if it is long enough."""
+    if not is_too_short(n_tokens):
+        return ""
+    fix = "use more text, --val-data FILE, or a larger --val-fraction"
+    return too_short_to_score(n_tokens, n_bytes, "the held-out validation text", fix)
+
+
+def usual_steps(train_bytes: int, train_tokens: int, tokens_per_step: float) -> int:
+    """Optimizer updates of a usual training on a text of this size."""
+    steps = usual_epochs(train_bytes) * train_tokens / max(tokens_per_step, 1)
+    return max(round(min(steps, USUAL_STEPS_AT_MOST)), 1)
+
+
+def regularization_of(model: ModelConfig, training: TrainConfig) -> list[str]:
+    """The regularization that is switched on, by setting name."""
+    settings = {**model.to_mapping(), **training.to_mapping()}
+    return [name for name in REGULARIZATION if settings[name]]
+
+
+def advice(course: Course) -> list[str]:
+    """Warnings, what to try next, and why the training loss is where it is, one line each."""
+    lines = [_few_steps(course), _next_step(course), _losses(course)]
+    return [line for line in lines if line]
+
+
+def _few_steps(course: Course) -> str:
+    if not course.has_few_steps:
+        return ""
+    return (
+        f"warning: {_count(course.steps, 'step')} are few for this text, about "
+        f"{course.usual_steps:,} are usual: give it a longer --budget or more --max-steps"
+    )
+
+
+def _next_step(course: Course) -> str:
+    validation = course.curves.validation
+    since = overfitting_since(course.curves)
+    if since is not None:
+        return (
+            f"what to try next: more text; more time does not help, because the validation loss "
+            f"has been rising since step {since:,} (overfitting)"
+        )
+    best = course.curves.best
+    is_falling = bool(best and validation and best[0] == validation[-1][0])
+    if is_falling and not course.ended_early:
+        return (
+            "what to try next: more time (a longer --budget), because the validation loss was "
+            "still falling at the end; then more text"
+        )
+    return (
+        "what to try next: more text, because the validation loss no longer fell; "
+        "more time changes little"
+    )
+
+
+def _losses(course: Course) -> str:
+    """Training loss against validation loss at the end."""
+    train, validation = course.curves.train, course.curves.validation
+    if not train or not validation:
+        return ""
+    ours, other = train[-1][1], validation[-1][1]
+    figures = f"({ours:.3f} against {other:.3f} nats per token at the end)"
+    if ours <= other:
+        return (
+            f"the training loss is below the validation loss {figures}: usual, because the model "
+            "has seen the training text before"
+        )
+    if not course.regularization:
+        return (
+            f"the training loss is above the validation loss {figures}: usual in a short training, "
+            "because it is measured before each update"
+        )
+    flags = ", ".join(map(flag_of, course.regularization))
+    return (
+        f"the training loss is above the validation loss {figures}: that is normal, because "
+        f"regularization ({flags}) makes the task harder, during training only"
+    )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
