@@ -23,6 +23,7 @@ import pyte  # noqa: E402
 SECONDS_TO_START = 120  # the import of torch takes long on a busy machine
 SECONDS_TO_ANSWER = 60
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
+MARKS_PASTES = 2004 << 5  # the number of the mode in pyte
 
 
 def initial_modes() -> list:
@@ -71,8 +72,14 @@ class Terminal:
         self.child.send(keys)
 
     def paste(self, text: str) -> None:
-        """Send a bracketed paste, reading meanwhile: a long paste would block otherwise."""
-        writer = threading.Thread(target=self.press, args=(PASTE_BEGINS + text + PASTE_ENDS,))
+        """Send text as a terminal does: between marks if the program has asked for them.
+
+        Reads meanwhile: a long paste would block otherwise.
+        """
+        keys = text.replace("\n", "\r")
+        if self.marks_pastes:
+            keys = PASTE_BEGINS + keys + PASTE_ENDS
+        writer = threading.Thread(target=self.press, args=(keys,))
         writer.start()
         while writer.is_alive():
             self.read(0.05)
@@ -122,6 +129,11 @@ class Terminal:
     def resize(self, columns: int, rows: int = 40) -> None:
         self.screen.resize(rows, columns)
         self.child.setwinsize(rows, columns)
+
+    @property
+    def marks_pastes(self) -> bool:
+        """Whether the program has asked for marks around pastes."""
+        return MARKS_PASTES in self.screen.mode
 
     @property
     def cursor_line(self) -> str:

@@ -14,7 +14,7 @@ from simplellm.app.reply_stream import stream_reply
 from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.app.typeahead import keep_typeahead
+from simplellm.app.typeahead import early_keys, keep_typeahead
 from simplellm.errors import SimpleLLMError
 
 TAIL_TURNS = 2  # of a continued conversation that are shown again
@@ -47,6 +47,7 @@ def _loop(session: Session, screen: Screen, read_line: ReadLine, is_live: bool) 
         except KeyboardInterrupt:  # at the prompt or in a command; replies handle Ctrl-C themselves
             if not is_live:
                 raise
+            early_keys.discard()
             screen.notice("stopped" if line else "Ctrl-D quits, /help lists the commands")
 
 

@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from simplellm.app.typeahead import overflow
+from simplellm.app.typeahead import early_keys
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a closed window: SIGHUP, on Windows SIGBREAK
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -42,7 +42,7 @@ class Interrupt:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            overflow.discard()
+            early_keys.discard()
         if number == signal.SIGINT and (self._first is not None or not self._is_asked):
             raise KeyboardInterrupt
         if not self._is_asked:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from simplellm.app.commands.registry import completions
-from simplellm.app.pastes import Pastes, make_history, read_pastes_in_linear_time
+from simplellm.app.pastes import Pastes, improve_pastes, make_history
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.sanitize import stand_ins
 from simplellm.app.session import Session
-from simplellm.app.typeahead import overflow
+from simplellm.app.typeahead import early_keys, report_pastes
 
 COUNTED_CHARACTERS = 2000  # of the typed line whose tokens the toolbar counts
 SEPARATOR_COLUMNS = 3  # between two parts of the toolbar
@@ -44,15 +44,18 @@ def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
         enable_suspend=True,
         bottom_toolbar=toolbar,
     )
-    read_pastes_in_linear_time(prompt.input)
+    improve_pastes(prompt.input)
 
     def read_line() -> str | None:
         try:
-            with overflow.reading():
-                _feed(overflow.taken(), prompt.input)
+            with early_keys.reading():
+                _feed(early_keys.taken(), prompt.input)
                 return pastes.filled(str(prompt.prompt("> ")))
         except EOFError:
             return None
+        finally:
+            if early_keys.are_watched:
+                report_pastes(True)  # the prompt has turned it off
 
     return read_line
 
@@ -82,14 +85,10 @@ def toolbar_text(session: Session, typed: str = "", columns: int = 1000) -> str:
 def _feed(typed: bytes, source: Any) -> None:
     """Let the next prompt read the keys `typed` before those that come from `source`."""
     from prompt_toolkit.input.typeahead import store_typeahead
-    from prompt_toolkit.input.vt100_parser import Vt100Parser
-    from prompt_toolkit.key_binding import KeyPress
 
-    keys: list[KeyPress] = []
-    parser = Vt100Parser(keys.append)
-    parser.feed(typed.decode("utf-8", "replace"))
-    parser.flush()
-    store_typeahead(source, keys)
+    if typed:  # its own parser: a paste may have begun that has not ended yet
+        source.vt100_parser.feed(typed.decode("utf-8", "replace"))
+        store_typeahead(source, source.flush_keys())
 
 
 def _history_path() -> Path | None:

@@ -12,7 +12,7 @@ from simplellm.app.answer import Answer
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.app.shading import summary_of
-from simplellm.app.typeahead import overflow
+from simplellm.app.typeahead import early_keys
 from simplellm.inference.reply import StreamedToken
 
 ECHO_CHARACTERS = 2000  # of a prompt shown again on a terminal
@@ -67,7 +67,7 @@ class CtrlC:
 
     def _press(self, number: int, frame: FrameType | None) -> None:
         self.is_pressed = True
-        overflow.discard()
+        early_keys.discard()
         if self.raises:
             raise KeyboardInterrupt
 

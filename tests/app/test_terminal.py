@@ -213,18 +213,59 @@ def test_a_resize_duplicates_nothing(chat: Terminal) -> None:
     assert chat.everything.count("tokens/s") == 1
 
 
-def test_a_paste_of_many_lines_is_one_message(chat: Terminal) -> None:
+def send_paste(terminal: Terminal, *lines: str) -> None:
+    """Check that pasted lines are one message at the prompt, which was not sent, and send it."""
+    terminal.see(lines[-1])
+    terminal.settle(0.1)
+    assert "tokens/s" not in terminal.text.partition("> ")[2] and lines[0] in terminal.text
+    terminal.clear()
+    terminal.press(Key.ENTER)
+    terminal.see("3 tokens")
+    terminal.ready()
+    assert terminal.everything.count("tokens/s") == 1
+    assert terminal.everything.count(lines[1]) == 2  # typed, and shown again
+
+
+@pytest.mark.parametrize("with_marks", [True, False])
+def test_a_paste_of_many_lines_is_one_message(chat: Terminal, with_marks: bool) -> None:
     set_length(chat, 3)
-    chat.paste("first\nsecond\r\nthird")
-    chat.see("third")
-    assert "tokens/s" not in chat.text  # not yet sent
-    chat.press(Key.ENTER)
-    chat.see("3 tokens")
-    chat.ready()
-    assert (
-        chat.everything.count("tokens/s") == 1 and chat.everything.count("second") == 2
-    )  # typed, and shown again
+    if with_marks:
+        chat.wait(lambda: chat.marks_pastes)
+        chat.paste("first\n/quit\r\nthird")
+    else:
+        chat.press("first\r/quit\rthird" + " word" * 300 + "\rthe end\r")
+    send_paste(chat, "first", "/quit", "third" if with_marks else "the end")
     set_length(chat, 100000)
+
+
+@pytest.mark.parametrize("with_marks", [True, False])
+def test_a_paste_while_a_reply_streams_is_one_message(chat: Terminal, with_marks: bool) -> None:
+    set_length(chat, 2000)
+    begin_reply(chat, "The judge")
+    if with_marks:
+        assert chat.marks_pastes
+        chat.paste("/tokens 3\n/quit\nthird\n")
+        chat.press(" line")
+    else:
+        chat.press("/tokens 3\r/quit\rthird line\r")
+    chat.see("2000 tokens")
+    chat.see("third")
+    chat.settle(0.1)
+    assert "max_new_tokens 3" not in chat.everything and "/quit" in chat.text
+    chat.press(Key.CTRL_C)
+    chat.ready()
+    set_length(chat, 100_000)
+
+
+def test_a_long_paste_while_a_reply_streams_is_complete(chat: Terminal) -> None:
+    set_length(chat, 3000)
+    begin_reply(chat, "The judge")
+    chat.paste("The judge sat down.\n" * 10_000)
+    chat.see("3000 tokens")
+    chat.see("200,000 characters")
+    chat.press(Key.CTRL_C)
+    chat.ready()
+    set_length(chat, 100_000)
 
 
 def test_a_paste_of_five_megabytes_is_answered(chat: Terminal) -> None:

@@ -12,8 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from program import environment
-from terminal import SECONDS_TO_START, Key, Terminal, initial_modes
+from program import SIMPLELLM, environment
+from terminal import (
+    PASTE_BEGINS,
+    PASTE_ENDS,
+    SECONDS_TO_START,
+    Key,
+    Terminal,
+    initial_modes,
+)
+
+from simplellm.app.pastes import as_paste
 
 TYPED = (
     "hello 안녕\x7f\x7f하늘" + Key.LEFT + "X" + Key.ENTER
@@ -124,6 +133,49 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     terminal.see("> early hello 하X늘")  # the history has the line that was sent
     terminal.press(Key.CTRL_C + Key.CTRL_D)
     assert terminal.exit_code() == 0
+
+
+@pytest.mark.parametrize("with_marks", [True, False])
+def test_a_paste_while_the_program_loads_is_one_message(
+    start: Start, trained: Path, tmp_path: Path, with_marks: bool
+) -> None:
+    terminal = start(
+        [*SIMPLELLM, "chat", "--checkpoints", str(trained), "--max-new-tokens", "3"],
+        XDG_STATE_HOME=str(tmp_path),
+    )
+    terminal.wait(lambda: terminal.marks_pastes, SECONDS_TO_START)
+    assert "Ctrl-D quits" not in terminal.text  # it loads
+    if with_marks:
+        terminal.paste("/temp 0.1\n/quit\nthird\n")
+    else:
+        terminal.press("/temp 0.1\r/quit\rthird\r")
+    terminal.see("third", SECONDS_TO_START)
+    terminal.settle()
+    assert "> /temp 0.1\n  /quit\n  third" in terminal.text
+    assert "temperature 0.1" not in terminal.text
+    terminal.press(Key.CTRL_C + Key.CTRL_D)
+    assert terminal.exit_code() == 0 and not terminal.marks_pastes
+
+
+@pytest.mark.parametrize(
+    ("burst", "expected"),
+    [
+        ("a line\r", False),
+        ("a line\r\r\r", False),  # Enter held down
+        ("a\rb", False),  # keys that a busy machine reads late
+        ("first\rsecond", True),
+        ("  first\n\n\tsecond\n", True),
+        ("첫째\r둘째\r", True),
+        ("first\r/quit\r", True),
+        (Key.UP + "\r" + "second", False),  # keys
+        ("typed\x7f\rsecond", False),
+        (PASTE_BEGINS + "first\rsecond" + PASTE_ENDS, False),  # has its marks
+        ("", False),
+    ],
+)
+def test_several_lines_at_once_are_a_paste(burst: str, expected: bool) -> None:
+    with_marks = (PASTE_BEGINS + burst + PASTE_ENDS).encode()
+    assert as_paste(burst.encode()) == (with_marks if expected else burst.encode())
 
 
 @pytest.mark.parametrize(
