@@ -130,6 +130,13 @@ def add_bench_flags(parser: ArgumentParser) -> None:
 
 def add_runs_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="RUN",
+        type=expand_user,
+        help="compare these runs: figures, settings that differ, and a picture of their losses",
+    )
+    parser.add_argument(
         "--prune",
         dest="options_class",
         action="store_const",

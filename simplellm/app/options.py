@@ -177,11 +177,13 @@ class BenchOptions(SamplingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions(Options):
-    """`runs`."""
+    """`runs`. names: the runs to compare; none lists all runs."""
+
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneOptions(Options):
+class PruneOptions(RunsOptions):
     """`runs --prune`. yes: delete without asking."""
 
     yes: bool = False

@@ -55,7 +55,9 @@ COMMANDS = {
         options.AnalyzeOptions,
         flags.add_analyze_flags,
     ),
-    "runs": Command("list the trained runs", options.RunsOptions, flags.add_runs_flags),
+    "runs": Command(
+        "list the trained runs, or compare some of them", options.RunsOptions, flags.add_runs_flags
+    ),
     "verify": Command(
         "check whether the checkpoints of a run are complete and undamaged",
         options.VerifyOptions,
@@ -140,8 +142,9 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
         values["grid"] = {name: _sweep_values(name, given) for name, given in settings.items()}
     values |= {"settings": settings, "sampling": sampling}
     values |= {"arguments": tuple(arguments), "started_at": started_at}
-    if "texts" in values:
-        values["texts"] = tuple(values["texts"])
+    for name in ("texts", "names"):
+        if name in values:
+            values[name] = tuple(values[name])
     names = {field.name for field in dataclasses.fields(options_class)}
     return options_class(**{name: value for name, value in values.items() if name in names})
 
@@ -203,8 +206,8 @@ def _pop_settings(values: dict[str, Any], *configs: type[Settings]) -> dict[str,
 
 
 def _sweep_values(name: str, given: Any) -> list[Any]:
-    """The values of a setting in a sweep, each of them checked. The seed is one value."""
+    """The different values of a setting in a sweep, each checked. The seed is one value."""
     if name == "seed":
         return [given]
     config = ModelConfig if name in ModelConfig.names() else TrainConfig
-    return [config.setting(name).parse(part) for part in given.split(",")]
+    return list(dict.fromkeys(config.setting(name).parse(part) for part in given.split(",")))

@@ -70,11 +70,11 @@ def loss_svg(curves: LossCurves, name: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         'aria-label="loss over steps">',
         f'<style>{STYLE}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="6"/>',
-        f'<text class="title" x="{LEFT}" y="24">{escape(_xml_text(name))}: '
+        f'<text class="title" x="{LEFT}" y="24">{escape(xml_text(name))}: '
         "loss while training</text>",
-        *_axes(frame),
-        _path(frame, curves.train, "train"),
-        _path(frame, curves.validation, "held"),
+        *axes(frame, "loss (nats per token)"),
+        path(frame, curves.train, "train"),
+        path(frame, curves.validation, "held"),
         *_best(frame, curves.best),
         *_legend(),
         "</svg>",
@@ -92,7 +92,8 @@ def ticks(low: float, high: float, about: int = TICKS) -> list[float]:
     ]
 
 
-def _axes(frame: Frame) -> list[str]:
+def axes(frame: Frame, label: str) -> list[str]:
+    """Grid, axes and tick labels; `label` is written beside the loss axis."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     losses = ticks(frame.floor, frame.high)
     steps = [step for step in ticks(0, frame.last_step) if step == int(step)]
@@ -113,7 +114,7 @@ def _axes(frame: Frame) -> list[str]:
         f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>',
         f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">step</text>',
         f'<text transform="translate(16 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        "loss (nats per token)</text>",
+        f"{label}</text>",
     ]
 
 
@@ -121,7 +122,8 @@ def _grid_line(y: float) -> str:
     return f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
-def _path(frame: Frame, points: Sequence[Point], style: str) -> str:
+def path(frame: Frame, points: Sequence[Point], style: str) -> str:
+    """A curve of the class `style`; a long one is drawn faintly below its moving mean."""
     if not points:
         return ""
     if len(points) == 1:
@@ -168,6 +170,6 @@ def _legend() -> list[str]:
     ]
 
 
-def _xml_text(text: str) -> str:
+def xml_text(text: str) -> str:
     """`text` with control characters replaced, which XML excludes even if escaped."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +67,9 @@ def test_the_table_shows_the_swept_settings_and_a_row_for_each_run(call):
     code, out, err = call("--beta1", "0.8,0.9", "--max-steps", "1")
     rows = [line.split("\t") for line in out.splitlines()]  # as a pipe gets them
     assert code == 0 and sorted(row[0] for row in rows) == ["0.8", "0.9"]
-    assert [len(row) for row in rows] == [6, 6] and {row[-1] for row in rows} == {
-        "sweep-the-verdict",
-        "sweep-the-verdict-2",
+    assert {row[-1] for row in rows} == {
+        "sweep-the-verdict-beta1-0.8",
+        "sweep-the-verdict-beta1-0.9",
     }
     assert "run 1 of 2: beta1 0.8" in err and "run 2 of 2: beta1 0.9" in err
 
@@ -119,3 +122,56 @@ def test_texts_numbers_and_switches_can_be_swept(call, started):
 def test_all_runs_have_the_given_seed(call, started):
     call("--seed", "5", "--max-steps", "1")
     assert started[0]["seed"] == 5
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """Model and training settings of each run."""
+    infos = [json.loads(path.read_text()) for path in sorted(folder.glob("*/run.json"))]
+    return [{**info["model"], **info["training"]} for info in infos]
+
+
+def test_what_a_sweep_does_not_name_is_equal_in_all_runs(call, tmp_path):
+    code, out, err = call("--architecture", "modern,gpt2", "--max-steps", "2", "--json")
+    gpt2, modern = recorded(tmp_path)
+    assert code == 0
+    assert {name for name in modern if modern[name] != gpt2[name]} == {"architecture"}
+    assert "learning_rate 0.003 (recipe: 0.001)" in err and "weight_decay 0 (recipe: 0.1)" in err
+    rows = json.loads(out)
+    assert {row["parameters"] for row in rows} and len({row["loss_svg"] for row in rows}) == 1
+    assert Path(rows[0]["loss_svg"]).is_file()
+
+
+def test_settings_that_cannot_be_equal_are_columns_of_the_table(call, tmp_path):
+    """R-Drop needs dropout, so a run without dropout has none."""
+    code, out, err = call("--dropout", "0.3,0", "--max-steps", "2")
+    first, second = recorded(tmp_path)
+    differing = {name for name in first if first[name] != second[name]}
+    assert code == 0 and differing == {"dropout", "r_drop"}
+    cells = {tuple(line.split("\t")[:2]) for line in out.splitlines()}
+    assert cells == {("0.3", "2"), ("0", "0")} and "r_drop: not named in the sweep" in err
+
+
+def test_a_sweep_of_one_combination_trains_it_and_says_so(call):
+    code, out, err = call("--beta1", "0.8,0.8", "--max-steps", "1")
+    assert code == 0 and len(out.splitlines()) == 1
+    assert "there is nothing to compare; separate values by commas" in err
+
+
+def test_every_run_of_a_sweep_reads_the_whole_standard_input(tmp_path, monkeypatch, capsys):
+    stdin = types.SimpleNamespace(buffer=io.BytesIO(STORY.read_bytes()), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    flags = ["--beta1", "0.8,0.9", "--max-steps", "1", "--checkpoints", str(tmp_path)]
+    assert main(["sweep", "-", *flags, *TINY_FLAGS]) == 0, capsys.readouterr().err
+    texts = [json.loads(path.read_text())["fingerprint"] for path in tmp_path.glob("*/run.json")]
+    assert len(texts) == 2 and texts[0] == texts[1]
+
+
+def test_long_names_of_runs_still_say_what_differs(tmp_path):
+    swept = ["learning_rate", "muon_learning_rate", "gradient_accumulation"]
+    settings = dict.fromkeys(swept, 1)
+    names = [
+        sweep._run_name("a-very-long-name-of-a-text.txt", {**settings, "learning_rate": value},
+                        swept, tmp_path)
+        for value in (0.001, 0.01)
+    ]  # fmt: skip
+    assert names == [f"sweep-a-very-long-name-of-{value}-1-1" for value in (0.001, 0.01)]

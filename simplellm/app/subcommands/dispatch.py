@@ -38,10 +38,10 @@ def run_command(options: of.Options) -> int:
             return evaluate(options)
         case of.BenchOptions():
             return bench(options)
+        case of.PruneOptions():  # before RunsOptions, its base class
+            return prune(options)
         case of.RunsOptions():
             return runs(options)
-        case of.PruneOptions():
-            return prune(options)
         case of.VerifyOptions():
             return verify(options)
     raise AssertionError(f"no command takes {type(options).__name__}")

@@ -44,12 +44,14 @@ def prune(options: PruneOptions) -> int:
     """Show what can be deleted, ask, and delete it. Runs in training are skipped."""
     screen = screen_of(options)
     folder = options.checkpoints
-    runs = [find_run(options.run, folder)[0]] if options.run else list_runs(folder)
+    names = [*options.names, *([options.run] if options.run else [])]
+    named = {run.path.resolve(): run for run in (find_run(name, folder)[0] for name in names)}
+    runs = list(named.values()) if names else list_runs(folder)
     with contextlib.ExitStack() as locks:
         locked = [run for run in runs if _lock(run, locks, screen)]
         items = [item for run in locked for item in _of_run(run)]
         # a run in training may need prepared ids that its run.json does not name yet
-        if not options.run and locked == runs:
+        if not names and locked == runs:
             items += _shared(folder, runs)
         if _confirmed(items, options, screen):
             sizes = [_delete(item.path, screen) for item in items]

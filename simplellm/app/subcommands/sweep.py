@@ -7,24 +7,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from simplellm.app.console import write_json
+from simplellm.app.comparison import figure, label, save_picture, shown
+from simplellm.app.console import standard_input, write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.options import SettingValues, SweepOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import DEFAULT_TEXT, device_of, screen_of
 from simplellm.app.training_run import run_training
-from simplellm.checkpoint.find_runs import free_name
+from simplellm.checkpoint.find_runs import MAX_DERIVED_CHARACTERS, free_name
+from simplellm.checkpoint.run import Run
+from simplellm.config.equal_settings import FirstRun
 from simplellm.config.recipe import choose
 from simplellm.config.setting import show
+from simplellm.data.source import spool
+from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError
+from simplellm.evaluation.comparison import ComparedRun, cautions, differences
 from simplellm.storage.json_files import JsonObject
 from simplellm.training.context import TrainingContext
 from simplellm.training.result import Result
+from simplellm.training.run_info import RunInfo
 from simplellm.training.sources import Sources
 from simplellm.training.start import start
 
 MOST_RUNS = 100  # of one sweep
+MOST_STEM_CHARACTERS = 20  # of the text's name in the name of a run
+FIGURES = ("bits_per_byte", "val_loss", "best_step", "steps", "parameters", "train_seconds")
 JSON_FIGURES = (
     "run",
     "path",
@@ -33,12 +43,13 @@ JSON_FIGURES = (
     "val_loss",
     "bits_per_byte",
     "train_seconds",
+    "parameters",
 )
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep: its settings, its result, and the signal that stopped it, if any."""
+    """One run of a sweep: its settings in the grid, its result, and the signals that arrived."""
 
     settings: SettingValues
     result: Result
@@ -49,28 +60,31 @@ def sweep(options: SweepOptions) -> int:
     """Train a run with each combination of the values in the grid; show the best run first."""
     screen = screen_of(options)
     combinations = _combinations(options)
+    if len(combinations) == 1:
+        screen.notice(
+            "one combination: there is nothing to compare; "
+            "separate values by commas, such as --learning-rate 1e-3,3e-3"
+        )
     rows: list[SweepRun] = []
     for row in _train_each(combinations, options, screen):
         if row.interrupt.is_set():
             return row.interrupt.exit_code
         rows.append(row)
     rows.sort(key=lambda row: row.result.bits_per_byte)
-    if options.json:
-        write_json([_to_json(row) for row in rows])
-    else:
-        swept = _swept(options)
-        headers = (*swept, "bits/byte", "loss", "best step", "steps", "run")
-        screen.table(headers, [_to_cells(row, swept) for row in rows])
-        screen.notice(
-            "the best first: bits/byte and loss (nats per token) on the validation text, "
-            "lower is better"
-        )
+    _show(rows, options, screen)
     return 0
+
+
+# ---------------------------------------------------------------- the runs
 
 
 def _swept(options: SweepOptions) -> list[str]:
     """The settings that have several values."""
     return [name for name, values in options.grid.items() if len(values) > 1]
+
+
+def _texts(options: SweepOptions) -> tuple[str, ...]:
+    return options.texts or (str(DEFAULT_TEXT),)
 
 
 def _combinations(options: SweepOptions) -> list[SettingValues]:
@@ -90,35 +104,101 @@ def _combinations(options: SweepOptions) -> list[SettingValues]:
 def _train_each(
     combinations: list[SettingValues], options: SweepOptions, screen: Screen
 ) -> Iterator[SweepRun]:
+    """Train the runs in turn. What the grid does not name is as in the first run."""
     swept = _swept(options)
-    texts = options.texts or (str(DEFAULT_TEXT),)
+    sources = Sources(_texts(options))
     own_budget = replace(options, started_at=None)  # the budget of each run counts from its start
+    stdin = spool(standard_input()) if options.reads_stdin and len(combinations) > 1 else None
+    first: FirstRun | None = None
     for number, settings in enumerate(combinations, 1):
         values = ", ".join(f"{name} {show(settings[name])}" for name in swept)
         screen.notice(f"run {number} of {len(combinations)}{': ' if values else ''}{values}")
-        name = free_name(f"sweep-{Path(texts[0]).stem}", options.checkpoints)
-        job = partial(_train, Sources(texts), settings, name)
-        device = device_of(options, screen)
-        yield SweepRun(settings, *run_training(job, own_budget, screen, device))
+        if first and (overruled := first.overruled(settings)):
+            screen.notice(f"as in the first run: {', '.join(overruled)}")
+        equalized = first.equalized(settings) if first else settings
+        name = _run_name(_texts(options)[0], settings, swept, options.checkpoints)
+        job = partial(_train, sources, equalized, name, stdin)
+        trained = run_training(job, own_budget, screen, device_of(options, screen))
+        yield SweepRun(settings, *trained)
+        first = first or _first_run(trained[0], options)
 
 
 def _train(
-    sources: Sources, settings: SettingValues, name: str, context: TrainingContext
+    sources: Sources,
+    settings: SettingValues,
+    name: str,
+    stdin: BinaryIO | None,
+    context: TrainingContext,
 ) -> Result:
+    """Train one run. `stdin`: a copy of standard input, which every run reads from its start."""
+    if stdin is not None:
+        stdin.seek(0)
+        context = replace(context, stdin=stdin)
     return start(sources, settings, name, context)
 
 
-def _to_json(row: SweepRun) -> JsonObject:
-    return {**row.settings, **{name: getattr(row.result, name) for name in JSON_FIGURES}}
+def _run_name(text: str, settings: SettingValues, swept: list[str], checkpoints: Path) -> str:
+    """A free name that says what differs: `sweep-TEXT-dropout-0.1-seed-2`."""
+    stem = f"sweep-{'stdin' if text == STDIN_NAME else Path(text).stem}"
+    differing = "-".join(f"{name}-{show(settings[name])}" for name in swept)
+    if len(stem) + len(differing) >= MAX_DERIVED_CHARACTERS:
+        stem = stem[: len("sweep-") + MOST_STEM_CHARACTERS].rstrip("-_.")
+    if len(stem) + len(differing) >= MAX_DERIVED_CHARACTERS:
+        differing = "-".join(show(settings[name]) for name in swept)
+    return free_name(f"{stem}-{differing}", checkpoints)
 
 
-def _to_cells(row: SweepRun, swept: list[str]) -> tuple[str, ...]:
-    result = row.result
-    return (
-        *(show(row.settings[name]) for name in swept),
-        f"{result.bits_per_byte:.3f}",
-        f"{result.val_loss:.3f}",
-        str(result.best_step),
-        str(result.steps),
-        result.run,
+def _first_run(result: Result, options: SweepOptions) -> FirstRun:
+    info = RunInfo.read(Run(Path(result.path).parent))
+    values = {**info.model.to_mapping(), **info.training.to_mapping()}
+    steps = options.grid.get("max_steps", ())
+    has_fixed_steps = info.training.budget is None and len(steps) == 1
+    return FirstRun(values, info.facts["corpus_bytes"], has_fixed_steps)
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def _show(rows: list[SweepRun], options: SweepOptions, screen: Screen) -> None:
+    runs = [ComparedRun.read(Run(Path(row.result.path).parent)) for row in rows]
+    swept = _swept(options)
+    differing = {name: values for name, values in differences(runs).items() if name not in swept}
+    stem = _free_picture_name(f"sweep-{Path(_texts(options)[0]).stem}", options.checkpoints)
+    picture = save_picture(runs, options.checkpoints / f"{stem}.svg", stem, screen)
+    if options.json:
+        by_run = [{name: values[i] for name, values in differing.items()} for i in range(len(rows))]
+        write_json([_to_json(row, own, picture) for row, own in zip(rows, by_run, strict=True)])
+        return
+    headers = (*swept, *differing, *map(label, FIGURES), "run")
+    cells = [
+        (
+            *(show(row.settings[name]) for name in swept),
+            *(shown(name, values[i]) for name, values in differing.items()),
+            *(figure(name, getattr(row.result, name)) for name in FIGURES),
+            row.result.run,
+        )
+        for i, row in enumerate(rows)
+    ]
+    screen.table(headers, cells)
+    screen.notice(
+        "the best first: bits/byte and loss (nats per token) on the validation text, "
+        "lower is better"
     )
+    if differing:
+        screen.notice(
+            f"{', '.join(differing)}: not named in the sweep, but different; "
+            "they follow from the settings that differ, or from the time that a run took"
+        )
+    for caution in cautions(runs):
+        screen.notice(caution)
+
+
+def _free_picture_name(stem: str, checkpoints: Path) -> str:
+    """`stem`, with a number appended where a picture has that name."""
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not (checkpoints / f"{name}.svg").exists())
+
+
+def _to_json(row: SweepRun, differing: JsonObject, picture: str | None) -> JsonObject:
+    figures = {name: getattr(row.result, name) for name in JSON_FIGURES}
+    return {**differing, **row.settings, **figures, "loss_svg": picture}
