@@ -14,11 +14,12 @@ from torch import Tensor
 from simplellm.checkpoint.tensors import State
 from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.model.architecture import HubConfig
+from simplellm.model.architecture import HubConfig, refuse
 from simplellm.model.attention import qkv_rows
 from simplellm.model.feed_forward import gate_up_rows
 from simplellm.model.registry import ARCHITECTURES
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -35,18 +36,41 @@ def to_hub_config(config: ModelConfig, end_of_text: int, dtype: str = "float32")
     return shared | ARCHITECTURES[config.architecture].to_hub_config(config)
 
 
-def from_hub_config(data: HubConfig, source: str) -> ModelConfig:
-    """The inverse of `to_hub_config`; CheckpointError, naming `source`, for other models."""
+def from_hub_config(data: HubConfig, source: str, context: int | None = None) -> ModelConfig:
+    """The inverse of `to_hub_config`; CheckpointError, naming `source`, for other models.
+
+    context: limit of the context in tokens; None is that of the architecture.
+    """
     try:
         for architecture in ARCHITECTURES.values():
-            if architecture.model_type == data["model_type"]:
-                return architecture.from_hub_config(data)
-    except (KeyError, TypeError, SettingError) as error:
-        raise CheckpointError(
-            f"{source} does not describe a model of this project: {error}"
-        ) from error
-    known = " or ".join(architecture.model_type for architecture in ARCHITECTURES.values())
-    raise CheckpointError(f"{source} is of type {str(data['model_type'])[:50]!r}, not {known}")
+            if architecture.describes(data):
+                _refuse_options(data)
+                return architecture.from_hub_config(data, context)
+    except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{source} is not a usable config: {problem}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}", fix=error.fix) from error
+    raise CheckpointError(
+        f"{source}: {str(data['model_type'])[:50]} is not supported",
+        fix=f"supported: {', '.join(supported_types())}",
+    )
+
+
+def supported_types() -> list[str]:
+    """The `model_type`s of config.json that can be opened."""
+    return sorted({architecture.model_type for architecture in ARCHITECTURES.values()})
+
+
+def _refuse_options(data: HubConfig) -> None:
+    """CheckpointError that names an option of config.json that no architecture supports."""
+    quantization = data.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method", "unknown")
+        refuse(f"a model with quantized weights ({str(method)[:50]})", "F32, F16, BF16")
+    experts = next((name for name in EXPERT_COUNTS if data.get(name)), None)
+    if experts:
+        refuse(f"a mixture of experts ({experts} {str(data[experts])[:20]})", "dense models")
 
 
 def to_hub_state(state: State, config: ModelConfig) -> State:

@@ -18,9 +18,22 @@ class ArchitectureFacts:
     inner_factor: Fraction  # default width of the feed-forward layers, in units of n_embd
     inner_multiple: int  # which that width is rounded up to
     has_tuned_rates: bool  # the recipe's learning rates were measured with it (docs/recipe.md)
+    is_trainable_from_scratch: bool = True  # otherwise only imported models have it
 
     def default_inner_size(self, n_embd: int) -> int:
         return self.inner_multiple * math.ceil(n_embd * self.inner_factor / self.inner_multiple)
+
+
+def _of_llama_family(summary: str) -> ArchitectureFacts:
+    return ArchitectureFacts(
+        summary=summary,
+        has_rotary_positions=True,
+        allows_grouped_heads=True,
+        inner_factor=Fraction(8, 3),
+        inner_multiple=32,
+        has_tuned_rates=False,
+        is_trainable_from_scratch=False,
+    )
 
 
 ARCHITECTURES = {
@@ -40,4 +53,12 @@ ARCHITECTURES = {
         inner_multiple=1,
         has_tuned_rates=False,
     ),
+    "llama": _of_llama_family("RMSNorm, RoPE, SwiGLU"),
+    "mistral": _of_llama_family("as llama, without sliding window"),
+    "qwen2": _of_llama_family("as llama, with biases of queries, keys and values"),
+    "qwen3": _of_llama_family("as llama, with QK-norm"),
 }
+TRAINABLE = {
+    name: facts for name, facts in ARCHITECTURES.items() if facts.is_trainable_from_scratch
+}
+IMPORTED = tuple(name for name in ARCHITECTURES if name not in TRAINABLE)

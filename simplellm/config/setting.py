@@ -38,6 +38,7 @@ class Setting:
 
     kind: a key of KIND_NAMES.
     minimum, maximum: limits, allowed themselves unless `open_minimum` or `open_maximum`.
+    unoffered: further values that a config may have, but that no user can choose.
     auto: what None means, where None is allowed; else "".
     aliases: former names. Flags, configuration files and run.json accept them; help does not
     list them.
@@ -52,6 +53,7 @@ class Setting:
     open_minimum: bool = False
     open_maximum: bool = False
     choices: tuple[str, ...] = ()
+    unoffered: tuple[str, ...] = ()
     auto: str = ""
     aliases: tuple[str, ...] = ()
 
@@ -208,6 +210,11 @@ def setting(kind: str, default: Any, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={"setting": {"kind": kind, "help": help, **limits}})
 
 
+def fact(kind: str, default: Any, help: str, **limits: Any) -> Any:
+    """Declare a field that is checked like a setting, but that no user can choose."""
+    return field(default=default, metadata={"fact": {"kind": kind, "help": help, **limits}})
+
+
 SelfSettings = TypeVar("SelfSettings", bound="Settings")
 
 
@@ -218,8 +225,10 @@ class Settings:
     title: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        for item in self.settings():
-            object.__setattr__(self, item.name, item.check(getattr(self, item.name)))
+        for item in (*self.settings(), *self.fact_settings()):
+            value = getattr(self, item.name)
+            if value not in item.unoffered:
+                object.__setattr__(self, item.name, item.check(value))
         self.check_fit()
 
     def check_fit(self) -> None:
@@ -227,14 +236,24 @@ class Settings:
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
+        """The fields that a user can choose."""
+        return cls._declared("setting")
+
+    @classmethod
+    def fact_settings(cls) -> tuple[Setting, ...]:
+        """The fields that no user can choose."""
+        return cls._declared("fact")
+
+    @classmethod
+    def _declared(cls, key: str) -> tuple[Setting, ...]:
         return tuple(
             Setting(
                 name=item.name,
                 default=None if item.default is MISSING else item.default,
-                **item.metadata["setting"],
+                **item.metadata[key],
             )
             for item in dataclasses.fields(cls)
-            if "setting" in item.metadata
+            if key in item.metadata
         )
 
     @classmethod
@@ -249,11 +268,16 @@ class Settings:
     def from_mapping(cls: type[SelfSettings], values: Mapping[str, Any]) -> SelfSettings:
         """The config of `values`; unknown keys and wrong values raise SettingError."""
         values = current_names(values, cls.settings())
-        reject_unknown_keys(values, cls.names())
+        known = [item.name for item in (*cls.settings(), *cls.fact_settings())]
+        reject_unknown_keys(values, known)
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
-        return {item.name: getattr(self, item.name) for item in self.settings()}
+        """All settings, and the facts that differ from their defaults."""
+        values = {item.name: getattr(self, item.name) for item in self.settings()}
+        facts = {item.name: getattr(self, item.name) for item in self.fact_settings()}
+        defaults = {item.name: item.default for item in self.fact_settings()}
+        return values | {name: fact for name, fact in facts.items() if fact != defaults[name]}
 
 
 def current_names(values: Mapping[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:

@@ -31,19 +31,26 @@ def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
 class MultiHeadAttention(nn.Module):
     """Each of G key/value heads is shared by H / G query heads (Ainslie et al. 2023, "GQA").
 
+    qkv_bias, proj_bias: whether the input and the output matrices have biases.
     qk_norm_eps: epsilon of an RMSNorm of queries and keys, which bounds the attention scores
     (Henry et al. 2020; Qwen3); None is without.
     """
 
     def __init__(
-        self, config: ModelConfig, layer: int, *, bias: bool, qk_norm_eps: float | None = None
+        self,
+        config: ModelConfig,
+        layer: int,
+        *,
+        qkv_bias: bool,
+        proj_bias: bool,
+        qk_norm_eps: float | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.sizes = (config.n_head, config.kv_heads, config.head_size)  # H, G, D
         rows = qkv_rows(config)
-        self.qkv = Linear(config.n_embd, rows, bias=bias)
-        self.proj = Linear(rows[0], [config.n_embd], bias=bias, is_residual=True)
+        self.qkv = Linear(config.n_embd, rows, bias=qkv_bias)
+        self.proj = Linear(rows[0], [config.n_embd], bias=proj_bias, is_residual=True)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         if qk_norm_eps is not None:

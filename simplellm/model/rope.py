@@ -8,9 +8,13 @@ Shapes: B batch, T tokens, P positions, H heads, D head size.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from simplellm.config.model import ModelConfig
 
 ROPE_BASE = 10_000.0  # RoFormer, section 3.4.3
 
@@ -19,6 +23,19 @@ def rope_frequencies(head_size: int, base: float = ROPE_BASE) -> np.ndarray:
     """Radians per position of each pair of dimensions: (D / 2) float32, highest first."""
     exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
     return (base**-exponents).astype(np.float32)
+
+
+def scaled_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """The frequencies as Llama 3 scales them for a context longer than it was first trained with.
+
+    A frequency with at least `rope_high` turns in the original context stays. One with at most
+    `rope_low` turns is divided by `rope_factor`. Between them the divisor is interpolated
+    (Grattafiori et al. 2024, "The Llama 3 herd of models"; `llama3` in `transformers`).
+    """
+    turns = config.rope_original_context * frequencies.astype(np.float64) / (2 * math.pi)
+    kept = (turns - config.rope_low) / (config.rope_high - config.rope_low)
+    kept = kept.clip(0.0, 1.0)
+    return (frequencies * (kept + (1 - kept) / config.rope_factor)).astype(np.float32)
 
 
 def rope_table(n_positions: int, frequencies: np.ndarray) -> Tensor:

@@ -44,7 +44,7 @@ class SimpleLLM(nn.Module):
         self.token_embedding = Embedding(config.vocab_size, config.n_embd)
         self.position_embedding: Embedding | None = None
         if not config.facts.has_rotary_positions:
-            self.position_embedding = Embedding(config.block_size, config.n_embd)
+            self.position_embedding = Embedding(config.positions, config.n_embd)
         self.blocks = nn.ModuleList(
             self.architecture.build_block(config, layer) for layer in range(config.n_layer)
         )

@@ -33,7 +33,7 @@ class LikeLlama(Modern):
     """No QK-norm, another norm epsilon, another RoPE base."""
 
     def build_block(self, config: ModelConfig, layer: int) -> TransformerBlock:
-        attention = MultiHeadAttention(config, layer, bias=False)
+        attention = MultiHeadAttention(config, layer, qkv_bias=False, proj_bias=False)
         return TransformerBlock(
             self.build_norm(config),
             attention,
@@ -55,7 +55,7 @@ class MixedRotary(Modern):
     def build_block(self, config: ModelConfig, layer: int) -> TransformerBlock:
         return TransformerBlock(
             self.build_norm(config),
-            MultiHeadAttention(config, layer, bias=True),
+            MultiHeadAttention(config, layer, qkv_bias=True, proj_bias=True),
             self.build_norm(config),
             MLP(config, bias=True),
             config.dropout,
@@ -71,7 +71,7 @@ class MixedLearned(GPT2):
     def build_block(self, config: ModelConfig, layer: int) -> TransformerBlock:
         return TransformerBlock(
             self.build_norm(config),
-            MultiHeadAttention(config, layer, bias=False, qk_norm_eps=1e-3),
+            MultiHeadAttention(config, layer, qkv_bias=False, proj_bias=False, qk_norm_eps=1e-3),
             self.build_norm(config),
             GatedMLP(config, bias=False),
             config.dropout,
@@ -104,8 +104,14 @@ def decoded(model: SimpleLLM, ids: list[int]) -> np.ndarray:
 
 def test_each_architecture_has_facts_and_a_module() -> None:
     assert list(FACTS) == list(ARCHITECTURES)
-    model_types = [architecture.model_type for architecture in ARCHITECTURES.values()]
-    assert len(set(model_types)) == len(model_types)
+    assert all(name == architecture.name for name, architecture in ARCHITECTURES.items())
+
+
+def test_each_architecture_reads_what_it_writes() -> None:
+    for name in FACTS:
+        heads = {} if name == "gpt2" else {"n_kv_head": 2}
+        config = ModelConfig(architecture=name, vocab_size=300, n_inner=96, **heads)
+        assert from_hub_config(to_hub_config(config, 0), "x") == config
 
 
 def test_the_decoder_computes_what_the_model_computes(model: SimpleLLM) -> None:
