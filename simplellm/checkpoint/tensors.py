@@ -6,7 +6,8 @@ A header is checked before any of its sizes is used: see storage/safetensors_hea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +17,19 @@ from torch import Tensor
 
 from simplellm.errors import CheckpointError
 from simplellm.storage.safetensors_header import read_header
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is still in a file.
+
+    read: reads it, as a new tensor of this shape and type on the CPU; the caller may change it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype  # float32, float16 or bfloat16
+    read: Callable[[], Tensor]
+
 
 State = dict[str, Tensor]  # tensors by name
 

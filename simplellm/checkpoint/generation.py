@@ -1,0 +1,94 @@
+"""What a checkpoint states about generation: special tokens and the chat template.
+
+In files: generation_config.json (or config.json) and chat_template.jinja (or an entry of
+tokenizer_config.json), as `transformers` reads and writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simplellm.errors import CheckpointError
+from simplellm.storage.json_files import JsonMapping, JsonObject, read_json
+
+TEMPLATE_FILE = "chat_template.jinja"
+MAX_TEMPLATE_BYTES = 1 << 20  # those of real models have less than 20 kB
+MAX_TOKEN_ID = 1 << 31
+
+
+@dataclass(frozen=True)
+class Generation:
+    """eos_ids: tokens that end a reply. bos_id: the token before a text, if there is one.
+
+    chat_template: a jinja2 template; None for a model without.
+    """
+
+    eos_ids: tuple[int, ...] = ()
+    bos_id: int | None = None
+    chat_template: str | None = None
+
+    def to_mapping(self, end_of_text: int) -> JsonObject:
+        """The content of generation_config.json; `end_of_text` stands for what is not known."""
+        eos: int | list[int] = list(self.eos_ids)
+        if len(self.eos_ids) < 2:
+            eos = self.eos_ids[0] if self.eos_ids else end_of_text
+        bos = end_of_text if self.bos_id is None and not self.eos_ids else self.bos_id
+        return {"bos_token_id": bos, "eos_token_id": eos, "do_sample": True}
+
+
+def read_generation(folder: Path, config: JsonMapping) -> Generation:
+    """From the files of a model folder; `config` is the content of its config.json.
+
+    CheckpointError for ids that are not tokens, and for a template that is not text.
+    """
+    path = folder / "generation_config.json"
+    stated: Mapping[str, Any] = {**config, **(_not_null(path) if path.is_file() else {})}
+    return Generation(
+        _ids(stated.get("eos_token_id"), path),
+        next(iter(_ids(stated.get("bos_token_id"), path)), None),
+        _chat_template(folder),
+    )
+
+
+def _not_null(path: Path) -> JsonObject:
+    return {name: value for name, value in read_json(path).items() if value is not None}
+
+
+def _ids(value: Any, path: Path) -> tuple[int, ...]:
+    """One id, several, or none."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(number) is not int or not 0 <= number < MAX_TOKEN_ID for number in ids):
+        raise CheckpointError(
+            f"{path.parent} names special tokens that are no ids: {value!r}"[:200]
+        )
+    return tuple(ids)
+
+
+def _chat_template(folder: Path) -> str | None:
+    path = folder / TEMPLATE_FILE
+    if path.is_file():
+        return _read_template(path)
+    path = folder / "tokenizer_config.json"
+    template = read_json(path).get("chat_template") if path.is_file() else None
+    if isinstance(template, list):  # several by name
+        named = {
+            item.get("name"): item.get("template") for item in template if isinstance(item, dict)
+        }
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{path} has a chat_template that is not a text")
+    return template
+
+
+def _read_template(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise CheckpointError(f"{path} is not a chat template: it is too large")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not a chat template: it is not UTF-8") from error
