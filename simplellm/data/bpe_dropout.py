@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from simplellm.data.name_augmentation import Renamer
-from simplellm.data.tokenizer import Tokenizer
+from simplellm.data.tokenizer import LONG_WORD, Tokenizer
 
 MAX_VARIANTS = 16  # random segmentations per word
 EXTRA_VARIANTS = 6  # per word, in addition to two for each occurrence
@@ -104,5 +104,8 @@ def _variants(
         return [[tokenizer.end_of_text]]
     if probability == 0 or len(word.encode()) == 1:
         return [tokenizer.encode(word)]
-    merged = tokenizer.encode_with_dropout(word, 0.0, uniform)
+    if len(word) > LONG_WORD:
+        merged = tokenizer.encode(word)
+    else:
+        merged = tokenizer.encode_with_dropout(word, 0.0, uniform)
     return [merged] + [tokenizer.encode_with_dropout(word, probability, uniform) for _ in range(n)]

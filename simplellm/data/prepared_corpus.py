@@ -31,7 +31,7 @@ from simplellm.storage.files import digests_of, has_digests, new_folder, write_f
 from simplellm.storage.json_files import json_bytes
 
 PREPARED_FOLDER = ".prepared"  # beside the run folders
-PREPARED_VERSION = 3
+PREPARED_VERSION = 4
 PREPARED_FILES = ("tokenizer.json", "train.bin", "val.bin", "documents.bin")
 DOCUMENT_TYPE = np.dtype("<u4")
 NOTICE_BYTES = 25_000_000  # interval of progress notices

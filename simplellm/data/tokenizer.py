@@ -16,23 +16,20 @@ import numpy as np
 import regex
 import tiktoken
 
+from simplellm.data.split_patterns import (
+    GPT2_SPLIT_PATTERN,
+    SPLIT_PATTERN,
+    TRAINING_PATTERN,
+    find_pattern,
+)
 from simplellm.data.utf8 import encodable
 from simplellm.errors import TokenizerError
 from simplellm.storage.json_files import JsonObject
 
 END_OF_TEXT = "<|endoftext|>"
 
-# A word includes the one space before it. Runs are cut at 64 characters and matched without
-# backtracking, so that a megabyte of one character is encoded in linear time (tiktoken's own
-# patterns overflow the stack on spaces).
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]{1,64}|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]|\s{1,64}(?!\S)|\s{1,64}"
-)
-GPT2_SPLIT_PATTERN = (
-    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,512}(?!\S)|\s{1,512}"""
-)
 N_BYTES = 256
+LONG_WORD = 256  # characters; no word of an earlier run is longer
 
 
 class Tokenizer:
@@ -43,10 +40,14 @@ class Tokenizer:
     ) -> None:
         self.ranks = ranks
         self.pattern = pattern
+        known = find_pattern(pattern)
+        if known is None:  # others may take exponential time
+            raise TokenizerError("the tokenizer has an unknown split pattern")
+        self._linear_pattern = known.linear
         self._bytes = {rank: token for token, rank in ranks.items()}
         self.end_of_text = len(ranks) if end_of_text is None else end_of_text
         try:
-            self._encoding = _encoding(tuple(ranks.items()), pattern, self.end_of_text)
+            self._encoding = _encoding(tuple(ranks.items()), known.linear, self.end_of_text)
         except (ValueError, AssertionError, OverflowError) as error:
             raise TokenizerError(f"the tokenizer's vocabulary is inconsistent: {error}") from error
 
@@ -57,7 +58,7 @@ class Tokenizer:
 
         trainer = rustbpe.Tokenizer()
         trainer.train_from_iterator(
-            (encodable(text) for text in texts), vocab_size - 1, pattern=SPLIT_PATTERN
+            (encodable(text) for text in texts), vocab_size - 1, pattern=TRAINING_PATTERN
         )
         return cls({bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
 
@@ -91,15 +92,24 @@ class Tokenizer:
 
     def split(self, text: str) -> list[str]:
         """The words of `text`, which tokens never cross; their concatenation is the text."""
-        return regex.findall(self.pattern, encodable(text))
+        return regex.findall(self._linear_pattern, encodable(text))
 
     def encode_with_dropout(
         self, word: str, probability: float, uniform: Callable[[], float]
     ) -> list[int]:
         """One random segmentation of a word: each merge is skipped with `probability`.
 
-        BPE-dropout, Provilkov et al. 2020, algorithm 1. `uniform()` draws from [0, 1).
+        BPE-dropout, Provilkov et al. 2020, algorithm 1. `uniform()` draws from [0, 1). The time is
+        quadratic, so a long word is cut first.
         """
+        if len(word) > LONG_WORD:
+            cuts = range(0, len(word), LONG_WORD)
+            pieces = [word[cut : cut + LONG_WORD] for cut in cuts]
+            return [
+                token
+                for piece in pieces
+                for token in self.encode_with_dropout(piece, probability, uniform)
+            ]
         parts = [bytes([byte]) for byte in word.encode()]
         while len(parts) > 1:
             merges = [
@@ -175,7 +185,7 @@ class Tokenizer:
             specials = {item["content"]: item["id"] for item in data["added_tokens"]}
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             end_of_text = specials[END_OF_TEXT]
-            if pattern not in (SPLIT_PATTERN, GPT2_SPLIT_PATTERN):  # others may be exponential
+            if find_pattern(pattern) is None:
                 raise KeyError("unknown split pattern")
             _check_vocabulary(ranks, end_of_text)
             return cls(ranks, pattern, end_of_text)

@@ -250,8 +250,8 @@ MUTATIONS = (
     Mutation(
         "check of the split pattern of a tokenizer",
         "simplellm/data/tokenizer.py",
-        "            if pattern not in (",
-        "            if 0 and pattern not in (",
+        "            if find_pattern(pattern) is None:\n",
+        "            if 0:\n",
         ("tests/faults/test_hostile.py::test_an_unknown_split_pattern_is_refused",),
     ),
     Mutation(
