@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from simplellm.app.console import is_broken_pipe
+from simplellm.app.console import discard_unwritable, is_broken_pipe
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.options import ChatOptions, Options, TextOptions
 from simplellm.app.parser import parse
@@ -56,11 +56,11 @@ def _main(argv: Sequence[str] | None) -> int:
             signal.signal(number, _terminate)
     sys.unraisablehook = _resend_signal
     try:
-        return _run(arguments)
+        return _run_and_flush(arguments)
     except SimpleLLMError as error:
         _report(error, arguments)
         return error.exit_code
-    except SystemExit as end:  # --help, --version, or a signal
+    except SystemExit as end:  # a signal that arrived late
         return int(end.code or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -70,6 +70,18 @@ def _main(argv: Sequence[str] | None) -> int:
         return 1
     except OSError as error:
         return _report_system_error(error, arguments)
+
+
+def _run_and_flush(arguments: list[str]) -> int:
+    """Run a command and write what is buffered, so that a full disk is an error of the command."""
+    try:
+        code = _run(arguments)
+    except SystemExit as end:  # --help, --version, or a signal
+        code = int(end.code or 0)
+    if code == 0 and sys.stdout is not None:  # None: closed by the caller
+        sys.stdout.flush()
+    discard_unwritable(sys.stdout)
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -109,8 +121,8 @@ def _accept_any_encoding() -> None:
 
 def _report_system_error(error: OSError, arguments: list[str]) -> int:
     """Report an error of the operating system and return the exit code; a closed pipe is none."""
+    discard_unwritable(sys.stdout)
     if is_broken_pipe(error):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     where = f" at {error.filename}" if error.filename else ""
     _report(SimpleLLMError(f"system error{where}: {error.strerror or error}"), arguments)
@@ -125,6 +137,7 @@ def _report(error: SimpleLLMError, arguments: list[str]) -> None:
     notices = sys.__stderr__ if _is_secondary_process() else sys.stderr
     with contextlib.suppress(OSError):  # stderr is closed: only the exit code reports the error
         Screen(color="--no-color" not in arguments, notices=notices).error(error)
+    discard_unwritable(sys.stderr)
 
 
 def _is_secondary_process() -> bool:

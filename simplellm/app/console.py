@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from simplellm.app.sanitize import safe_json
 
@@ -69,3 +69,16 @@ def is_broken_pipe(error: OSError) -> bool:
     """
     is_nameless = error.errno == errno.EINVAL and error.filename is None
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and is_nameless)
+
+
+def discard_unwritable(stream: TextIO | None) -> None:
+    """Write what `stream` has buffered; discard it where that fails.
+
+    Otherwise the interpreter would try again at its end, print a warning and exit with code 120.
+    """
+    if stream is None:  # closed by the caller
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
