@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
+import select
+import signal
+import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +16,20 @@ from unicodedata import combining
 
 import pytest
 from conftest import ROOT
+from fork_server import ForkedProcess
+from program import fork_server
 from wcwidth import wcwidth
 
 try:
+    import fcntl
     import termios
 except ImportError:
     pytest.skip("this system has no pseudo-terminals", allow_module_level=True)
-import pexpect  # noqa: E402 (needs termios)
-import pyte  # noqa: E402
+import pyte  # noqa: E402 (needs termios)
 
 SECONDS_TO_START = 120  # the import of torch takes long on a busy machine
 SECONDS_TO_ANSWER = 60
+SECONDS_TO_HANG_UP = 5
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 MARKS_PASTES = 2004 << 5  # the number of the mode in pyte
 
@@ -34,6 +42,11 @@ def initial_modes() -> list:
     finally:
         os.close(primary)
         os.close(secondary)
+
+
+def set_size(terminal: int, size: tuple[int, int]) -> None:
+    """Set rows and columns of a terminal, whose program gets SIGWINCH."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
 
 class Key:
@@ -62,14 +75,32 @@ class Terminal:
         self.stream = pyte.Stream(self.screen)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.raw = b""
-        self.child = pexpect.spawn(
-            command[0], list(command[1:]), cwd=str(ROOT), dimensions=(rows, columns), env=dict(env)
-        )
-        self.child.delaybeforesend = None
+        self.primary, self.process = self._start(command, env, (rows, columns))
         self.screen.write_process_input = self.press  # answers queries of the cursor position
 
+    @staticmethod
+    def _start(
+        command: Sequence[str], env: Mapping[str, str], size: tuple[int, int]
+    ) -> tuple[int, subprocess.Popen[bytes] | ForkedProcess]:
+        """The primary side of a new terminal, and the process whose terminal it is."""
+        primary, secondary = os.openpty()
+        set_size(secondary, size)
+        streams = (secondary, secondary, secondary)
+        process: subprocess.Popen[bytes] | ForkedProcess
+        if fork_server().can_start(command, env):
+            process = fork_server().start(command, env, ROOT, streams, is_terminal=True)
+        else:
+            process = subprocess.Popen(
+                command, stdin=secondary, stdout=secondary, stderr=secondary, cwd=ROOT, env=env,
+                start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )  # fmt: skip
+        os.close(secondary)
+        return primary, process
+
     def press(self, keys: str | bytes) -> None:
-        self.child.send(keys)
+        data = keys.encode() if isinstance(keys, str) else keys
+        while data:
+            data = data[os.write(self.primary, data) :]
 
     def paste(self, text: str) -> None:
         """Send text as a terminal does: between marks if the program has asked for them.
@@ -86,9 +117,11 @@ class Terminal:
 
     def read(self, seconds: float) -> bool:
         """Read output, waiting at most `seconds` for it; whether there was any."""
+        if not select.select([self.primary], [], [], seconds)[0]:
+            return False
         try:
-            data = self.child.read_nonblocking(65536, timeout=seconds)
-        except (pexpect.TIMEOUT, pexpect.EOF):
+            data = os.read(self.primary, 65536)
+        except OSError:  # no program has the terminal open
             return False
         self.raw += data
         self.stream.feed(drawable(self.decoder.decode(data)))
@@ -101,7 +134,7 @@ class Terminal:
         """
         started_at = time.perf_counter()
         while not is_seen():
-            is_open = self.child.isalive() or self.read(0)
+            is_open = self.is_alive or self.read(0)
             in_time = time.perf_counter() - started_at < seconds
             assert is_open and in_time, f"never seen:\n{self.text}\n{self.raw[-2000:]!r}"
             self.read(0.01)
@@ -128,7 +161,7 @@ class Terminal:
 
     def resize(self, columns: int, rows: int = 40) -> None:
         self.screen.resize(rows, columns)
-        self.child.setwinsize(rows, columns)
+        set_size(self.primary, (rows, columns))
 
     @property
     def marks_pastes(self) -> bool:
@@ -155,21 +188,28 @@ class Terminal:
     @property
     def modes(self) -> list:
         """The attributes of the terminal, as shown by `stty -a`."""
-        return termios.tcgetattr(self.child.child_fd)
+        return termios.tcgetattr(self.primary)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
 
     def exit_code(self) -> int:
+        """The exit code, or minus the number of the signal that ended the program."""
         self.wait_for_end()
-        self.child.close()
-        return (
-            self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus
-        )
+        return self.process.wait(SECONDS_TO_ANSWER)
 
     def wait_for_end(self, seconds: float = SECONDS_TO_ANSWER) -> None:
         started_at = time.perf_counter()
-        while time.perf_counter() - started_at < seconds and (
-            self.read(0.05) or self.child.isalive()
-        ):
+        while time.perf_counter() - started_at < seconds and (self.read(0.05) or self.is_alive):
             pass
 
     def close(self) -> None:
-        self.child.close(force=True)
+        """Hang up, and end a program that goes on nevertheless."""
+        with contextlib.suppress(OSError):
+            os.close(self.primary)
+        try:
+            self.process.wait(SECONDS_TO_HANG_UP)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, STORY, TINY_FLAGS, posix_only
+from conftest import STORY, TINY_FLAGS, posix_only
 from hypothesis import given
 from hypothesis import strategies as st
+from program import sh
 
 from simplellm.app.cli import main
 from simplellm.app.parser import parse
@@ -217,12 +215,10 @@ def test_another_number_of_processes_is_refused_or_recorded(checkpoints, capsys)
 
 @posix_only
 def test_training_goes_on_when_the_reader_of_its_messages_leaves(tmp_path):
-    command = f"{sys.executable} -m simplellm train {STORY} --name piped {' '.join(FLAGS)}"
-    subprocess.run(
-        ["sh", "-c", f"{command} 2>&1 | head -1"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120,
-        check=True,
-    )  # fmt: skip
+    done = sh(
+        f"simplellm train {STORY} --name piped {' '.join(FLAGS)} 2>&1 | head -1", cwd=tmp_path
+    )
+    assert done.returncode == 0
     last = json.loads((tmp_path / "checkpoints" / "piped" / "last.json").read_text())
     assert last["step"] == 4
 

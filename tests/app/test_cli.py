@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, STORY, TINY_FLAGS, posix_only
+from program import SIMPLELLM, environment, quick
 
 from simplellm import __version__
 from simplellm.app.cli import main
@@ -51,10 +53,15 @@ def call(trained: Path, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def spawn(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def spawn(
+    *arguments: str, is_quick: bool = False, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    command = [*SIMPLELLM, *arguments]
+    env = environment() if env is None else env
     return subprocess.Popen(
-        [sys.executable, "-m", "simplellm", *arguments],
+        quick(command, env) if is_quick else command,
         cwd=ROOT,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **options,
@@ -305,6 +312,7 @@ def test_a_closed_pipe_ends_the_program_quietly(trained):
         "3000",
         "--checkpoints",
         str(trained),
+        is_quick=True,
     )
     child.stdout.read(1)
     child.stdout.close()
@@ -317,7 +325,7 @@ def test_invalid_bytes_cause_no_traceback(trained):
         "--checkpoints",
         str(trained),
         stdin=subprocess.PIPE,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        env=environment(PYTHONIOENCODING="utf-8"),
     )
     out, err = child.communicate(b"caf\xe9\n/tokens 5\n", timeout=60)
     assert child.returncode == 0 and b"Traceback" not in err and b"max_new_tokens 5" in out

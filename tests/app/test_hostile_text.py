@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import SIMPLELLM, environment
+from program import SIMPLELLM, environment, quick
 from terminal import SECONDS_TO_START, Key, Terminal
 
 from simplellm.app.sanitize import visible
@@ -147,8 +147,9 @@ def test_no_line_of_a_chat_controls_the_terminal(zoo: Path, tmp_path: Path) -> N
     """Input comes from a pipe, output goes to a terminal."""
     (tmp_path / "lines").write_text("\n".join(map(a_line, CHAT_LINES)) + "\n", encoding="utf-8")
     run = zoo / "runs" / HOSTILE
-    command = shlex.join([*SIMPLELLM, "chat", "--run", str(run), *WILD, "--max-new-tokens", "300"])
     env = environment(XDG_STATE_HOME=str(tmp_path / HOSTILE))
+    chat = [*SIMPLELLM, "chat", "--run", str(run), *WILD, "--max-new-tokens", "300"]
+    command = shlex.join(quick(chat, env))
     terminal = Terminal(["sh", "-c", f"{command} < {shlex.quote(str(tmp_path / 'lines'))}"], env)
     terminal.wait_for_end(SECONDS_TO_START)
     assert terminal.exit_code() == 0 and b"Traceback" not in terminal.raw

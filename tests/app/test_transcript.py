@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from program import environment, quick
 
 from simplellm.app.cli import main
 from simplellm.app.commands.registry import COMMANDS
@@ -19,11 +19,9 @@ SCRIPT = "The judge\n/temp 0.5\n/topk 20\n/tokens 40\n/help\nquit\nnever read\n"
 
 def talk(script: str, state: Path, *arguments: str) -> tuple[str, str]:
     """stdout and stderr of a chat whose piped input is `script`; it ends without an error."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *arguments],
-        input=script.encode(), capture_output=True, timeout=60, env={**os.environ,
-        "XDG_STATE_HOME": str(state)},
-    )  # fmt: skip
+    env = environment(XDG_STATE_HOME=str(state))
+    command = quick([sys.executable, str(ROOT / "main.py"), *arguments], env)
+    done = subprocess.run(command, input=script.encode(), capture_output=True, timeout=60, env=env)
     assert done.returncode == 0
     return done.stdout.decode(), done.stderr.decode()
 

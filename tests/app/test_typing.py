@@ -198,7 +198,7 @@ def test_the_terminal_is_restored_however_training_ends(
     assert terminal.modes != before
     terminal.press("typed" + Key.ENTER)
     if signals.startswith("SIG"):
-        terminal.child.kill(getattr(signal, signals))
+        terminal.process.send_signal(getattr(signal, signals))
     else:
         for key in signals:
             terminal.press(key)
