@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
 from collections.abc import Callable
@@ -77,7 +78,8 @@ def improve_pastes(source: Any) -> None:
 
     if isinstance(source, Vt100Input):
         source.vt100_parser = _linear_parser(source.vt100_parser.feed_key_callback)
-        source.stdin_reader = _burst_reader(source)
+        if os.isatty(source.fileno()):  # a program sends lines at once that are no paste
+            source.stdin_reader = _burst_reader(source)
 
 
 def _linear_parser(callback: Callable[[Any], None]) -> Any:

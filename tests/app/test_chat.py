@@ -27,7 +27,7 @@ from simplellm.app import chat, prompt, reply_stream
 from simplellm.app.commands.registry import COMMANDS
 from simplellm.app.conversation import Turn, load
 from simplellm.app.journal import Journal, last_conversation
-from simplellm.app.pastes import Pastes, read_pastes_in_linear_time
+from simplellm.app.pastes import Pastes, improve_pastes
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.checkpoint.run import Run
@@ -538,7 +538,7 @@ def test_a_paste_that_arrives_in_pieces_is_complete(type_keys):
 def test_the_end_of_a_paste_is_found_however_it_is_split(session, monkeypatch, tmp_path, size):
     keys: list[Any] = []
     with create_pipe_input() as pipe:
-        read_pastes_in_linear_time(pipe)
+        improve_pastes(pipe)
         pipe.vt100_parser.feed_key_callback = keys.append
         data = f"a{PASTE}one\x1b[20{PASTE_END}b{PASTE}{PASTE_END}{PASTE}two{PASTE_END}c"
         for start in range(0, len(data), size):
