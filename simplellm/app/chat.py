@@ -10,6 +10,7 @@ from simplellm.app.commands.registry import dispatch, is_quit
 from simplellm.app.commands.runs import changed_settings
 from simplellm.app.console import input_lines
 from simplellm.app.prompt import ReadLine, prompt_reader
+from simplellm.app.prompt_text import without_line_end
 from simplellm.app.reply_stream import stream_reply
 from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
 from simplellm.app.screen import Screen
@@ -55,7 +56,9 @@ def answer(session: Session, screen: Screen, line: str, is_live: bool) -> None:
     """Run a command, or let the model continue a text. Errors are shown and change nothing."""
     try:
         is_command = line.lstrip().startswith("/")
-        shown = dispatch(session, line.strip()) if is_command else session.ask(line.rstrip())
+        shown = (
+            dispatch(session, line.lstrip()) if is_command else session.ask(without_line_end(line))
+        )
         if isinstance(shown, Answer):
             stream_reply(session, screen, shown, is_live)
         else:

@@ -228,7 +228,10 @@ def _add_reading(parser: ArgumentParser, what: str) -> None:
 
 def _add_prompt(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--prompt", metavar="TEXT", required=True, help="text to continue; - reads stdin"
+        "--prompt",
+        metavar="TEXT",
+        required=True,
+        help="text to continue, without one line end at its end; - reads stdin",
     )
 
 

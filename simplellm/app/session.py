@@ -16,6 +16,7 @@ from simplellm.app.answer import Answer, complete_text
 from simplellm.app.conversation import Turn, load, save
 from simplellm.app.journal import Journal
 from simplellm.app.preferences import SWITCHES, Preferences
+from simplellm.app.prompt_text import notes_on
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import Notice, SettingError
 from simplellm.inference.beams import reply_to
@@ -128,6 +129,7 @@ class Session:
     def ask(self, text: str) -> Answer:
         """The model's continuation of `text`, with earlier turns as context if they are kept."""
         ids, notes = self._encode_prompt(text)
+        notes += notes_on(text)
         turn = Turn(text, "", ids=tuple(ids))
         return self._answer("ask", turn, text, len(self.turns), notes, self.params)
 

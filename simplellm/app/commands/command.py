@@ -10,7 +10,7 @@ from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
 from simplellm.app.session import Session
 
 Shown = Lines | Rows | Answer | Tokens | Bars | Columns
-Handler = Callable[[Session, str], Shown]  # gets the argument as typed, without spaces around it
+Handler = Callable[[Session, str], Shown]  # gets the argument as typed
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Command:
     """A slash command.
 
     argument: how `/help` shows the argument, such as `[number]`.
+    takes_text: the argument is a text for the model: the spaces at its end belong to it.
     values: arguments that completion offers.
     complete: arguments that completion offers, from the session and what is typed so far.
     """
@@ -28,6 +29,7 @@ class Command:
     handler: Handler
     aliases: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    takes_text: bool = False
     complete: Callable[[Session, str], Iterable[str]] | None = None
 
     @property

@@ -251,8 +251,11 @@ INSPECTION_COMMANDS = (
     Command(
         "next", "[text]",
         "show the most likely next tokens, before and after the sampling settings", _next,
+        takes_text=True,
     ),
-    Command("tokenize", "[text]", "show the tokens of a text and their ids", _tokenize),
+    Command(
+        "tokenize", "[text]", "show the tokens of a text and their ids", _tokenize, takes_text=True,
+    ),
     Command(
         "attn", "[layer.head]",
         "show the attention of the last token; without a head: the mean of all", _attn,
@@ -262,5 +265,8 @@ INSPECTION_COMMANDS = (
         "source", "", "show what the last reply copies word for word from the training text",
         _source,
     ),
-    Command("compare", "[text]", "show replies with one seed at three temperatures", _compare),
+    Command(
+        "compare", "[text]", "show replies with one seed at three temperatures", _compare,
+        takes_text=True,
+    ),
 )  # fmt: skip

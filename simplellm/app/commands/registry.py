@@ -14,6 +14,7 @@ from simplellm.app.commands.inspection import INSPECTION_COMMANDS
 from simplellm.app.commands.runs import RUN_COMMANDS
 from simplellm.app.commands.settings import SETTINGS_COMMANDS
 from simplellm.app.commands.turns import TURN_COMMANDS
+from simplellm.app.prompt_text import without_line_end
 from simplellm.app.results import Lines, Rows
 from simplellm.app.session import Session
 from simplellm.config.did_you_mean import did_you_mean
@@ -24,8 +25,9 @@ BARE_QUITS = ("quit", "exit")  # quit without a slash
 
 def dispatch(session: Session, line: str) -> Shown:
     """Run a line that begins with a slash; SettingError for an unknown command or argument."""
-    word, _, argument = line[1:].partition(" ")
-    command, text = find(word), argument.strip()
+    word, _, argument = without_line_end(line)[1:].partition(" ")
+    command = find(word.rstrip())
+    text = argument.lstrip() if command.takes_text else argument.strip()
     if text and not command.argument:
         raise SettingError(f"/{command.name} takes no argument, got {text!r}", fix=command.usage)
     return command.handler(session, text)

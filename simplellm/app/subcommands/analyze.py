@@ -22,7 +22,7 @@ def analyze(options: AnalyzeOptions) -> int:
     screen = screen_of(options)
     folder = checkpoint_of(options, screen)
     sampler = device_of(options, screen).run(lambda device: load_sampler(folder, device, options))
-    ids = sampler.encode(read_prompt(options.prompt))
+    ids = sampler.encode(read_prompt(options.prompt, screen))
     found = candidates(sampler, ids, params, options.top)
     if options.json:
         write_json({"candidates": [candidate.to_mapping() for candidate in found]})

@@ -28,7 +28,7 @@ def generate(options: GenerateOptions) -> int:
     screen = screen_of(options)
     _warn_of_unused_settings(params, options, screen)
     folder = checkpoint_of(options, screen)
-    prompt = read_prompt(options.prompt)
+    prompt = read_prompt(options.prompt, screen)
     pieces: list[StreamedToken] = []
 
     def write_reply(device: torch.device) -> tuple[Sampler, Reply]:

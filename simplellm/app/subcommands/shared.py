@@ -11,6 +11,7 @@ import torch
 from simplellm.app.console import decoded, standard_input
 from simplellm.app.device_fallback import DeviceFallback
 from simplellm.app.options import ModelOptions, Options, ReadingOptions, TrainingOptions
+from simplellm.app.prompt_text import notes_on, without_line_end
 from simplellm.app.screen import Screen
 from simplellm.checkpoint.find_runs import find_checkpoint
 from simplellm.checkpoint.step_folder import load_model
@@ -57,10 +58,15 @@ def load_sampler(folder: Path, device: torch.device, options: ModelOptions) -> S
 # ---------------------------------------------------------------- texts
 
 
-def read_prompt(prompt: str) -> str:
-    """The text of --prompt; `-` reads standard input."""
-    if prompt != STDIN_NAME:
-        return prompt
+def read_prompt(prompt: str, screen: Screen) -> str:
+    """The text of --prompt by the rule of app/prompt_text.py; `-` reads standard input."""
+    text = without_line_end(_read_stdin() if prompt == STDIN_NAME else prompt)
+    for note in notes_on(text):
+        screen.notice(note)
+    return text
+
+
+def _read_stdin() -> str:
     stream = standard_input()
     if stream is None:
         raise TextError("there is no standard input to read", fix="--prompt TEXT")
