@@ -8,13 +8,21 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import noop_context_fn
 
-from simplellm.errors import DeviceError, DeviceFailure, SettingError
+from simplellm.errors import (
+    OUT_OF_MEMORY_FIX,
+    DeviceError,
+    DeviceFailure,
+    SettingError,
+    is_out_of_memory,
+    out_of_memory,
+)
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc, malloc.h
 PROBE_SHAPES = ((768, 128), (128, 512))  # a matrix product of a small model
@@ -25,6 +33,11 @@ MAX_PROBES = 25
 PROBE_SECONDS = 0.3  # in total, after MIN_PROBES
 PROBE_PAUSE_SECONDS = 0.005
 NAMES = {"cuda": "CUDA device", "mps": "Apple GPU", "cpu": "CPU"}
+MEMORY_FILE = Path("/proc/meminfo")
+MEMORY_LIMIT_FILES = (  # of control groups, versions 2 and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Context = contextlib.AbstractContextManager[None]
 
@@ -56,15 +69,17 @@ def _is_available(name: str) -> bool:
 def failures_reported(device: torch.device, fix: str = "use --device cpu") -> Iterator[None]:
     """Context manager: an error that torch raises on a GPU becomes a one-line DeviceFailure.
 
-    If the GPU is out of memory, it becomes a DeviceError. On the CPU the error is a bug of this
-    package and passes unchanged.
+    If memory is exhausted, on a GPU or on the CPU, it becomes a DeviceError. Any other error on the
+    CPU is a bug of this package and passes unchanged.
     """
     try:
         yield
     # torch raises NotImplementedError (a RuntimeError) for an operator that the GPU lacks, and
     # TypeError for a number format that it lacks, such as float64 on MPS.
-    except (RuntimeError, TypeError) as error:
-        if device.type == "cpu":
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        if device.type == "cpu" or isinstance(error, ValueError | MemoryError):
+            if is_out_of_memory(error):
+                raise out_of_memory(error) from error
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         what = f"the {NAMES[device.type]} failed: {reason}"
@@ -229,12 +244,34 @@ def relative_speed(device: torch.device) -> float:
     return 2 * SPEED_PROBE_SIZE**3 / min(seconds) / REFERENCE_FLOPS
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has an exception type, the CPU only a message."""
-    messages = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        message in str(error) for message in messages
-    )
+def require_memory(n_bytes: float, device: torch.device) -> None:
+    """DeviceError where the CPU has less memory than `n_bytes`, which is a lower bound.
+
+    Linux would give the memory out and then kill the process, or another one. A GPU refuses.
+    """
+    free = free_memory_bytes() if device.type == "cpu" else None
+    if free is not None and n_bytes > free:
+        raise DeviceError(
+            f"out of memory: at least {n_bytes / 1e9:,.1f} GB are needed, "
+            f"{free / 1e9:,.1f} GB are free",
+            fix=OUT_OF_MEMORY_FIX,
+        )
+
+
+def free_memory_bytes() -> int | None:
+    """Free memory with swap, and within the limit of a Linux control group; None if unknown."""
+    try:
+        lines = MEMORY_FILE.read_text().splitlines()
+        kilobytes = {
+            name: int(rest.split()[0]) for name, _, rest in (s.partition(":") for s in lines)
+        }
+        free = 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
+    except (OSError, ValueError, LookupError):
+        return None
+    for path in MEMORY_LIMIT_FILES:
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            free = min(free, int(path.read_text()))
+    return free
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -16,9 +16,25 @@ Other exceptions are bugs of this package.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 Notice = Callable[[str], None]  # shows one line of text to the user
+OUT_OF_MEMORY_MESSAGES = (  # lower case; the CPU, CUDA and numpy have no common exception
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "alloc_failed",
+    "bad_alloc",
+    "bad allocation",
+    "array is too big",
+    "storage size calculation overflowed",
+    "numel: integer multiplication overflow",
+    "can't start new thread",  # no memory for its stack
+)
+OUT_OF_MEMORY_FIX = "use a smaller model, context, batch or text"
 
 
 class SimpleLLMError(Exception):
@@ -71,3 +87,23 @@ class StoppedEarly(TrainingError):
 
 class SamplingError(SimpleLLMError):
     """The model gave logits from which no token can be sampled."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch has an exception type for CUDA, the CPU only messages."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    message = str(error).lower()
+    is_library_error = isinstance(error, RuntimeError | ValueError)
+    return is_library_error and any(part in message for part in OUT_OF_MEMORY_MESSAGES)
+
+
+def out_of_memory(error: BaseException) -> DeviceError:
+    """The error to report for a failed allocation, with its size where the message has one."""
+    found = re.search(r"allocate ([0-9.]+) ?(bytes|[KMGTPE]iB)", str(error))
+    size = ""
+    if found:
+        number, unit = found.groups()
+        wanted = f"{int(number) / 1e9:,.1f} GB" if unit == "bytes" else f"{number} {unit}"
+        size = f": {wanted} more could not be allocated"
+    return DeviceError(f"out of memory{size}", fix=OUT_OF_MEMORY_FIX)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simplellm import device as devices
 from simplellm.device import (
     autocast,
     choose_device,
@@ -84,6 +87,35 @@ def test_out_of_memory_and_other_errors_are_not_device_failures() -> None:
     for error in (SettingError("wrong"), KeyboardInterrupt(), KeyError("x")):
         with pytest.raises(type(error)), failures_reported(torch.device("cuda")):
             raise error
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_out_of_memory_of_the_cpu_is_reported_on_every_device(device: str) -> None:
+    for error in (MemoryError(), RuntimeError("can't allocate memory"), ValueError("bad_alloc")):
+        with pytest.raises(DeviceError) as caught, failures_reported(torch.device(device)):
+            raise error
+        assert not isinstance(caught.value, DeviceFailure) and "memory" in str(caught.value)
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 3000 kB\nSwapFree: 1000 kB\n")
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(devices, "MEMORY_FILE", meminfo)
+    monkeypatch.setattr(devices, "MEMORY_LIMIT_FILES", (limit,))
+    assert devices.free_memory_bytes() == 4_096_000
+    limit.write_text("max\n")
+    assert devices.free_memory_bytes() == 4_096_000
+    limit.write_text("1000\n")
+    assert devices.free_memory_bytes() == 1000
+    devices.require_memory(1000, CPU)
+    with pytest.raises(DeviceError, match="^out of memory: at least"):
+        devices.require_memory(1001, CPU)
+    meminfo.write_text("another system")
+    assert devices.free_memory_bytes() is None
+    devices.require_memory(1e30, CPU)
 
 
 def test_fp16_needs_a_gpu() -> None:

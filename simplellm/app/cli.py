@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from simplellm.app.blocked_signals import blocked_signals_end_the_program
 from simplellm.app.console import discard_unwritable, is_broken_pipe
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.options import ChatOptions, Options, TextOptions
 from simplellm.app.parser import parse
 from simplellm.app.typeahead import keep_typeahead
 from simplellm.config.environment import set_defaults
-from simplellm.errors import SimpleLLMError
+from simplellm.errors import SimpleLLMError, is_out_of_memory, out_of_memory
 from simplellm.training.threads import adapted_to_load
 
 FAILS_ALONE_SECONDS = 2.0  # torchrun ends the other processes as soon as one has failed
@@ -64,12 +65,13 @@ def _main(argv: Sequence[str] | None) -> int:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except MemoryError:
-        fix = "use a smaller model, a shorter context or a smaller text"
-        _report(SimpleLLMError("out of memory", fix=fix), arguments)
-        return 1
     except OSError as error:
         return _report_system_error(error, arguments)
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _report(out_of_memory(error), arguments)
+        return 1
 
 
 def _run_and_flush(arguments: list[str]) -> int:
@@ -88,7 +90,10 @@ def _run(arguments: list[str]) -> int:
     started_at = time.perf_counter()  # budgets count from here, so they include the torch import
     options = parse(arguments, started_at)
     set_defaults(os.environ)
-    with _typeahead(options):  # from here on: the imports take seconds
+    # Ctrl-C in a chat ends a reply, also one whose prompt takes long to read.
+    ending = [n for n in SIGNALS if n != signal.SIGINT or not isinstance(options, ChatOptions)]
+    # From here on, because the imports take seconds.
+    with blocked_signals_end_the_program(ending), _typeahead(options):
         from simplellm.app.subcommands.dispatch import run_command
 
         with adapted_to_load():

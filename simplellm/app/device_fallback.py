@@ -45,4 +45,6 @@ class DeviceFallback:
                 raise
             self._notice(f"{failure}; continuing on the CPU")
         self._requested = "cpu"
-        return job(torch.device("cpu"))
+        cpu = torch.device("cpu")
+        with failures_reported(cpu):
+            return job(cpu)

@@ -12,19 +12,37 @@ from typing import Any
 from simplellm.app.typeahead import early_keys
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a closed window: SIGHUP, on Windows SIGBREAK
+BLOCKED_SECONDS = 2.0  # in a call of a library, while a signal would end the program anyway
+PEER_SECONDS = 20.0  # during a step; torchrun kills 30 s after SIGTERM
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
-class Interrupt:
-    """Within the block, signals are remembered once `is_set` has been called."""
+class Grace:
+    """How long a signal may stay unhandled before it ends the program; None: without limit."""
 
     def __init__(self) -> None:
+        self.seconds: float | None = BLOCKED_SECONDS
+
+
+grace = Grace()
+
+
+class Interrupt:
+    """Within the block, signals are remembered once `is_set` has been called.
+
+    has_peers: other processes take part. One that hangs would block this process for hours.
+    """
+
+    def __init__(self, has_peers: bool = False) -> None:
+        self._grace_seconds = PEER_SECONDS if has_peers else None
         self._first: int | None = None
         self._is_asked = False
         self._handlers: dict[int, Any] = {}
 
     def is_set(self) -> bool:
-        self._is_asked = True
+        if not self._is_asked:
+            self._is_asked = True
+            grace.seconds = self._grace_seconds
         return self._first is not None
 
     @property
@@ -37,6 +55,7 @@ class Interrupt:
         return self
 
     def __exit__(self, *_: object) -> None:
+        grace.seconds = BLOCKED_SECONDS
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 

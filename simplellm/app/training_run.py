@@ -61,8 +61,8 @@ class _Attempt:
 
     def __call__(self, device: torch.device) -> tuple[Result, Interrupt]:
         with (
-            joined(device) as world,
-            Interrupt() as interrupt,
+            joined(device, self._screen.notice) as world,
+            Interrupt(has_peers=world.size > 1) as interrupt,
             TrainingMonitor(self._screen, self._trackers) as monitor,
         ):
             result = self._train(device, world, interrupt, monitor)

@@ -17,6 +17,7 @@ def set_defaults(environment: MutableMapping[str, str]) -> None:
     """Set the variables that are not set yet.
 
     - torch: operators that Apple's GPU lacks run on the CPU.
+    - torch: its C++ parts write no warnings; what concerns a user is reported by this package.
     - numpy's BLAS: one thread, which already uses the whole memory bandwidth in decoding.
     - OpenMP of LLVM and Intel (torch on macOS and Windows): waiting threads sleep at once instead
       of after 200 ms.
@@ -24,6 +25,7 @@ def set_defaults(environment: MutableMapping[str, str]) -> None:
       be measured. Elsewhere training/threads.py adapts the waiting to the load.
     """
     environment.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("KMP_BLOCKTIME", "0")

@@ -27,6 +27,11 @@ from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.json_files import JsonObject
 from simplellm.training.execution import compile_training
+from simplellm.training.initial_model import (
+    FLOAT_BYTES,
+    count_parameters,
+    least_training_bytes,
+)
 from simplellm.training.optimizer import Optimizer
 
 WARM_UP_TURNS = 3
@@ -106,6 +111,7 @@ def bench_train(
     turns: int = 15,
 ) -> Benchmark:
     """Time training steps on random tokens: forward, backward, clipping and weight update."""
+    devices.require_memory(least_training_bytes(model_config, config), device)
     devices.reuse_freed_memory()  # for both implementations
     generator = torch.Generator().manual_seed(config.seed)
     model = SimpleLLM(model_config).init_weights(generator).to(device).train()
@@ -154,6 +160,7 @@ def bench_generate(
     turns: int = 7,
 ) -> Benchmark:
     """Time cached replies to a short prompt at batch size 1; of transformers in float32."""
+    devices.require_memory(FLOAT_BYTES * count_parameters(model_config), device)
     model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     prompt = list(range(1, 9))
     n_new = min(params.max_new_tokens, model_config.block_size - len(prompt))

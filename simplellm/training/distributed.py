@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from simplellm.errors import Notice, SettingError
+from simplellm.training.rendezvous import Launch, join_all
+
 # Values in one message: fewer messages are faster, and a message is a copy (128 MB).
 MAX_BUCKET_SIZE = 1 << 25
 # The main process may prepare a large text or score a large model while the others wait.
@@ -35,19 +38,38 @@ class World:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[World]:
-    """Within the block the processes of torchrun form a group; World(0, 1) without torchrun."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+def joined(device: torch.device, notice: Notice = lambda text: None) -> Iterator[World]:
+    """Within the block the processes of torchrun form a group; World(0, 1) without torchrun.
+
+    SettingError for wrong environment variables, TrainingError if a process is missing. A notice
+    says which one is waited for.
+    """
+    launch = Launch.of(os.environ)
+    if launch is None:
         yield World()
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        _choose_gpu(launch)
+    store = join_all(launch, notice)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=store, rank=launch.rank, world_size=launch.size, timeout=TIMEOUT
+    )
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _choose_gpu(launch: Launch) -> None:
+    count = torch.cuda.device_count()
+    if launch.local_rank >= count:
+        raise SettingError(
+            f"the environment variable LOCAL_RANK is {launch.local_rank}, "
+            f"but this machine has {count} GPUs",
+            fix=f"start at most {count} processes on this machine",
+        )
+    torch.cuda.set_device(launch.local_rank)
 
 
 def average_gradients(model: nn.Module, world: World) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simplellm import device as devices
 from simplellm.config.training import TrainConfig
-from simplellm.errors import DeviceError, TrainingError
+from simplellm.errors import DeviceError, TrainingError, is_out_of_memory
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.composed_embedding import composition_matrices
 from simplellm.training.context import Output, Runtime
@@ -99,7 +99,7 @@ class Learner:
         try:
             loss = self.accumulate_gradients()
         except (RuntimeError, MemoryError) as error:
-            if devices.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise self._out_of_memory() from error
             raise
         self.loss, self.gradient_norm = torch.stack([loss, self.clip_gradients()]).tolist()

@@ -22,6 +22,7 @@ from program import SIMPLELLM, environment, quick
 from simplellm import __version__
 from simplellm.app.cli import main
 from simplellm.app.parser import COMMANDS, parse
+from simplellm.model.transformer import SimpleLLM
 from simplellm.training import preparation
 
 GENERATE = ["generate", "--prompt", "The judge", "--max-new-tokens", "5"]
@@ -368,3 +369,62 @@ def test_a_signal_that_arrives_in_a_finalizer_is_not_lost():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
     assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+
+
+# ---------------------------------------------------------------- out of memory
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", str(STORY), "--n-embd", "65536", "--n-head", "2"],
+        ["train", str(STORY), "--n-layer", "1000", "--n-embd", "16384"],
+        ["train", str(STORY), "--batch-size", "1000000", "--n-embd", "4096"],
+        ["train", str(STORY), "--find-lr", "--n-embd", "65536"],
+        ["bench", "train", "--n-embd", "65536"],
+        ["bench", "train", "--batch-size", "1000000", "--n-embd", "4096"],
+        ["bench", "generate", "--n-embd", "65536", "--n-layer", "100"],
+    ],
+)
+def test_a_model_that_does_not_fit_into_memory_is_one_line(
+    call, tmp_path: Path, command: list[str]
+) -> None:
+    code, out, err = call(*command, "--device", "cpu", checkpoints=tmp_path)
+    lines = [line for line in err.splitlines() if line.startswith(("error:", "fix:"))]
+    assert code == 1 and not out and len(lines) == 2 and "Traceback" not in err
+    assert "out of memory" in lines[0]
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("method", ["hidden", "logits"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--prompt", "The judge"],
+        ["generate", "--prompt", "The judge", "--num-beams", "3"],
+        ["evaluate", "--data", str(STORY)],
+        ["analyze", "--prompt", "The judge"],
+    ],
+)
+def test_out_of_memory_while_a_model_runs_is_one_line(
+    call, monkeypatch: pytest.MonkeyPatch, command: list[str], method: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: ... 8000000000 bytes")
+
+    monkeypatch.setattr(SimpleLLM, method, fail)
+    code, out, err = call(*command, "--run", "tiny", "--device", "cpu")
+    assert code == 1 and not out and err.startswith("error: out of memory\nfix:"), err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_out_of_memory_anywhere_else_is_one_line(
+    call, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("simplellm.app.subcommands.verify.verify", fail)
+    monkeypatch.setattr("simplellm.app.subcommands.dispatch.verify", fail)
+    code, _, err = call("verify")
+    assert code == 1 and err.startswith("error: out of memory\nfix:")

@@ -42,6 +42,7 @@ def test_with_a_wait_policy_of_the_user_no_other_wait_setting_is_made() -> None:
         "OMP_WAIT_POLICY": "active",
         "OPENBLAS_NUM_THREADS": "1",
         "PYTORCH_ENABLE_MPS_FALLBACK": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
 
 
