@@ -59,6 +59,17 @@ def choose_device(requested: str = "auto") -> torch.device:
     return torch.device(requested)
 
 
+def use_gpu(number: int) -> None:
+    """Make a GPU the current one of this process; SettingError if there are fewer."""
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise SettingError(
+            f"the environment variable LOCAL_RANK is {number}, but this machine has {count} GPUs",
+            fix=f"start at most {count} processes on this machine",
+        )
+    torch.cuda.set_device(number)
+
+
 def _is_available(name: str) -> bool:
     if name == "cuda":
         return torch.cuda.is_available()

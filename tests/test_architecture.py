@@ -30,7 +30,7 @@ COMPUTING = (
 LIBRARIES = {  # library -> the modules or packages that may import it
     "torch": COMPUTING,
     "numpy": COMPUTING,
-    "torch.distributed": ("training.distributed",),
+    "torch.distributed": ("training.distributed", "training.rendezvous"),
     "torch.utils.tensorboard": ("training.trackers",),
     "tiktoken": ("data.tokenizer",),
     "rustbpe": ("data.tokenizer",),

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from simplellm.errors import Notice, SettingError
+from simplellm.device import use_gpu
+from simplellm.errors import Notice
 from simplellm.training.rendezvous import Launch, join_all
 
 # Values in one message: fewer messages are faster, and a message is a copy (128 MB).
@@ -49,7 +50,7 @@ def joined(device: torch.device, notice: Notice = lambda text: None) -> Iterator
         yield World()
         return
     if device.type == "cuda":
-        _choose_gpu(launch)
+        use_gpu(launch.local_rank)
     store = join_all(launch, notice)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
@@ -59,17 +60,6 @@ def joined(device: torch.device, notice: Notice = lambda text: None) -> Iterator
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
-
-
-def _choose_gpu(launch: Launch) -> None:
-    count = torch.cuda.device_count()
-    if launch.local_rank >= count:
-        raise SettingError(
-            f"the environment variable LOCAL_RANK is {launch.local_rank}, "
-            f"but this machine has {count} GPUs",
-            fix=f"start at most {count} processes on this machine",
-        )
-    torch.cuda.set_device(launch.local_rank)
 
 
 def average_gradients(model: nn.Module, world: World) -> None:
