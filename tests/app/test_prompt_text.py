@@ -13,7 +13,6 @@ import pytest
 from simplellm.app.cli import main
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.prompt_text import ABOUT_SPACE, notes_on, without_line_end
-from simplellm.app.results import Tokens
 from simplellm.app.session import Session
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
@@ -77,11 +76,8 @@ def test_white_space_at_the_end_is_reported_but_no_line_end() -> None:
     ]  # fmt: skip
 
 
-def test_commands_that_take_a_text_keep_the_spaces_at_its_end(sampler: Sampler) -> None:
+def test_commands_that_take_a_prompt_keep_the_spaces_at_its_end(sampler: Sampler) -> None:
     session = Session(sampler, Path("tiny"), SamplingParams())
-    shown = dispatch(session, "/tokenize The judge ")
-    assert isinstance(shown, Tokens)
-    assert "".join(mark.text for mark in shown.marks) == "The judge "
     next_word, next_space = (dispatch(session, f"/next The{end}") for end in ("", " "))
     assert next_word != next_space
-    assert dispatch(session, "/tokenize  ") == dispatch(session, "/tokenize")
+    assert dispatch(session, "/next   ") == dispatch(session, "/next")

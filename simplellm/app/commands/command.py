@@ -18,7 +18,7 @@ class Command:
     """A slash command.
 
     argument: how `/help` shows the argument, such as `[number]`.
-    takes_text: the argument is a text for the model: the spaces at its end belong to it.
+    takes_prompt: the argument is a prompt: the spaces at its end belong to it.
     values: arguments that completion offers.
     complete: arguments that completion offers, from the session and what is typed so far.
     """
@@ -29,7 +29,7 @@ class Command:
     handler: Handler
     aliases: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
-    takes_text: bool = False
+    takes_prompt: bool = False
     complete: Callable[[Session, str], Iterable[str]] | None = None
 
     @property

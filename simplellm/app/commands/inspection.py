@@ -251,10 +251,10 @@ INSPECTION_COMMANDS = (
     Command(
         "next", "[text]",
         "show the most likely next tokens, before and after the sampling settings", _next,
-        takes_text=True,
+        takes_prompt=True,
     ),
     Command(
-        "tokenize", "[text]", "show the tokens of a text and their ids", _tokenize, takes_text=True,
+        "tokenize", "[text]", "show the tokens of a text and their ids", _tokenize
     ),
     Command(
         "attn", "[layer.head]",
@@ -267,6 +267,6 @@ INSPECTION_COMMANDS = (
     ),
     Command(
         "compare", "[text]", "show replies with one seed at three temperatures", _compare,
-        takes_text=True,
+        takes_prompt=True,
     ),
 )  # fmt: skip

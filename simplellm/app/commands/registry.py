@@ -27,7 +27,7 @@ def dispatch(session: Session, line: str) -> Shown:
     """Run a line that begins with a slash; SettingError for an unknown command or argument."""
     word, _, argument = without_line_end(line)[1:].partition(" ")
     command = find(word.rstrip())
-    text = argument.lstrip() if command.takes_text else argument.strip()
+    text = argument.lstrip() if command.takes_prompt else argument.strip()
     if text and not command.argument:
         raise SettingError(f"/{command.name} takes no argument, got {text!r}", fix=command.usage)
     return command.handler(session, text)
