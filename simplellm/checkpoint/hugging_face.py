@@ -6,12 +6,13 @@ of files is elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from simplellm.checkpoint.tensors import State
+from simplellm.checkpoint.tensors import LazyTensor, State, refuse_non_finite
 from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.model.architecture import HubConfig, refuse
@@ -78,45 +79,83 @@ def to_hub_state(state: State, config: ModelConfig) -> State:
     hub: State = {}
     for name, tensor in state.items():
         place = _hub_place(name, tensor, config)
-        for hub_name, part in zip(place.names, place.parts, strict=True):
+        for hub_name, part in place.items():
             hub[hub_name] = part.contiguous()
     return hub
 
 
-def from_hub_state(hub: State, template: State, config: ModelConfig) -> State:
-    """The inverse of `to_hub_state`; `template` has our names and shapes.
+def from_hub_state(
+    hub: Mapping[str, LazyTensor], template: State, config: ModelConfig, source: str = "the weights"
+) -> State:
+    """The inverse of `to_hub_state`, in float32; `template` has our names and shapes.
 
     CheckpointError names the first tensor that is missing, unknown, of another shape or type, or
-    not finite.
+    not finite. Nothing is read before all names, shapes and types are right, and each tensor of
+    `hub` is read once, so that memory holds the model and one tensor more.
     """
+    hub = _weights(hub, config)
+    check_tensors(hub, template, config, source)
     state: State = {}
-    unread = set(hub)
     for name, like in template.items():
-        place = _hub_place(name, like, config)
-        parts = [
-            _checked(hub, hub_name, part)
-            for hub_name, part in zip(place.names, place.parts, strict=True)
-        ]
-        unread.difference_update(place.names)
-        state[name] = parts[0].t() if place.is_transposed else torch.cat(parts)
-    if unread:
-        raise CheckpointError(f"the weights hold {min(unread)!r}, which this model does not have")
+        state[name] = _joined(_hub_place(name, like, config), hub, like, source)
     return state
 
 
-def _checked(hub: State, name: str, like: Tensor) -> Tensor:
-    if name not in hub:
-        raise CheckpointError(f"the weights lack {name!r}")
-    tensor = hub[name]
-    if tensor.shape != like.shape:
+def check_tensors(
+    hub: Mapping[str, LazyTensor], template: State, config: ModelConfig, source: str
+) -> None:
+    """CheckpointError unless `hub` has the names and shapes of this model, and types to read."""
+    hub = _weights(hub, config)
+    expected = {
+        hub_name: part.shape
+        for name, like in template.items()
+        for hub_name, part in _hub_place(name, like, config).items()
+    }
+    for name, shape in expected.items():
+        if name not in hub:
+            raise CheckpointError(f"{source} has no tensor {name!r}, which its config asks for")
+        if hub[name].shape != tuple(shape):
+            raise CheckpointError(
+                f"{name!r} in {source} has shape {list(hub[name].shape)}, expected {list(shape)}"
+            )
+        if hub[name].dtype not in READ_DTYPES:
+            raise CheckpointError(f"{name!r} is of type {hub[name].dtype}, which is not supported")
+    unknown = min(set(hub) - set(expected), default=None)
+    if unknown is not None:
         raise CheckpointError(
-            f"{name!r} is {list(tensor.shape)}, the model expects {list(like.shape)}"
+            f"{source} has a tensor {unknown[:100]!r}, which is not part of this model"
         )
-    if tensor.dtype not in READ_DTYPES:
-        raise CheckpointError(f"{name!r} is of type {tensor.dtype}, which is not supported")
-    if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(f"{name!r} has values that are not finite numbers")
-    return tensor
+
+
+def unused_values(config: ModelConfig) -> tuple[str, ...]:
+    """Ends of the names of values that some files hold and that are not weights."""
+    return ARCHITECTURES[config.architecture].hub_names.buffers
+
+
+def _weights(hub: Mapping[str, LazyTensor], config: ModelConfig) -> Mapping[str, LazyTensor]:
+    """Without a copy of a tied output table, and with the prefix of a model that has a head."""
+    names = ARCHITECTURES[config.architecture].hub_names
+    head = f"{names.modules['head']}.weight"
+    if config.tie_embeddings:
+        hub = {name: tensor for name, tensor in hub.items() if name != head}
+    if any(name.startswith(names.base_prefix) for name in hub):
+        return hub
+    return {name if name == head else names.base_prefix + name: hub[name] for name in hub}
+
+
+def _joined(place: _HubPlace, hub: Mapping[str, LazyTensor], like: Tensor, source: str) -> Tensor:
+    """One of our tensors in float32; each of its parts is read once."""
+    if len(place.names) == 1:
+        name = place.names[0]
+        tensor = hub[name].read().float()
+        refuse_non_finite({name: tensor}, source)
+        return tensor.t() if place.is_transposed else tensor
+    joined = torch.empty(like.shape, dtype=torch.float32)
+    rows = joined.split([part.shape[0] for part in place.parts])
+    for target, name in zip(rows, place.names, strict=True):
+        target.copy_(hub[name].read())
+        refuse_non_finite({name: target}, source)
+    return joined
 
 
 @dataclass(frozen=True)
@@ -126,6 +165,9 @@ class _HubPlace:
     names: list[str]
     parts: list[Tensor]
     is_transposed: bool = False
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        return zip(self.names, self.parts, strict=True)
 
 
 def _hub_place(name: str, tensor: Tensor, config: ModelConfig) -> _HubPlace:

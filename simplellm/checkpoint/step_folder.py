@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from simplellm.checkpoint.generation import Generation
 from simplellm.checkpoint.hugging_face import (
-    from_hub_config,
+    check_tensors,
     from_hub_state,
     to_hub_config,
     to_hub_state,
 )
-from simplellm.checkpoint.tensors import read_tensors, tensors_bytes
+from simplellm.checkpoint.importing.read_source import read_source
+from simplellm.checkpoint.importing.source_model import SourceModel
+from simplellm.checkpoint.step_names import step_of
+from simplellm.checkpoint.tensors import tensors_bytes
 from simplellm.checkpoint.training_state import (
+    TRAINING_FOLDER,
     TrainingState,
     check_tensor_types,
     write_training_state,
@@ -31,11 +37,9 @@ from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, new_folder, temporary_beside
-from simplellm.storage.json_files import JsonObject, json_bytes, read_json
-from simplellm.storage.manifest import ManifestWriter, verify_manifest
-from simplellm.storage.safetensors_header import check_fit, read_header
+from simplellm.storage.json_files import JsonObject, json_bytes
+from simplellm.storage.manifest import MANIFEST_NAME, ManifestWriter, verify_manifest
 
-WEIGHT_TYPES = ("F32", "F16", "BF16")
 MAX_ROPE_BYTES = 1 << 28  # of the table of positions, which config.json decides and no file holds
 MAX_ROPE_BYTES_PER_WEIGHT_BYTE = 64
 
@@ -96,57 +100,77 @@ def seconds_to_save(
 # ---------------------------------------------------------------- reading
 
 
+@dataclass(frozen=True)
+class OpenedModel:
+    """model: in eval mode and float32. generation: its special tokens and chat template."""
+
+    model: SimpleLLM
+    tokenizer: Tokenizer
+    generation: Generation
+
+
+def open_model(path: Path, device: torch.device, context: int | None = None) -> OpenedModel:
+    """Open a checkpoint, which is verified, a model folder or a GGUF file.
+
+    context: limit of the context in tokens; None is the one that the model was saved with, and at
+    most DEFAULT_CONTEXT for a model from elsewhere.
+    """
+    source = _verified_source(path, context)
+    model = _empty_model(source)
+    state = from_hub_state(source.tensors, model.state_dict(), source.config, source.source)
+    model.load_state_dict(state, assign=True)
+    return OpenedModel(model.to(device).eval(), source.tokenizer, source.generation)
+
+
 def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer]:
-    """Verify a checkpoint; returns its model (eval mode, float32) and its tokenizer."""
-    verify_manifest(folder)
-    config, tokenizer = _read_description(folder)
-    hub_state = read_tensors(folder / "model.safetensors")
-    with torch.device("meta"):
-        model = SimpleLLM(config)
-    state = from_hub_state(hub_state, model.state_dict(), config)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
-    return model.to(device).eval(), tokenizer
+    """The model and the tokenizer of `open_model`."""
+    opened = open_model(folder, device)
+    return opened.model, opened.tokenizer
 
 
 def verify_checkpoint(folder: Path) -> None:
     """CheckpointError unless all files of a checkpoint are intact and fit together."""
-    verify_manifest(folder)
-    _read_description(folder)
-    check_tensor_types(folder)
+    source = _verified_source(folder)
+    check_tensors(source.tensors, _empty_model(source).state_dict(), source.config, source.source)
+    if (folder / TRAINING_FOLDER).is_dir():  # an imported model has none
+        check_tensor_types(folder)
 
 
-def _read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    """Config and tokenizer; CheckpointError unless they fit the header of the weights."""
-    config = from_hub_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    _check_weights(folder / "model.safetensors", config)
-    _check_context(folder, config)
-    path = folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_mapping(read_json(path), str(path))
-    if tokenizer.vocab_size != config.vocab_size:
+def _verified_source(path: Path, context: int | None = None) -> SourceModel:
+    """CheckpointError for a damaged checkpoint, and where config, weights and tokenizer differ."""
+    if (path / MANIFEST_NAME).exists() or step_of(path) >= 0:
+        verify_manifest(path)
+    source = read_source(path, context)
+    _check_context(source)
+    _check_vocabulary(source)
+    return source
+
+
+def _empty_model(source: SourceModel) -> SimpleLLM:
+    with torch.device("meta"):
+        return SimpleLLM(source.config)
+
+
+def _check_vocabulary(source: SourceModel) -> None:
+    """Each token has a row in the table; a table from elsewhere may have more rows."""
+    n_tokens, n_rows = source.tokenizer.vocab_size, source.config.vocab_size
+    has_own_tokenizer = source.config.architecture == "modern"
+    if n_tokens > n_rows or (has_own_tokenizer and n_tokens != n_rows):
         raise CheckpointError(
-            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, "
-            f"the model expects {config.vocab_size}",
+            f"{source.source} has a tokenizer of {n_tokens} tokens, the model expects {n_rows}",
             fix="use the tokenizer saved with the model",
         )
-    return config, tokenizer
 
 
-def _check_weights(path: Path, config: ModelConfig) -> None:
-    """CheckpointError unless the header of the weights has the names and shapes of this model."""
-    if config.facts.has_rotary_positions:  # then no weight depends on the context length
-        config = replace(config, block_size=2)  # a small table of positions
-    with torch.device("meta"):
-        state = to_hub_state(SimpleLLM(config).state_dict(), config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    check_fit(path, read_header(path), shapes, WEIGHT_TYPES)
-
-
-def _check_context(folder: Path, config: ModelConfig) -> None:
+def _check_context(source: SourceModel) -> None:
     """CheckpointError where a small file asks for a huge table of positions."""
-    weight_bytes = (folder / "model.safetensors").stat().st_size
+    config = source.config
+    weight_bytes = sum(
+        math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in source.tensors.values()
+    )
     rope_bytes = 8 * config.block_size * config.head_size
     if rope_bytes > max(MAX_ROPE_BYTES, MAX_ROPE_BYTES_PER_WEIGHT_BYTE * weight_bytes):
         raise CheckpointError(
-            f"{folder / 'config.json'} asks for a context of {config.block_size} tokens, "
+            f"{source.source} asks for a context of {config.block_size} tokens, "
             "which is too long for its model"
         )

@@ -18,6 +18,8 @@ from torch import Tensor
 from simplellm.errors import CheckpointError
 from simplellm.storage.safetensors_header import read_header
 
+State = dict[str, Tensor]  # tensors by name
+
 
 @dataclass(frozen=True)
 class LazyTensor:
@@ -31,7 +33,12 @@ class LazyTensor:
     read: Callable[[], Tensor]
 
 
-State = dict[str, Tensor]  # tensors by name
+def lazy(state: State) -> dict[str, LazyTensor]:
+    """Tensors that are in memory already; `read` copies them."""
+    return {
+        name: LazyTensor(tuple(tensor.shape), tensor.dtype, tensor.clone)
+        for name, tensor in state.items()
+    }
 
 
 def tensors_bytes(tensors: State, metadata: dict[str, str] | None = None) -> bytes:
@@ -47,7 +54,7 @@ def read_tensors(path: Path) -> State:
         raise CheckpointError(f"{path} has no readable tensors: {error}") from error
 
 
-def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
+def refuse_non_finite(tensors: Mapping[str, Tensor], source: str = "") -> None:
     """CheckpointError that names the first tensor with a value that is NaN or infinite."""
     for name, tensor in tensors.items():
         if not tensor.numel():
@@ -56,4 +63,5 @@ def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
         # one read from the device.
         extremes = torch.stack(tensor.aminmax()).tolist()
         if not all(map(math.isfinite, extremes)):
-            raise CheckpointError(f"{name!r} has values that are not finite numbers")
+            where = f" in {source}" if source else ""
+            raise CheckpointError(f"{name!r}{where} has values that are not finite numbers")

@@ -13,6 +13,7 @@ from simplellm.storage.json_files import json_bytes, read_json
 from simplellm.storage.manifest import ManifestWriter
 from simplellm.storage.safetensors_header import check_fit, read_header
 
+TRAINING_FOLDER = "training"
 FIGURES_FILE = "training/state.json"
 TENSORS_FILE = "training/state.safetensors"
 STATE_TYPES = ("F32",)

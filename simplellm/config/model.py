@@ -6,7 +6,7 @@ model are read from its files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from simplellm.config.architectures import ARCHITECTURES, IMPORTED, TRAINABLE, ArchitectureFacts
@@ -161,6 +161,12 @@ class ModelConfig(Settings):
     def positions(self) -> int:
         """Positions that the model was made for."""
         return self.max_positions or self.block_size
+
+    def with_context(self, n_tokens: int) -> ModelConfig:
+        """This config with a context of at most `n_tokens`; the positions stay."""
+        used = min(n_tokens, self.positions)
+        rest = self.positions if self.positions > used else None
+        return replace(self, block_size=used, max_positions=rest)
 
     @property
     def kv_heads(self) -> int:

@@ -56,6 +56,12 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
+def data_start(path: Path) -> int:
+    """Where the tensors begin in a file whose header was read."""
+    with open(path, "rb") as file:
+        return LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
+
+
 def check_fit(
     path: Path,
     entries: Mapping[str, Entry],

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from simplellm.checkpoint.hugging_face import (
-    State,
     from_hub_config,
     from_hub_state,
     to_hub_config,
     to_hub_state,
 )
+from simplellm.checkpoint.tensors import State, lazy
 from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
@@ -27,7 +27,7 @@ FIRST = {
 
 def test_converting_there_and_back_gives_the_same_state(tiny_model: SimpleLLM) -> None:
     state = tiny_model.state_dict()
-    again = from_hub_state(to_hub_state(state, tiny_model.config), state, tiny_model.config)
+    again = from_hub_state(lazy(to_hub_state(state, tiny_model.config)), state, tiny_model.config)
     assert set(again) == set(state) and all(torch.equal(again[name], state[name]) for name in state)
 
 
@@ -110,7 +110,7 @@ def test_a_damaged_tensor_is_named(
     )
     damage(hub, name)
     with pytest.raises(CheckpointError, match=f"'{name}'"):
-        from_hub_state(hub, tiny_model.state_dict(), tiny_model.config)
+        from_hub_state(lazy(hub), tiny_model.state_dict(), tiny_model.config)
 
 
 def test_an_unknown_tensor_is_named(tiny_model: SimpleLLM) -> None:
@@ -118,7 +118,7 @@ def test_an_unknown_tensor_is_named(tiny_model: SimpleLLM) -> None:
         "model.secret": torch.zeros(1)
     }
     with pytest.raises(CheckpointError, match="'model.secret'"):
-        from_hub_state(hub, tiny_model.state_dict(), tiny_model.config)
+        from_hub_state(lazy(hub), tiny_model.state_dict(), tiny_model.config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -127,6 +127,6 @@ def test_half_precision_is_read(tiny_model: SimpleLLM, dtype: torch.dtype) -> No
         name: tensor.to(dtype)
         for name, tensor in to_hub_state(tiny_model.state_dict(), tiny_model.config).items()
     }
-    again = from_hub_state(hub, tiny_model.state_dict(), tiny_model.config)
+    again = from_hub_state(lazy(hub), tiny_model.state_dict(), tiny_model.config)
     for name, weight in tiny_model.state_dict().items():
         torch.testing.assert_close(again[name].float(), weight, atol=0.02, rtol=0.02)

@@ -16,6 +16,7 @@ from simplellm.checkpoint.hugging_face import (
     to_hub_config,
     to_hub_state,
 )
+from simplellm.checkpoint.tensors import lazy
 from simplellm.errors import CheckpointError
 from simplellm.inference.decoder import Decoder
 from simplellm.model.cache import KVCache
@@ -86,7 +87,7 @@ def ours_of(folder: Path, state: dict[str, torch.Tensor]) -> SimpleLLM:
         model = SimpleLLM(config)
     tied = {"lm_head.weight"} if config.tie_embeddings else set()
     hub = {name: tensor for name, tensor in state.items() if name not in tied}
-    model.load_state_dict(from_hub_state(hub, model.state_dict(), config), assign=True)
+    model.load_state_dict(from_hub_state(lazy(hub), model.state_dict(), config), assign=True)
     return model.eval()
 
 
