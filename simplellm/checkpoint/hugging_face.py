@@ -6,7 +6,7 @@ of files is elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -146,16 +146,15 @@ def _weights(hub: Mapping[str, LazyTensor], config: ModelConfig) -> Mapping[str,
 def _joined(place: _HubPlace, hub: Mapping[str, LazyTensor], like: Tensor, source: str) -> Tensor:
     """One of our tensors in float32; each of its parts is read once."""
     if len(place.names) == 1:
-        name = place.names[0]
-        tensor = hub[name].read().float()
-        refuse_non_finite({name: tensor}, source)
-        return tensor.t() if place.is_transposed else tensor
-    joined = torch.empty(like.shape, dtype=torch.float32)
-    rows = joined.split([part.shape[0] for part in place.parts])
-    for target, name in zip(rows, place.names, strict=True):
-        target.copy_(hub[name].read())
-        refuse_non_finite({name: target}, source)
-    return joined
+        joined = hub[place.names[0]].read().float()
+        parts: Sequence[Tensor] = [joined]
+    else:
+        joined = torch.empty(like.shape, dtype=torch.float32)
+        parts = joined.split([part.shape[0] for part in place.parts])
+        for part, name in zip(parts, place.names, strict=True):
+            part.copy_(hub[name].read())
+    refuse_non_finite(dict(zip(place.names, parts, strict=True)), source)
+    return joined.t() if place.is_transposed else joined
 
 
 @dataclass(frozen=True)

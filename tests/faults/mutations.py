@@ -215,8 +215,8 @@ MUTATIONS = (
     Mutation(
         "finite check of loaded weights",
         "simplellm/checkpoint/hugging_face.py",
-        "    if not bool(torch.isfinite(tensor).all()):\n",
-        "    if False:\n",
+        "    refuse_non_finite(dict(zip(place.names, parts, strict=True)), source)\n",
+        "",
         ("tests/checkpoint/test_step_folder.py",),
     ),
     Mutation(
