@@ -93,9 +93,10 @@ def _add_tracking_flags(parser: ArgumentParser) -> None:
 def _add_config_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
-        metavar="FILE.toml",
+        metavar="FILE",
         type=_path,
-        help="read settings from a file; flags override them",
+        help="read settings from a TOML file, or repeat a run from its run.json; flags override "
+        "them",
     )
     _add_settings(parser, ModelConfig, TrainConfig)
     parser.add_argument(

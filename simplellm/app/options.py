@@ -77,7 +77,7 @@ class TextOptions(ReadingOptions):
 class TrainingOptions(TextOptions):
     """Options of one training.
 
-    base: the run of --from. config: the TOML file of --config.
+    base: the run of --from. config: the TOML file or run.json of --config.
     settings: model and training settings given as flags; they override the file.
     """
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.model import ModelConfig
-from simplellm.config.setting import Settings, current_names, reject_unknown_keys
+from simplellm.config.setting import Settings, current_names
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
@@ -16,6 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+GROUPS: dict[str, type[Settings]] = {"model": ModelConfig, "training": TrainConfig}
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a TOML file as one flat mapping, by their current names.
@@ -23,19 +27,43 @@ def read_toml(path: Path) -> dict[str, Any]:
     Tables [model] and [training] may group them. A byte order mark, which Windows editors write,
     is skipped. SettingError where the file cannot be read, is not TOML or has an unknown key.
     """
-    groups: dict[str, type[Settings]] = {"model": ModelConfig, "training": TrainConfig}
     flat: dict[str, Any] = {}
     for key, value in _tables(path).items():
-        config = groups.get(key)
-        if config and isinstance(value, dict):
-            current = current_names(value, config.settings())
-            reject_unknown_keys(current, config.names(), f"[{key}] of {path}")
-            flat.update(value)
+        if isinstance(value, dict):
+            flat.update(_group(key, value, path))
         else:
             flat[key] = value
     flat = current_names(flat, [*ModelConfig.settings(), *TrainConfig.settings()])
-    reject_unknown_keys(flat, [*ModelConfig.names(), *TrainConfig.names()], str(path))
+    _refuse_unknown(flat, [*ModelConfig.names(), *TrainConfig.names()], str(path))
     return flat
+
+
+def _group(table: str, values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of the table [model] or [training], as they are written."""
+    if table not in GROUPS:
+        tables = [f"[{name}]" for name in GROUPS]
+        fix = did_you_mean(f"[{table}]".lower(), tables, otherwise=f"tables: {', '.join(tables)}")
+        raise SettingError(f"no table is called [{table}] in {path}", fix=fix)
+    config = GROUPS[table]
+    for other, fields in GROUPS.items():
+        for name in current_names(values, fields.settings()):
+            if other != table and name in fields.names():
+                raise SettingError(
+                    f"no setting is called {name!r} in [{table}] of {path}",
+                    fix=f"write {name} below [{other}]",
+                )
+    _refuse_unknown(
+        current_names(values, config.settings()), config.names(), f"[{table}] of {path}"
+    )
+    return values
+
+
+def _refuse_unknown(values: dict[str, Any], known: Sequence[str], source: str) -> None:
+    """SettingError for the first key that is no setting, with a suggestion."""
+    for key in values:
+        if key not in known:
+            fix = did_you_mean(key, known, otherwise="simplellm train --help lists the settings")
+            raise SettingError(f"no setting is called {key!r} in {source}", fix=fix)
 
 
 def _tables(path: Path) -> dict[str, Any]:

@@ -185,27 +185,26 @@ def recorded_decisions(
     """The decisions of the run `name`, also those about steps to come.
 
     They come from run.json, or from the checkpoint's state `figures` where run.json could not be
-    written. None without a budget, and for runs of early versions. With another budget than before
-    the run is planned again, as if it had had that budget from its start. CheckpointError where
-    they are damaged.
+    written. None without a budget, and for runs of early versions. CheckpointError where they are
+    damaged.
     """
     if config.budget is None:
         return RecordedDecisions()
     try:
-        step, seconds = int(figures["step"]), float(figures["seconds"])
         recorded = _read_decisions(info, figures)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the recorded decisions of {name} are damaged: {error}") from error
-    decisions = recorded.decisions
-    if decisions and config.budget != info.training.budget:
-        estimate = max(step, round(step * config.budget / max(seconds, 1e-3)), 1)
-        decisions = (Decision(0, estimate, decisions[0].eval_interval),)
-        recorded = RecordedDecisions(decisions)
     interval = config.eval_interval
     if interval and interval != info.training.eval_interval:
+        decisions = recorded.decisions
         changed = tuple(replace(decision, eval_interval=interval) for decision in decisions)
         recorded = replace(recorded, decisions=changed)
     return recorded
+
+
+def decisions_in(info: RunInfo) -> RecordedDecisions:
+    """The decisions in a run.json; KeyError, TypeError or ValueError where they are damaged."""
+    return _read_decisions(info, {})
 
 
 def _read_decisions(info: RunInfo, figures: Mapping[str, Any]) -> RecordedDecisions:

@@ -32,6 +32,7 @@ from simplellm.training.context import Output, Runtime, TrainingContext
 from simplellm.training.distributed import any_of, from_main, wait_for_all
 from simplellm.training.initial_model import initial_model
 from simplellm.training.plan import plan
+from simplellm.training.repetition import Repetition
 from simplellm.training.run_info import RunInfo, start_facts, text_facts
 from simplellm.training.saver import Saver
 from simplellm.training.sources import Corpora, Sources
@@ -49,12 +50,13 @@ class Attempt:
     """What `start` adds to a preparation.
 
     started_at: time.perf_counter() at which the budget began; by default now. speed: of the
-    machine, by default measured.
+    machine, by default measured. repetition: the recorded run that is trained again.
     """
 
     lock: FolderLock | None = None
     started_at: float = dataclasses.field(default_factory=time.perf_counter)
     speed: float | None = None
+    repetition: Repetition | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def prepare_run(
     `given` settings override the recipe. `base_folder`: a checkpoint to continue from.
     """
     attempt = attempt or Attempt()
+    given = attempt.repetition.settings if attempt.repetition else given
     reuse_freed_memory()
     base = _Base.open(base_folder) if base_folder else None
     base_config = base.model.config if base else None
@@ -125,8 +128,7 @@ def prepare_run(
         make_output(run, prepared, context, attempt.lock),
         base.model.state_dict() if base else None,
     )
-    seconds_spent = time.perf_counter() - attempt.started_at
-    trainer = plan(factory(config, precision), factory, seconds_spent, context.notice)
+    trainer = _planned(factory, config, precision, attempt)
     facts = {
         **start_facts(trainer, context.command, base_folder),
         **sources.to_mapping(),
@@ -135,7 +137,18 @@ def prepare_run(
         "corpus_bytes": corpora.train.n_bytes,
         "speed": speed,
     }
-    return trainer, RunInfo(sources, given, trainer.model.config, trainer.config, facts)
+    info = RunInfo(sources, given, trainer.model.config, trainer.config, facts)
+    return trainer, attempt.repetition.recorded_in(info) if attempt.repetition else info
+
+
+def _planned(
+    factory: TrainerFactory, config: TrainConfig, precision: str, attempt: Attempt
+) -> Trainer:
+    """A trainer with planned steps, or with those of the run that is repeated."""
+    trainer, notice = factory(config, precision), factory.context.notice
+    if attempt.repetition and not attempt.repetition.is_replanned:
+        return attempt.repetition.restore(trainer, notice)
+    return plan(trainer, factory, time.perf_counter() - attempt.started_at, notice)
 
 
 def measured_speed(context: TrainingContext) -> float:

@@ -33,7 +33,9 @@ from simplellm.training.preparation import (
     prepared_corpora,
 )
 from simplellm.training.result import Result
-from simplellm.training.run_info import RunInfo, text_facts
+from simplellm.training.resume_limits import NewLimits, refuse_without_effect
+from simplellm.training.run_differences import of_environment
+from simplellm.training.run_info import RunInfo, environment_facts, text_facts
 from simplellm.training.schedule import warmup_steps
 from simplellm.training.sources import Corpora, absolute_paths
 from simplellm.training.step_limits import Limits
@@ -89,7 +91,7 @@ def resume(
             run.write_info(info.to_mapping())
         wait_for_all(context.world)
         trainer.clock.leave_out(heartbeat.suspended)
-        limits = Limits.of(trainer, {**info.given, **given})
+        limits = Limits.of(trainer, info.given)
         return train_within_budget(trainer, limits, recorded=recorded.after(trainer.step))
 
 
@@ -100,8 +102,8 @@ def _restore(
     info = RunInfo.read(run)
     _check_texts(run, info, request.texts)
     config, changed = changes.with_settings(info, request.given, request.accept_changes)
-    if "max_steps" in request.given and "budget" not in request.given:
-        config = dataclasses.replace(config, budget=None)  # these steps, however long they take
+    limits = NewLimits.of(info, request.given)
+    config = limits.applied(config)
     checkpoint = _newest_checkpoint(run, context)
     corpora = info.sources.read(context.stdin, context.notice)
     model_changes = changes.of_model(info.model, checkpoint.model.config)
@@ -114,16 +116,36 @@ def _restore(
     if model_changes:
         model_config = dataclasses.replace(checkpoint.model.config, dropout=model_config.dropout)
     info = dataclasses.replace(info, model=model_config)
-    trainer, recorded = _trainer_at(checkpoint, run, info, config, corpora, context, lock)
-    _check_steps(trainer, request.given)
+    trainer, recorded = _trainer_at(checkpoint, run, info, config, corpora, context, lock, limits)
+    refuse_without_effect(trainer, info, request.given, limits)
     for change in changed:
         context.notice(f"accepted: {change}")
+    info = _with_part(limits.remembered(info), config, changed, trainer, context)
     if changed:
-        info = dataclasses.replace(info, given={**info.given, **request.given})
         info = info.with_facts(text_facts(corpora, trainer.data.prepared))
         info = info.with_facts(changes.accepted_facts(info, changed, trainer.step))
     info = info.with_facts(recorded.facts())
     return trainer, dataclasses.replace(info, training=trainer.config), recorded
+
+
+def _with_part(
+    info: RunInfo,
+    config: TrainConfig,
+    changed: list[str],
+    trainer: Trainer,
+    context: TrainingContext,
+) -> RunInfo:
+    """`info` with a record of this part of the run, where something is not as it was at its start.
+
+    A repetition of the run cannot make such a change in the middle.
+    """
+    extended = changes.extended(info.training, config)
+    environment = of_environment(info.facts, environment_facts(trainer))
+    for what in environment:
+        context.notice(f"not bit for bit the run that was not interrupted: {what}")
+    return info.with_facts(
+        changes.part_facts(info, [*changed, *extended, *environment], trainer.step)
+    )
 
 
 def _report_higher_rate(trainer: Trainer, context: TrainingContext) -> None:
@@ -137,15 +159,6 @@ def _report_higher_rate(trainer: Trainer, context: TrainingContext) -> None:
         context.notice(
             f"the learning rate rises from {before:.2g} to {now:.2g}, because the schedule "
             f"now ends at step {trainer.config.max_steps}"
-        )
-
-
-def _check_steps(trainer: Trainer, given: ExplicitSettings) -> None:
-    max_steps = given.get("max_steps")
-    if isinstance(max_steps, int) and max_steps < trainer.step:
-        raise SettingError(
-            f"run {trainer.run.name} has done {trainer.step} steps, got max_steps {max_steps}",
-            fix=f"use --max-steps {trainer.step + 1} or more, or train a new run",
         )
 
 
@@ -173,6 +186,7 @@ def _trainer_at(
     corpora: Corpora,
     context: TrainingContext,
     lock: FolderLock,
+    limits: NewLimits,
 ) -> tuple[Trainer, RecordedDecisions]:
     """A trainer in the state of the checkpoint, and the decisions recorded for the run."""
     vocab_size = info.model.vocab_size
@@ -187,6 +201,11 @@ def _trainer_at(
         max_steps = trainer.decisions[-1].max_steps
         trainer.config = dataclasses.replace(trainer.config, max_steps=max_steps)
     trainer.resume(checkpoint.model.state_dict(), state)
-    if config.compile == "on" and trainer.step < (config.max_steps or 0):
+    if limits.changed:
+        trainer.decisions = [limits.plan(trainer)]
+        max_steps = trainer.decisions[0].max_steps
+        trainer.config = dataclasses.replace(trainer.config, max_steps=max_steps)
+        recorded = RecordedDecisions(tuple(trainer.decisions) if config.budget else ())
+    if config.compile == "on" and trainer.step < (trainer.config.max_steps or 0):
         try_to_compile(trainer, context.notice)
     return trainer, recorded

@@ -16,7 +16,7 @@ from simplellm.training.run_info import Facts, RunInfo
 from simplellm.training.sources import Corpora
 
 # A resumed run may change these.
-EXTENDABLE = ("max_steps", "log_interval", "eval_interval", "patience", "budget")
+EXTENDABLE = ("max_steps", "max_epochs", "log_interval", "eval_interval", "patience", "budget")
 # It can never change these: the saved state or the split of the text depends on them.
 FIXED = ("tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction")
 ACCEPT = "--accept-changes"
@@ -99,6 +99,25 @@ def refuse(changes: Sequence[str], accept: bool) -> None:
             "; ".join(changes),
             fix=f"restore it, start a new run, or resume nevertheless with {ACCEPT}",
         )
+
+
+def extended(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """Changes of settings that a resumed run may change and that affect its weights."""
+    then, after = before.to_mapping(), now.to_mapping()
+    return [
+        f"{name} {show(then[name])} became {show(after[name])}"
+        for name in EXTENDABLE
+        if name != "log_interval" and then[name] != after[name]
+    ]
+
+
+def part_facts(info: RunInfo, changes: Sequence[str], step: int) -> Facts:
+    """The parts of a resumed run for run.json that were trained with changes from `step` on."""
+    earlier = info.facts.get("resumed")
+    parts = list(earlier) if isinstance(earlier, list) else []
+    if changes:
+        parts.append({"step": step, "changes": list(changes)})
+    return {"resumed": parts} if parts else {}
 
 
 def accepted_facts(info: RunInfo, changes: Sequence[str], step: int) -> Facts:

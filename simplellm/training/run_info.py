@@ -17,11 +17,14 @@ from simplellm.config.training import TrainConfig
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.storage.files import sha256_of
 from simplellm.storage.json_files import JsonObject
 from simplellm.training.sources import Corpora, Sources, absolute_paths
 from simplellm.training.trainer import Trainer
 
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
+WEIGHTS_NAME = "model.safetensors"  # in the folder of a model
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, SettingError)
 Facts = Mapping[str, Any]  # keys of run.json with their JSON values
 
 
@@ -65,20 +68,25 @@ class RunInfo:
         }
 
     @classmethod
+    def of(cls, facts: Facts) -> RunInfo:
+        """The info in the content of a run.json; an exception in DAMAGED where it is damaged."""
+        dict(facts["fingerprint"]), dict(facts["val_fingerprint"] or {})
+        settings = [*ModelConfig.settings(), *TrainConfig.settings()]
+        return cls(
+            Sources.from_facts(facts),
+            current_names(facts["given"], settings),
+            ModelConfig.from_mapping(facts["model"]),
+            TrainConfig.from_mapping(facts["training"]),
+            facts,
+        )
+
+    @classmethod
     def read(cls, run: Run) -> RunInfo:
         """The info of a run, by current setting names; CheckpointError where it is damaged."""
         facts = run.read_info()
         try:
-            dict(facts["fingerprint"]), dict(facts["val_fingerprint"] or {})
-            settings = [*ModelConfig.settings(), *TrainConfig.settings()]
-            return cls(
-                Sources.from_facts(facts),
-                current_names(facts["given"], settings),
-                ModelConfig.from_mapping(facts["model"]),
-                TrainConfig.from_mapping(facts["training"]),
-                facts,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
+            return cls.of(facts)
+        except DAMAGED as error:
             fix = f"start a new run; train TEXT --from {run.name} continues from its weights"
             path = run.path / "run.json"
             raise CheckpointError(f"{path} is damaged: {error}", fix=fix) from error
@@ -107,11 +115,20 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
 
 def start_facts(trainer: Trainer, command: Sequence[str], base_folder: Path | None) -> Facts:
     """When, how, from which weights and with what a run was started."""
+    weights = base_folder / WEIGHTS_NAME if base_folder else None
     return {
         "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         "command": list(command),
         "from": str(base_folder.resolve()) if base_folder else None,
+        **({"from_sha256": sha256_of(weights)} if weights and weights.is_file() else {}),
         "parameters": trainer.model.n_parameters,
+        **environment_facts(trainer),
+    }
+
+
+def environment_facts(trainer: Trainer) -> Facts:
+    """Device, processes and package versions of a training."""
+    return {
         "device": describe(trainer.device, trainer.runtime.precision),
         "world_size": trainer.world.size,
         "versions": {

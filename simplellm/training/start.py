@@ -19,6 +19,7 @@ from simplellm.training.clock import Heartbeat
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World, wait_for_all
 from simplellm.training.preparation import Attempt, claimed, measured_speed, prepare_run
+from simplellm.training.repetition import Repetition
 from simplellm.training.result import Result
 from simplellm.training.sources import Sources
 from simplellm.training.step_limits import Limits
@@ -37,6 +38,7 @@ class _Request:
     given: ExplicitSettings
     run: Run
     base_folder: Path | None
+    repetition: Repetition | None
 
 
 class _FasterThanMeasured(Exception):
@@ -52,18 +54,20 @@ def start(
     name: str | None,
     context: TrainingContext,
     base_folder: Path | None = None,
+    repetition: Repetition | None = None,
 ) -> Result:
     """Train a new run `name` (default: after the text); `given` settings override the recipe.
 
-    `base_folder`: a checkpoint to continue from instead of random weights.
+    `base_folder`: a checkpoint to continue from instead of random weights. `repetition`: a recorded
+    run that is trained again, with its settings instead of `given`.
     """
     started_at = context.started_at or time.perf_counter()
     _refuse_stdin(sources.texts, context.world)
     run = new_run(name or _default_name(sources, context.checkpoints), context.checkpoints)
     wait_for_all(context.world)  # before anything is written, all ranks have found the name free
-    request = _Request(sources, given, run, base_folder)
+    request = _Request(sources, given, run, base_folder, repetition)
     with claimed(run, context) as lock, Heartbeat() as heartbeat:
-        attempt = Attempt(lock, started_at)
+        attempt = Attempt(lock, started_at, repetition=repetition)
         try:
             return _train(request, context, attempt, heartbeat)
         except _FasterThanMeasured as error:
@@ -84,10 +88,16 @@ def _train(
     trainer.clock.leave_out(heartbeat.suspended)
     context.notice(_summary(trainer))
     context.notice(f"validation text: {info.facts['validation_text']}")
+    for line in request.repetition.report(info) if request.repetition else ():
+        context.notice(line)
     if context.world.is_main:
         run.log_path.unlink(missing_ok=True)  # of a run that ended before it saved anything
         run.write_info(info.to_mapping())
     wait_for_all(context.world)
+    if request.repetition:
+        recorded = request.repetition.decisions
+        limits = Limits.of(trainer, info.given)
+        return train_within_budget(trainer, limits, recorded=recorded.after(0))
     second_look = None
     if attempt.speed is None and request.base_folder is None:
         facts = info.facts

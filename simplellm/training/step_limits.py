@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
 from simplellm.training.trainer import Trainer
+
+LIMITS = ("budget", "max_steps", "max_epochs")
+REPLACED = {  # a limit that is given now -> earlier limits that no longer apply
+    "max_steps": ("budget", "max_epochs"),
+    "max_epochs": ("budget", "max_steps"),
+    "budget": ("max_steps",),
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,11 @@ class Limits:
         names = ("max_steps", "eval_interval")
         config = TrainConfig.from_mapping({name: given.get(name) for name in names})
         return cls(steps_limit(trainer, config.max_steps), config.eval_interval)
+
+
+def replaced_limits(names: Iterable[str]) -> set[str]:
+    """Earlier limits of a run that the new limits `names` replace."""
+    return {earlier for name in names for earlier in REPLACED.get(name, ())}
 
 
 def steps_limit(trainer: Trainer, max_steps: int | None) -> float:

@@ -83,3 +83,15 @@ def test_a_stopped_run_ends_as_it_would_have_ended(capsys, checkpoints, run):
     if figures["val_loss"] == expected["resumed_loss"]:  # this processor sums as the first one did
         weights = (checkpoints / run / "step-000012" / "model.safetensors").read_bytes()
         assert hashlib.sha256(weights).hexdigest() == expected["resumed_sha256"]
+
+
+def test_a_run_can_be_repeated_from_its_run_json(capsys, checkpoints):
+    recorded = checkpoints / "modern-finished" / "run.json"
+    figures = result(capsys, checkpoints, "train", "--config", str(recorded))
+    assert figures["run"] == "modern-finished-repeat" and figures["steps"] == 12
+    infos = [
+        json.loads((checkpoints / name / "run.json").read_text())
+        for name in ("modern-finished", figures["run"])
+    ]
+    assert list(infos[0]["fingerprint"].values()) == list(infos[1]["fingerprint"].values())
+    assert infos[0]["tokenizer_fingerprint"] == infos[1]["tokenizer_fingerprint"]

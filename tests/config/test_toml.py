@@ -66,3 +66,23 @@ def test_a_former_name_in_a_toml_file_is_read_as_the_current_one(
         read_toml(_toml(tmp_path, f"{table}{alias} = 0.5\n{name} = 0.5"))
     with pytest.raises(SettingError, match=f"^{alias} is the former name of {name}"):
         read_toml(_toml(tmp_path, f"{alias} = 0.5\n[training]\n{name} = 0.5"))
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "fix"),
+    [
+        ("learnin_rate = 1e-3", "learnin_rate", "did you mean learning_rate?"),
+        ("[training]\nlearning-rate = 1e-3", "learning-rate", "did you mean learning_rate?"),
+        ("[trainng]\nseed = 1", "no table is called [trainng]", "did you mean [training]?"),
+        ("[Model]\nn_layer = 1", "no table is called [Model]", "did you mean [model]?"),
+        ("[x]\nseed = 1", "no table is called [x]", "tables: [model], [training]"),
+        ("[training]\nn_layer = 3", "n_layer' in [training]", "write n_layer below [model]"),
+        ("xyzzy = 3", "xyzzy", "simplellm train --help lists the settings"),
+    ],
+)
+def test_a_wrong_name_in_a_toml_file_has_a_suggestion(tmp_path, content, what, fix):
+    path = tmp_path / "a.toml"
+    path.write_text(content)
+    with pytest.raises(SettingError) as caught:
+        read_toml(path)
+    assert what in str(caught.value) and caught.value.fix == fix

@@ -90,9 +90,19 @@ def sources_of(options: TrainingOptions) -> Sources:
 
 
 def settings_of(options: TrainingOptions) -> dict[str, Any]:
-    """The settings of the file --config, overridden by those of the flags."""
+    """The settings of the TOML file --config, overridden by those of the flags."""
+    if options.config and is_recording(options.config):
+        raise SettingError(
+            f"{options.config} is the record of a run, which only a new training can repeat",
+            fix="leave --config out, or leave --resume and --find-lr out",
+        )
     from_file = read_toml(options.config) if options.config else {}
     return {**from_file, **options.settings}
+
+
+def is_recording(path: Path) -> bool:
+    """Whether --config names a run.json, or the folder that contains one, and no TOML file."""
+    return path.suffix.lower() == ".json" or path.is_dir()
 
 
 def base_checkpoint(options: TrainingOptions, screen: Screen) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import (
     base_checkpoint,
     device_of,
+    is_recording,
     screen_of,
     settings_of,
     sources_of,
+    text_format,
 )
 from simplellm.app.training_run import run_training
-from simplellm.checkpoint.find_runs import find_run
+from simplellm.checkpoint.find_runs import find_run, free_name
 from simplellm.checkpoint.run import Run
+from simplellm.data.text_files import STDIN_NAME
 from simplellm.evaluation.advice import is_too_short
+from simplellm.training.repetition import RUN_FILE, Repetition
 from simplellm.training.result import Result
 from simplellm.training.resume import resume
 from simplellm.training.start import start
@@ -36,7 +41,17 @@ def train(options: TrainOptions) -> int:
             f"{result.path}"
         )
     screen.notice(f"chat with it: {options.command(f'chat --run {result.run}')}")
+    if not result.stopped:
+        screen.notice(f"repeat it: {options.command(_repeat(result))}")
     return interrupt.exit_code
+
+
+def _repeat(result: Result) -> str:
+    """The command, without the program, that trains a run again."""
+    run = Run(Path(result.path).parent)
+    config = f"--config {shlex.quote(str(run.path / RUN_FILE))}"
+    reads_stdin = STDIN_NAME in run.read_info()["texts"]
+    return f"train - {config} < TEXT" if reads_stdin else f"train {config}"
 
 
 def _quality(result: Result) -> str:
@@ -47,11 +62,29 @@ def _quality(result: Result) -> str:
 
 
 def _start(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:
+    if options.config and is_recording(options.config):
+        return _repeated(options, Repetition.read(options.config, options.settings), screen)
     settings = settings_of(options)
     sources = sources_of(options)
     base_folder = base_checkpoint(options, screen)
     return run_training(
         lambda context: start(sources, settings, options.name, context, base_folder),
+        options,
+        screen,
+        device_of(options, screen),
+        options.track,
+    )
+
+
+def _repeated(
+    options: TrainOptions, repetition: Repetition, screen: Screen
+) -> tuple[Result, Interrupt]:
+    """Train a recorded run again, under another name."""
+    sources = repetition.sources(options.texts, options.val_data, text_format(options))
+    base_folder = base_checkpoint(options, screen) or repetition.base_folder
+    name = options.name or free_name(f"{repetition.name}-repeat", options.checkpoints)
+    return run_training(
+        lambda context: start(sources, {}, name, context, base_folder, repetition),
         options,
         screen,
         device_of(options, screen),
