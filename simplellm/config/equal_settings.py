@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from simplellm.config.recipe import choose
+from simplellm.config.recipe import OVERFIT, choose
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
 from simplellm.errors import SettingError
 
@@ -32,7 +32,9 @@ class FirstRun:
 
         A setting that does not fit those of `given` is left to the recipe.
         """
-        excluded = OWN if self.has_fixed_steps else (*OWN, *FROM_STEPS)
+        excluded = {*OWN, *(() if self.has_fixed_steps else FROM_STEPS)}
+        if given.get("overfit", False) != self.values["overfit"]:
+            excluded |= OVERFIT.keys()
         settings = dict(given)
         for name, value in self.values.items():
             if name in settings or name in excluded or value is None:

@@ -34,6 +34,19 @@ SHAPES = (  # minimum seconds of training, blocks, width
 SECONDS_PER_MEGABYTE = 40.0  # from here on dropout pays, more with each doubling of the time
 DROPOUT_PER_DOUBLING, MAX_DROPOUT = 0.05, 0.2
 BPE_DROPOUT_FROM_DOUBLINGS = 1.0
+OVERFIT: dict[str, Any] = {  # with the setting overfit: nothing keeps a model from memorising
+    "dropout": 0.0,
+    "r_drop": 0.0,
+    "bpe_dropout": 0.0,
+    "renaming": 0.0,
+    "token_noise": 0.0,
+    "composition": 0.0,
+    "label_smoothing": 0.0,
+    "weight_decay": 0.0,
+    "ema_decay": 0.0,  # an average of weights hides how far the last ones have gone
+    "patience": 0,
+    "max_epochs": None,
+}
 
 
 def choose(
@@ -128,6 +141,8 @@ def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> di
     architecture = given.get("architecture", ModelConfig.setting("architecture").default)
     if given.get("optimizer") == "adamw" or not ARCHITECTURES[architecture].has_tuned_rates:
         settings |= {"weight_decay": 0.1, "learning_rate": 1e-3}
+    if given.get("overfit"):
+        settings |= OVERFIT
     n_embd = int(given.get("n_embd", settings["n_embd"]))
     settings["n_head"] = max(n_embd // HEAD_SIZE, given.get("n_kv_head") or 1)
     block_size = int(given.get("block_size", settings["block_size"]))

@@ -112,6 +112,11 @@ class TrainConfig(Settings):
         open_minimum=True,
         maximum=0.9,
     )
+    overfit: bool = setting(
+        "bool",
+        False,
+        "show overfitting: switch all regularization off, and never stop early",
+    )
     optimizer: str = setting(
         "str", "muon", "muon (matrices; AdamW for the rest) or adamw", choices=("muon", "adamw")
     )

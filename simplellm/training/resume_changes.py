@@ -17,8 +17,10 @@ from simplellm.training.sources import Corpora
 
 # A resumed run may change these.
 EXTENDABLE = ("max_steps", "max_epochs", "log_interval", "eval_interval", "patience", "budget")
-# It can never change these: the saved state or the split of the text depends on them.
-FIXED = ("tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction")
+# It can never change these: the saved state, the split of the text or other settings depend on it.
+FIXED = (
+    "tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction", "overfit"
+)  # fmt: skip
 ACCEPT = "--accept-changes"
 
 

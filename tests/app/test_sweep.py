@@ -175,3 +175,10 @@ def test_long_names_of_runs_still_say_what_differs(tmp_path):
         for value in (0.001, 0.01)
     ]  # fmt: skip
     assert names == [f"sweep-a-very-long-name-of-{value}-1-1" for value in (0.001, 0.01)]
+
+
+def test_overfit_can_be_swept_although_it_changes_many_settings(call, tmp_path):
+    code, out, _ = call("--overfit", "off,on", "--max-steps", "2", "--json")
+    rows = {row["overfit"]: row for row in json.loads(out)}
+    assert code == 0 and rows[True]["r_drop"] == 0 and rows[False]["r_drop"] > 0
+    assert {"dropout", "token_noise"} <= set(rows[True]) and "learning_rate" not in rows[True]
