@@ -41,6 +41,7 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "rich": ("app.screen", "app.live_panel", "app.training_progress"),
     "prompt_toolkit": ("app.prompt", "app.pastes"),
     "transformers": ("evaluation.benchmark",),
+    "resvg_py": ("evaluation.picture.save",),
     "argparse": ("app.parser", "app.flags"),
     "tomllib": ("config.toml",),
 }

@@ -12,7 +12,7 @@ from simplellm.app.console import input_lines
 from simplellm.app.prompt import ReadLine, prompt_reader
 from simplellm.app.prompt_text import without_line_end
 from simplellm.app.reply_stream import stream_reply
-from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
+from simplellm.app.results import Bars, Columns, Lines, Matrix, Rows, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.app.typeahead import early_keys, keep_typeahead
@@ -83,6 +83,8 @@ def show(screen: Screen, shown: Shown) -> None:
             screen.bars(shown)
         case Columns():
             screen.columns(shown)
+        case Matrix():
+            screen.matrix(shown)
 
 
 def _welcome(session: Session, screen: Screen) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from simplellm.app.screen import Screen
 from simplellm.config.setting import SettingValue, show
+from simplellm.errors import SimpleLLMError
 from simplellm.evaluation.comparison import ComparedRun
 from simplellm.evaluation.comparison_chart import comparison_svg
-from simplellm.storage.files import replace_file
+from simplellm.evaluation.picture.save import write_picture
 
 FORMATS = {
     "bits_per_byte": ".3f",
@@ -57,9 +58,9 @@ def shown(name: str, value: SettingValue) -> str:
 def save_picture(runs: Sequence[ComparedRun], path: Path, title: str, screen: Screen) -> str | None:
     """Write the loss curves of the runs to `path` and say so; None where that fails."""
     try:
-        replace_file(path, comparison_svg(runs, title).encode())
-    except OSError as error:
-        screen.notice(f"no picture of the curves: {path}: {error.strerror}")
+        write_picture(path, comparison_svg(runs, title), title)
+    except SimpleLLMError as error:
+        screen.notice(f"no picture of the curves: {error}")
         return None
     screen.notice(f"loss curves: {path}")
     return str(path)

@@ -15,6 +15,7 @@ from simplellm.config.training import TrainConfig
 from simplellm.storage.user_paths import expand_user
 from simplellm.training.trackers import TRACKERS
 
+NEW_FILE = "a new file that ends in .svg, .html or .png"
 MOST_CANDIDATES = 1_000_000  # of `analyze --top`
 
 
@@ -104,8 +105,9 @@ def _add_config_flags(parser: ArgumentParser) -> None:
         dest="options_class",
         action="store_const",
         const=FindLrOptions,
-        help="only find a good learning rate with a range test; nothing is saved",
+        help="only find a good learning rate with a range test; no run is written",
     )
+    _add_chart(parser, "also write the loss curve, or with --find-lr that of the range test, to")
 
 
 def add_sweep_flags(parser: ArgumentParser) -> None:
@@ -114,6 +116,7 @@ def add_sweep_flags(parser: ArgumentParser) -> None:
         group = parser.add_argument_group(f"{config.title} settings, each with one or more values")
         for setting in _flag_settings(config):
             _add_flag(group, setting, {"metavar": "A,B,..."})
+    _add_chart(parser, "write the loss curves of all runs to")
 
 
 def add_bench_flags(parser: ArgumentParser) -> None:
@@ -145,6 +148,7 @@ def add_runs_flags(parser: ArgumentParser) -> None:
         help="delete all checkpoints except the best and the last two of each run",
     )
     parser.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_chart(parser, "write the loss curves of the named runs to")
 
 
 def add_verify_flags(parser: ArgumentParser) -> None:
@@ -193,6 +197,9 @@ def add_analyze_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--top", metavar="N", type=_n_candidates, help="number of candidates (default: 10)"
     )
+    parser.add_argument(
+        "--save", metavar="FILE", type=_path, help=f"save the candidates as a picture in {NEW_FILE}"
+    )
 
 
 def add_evaluate_flags(parser: ArgumentParser) -> None:
@@ -234,6 +241,10 @@ def _add_prompt(parser: ArgumentParser) -> None:
         required=True,
         help="text to continue, without one line end at its end; - reads stdin",
     )
+
+
+def _add_chart(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument("--chart", metavar="FILE", type=_path, help=f"{what} {NEW_FILE}")
 
 
 def _add_quantize(parser: ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from simplellm.evaluation.curves import LossCurves, Point
 
 FEWEST_ROWS = 3
 FEWEST_COLUMNS = 12
-EARLY_SHARE = 0.05  # of the steps, not scaled to: the high first losses would flatten the rest
 BRAILLE = 0x2800
 BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # by row and column
 VALIDATION_MARK = "o"  # letters, which differ from the curve without colours too
@@ -47,8 +46,7 @@ def _limits(curves: LossCurves) -> tuple[float, float, float, float]:
     """First and last step, lowest and highest loss of the chart."""
     points = [*curves.train, *curves.validation]
     first, last = _range([step for step, _ in points])
-    highest = max(loss for step, loss in points if step - first >= EARLY_SHARE * (last - first))
-    low, high = _range([min(loss for _, loss in points), highest])
+    low, high = _range([loss for _, loss in points])
     return first, last, low, high
 
 

@@ -77,12 +77,14 @@ class TextOptions(ReadingOptions):
 class TrainingOptions(TextOptions):
     """Options of one training.
 
-    base: the run of --from. config: the TOML file or run.json of --config.
+    base: the run of --from. config: the TOML file or run.json of --config. chart: where the
+    picture of the losses is written too.
     settings: model and training settings given as flags; they override the file.
     """
 
     base: str | None = None
     config: Path | None = None
+    chart: Path | None = None
     settings: SettingValues = field(default_factory=dict)
 
 
@@ -103,8 +105,12 @@ class FindLrOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(TextOptions):
-    """`sweep`. grid: the values to try of each setting, by setting name."""
+    """`sweep`. grid: the values to try of each setting, by setting name.
 
+    chart: where the picture of the losses is written; by default beside the runs.
+    """
+
+    chart: Path | None = None
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
@@ -150,10 +156,11 @@ class GenerateOptions(SamplingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeOptions(SamplingOptions):
-    """`analyze`. top: number of candidates."""
+    """`analyze`. top: number of candidates. save: where they are saved as a picture."""
 
     prompt: str
     top: int = 10
+    save: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +184,12 @@ class BenchOptions(SamplingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions(Options):
-    """`runs`. names: the runs to compare; none lists all runs."""
+    """`runs`. names: the runs to compare; none lists all runs.
 
+    chart: where the picture of their losses is written; by default beside the runs.
+    """
+
+    chart: Path | None = None
     names: tuple[str, ...] = ()
 
 

@@ -38,11 +38,28 @@ class Tokens:
     """Shaded text, with a summary line below it.
 
     Labels follow the tokens if the screen has no colours, or always with `always_labels`.
+    legend: marks that explain the colours. title: of the picture of it.
     """
 
     marks: tuple[Mark, ...]
     always_labels: bool = False
     summary: str = ""
+    legend: tuple[Mark, ...] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Shares of each token (row) of each token (column), and a summary line below them.
+
+    rows: each as long as `names`; the shares are 0 after the token itself.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[float, ...], ...]
+    summary: str = ""
+    legend: tuple[Mark, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,7 @@ class Bars:
     rows: tuple[Bar, ...]
     headers: tuple[str, str, str] = ("token", "the model", "after the settings")
     summary: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,3 +91,7 @@ class Columns:
     headers: tuple[str, ...]
     texts: tuple[str, ...]
     summary: str = ""
+    title: str = ""
+
+
+Drawable = Tokens | Matrix | Bars | Columns  # what a picture can show

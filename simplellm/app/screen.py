@@ -22,7 +22,8 @@ from rich.text import Text
 from simplellm.app import shading
 from simplellm.app.bar_chart import bar_lines, percent
 from simplellm.app.console import is_broken_pipe
-from simplellm.app.results import Bars, Columns, Mark, Tokens
+from simplellm.app.matrix_chart import matrix_lines, n_fitting
+from simplellm.app.results import Bars, Columns, Mark, Matrix, Tokens
 from simplellm.app.sanitize import Sanitizer, one_line, visible
 from simplellm.errors import SimpleLLMError
 
@@ -162,16 +163,47 @@ class Screen:
             for mark in tokens.marks:
                 self._mark(mark, tokens.always_labels)
         self.line()
-        if tokens.summary:
-            self.line(tokens.summary, "dim")
+        self._below(tokens.summary, tokens.legend)
+
+    def matrix(self, matrix: Matrix) -> None:
+        """Shaded numbers on a terminal, tab-separated lines of all tokens elsewhere."""
+        if not self.is_terminal:
+            rows = [
+                (name, *(percent(share) for share in row[: number + 1]))
+                for number, (name, row) in enumerate(zip(matrix.names, matrix.rows, strict=True))
+            ]
+            self.table(("token",), rows)
+        else:
+            columns = self.out.width - 1
+            for line in matrix_lines(matrix, columns, cell_len, self.out.options.ascii_only):
+                self._spans(line)
+            if (n := n_fitting(matrix, columns, cell_len)) < len(matrix.names):
+                self.line(f"the last {n} tokens fit; save FILE draws more of them", "dim")
+        self._below(matrix.summary, matrix.legend)
+
+    def _below(self, summary: str, legend: Sequence[Mark]) -> None:
+        """The summary, and where there are colours what they mean."""
+        if summary:
+            self.line(summary, "dim")
+        if legend and self.has_shades:
+            self._spans(shading.Span(mark.text, mark.level) for mark in legend)
+
+    def _spans(self, spans: Iterable[shading.Span]) -> None:
+        with self.together():
+            for span in spans:
+                self._span(span)
+        self.line()
 
     def _mark(self, mark: Mark, always_label: bool = False) -> None:
         line_end = "\\n" if self.out.options.ascii_only else shading.LINE_END
         for span in shading.spans(mark, always_label or not self.has_shades, line_end):
-            if span.level is None or not self.has_shades:
-                self.write(span.text, "dim" if span.is_label else "")
-            else:
-                self._shade(span.text, _shade_style(round(span.level, 2)))
+            self._span(span)
+
+    def _span(self, span: shading.Span) -> None:
+        if span.level is None or not self.has_shades:
+            self.write(span.text, "dim" if span.is_label else "")
+        else:
+            self._shade(span.text, _shade_style(round(span.level, 2)))
 
     def _shade(self, text: str, style: str) -> None:
         before = self._cells

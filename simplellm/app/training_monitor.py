@@ -19,6 +19,9 @@ from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
 from simplellm.evaluation.advice import short_validation
+from simplellm.evaluation.chart import loss_svg
+from simplellm.evaluation.curves import LossCurves
+from simplellm.evaluation.picture.save import save_picture
 from simplellm.evaluation.report import Report, make_report, report_lines
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
@@ -87,6 +90,17 @@ class TrainingMonitor:
         else:
             for line in report_lines(report):
                 self._screen.notice(line)
+
+    def save_chart(self, path: Path) -> None:
+        """Write the loss curve of the run to `path` too. A failure never harms the run."""
+        assert self._run is not None
+        name = self._run.name
+        try:
+            save_picture(path, loss_svg(LossCurves.of(read_log(self._run.log_path)), name), name)
+        except (SimpleLLMError, OSError) as error:
+            self._screen.notice(f"no loss curve in {path}: {error}")
+        else:
+            self._screen.notice(f"loss curve: {path}")
 
     def _make_report(self, result: Result, device: torch.device) -> Report:
         assert self._run is not None and self._prepared is not None

@@ -10,7 +10,7 @@ import torch
 from simplellm.app.console import standard_input
 from simplellm.app.device_fallback import DeviceFallback
 from simplellm.app.interrupt import Interrupt
-from simplellm.app.options import Options
+from simplellm.app.options import Options, TrainingOptions
 from simplellm.app.screen import Screen
 from simplellm.app.training_monitor import TrainingMonitor
 from simplellm.checkpoint.run import Run
@@ -102,6 +102,8 @@ class _Attempt:
             )
         elif world.is_main:
             monitor.report(result, device)
+            if isinstance(self._options, TrainingOptions) and self._options.chart is not None:
+                monitor.save_chart(self._options.chart)
         return result
 
 

@@ -124,11 +124,16 @@ def token_probabilities(
 # ---------------------------------------------------------------- attention
 
 
-@torch.inference_mode()
 def attention(model: SimpleLLM, ids: Sequence[int]) -> Tensor:
-    """Attention weights (L, H, T) of the last of `ids` on all of them, on the CPU.
+    """Attention weights (L, H, T) of the last of `ids` on all of them, on the CPU."""
+    return attention_rows(model, ids, 1)[:, :, 0]
 
-    softmax(q k / sqrt(D)) of the queries and keys that the model computes.
+
+@torch.inference_mode()
+def attention_rows(model: SimpleLLM, ids: Sequence[int], n: int) -> Tensor:
+    """Attention weights (L, H, n, T) of the last `n` of `ids` on all of them, on the CPU.
+
+    softmax(q k / sqrt(D)) of the queries and keys that the model computes; 0 for later tokens.
     """
     weights: list[Tensor] = []
 
@@ -136,8 +141,10 @@ def attention(model: SimpleLLM, ids: Sequence[int]) -> Tensor:
         q, k, _ = module.heads(inputs[0], inputs[1])  # (1, H, T, D), (1, G, T, D)
         H, G, D = module.sizes
         keys = k[0].repeat_interleave(H // G, dim=0)  # (H, T, D)
-        scores = (keys @ q[0, :, -1, :, None]).squeeze(-1).float() / math.sqrt(D)  # (H, T)
-        weights.append(scores.softmax(-1).cpu())
+        scores = (q[0, :, -n:] @ keys.transpose(1, 2)).float() / math.sqrt(D)  # (H, n, T)
+        T = scores.shape[-1]
+        is_later = torch.ones(n, T, device=scores.device).triu(T - n + 1).bool()
+        weights.append(scores.masked_fill(is_later, -math.inf).softmax(-1).cpu())
 
     device = model.token_embedding.weight.device
     handles = [

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from simplellm.app.cli import main
-from simplellm.app.commands.inspection import MOST_TOKENS, TOP, temperatures
+from simplellm.app.commands.compare import temperatures
+from simplellm.app.commands.inspection import MOST_TOKENS, TOP
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.results import Bars, Columns, Lines, Tokens
 from simplellm.app.session import Session

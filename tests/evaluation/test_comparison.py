@@ -11,7 +11,7 @@ import pytest
 from simplellm.checkpoint.run import Run
 from simplellm.errors import CheckpointError
 from simplellm.evaluation.comparison import ComparedRun, cautions, differences, picture_name
-from simplellm.evaluation.comparison_chart import COLORS, comparison_svg
+from simplellm.evaluation.comparison_chart import COLORS, DASHES, comparison_svg
 
 
 @pytest.fixture
@@ -62,11 +62,12 @@ def test_with_another_tokenizer_only_bits_per_byte_compare(changed):
 def test_a_picture_has_a_curve_and_a_line_of_the_legend_for_each_run(changed):
     runs = [changed(f"run-{i}<&한글") for i in range(len(COLORS) + 1)]
     root = ElementTree.fromstring(comparison_svg(runs, "<title>"))
-    curves = [node.get("class") for node in root.iter() if node.tag.endswith("path")]
-    for i in range(len(runs)):
-        assert curves.count(f"run{i}") == 2 and f"run{i} faint" in curves
-    texts = "".join(root.itertext())
-    assert "run-8<&한글: best" in texts and "stroke-dasharray" in texts
+    paths = [node for node in root.iter() if node.tag.endswith("path")]
+    looks = [(node.get("stroke"), node.get("stroke-dasharray", "")) for node in paths]
+    expected = [*((color, "") for color in COLORS), (COLORS[0], DASHES[1])]
+    assert [looks.count(look) for look in expected] == [3] * len(runs), "2 curves and the legend"
+    assert sum(node.get("stroke-opacity") is not None for node in paths) == len(runs)
+    assert "run-8<&한글: best" in "".join(root.itertext())
 
 
 def test_runs_without_any_evaluation_have_a_picture(changed, tmp_path):

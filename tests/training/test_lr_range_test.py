@@ -177,3 +177,16 @@ def test_a_range_test_takes_its_settings_from_a_file_too(call, tmp_path, few_ste
 def test_a_range_test_of_fine_tuning_begins_with_the_trained_model(call, trained, few_steps):
     losses = json.loads(call("--json", "--from", str(trained / "tiny"))[1])["losses"]
     assert losses[0] < json.loads(call("--json")[1])["losses"][0] - 0.5
+
+
+def test_the_curve_is_written_as_a_picture_and_the_suggestion_is_explained(
+    call, tmp_path, few_steps
+):
+    path = tmp_path / "rates.svg"
+    code, out, err = call("--optimizer", "muon", "--chart", str(path))
+    assert code == 0 and "suggested" in path.read_text() and "AdamW" in path.read_text()
+    assert "--learning-rate is the rate of AdamW" in err
+    assert "--muon-learning-rate is that of Muon" in err and "fell fastest" in err
+    assert "AdamW, which trains all weights" in call("--optimizer", "adamw")[2]
+    code, out, err = call("--chart", str(path))
+    assert (code, out) == (2, "") and "exists" in err

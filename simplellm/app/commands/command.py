@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from simplellm.app.answer import Answer
-from simplellm.app.results import Bars, Columns, Lines, Rows, Tokens
+from simplellm.app.results import Bars, Columns, Lines, Matrix, Rows, Tokens
 from simplellm.app.session import Session
 
-Shown = Lines | Rows | Answer | Tokens | Bars | Columns
+SAVE_USAGE = "[save FILE]"
+Shown = Lines | Rows | Answer | Tokens | Bars | Columns | Matrix
 Handler = Callable[[Session, str], Shown]  # gets the argument as typed
 
 
@@ -21,6 +22,7 @@ class Command:
     takes_prompt: the argument is a prompt: the spaces at its end belong to it.
     values: arguments that completion offers.
     complete: arguments that completion offers, from the session and what is typed so far.
+    draws: whether `save FILE` at the end of the argument saves the result as a picture.
     """
 
     name: str
@@ -31,7 +33,8 @@ class Command:
     values: tuple[str, ...] = ()
     takes_prompt: bool = False
     complete: Callable[[Session, str], Iterable[str]] | None = None
+    draws: bool = False
 
     @property
     def usage(self) -> str:
-        return f"/{self.name} {self.argument}".rstrip()
+        return " ".join(filter(None, [f"/{self.name}", self.argument, SAVE_USAGE * self.draws]))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from simplellm.app.commands import saving
+from simplellm.app.commands.attention import ATTENTION_COMMANDS
 from simplellm.app.commands.command import Command, Shown
+from simplellm.app.commands.compare import COMPARE_COMMANDS
 from simplellm.app.commands.files import FILE_COMMANDS
 from simplellm.app.commands.inspection import INSPECTION_COMMANDS
 from simplellm.app.commands.runs import RUN_COMMANDS
@@ -30,7 +33,7 @@ def dispatch(session: Session, line: str) -> Shown:
     text = argument.lstrip() if command.takes_prompt else argument.strip()
     if text and not command.argument:
         raise SettingError(f"/{command.name} takes no argument, got {text!r}", fix=command.usage)
-    return command.handler(session, text)
+    return saving.run(command, session, text)
 
 
 def find(word: str) -> Command:
@@ -105,6 +108,8 @@ COMMANDS = (
     Command("help", "[command]", "explain the commands", _help, ("?",)),
     *SETTINGS_COMMANDS,
     *INSPECTION_COMMANDS,
+    *ATTENTION_COMMANDS,
+    *COMPARE_COMMANDS,
     *TURN_COMMANDS,
     *FILE_COMMANDS,
     *RUN_COMMANDS,

@@ -73,15 +73,24 @@ def _reset(session: Session, text: str) -> Shown:
     return Lines("all settings have their start values again")
 
 
+COMMAND_SETTINGS = {  # command -> the setting that it shows and changes
+    "temp": "temperature",
+    "tokens": "max_new_tokens",
+    "topk": "top_k",
+    "topp": "top_p",
+    "minp": "min_p",
+    "penalty": "repetition_penalty",
+    "beams": "num_beams",
+    "seed": "seed",
+}
+SETTING_NAMES = {**{name: name for name in SamplingParams.names()}, **COMMAND_SETTINGS}
+ALIASES = {"temp": ("temperature",)}
+VALUES = {"seed": ("auto",)}
 SETTINGS_COMMANDS = (
-    _setting_command("temp", "temperature", "[number]", ("temperature",)),
-    _setting_command("tokens", "max_new_tokens", "[number]"),
-    _setting_command("topk", "top_k", "[number]"),
-    _setting_command("topp", "top_p", "[number]"),
-    _setting_command("minp", "min_p", "[number]"),
-    _setting_command("penalty", "repetition_penalty", "[number]"),
-    _setting_command("beams", "num_beams", "[number]"),
-    _setting_command("seed", "seed", "[number]", values=("auto",)),
+    *(
+        _setting_command(name, setting, "[number]", ALIASES.get(name, ()), VALUES.get(name, ()))
+        for name, setting in COMMAND_SETTINGS.items()
+    ),
     Command(
         "stop",
         "[text]",

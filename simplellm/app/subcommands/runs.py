@@ -14,12 +14,14 @@ from simplellm.app.subcommands.shared import screen_of
 from simplellm.checkpoint.find_runs import find_run, list_runs
 from simplellm.checkpoint.run import Run
 from simplellm.config.setting import SettingValue
+from simplellm.errors import SettingError
 from simplellm.evaluation.comparison import (
     ComparedRun,
     cautions,
     differences,
     picture_name,
 )
+from simplellm.evaluation.picture.save import check_picture_path
 from simplellm.storage.json_files import JsonObject
 
 FIGURES = (
@@ -36,6 +38,10 @@ FIGURES = (
 
 def runs(options: RunsOptions) -> int:
     screen = screen_of(options)
+    if options.chart is not None:
+        check_picture_path(options.chart)
+        if not options.names:
+            raise SettingError("--chart draws runs", fix="simplellm runs RUN --chart FILE.svg")
     if options.names:
         return _compare(options, screen)
     if options.json:
@@ -59,7 +65,8 @@ def _compare(options: RunsOptions, screen: Screen) -> int:
         differing = {name: (value,) for name, value in runs[0].settings.items()}
     found = cautions(runs)
     title = picture_name(runs)
-    picture = save_picture(runs, options.checkpoints / f"{title}.svg", title, screen)
+    path = options.chart or options.checkpoints / f"{title}.svg"
+    picture = save_picture(runs, path, title, screen)
     if options.json:
         write_json(_to_json(runs, differing, found, picture))
         return 0

@@ -25,6 +25,7 @@ from simplellm.data.source import spool
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError
 from simplellm.evaluation.comparison import ComparedRun, cautions, differences
+from simplellm.evaluation.picture.save import check_picture_path
 from simplellm.storage.json_files import JsonObject
 from simplellm.training.context import TrainingContext
 from simplellm.training.result import Result
@@ -59,6 +60,8 @@ class SweepRun:
 def sweep(options: SweepOptions) -> int:
     """Train a run with each combination of the values in the grid; show the best run first."""
     screen = screen_of(options)
+    if options.chart is not None:
+        check_picture_path(options.chart)
     combinations = _combinations(options)
     if len(combinations) == 1:
         screen.notice(
@@ -164,7 +167,8 @@ def _show(rows: list[SweepRun], options: SweepOptions, screen: Screen) -> None:
     swept = _swept(options)
     differing = {name: values for name, values in differences(runs).items() if name not in swept}
     stem = _free_picture_name(f"sweep-{Path(_texts(options)[0]).stem}", options.checkpoints)
-    picture = save_picture(runs, options.checkpoints / f"{stem}.svg", stem, screen)
+    path = options.chart or options.checkpoints / f"{stem}.svg"
+    picture = save_picture(runs, path, stem, screen)
     if options.json:
         by_run = [{name: values[i] for name, values in differing.items()} for i in range(len(rows))]
         write_json([_to_json(row, own, picture) for row, own in zip(rows, by_run, strict=True)])

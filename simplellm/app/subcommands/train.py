@@ -24,6 +24,7 @@ from simplellm.checkpoint.find_runs import find_run, free_name
 from simplellm.checkpoint.run import Run
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.evaluation.advice import is_too_short
+from simplellm.evaluation.picture.save import check_picture_path
 from simplellm.training.repetition import RUN_FILE, Repetition
 from simplellm.training.result import Result
 from simplellm.training.resume import resume
@@ -32,6 +33,8 @@ from simplellm.training.start import start
 
 def train(options: TrainOptions) -> int:
     screen = screen_of(options)
+    if options.chart is not None:
+        check_picture_path(options.chart)
     result, interrupt = _resume(options, screen) if options.resume else _start(options, screen)
     if options.json:
         write_json({name: value for name, value in asdict(result).items() if name != "stopped"})

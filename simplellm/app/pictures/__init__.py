@@ -1,0 +1,1 @@
+"""Pictures of what commands show, fit for a slide."""

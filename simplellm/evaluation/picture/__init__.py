@@ -1,0 +1,1 @@
+"""Pictures as self-contained SVG, HTML or PNG files, without a plotting library."""
