@@ -76,6 +76,11 @@ class TrainingMonitor:
         if why := short_validation(n_tokens, n_bytes):
             self._screen.notice(why)
 
+    def show_trackers(self) -> None:
+        """Say how the trackers of this run are opened."""
+        for command in self._tracking.how_to_open():
+            self._screen.notice(f"see it: {command}")
+
     @property
     def run(self) -> Run | None:
         """The run that is trained, once its text is prepared."""

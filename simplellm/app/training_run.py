@@ -104,6 +104,7 @@ class _Attempt:
             monitor.report(result, device)
             if isinstance(self._options, TrainingOptions) and self._options.chart is not None:
                 monitor.save_chart(self._options.chart)
+        monitor.show_trackers()
         return result
 
 

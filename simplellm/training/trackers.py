@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,30 +15,58 @@ from simplellm.errors import SettingError, TrainingError
 from simplellm.storage.json_files import JsonObject
 
 TRACKED_KINDS = ("step", "evaluation")
+HPARAMS_METRICS = ("evaluation/bits_per_byte", "evaluation/val_loss")
 
 
 class Tracker(Protocol):
-    """Receives the scalars of each record; closed once at the end."""
+    """Receives the scalars and the sample of each record; closed once at the end."""
 
-    def log(self, scalars: Mapping[str, float], step: int) -> None: ...
+    def log(self, scalars: Mapping[str, float], sample: str, step: int) -> None: ...
 
     def close(self) -> None: ...
 
+    def how_to_open(self) -> str:
+        """What a user runs or opens to see the run."""
+
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; a resumed run hides events after its first step."""
+    """Event files in the run folder, whose name is that of the run in TensorBoard.
+
+    A resumed run hides events after its first step. Runs that keep their events in RUN/tensorboard,
+    as earlier versions did, go on there.
+    """
 
     def __init__(self, run_folder: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first_step)
+        earlier = run_folder / "tensorboard"
+        folder = earlier if earlier.is_dir() else run_folder
+        self._runs = run_folder.parent
+        self._writer: Any = SummaryWriter(str(folder), purge_step=first_step)
+        self._log_settings(settings_of(run_folder))
 
-    def log(self, scalars: Mapping[str, float], step: int) -> None:
+    def _log_settings(self, settings: Mapping[str, Any]) -> None:
+        """Fill the tab HPARAMS, in this run: `add_hparams` would make a run of its own."""
+        from torch.utils.tensorboard import summary
+
+        values = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in settings.items()
+        }
+        for part in summary.hparams(values, dict.fromkeys(HPARAMS_METRICS, 0.0)):
+            self._writer.file_writer.add_summary(part)
+
+    def log(self, scalars: Mapping[str, float], sample: str, step: int) -> None:
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
+        if sample:  # indented: Markdown shows it as it is
+            self._writer.add_text("sample", "    " + sample.replace("\n", "\n    "), step)
 
     def close(self) -> None:
         self._writer.close()
+
+    def how_to_open(self) -> str:
+        return f"tensorboard --logdir {shlex.quote(str(self._runs))}"
 
 
 class WeightsAndBiases:
@@ -60,11 +89,17 @@ class WeightsAndBiases:
             config=config,
         )
 
-    def log(self, scalars: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(scalars), step=step)
+    def log(self, scalars: Mapping[str, float], sample: str, step: int) -> None:
+        self._run.log({**scalars, **({"sample": sample} if sample else {})}, step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+    def how_to_open(self) -> str:
+        """The page of the run; offline, the command that uploads it."""
+        if url := getattr(self._run, "url", None):
+            return str(url)
+        return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
 
 
 TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
@@ -99,7 +134,11 @@ class Tracking:
             for name in self._names:
                 self._trackers.append(_open(name, self._folder, record["step"]))
         for tracker in self._trackers:
-            tracker.log(scalars(record), record["step"])
+            tracker.log(scalars(record), str(record.get("sample") or ""), record["step"])
+
+    def how_to_open(self) -> list[str]:
+        """A line for each tracker that has received something, until they are closed."""
+        return [tracker.how_to_open() for tracker in self._trackers or []]
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # closes all, also where one fails
@@ -148,6 +187,13 @@ def _open(name: str, folder: Path, first_step: int) -> Tracker:
             f"{name} cannot be started: {why}",
             fix="WANDB_MODE=offline works without an account; or leave --track out",
         ) from error
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings of model and training in run.json, by name; empty where it is damaged."""
+    groups = (_run_info(folder).get(name) for name in ("model", "training"))
+    return {name: value for group in groups if isinstance(group, dict)
+            for name, value in group.items()}  # fmt: skip
 
 
 def _run_info(folder: Path) -> JsonObject:

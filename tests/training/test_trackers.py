@@ -7,7 +7,6 @@ import json
 import math
 import sys
 import types
-from pathlib import Path
 
 import pytest
 from conftest import STORY, TINY_FLAGS
@@ -63,14 +62,23 @@ def tensorboard(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         def __init__(self, folder, purge_step):
             calls.append(("open", folder, purge_step))
 
+            self.file_writer = self
+
         def add_scalar(self, name, value, step):
             calls.append((name, value, step))
+
+        def add_text(self, name, text, step):
+            calls.append((name, text, step))
+
+        def add_summary(self, part):
+            calls.append(part)
 
         def close(self):
             calls.append(("close",))
 
     fake = types.ModuleType("torch.utils.tensorboard")
     fake.SummaryWriter = SummaryWriter
+    fake.summary = types.SimpleNamespace(hparams=lambda values, metrics: [("hparams", values)])
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     return calls
 
@@ -85,14 +93,17 @@ def test_both_trackers_get_steps_and_evaluations_and_are_closed(tmp_path, wandb,
         tracking.follow(tmp_path)
         assert not tensorboard and not wandb.calls, "nothing is opened before the first record"
         tracking.write(RECORD)
-        tracking.write({"kind": "evaluation", "step": 10, "val_loss": 3.0})
+        tracking.write({"kind": "evaluation", "step": 10, "val_loss": 3.0, "sample": "a\nb"})
         tracking.write({"kind": "early_stop", "step": 10, "patience": 3})
     assert tensorboard == [
-        ("open", str(tmp_path / "tensorboard"), 10),
+        ("open", str(tmp_path), 10),
+        ("hparams", {"n_layer": 2}),
         ("step/loss", 2.5, 10),
         ("step/gradient_norms/head", 0.5, 10),
         ("step/epoch", 1, 10),
+        ("sample", "    x", 10),
         ("evaluation/val_loss", 3.0, 10),
+        ("sample", "    a\n    b", 10),
         ("close",),
     ]
     init, *logged, last = wandb.calls
@@ -101,7 +112,10 @@ def test_both_trackers_get_steps_and_evaluations_and_are_closed(tmp_path, wandb,
         and init[1]["dir"] == str(tmp_path)
         and last == ("finish",)
     )
-    assert logged == [("log", 10, scalars(RECORD)), ("log", 10, {"evaluation/val_loss": 3.0})]
+    assert logged == [
+        ("log", 10, {**scalars(RECORD), "sample": "x"}),
+        ("log", 10, {"evaluation/val_loss": 3.0, "sample": "a\nb"}),
+    ]
 
 
 def test_trackers_are_closed_when_training_fails(tmp_path, wandb, tensorboard):
@@ -199,13 +213,52 @@ def test_gradient_norms_are_logged_only_on_request(trained):
     )
 
 
-@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
-def test_the_real_package_writes_files_for_a_run(tmp_path, monkeypatch, name, package):
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f'{package} is not installed: pip install "simplellm[track]"')
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    with Tracking([name]) as tracking:
+def test_events_of_an_earlier_version_are_continued_where_they_are(tmp_path, tensorboard):
+    (tmp_path / "tensorboard").mkdir()
+    with Tracking(["tensorboard"]) as tracking:
         tracking.follow(tmp_path)
         tracking.write(RECORD)
-    assert [path for path in Path(tmp_path / name).rglob("*") if path.is_file()]
+    assert tensorboard[0] == ("open", str(tmp_path / "tensorboard"), 10)
+
+
+def require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f'{package} is not installed: pip install "simplellm[track]"')
+
+
+@pytest.fixture
+def tracked(tmp_path, capsys):
+    """`tracked(tracker)` trains the run 제-run and returns what was printed on stderr."""
+
+    def tracked(tracker: str) -> str:
+        flags = ["--name", "제-run", "--track", tracker, "--max-steps", "2", *TINY_FLAGS]
+        assert main(["train", str(STORY), "--checkpoints", str(tmp_path), *flags]) == 0
+        return capsys.readouterr().err
+
+    return tracked
+
+
+def test_tensorboard_has_the_runs_name_figures_settings_and_samples(tracked, tmp_path):
+    require("tensorboard")
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    assert f"see it: tensorboard --logdir {tmp_path}" in tracked("tensorboard")
+    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    assert list(events.Runs()) == ["제-run"]
+    tags = events.Runs()["제-run"]
+    assert "evaluation/val_loss" in tags["scalars"] + tags["tensors"]
+    assert any(tag.startswith("sample") for tag in tags["tensors"])
+    data = events.SummaryMetadata("제-run", "_hparams_/session_start_info").plugin_data.content
+    assert b"learning_rate" in data and b"n_layer" in data
+
+
+def test_wandb_is_told_the_runs_name_and_how_to_upload_it(tracked, tmp_path, monkeypatch):
+    require("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    shown = tracked("wandb")
+    assert "see it: wandb sync " in shown
+    files = [path for path in (tmp_path / "제-run" / "wandb").rglob("*.wandb")]
+    content = b"".join(path.read_bytes() for path in files)
+    for word in ("제-run", "n_layer", "learning_rate", "sample"):
+        assert word.encode() in content
