@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simplellm.app.options import FindLrOptions, PruneOptions
+from simplellm.config.export_formats import EXPORT_FORMATS, EXPORT_TYPES
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, Settings, flag_of, unescape
@@ -159,6 +160,22 @@ def add_verify_flags(parser: ArgumentParser) -> None:
         type=expand_user,
         help="a run or one of its checkpoints (default: the newest run)",
     )
+
+
+def add_export_flags(parser: ArgumentParser) -> None:
+    formats = ", ".join(f"{name} ({facts.summary})" for name, facts in EXPORT_FORMATS.items())
+    parser.add_argument(
+        "--format", choices=tuple(EXPORT_FORMATS), required=True, help=f"format to write: {formats}"
+    )
+    parser.add_argument(
+        "--out", metavar="PATH", type=_path, required=True, help="file or folder to write"
+    )
+    parser.add_argument(
+        "--type",
+        choices=EXPORT_TYPES,
+        help="number format of the weights; q8_0 only for gguf, onnx only f32 (default: f32)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an earlier export")
 
 
 def add_chat_flags(parser: ArgumentParser) -> None:

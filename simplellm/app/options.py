@@ -201,6 +201,16 @@ class PruneOptions(RunsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """`export`. type: None for the default of the format. force: replace what is at `out`."""
+
+    format: str
+    out: Path
+    type: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Options):
     """`verify`. checkpoint: a run or one of its checkpoints, instead of --run."""
 

@@ -63,6 +63,11 @@ COMMANDS = {
         options.VerifyOptions,
         flags.add_verify_flags,
     ),
+    "export": Command(
+        "write a trained model for llama.cpp, Ollama, ONNX Runtime or transformers",
+        options.ExportOptions,
+        flags.add_export_flags,
+    ),
     "sweep": Command(
         "train with every combination of some settings and compare the results",
         options.SweepOptions,

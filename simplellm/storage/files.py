@@ -27,6 +27,7 @@ else:
 TEMPORARY_MARK = ".tmp-"
 HASH_BLOCK_BYTES = 1 << 20
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # the file system has no locks
+NO_LINKS = (errno.EPERM, errno.EMLINK, errno.EXDEV, *NO_LOCKS)  # or no second name of a file
 RETRY_SECONDS = (0.01, 0.03, 0.1, 0.3)  # on Windows, while a virus scanner holds a file open
 ABANDONED_SECONDS = 24 * 3600.0  # an unchanged temporary folder on Windows has no writer (guess)
 WINDOWS_LOCKED_BYTE = 1 << 30  # far after the content of a locked file, which others can read
@@ -66,17 +67,66 @@ def new_folder(path: Path) -> Iterator[Path]:
     while it is written, so that `remove_leftovers` of another process does not remove it.
     """
     make_folder(path.parent)
+    with temporary_folder(path) as temporary:
+        yield temporary
+        fsync_folders(temporary)
+        _rename(os.rename, temporary, path)
+        fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A locked temporary folder beside `path`; removed after the block, unless it was renamed."""
     temporary, handle = _held_temporary(path)
     try:
-        with _removed_on_failure(temporary):
-            yield temporary
-            for folder, _, _ in os.walk(temporary):
-                fsync_folder(Path(folder))
-            _rename(os.rename, temporary, path)
-        fsync_folder(path.parent)
+        yield temporary
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+
+
+def place_file(source: Path, target: Path, replace: bool) -> None:
+    """Move a file durably to `target`; FileExistsError if that exists and is not to be replaced."""
+    if replace or not _is_linked(source, target):
+        _rename(os.replace if replace else os.rename, source, target)
+    fsync_folder(target.parent)
+
+
+def _is_linked(source: Path, target: Path) -> bool:
+    """Give a file a second name, which fails if that is in use; False where links do not exist."""
+    if os.name == "nt":  # there a rename fails if the name is in use
+        return False
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        return False
+    return True
+
+
+def place_folder(source: Path, target: Path, replace: bool) -> None:
+    """Move a folder durably to `target`, where there is none, or an empty one, or with `replace`.
+
+    A replaced folder is moved away first and deleted last. Otherwise an OSError such as ENOTEMPTY.
+    """
+    hidden = temporary_beside(target)
+    if target.exists() and (replace or os.name == "nt"):
+        if replace:
+            _rename(os.rename, target, hidden)
+        else:
+            target.rmdir()
+    try:
+        _rename(os.rename, source, target)
+    except BaseException:
+        if hidden.exists():
+            hidden.rename(target)
+        raise
+    fsync_folder(target.parent)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _rename(action: Callable[[Path, Path], None], source: Path, target: Path) -> None:
@@ -188,6 +238,12 @@ def try_lock(handle: int) -> bool:
 
 def temporary_beside(path: Path) -> Path:
     return path.parent / f"{TEMPORARY_MARK}{path.name}-{uuid.uuid4().hex[:8]}"
+
+
+def fsync_folders(path: Path) -> None:
+    """Make the names in a folder and in all folders below it durable."""
+    for folder, _, _ in os.walk(path):
+        fsync_folder(Path(folder))
 
 
 def fsync_folder(path: Path) -> None:

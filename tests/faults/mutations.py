@@ -43,15 +43,15 @@ MUTATIONS = (
     Mutation(
         "fsync of a new folder before its rename",
         "simplellm/storage/files.py",
-        "                fsync_folder(Path(folder))\n",
-        "                pass\n",
+        "        fsync_folder(Path(folder))\n",
+        "        pass\n",
         ("tests/storage/test_files.py",),
     ),
     Mutation(
         "fsync of the parent of a renamed folder",
         "simplellm/storage/files.py",
-        "            _rename(os.rename, temporary, path)\n        fsync_folder(path.parent)\n",
-        "            _rename(os.rename, temporary, path)\n",
+        "        _rename(os.rename, temporary, path)\n        fsync_folder(path.parent)\n",
+        "        _rename(os.rename, temporary, path)\n",
         ("tests/storage/test_files.py",),
     ),
     Mutation(

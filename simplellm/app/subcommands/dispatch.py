@@ -7,6 +7,7 @@ from simplellm.app.subcommands.analyze import analyze
 from simplellm.app.subcommands.bench import bench
 from simplellm.app.subcommands.chat import chat
 from simplellm.app.subcommands.evaluate import evaluate
+from simplellm.app.subcommands.export import export
 from simplellm.app.subcommands.find_lr import find_lr
 from simplellm.app.subcommands.generate import generate
 from simplellm.app.subcommands.prune import prune
@@ -36,6 +37,8 @@ def run_command(options: of.Options) -> int:
             return analyze(options)
         case of.EvaluateOptions():
             return evaluate(options)
+        case of.ExportOptions():
+            return export(options)
         case of.BenchOptions():
             return bench(options)
         case of.PruneOptions():  # before RunsOptions, its base class

@@ -1,0 +1,67 @@
+"""Architectures by their name in `transformers` as llama.cpp knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gguf
+import numpy as np
+
+from simplellm.checkpoint.export.exported_model import ExportedModel
+from simplellm.errors import CheckpointError
+from simplellm.model.rope import rope_frequencies
+
+
+@dataclass(frozen=True)
+class GgufArchitecture:
+    """An architecture of llama.cpp.
+
+    has_interleaved_rope: whether it rotates the dimensions (2 i, 2 i + 1) of a head, not
+    (i, i + D / 2) as `transformers` does.
+    reads_rope_factors: whether it divides each rotary frequency by a factor in the file.
+    """
+
+    arch: gguf.MODEL_ARCH
+    has_interleaved_rope: bool = False
+    reads_rope_factors: bool = False
+
+    @property
+    def name(self) -> str:
+        return gguf.MODEL_ARCH_NAMES[self.arch]
+
+
+LLAMA = GgufArchitecture(gguf.MODEL_ARCH.LLAMA, has_interleaved_rope=True, reads_rope_factors=True)
+GGUF_ARCHITECTURES = {  # by the model_type of config.json
+    "gpt2": GgufArchitecture(gguf.MODEL_ARCH.GPT2),
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": GgufArchitecture(gguf.MODEL_ARCH.QWEN2),
+    "qwen3": GgufArchitecture(gguf.MODEL_ARCH.QWEN3),
+}
+
+
+def gguf_architecture(model: ExportedModel) -> GgufArchitecture:
+    """The architecture of a model; CheckpointError for what llama.cpp cannot compute."""
+    model_type = model.network.architecture.model_type
+    found = GGUF_ARCHITECTURES.get(model_type)
+    if found is None:
+        raise CheckpointError(
+            f"{model_type} cannot be exported to GGUF", fix="use --format hf or --format onnx"
+        )
+    if rope_factors(model) is not None and not found.reads_rope_factors:
+        raise CheckpointError(
+            f"llama.cpp has no scaled rotary frequencies for {model_type}",
+            fix="use --format hf or --format onnx",
+        )
+    return found
+
+
+def rope_factors(model: ExportedModel) -> np.ndarray | None:
+    """Divisor of each rotary frequency (D / 2) float32; None where all are 1."""
+    config = model.network.config
+    if not config.facts.has_rotary_positions:
+        return None
+    base = float(model.hub_config["rope_theta"])
+    scaled = model.network.architecture.rope_frequencies(config)
+    factors = (rope_frequencies(config.head_size, base) / scaled).astype(np.float32)
+    return None if np.allclose(factors, 1.0, rtol=1e-6) else factors
