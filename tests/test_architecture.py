@@ -36,6 +36,7 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "rustbpe": ("data.tokenizer",),
     "regex": ("data.tokenizer",),
     "safetensors": ("checkpoint.tensors",),
+    "gguf": ("checkpoint.export",),
     "wandb": ("training.trackers",),
     "tomli": ("config.toml",),
     "rich": ("app.screen", "app.live_panel", "app.training_progress"),

@@ -51,18 +51,28 @@ def write_checkpoint(
     folder: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState
 ) -> None:
     """The files of a checkpoint, in a new folder; the manifest is written last."""
-    end = tokenizer.end_of_text
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    generation = {"bos_token_id": end, "eos_token_id": end, "do_sample": True}
     files = ManifestWriter(folder)
-    files.write("config.json", json_bytes(to_hub_config(model.config, end)))
-    files.write("generation_config.json", json_bytes(generation))
-    files.write("tokenizer.json", _tokenizer_json(tokenizer))
-    files.write("tokenizer_config.json", json_bytes(_tokenizer_config(model.config)))
+    for name, data in description_files(model.config, tokenizer).items():
+        files.write(name, data)
     hub_state = to_hub_state(weights, model.config)
     files.write("model.safetensors", tensors_bytes(hub_state, {"format": "pt"}))
     write_training_state(files, state)
     files.finish()
+
+
+def description_files(
+    config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32"
+) -> dict[str, bytes]:
+    """What `transformers` reads beside the weights, which have the number format `dtype`."""
+    end = tokenizer.end_of_text
+    generation = {"bos_token_id": end, "eos_token_id": end, "do_sample": True}
+    return {
+        "config.json": json_bytes(to_hub_config(config, end, dtype)),
+        "generation_config.json": json_bytes(generation),
+        "tokenizer.json": _tokenizer_json(tokenizer),
+        "tokenizer_config.json": json_bytes(_tokenizer_config(config)),
+    }
 
 
 @functools.lru_cache(maxsize=1)

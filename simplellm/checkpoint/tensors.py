@@ -6,6 +6,7 @@ A header is checked before any of its sizes is used: see storage/safetensors_hea
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,22 @@ def lazy(state: State) -> dict[str, LazyTensor]:
 def tensors_bytes(tensors: State, metadata: dict[str, str] | None = None) -> bytes:
     """The content of a safetensors file; tensors are contiguous and on the CPU."""
     return safetensors.torch.save(tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: State) -> None:
+    """Write a safetensors file that `transformers` opens, without a copy in memory, and fsync it.
+
+    OSError where the disk is full; tensors are contiguous and on the CPU.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(mode)  # safetensors gives only the owner access
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def read_tensors(path: Path) -> State:

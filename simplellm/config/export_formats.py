@@ -38,12 +38,6 @@ EXPORT_FORMATS = {
     "gguf": ExportFormat(
         "llama.cpp and Ollama", ("f32", "f16", "bf16", "q8_0"), file_suffix=".gguf", is_file=True
     ),
-    "onnx": ExportFormat(
-        "ONNX Runtime",
-        ("f32",),
-        file_suffix=".onnx",
-        files=(*MODEL_FILES, "model.onnx", "model.onnx.data"),
-    ),
     "hf": ExportFormat(
         "a model folder for transformers",
         ("f32", "f16", "bf16"),

@@ -125,8 +125,8 @@ def place_folder(source: Path, target: Path, replace: bool) -> None:
         if hidden.exists():
             hidden.rename(target)
         raise
-    fsync_folder(target.parent)
     shutil.rmtree(hidden, ignore_errors=True)
+    fsync_folder(target.parent)
 
 
 def _rename(action: Callable[[Path, Path], None], source: Path, target: Path) -> None:

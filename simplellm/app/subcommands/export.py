@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import torch
-
 from simplellm.app.console import write_json
 from simplellm.app.options import ExportOptions
 from simplellm.app.subcommands.shared import checkpoint_of, screen_of
+from simplellm.checkpoint.export.checkpoint_model import exported_model
 from simplellm.checkpoint.export.export import ExportJob
-from simplellm.checkpoint.export.exported_model import ExportedModel
-from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.step_folder import load_model
 
 
 def export(options: ExportOptions) -> int:
     screen = screen_of(options)
     job = ExportJob.of(options.format, options.type, options.out, options.force)
     folder = checkpoint_of(options, screen)
-    network, tokenizer = load_model(folder, torch.device("cpu"))
-    run = Run(folder.resolve().parent)
-    exported = job.write(ExportedModel(run.name, network, tokenizer, screen.notice))
+    exported = job.write(exported_model(folder, screen.notice))
     if options.json:
         write_json(asdict(exported))
     else:

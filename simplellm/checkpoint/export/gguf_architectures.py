@@ -42,7 +42,7 @@ GGUF_ARCHITECTURES = {  # by the model_type of config.json
 
 def gguf_architecture(model: ExportedModel) -> GgufArchitecture:
     """The architecture of a model; CheckpointError for what llama.cpp cannot compute."""
-    model_type = model.network.architecture.model_type
+    model_type = model.architecture.model_type
     found = GGUF_ARCHITECTURES.get(model_type)
     if found is None:
         raise CheckpointError(
@@ -58,10 +58,10 @@ def gguf_architecture(model: ExportedModel) -> GgufArchitecture:
 
 def rope_factors(model: ExportedModel) -> np.ndarray | None:
     """Divisor of each rotary frequency (D / 2) float32; None where all are 1."""
-    config = model.network.config
+    config = model.config
     if not config.facts.has_rotary_positions:
         return None
     base = float(model.hub_config["rope_theta"])
-    scaled = model.network.architecture.rope_frequencies(config)
+    scaled = model.architecture.rope_frequencies(config)
     factors = (rope_frequencies(config.head_size, base) / scaled).astype(np.float32)
     return None if np.allclose(factors, 1.0, rtol=1e-6) else factors

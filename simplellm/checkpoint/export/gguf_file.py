@@ -30,7 +30,7 @@ def write(model: ExportedModel, type: str, path: Path) -> None:
     writer = gguf.GGUFWriter(path, architecture.name)
     add_metadata(writer, model, type)
     add_tokenizer(writer, model)
-    stored = [stored for stored, _ in gguf_tensors(model, architecture, type, without_data=True)]
+    stored = gguf_tensors(model, architecture, type)
     for each in stored:
         writer.add_tensor_info(
             each.name, each.shape, np.dtype(np.float32), each.n_bytes, raw_dtype=each.type
@@ -42,9 +42,9 @@ def write(model: ExportedModel, type: str, path: Path) -> None:
         assert writer.fout is not None
         file = writer.fout[0]
         writer.write_padding(file, file.tell())
-        for each, tensor in gguf_tensors(model, architecture, type):
+        for each in stored:
             # not by `write_tensor_data`, which hides the error number of a full disk
-            file.write(each.data(tensor))
+            file.write(each.data())
             writer.write_padding(file, each.n_bytes)
         writer.flush()
         os.fsync(file.fileno())

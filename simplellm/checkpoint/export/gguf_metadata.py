@@ -16,11 +16,11 @@ FILE_TYPES = {
 
 def add_metadata(writer: gguf.GGUFWriter, model: ExportedModel, type: str) -> None:
     """Add name, shape and constants of the model."""
-    config = model.network.config
+    config = model.config
     hub = model.hub_config
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(model.name)
-    writer.add_size_label(gguf.size_label(model.network.n_parameters, 0, 0, 0))
+    writer.add_size_label(gguf.size_label(model.n_parameters, 0, 0, 0))
     writer.add_file_type(FILE_TYPES[type])
     if type == "q8_0":
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import gguf
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
 from simplellm.checkpoint.export.gguf_architectures import GgufArchitecture, rope_factors
+from simplellm.checkpoint.importing.source_model import LazyTensor
 from simplellm.errors import CheckpointError
 
 TYPES = {
@@ -28,13 +30,14 @@ class StoredTensor:
     """How a tensor is stored.
 
     shape: rows first, as in torch. type: number format; is_fallback: it is not the requested one,
-    which the shape does not allow. is_transposed: the given tensor is (columns, rows).
+    which the shape does not allow. read: reads the tensor; is_transposed: as (columns, rows).
     interleaved_heads: heads whose rows change their order; see `_interleaved`.
     """
 
     name: str
     shape: tuple[int, ...]
     type: gguf.GGMLQuantizationType
+    read: Callable[[], Tensor]
     is_fallback: bool = False
     is_transposed: bool = False
     interleaved_heads: int = 0
@@ -44,8 +47,9 @@ class StoredTensor:
         values, size = gguf.GGML_QUANT_SIZES[self.type]
         return prod(self.shape) // values * size
 
-    def data(self, tensor: Tensor) -> bytes | memoryview:
-        """The bytes of `tensor`, `n_bytes` long; CheckpointError if `type` cannot hold it."""
+    def data(self) -> memoryview:
+        """The bytes of the tensor, `n_bytes` long; CheckpointError if `type` cannot hold it."""
+        tensor = self.read()
         if self.is_transposed:
             tensor = tensor.t()
         if self.interleaved_heads:
@@ -56,39 +60,47 @@ class StoredTensor:
                 f"{self.name} has numbers that f16 cannot hold", fix="use --type bf16 or f32"
             )
         assert array.nbytes == self.n_bytes
-        return memoryview(array.reshape(-1)).cast("B")
+        return array.reshape(-1).view(np.uint8).data
 
 
 def gguf_tensors(
-    model: ExportedModel, architecture: GgufArchitecture, type: str, without_data: bool = False
-) -> Iterator[tuple[StoredTensor, Tensor]]:
-    """The tensors of the file in their order, each with how it is stored."""
-    config = model.network.config
-    names = gguf.get_tensor_name_map(architecture.arch, config.n_layer)
-    heads = {"attn_q": config.n_head, "attn_k": config.kv_heads}
-    has_transposed = model.network.architecture.hub_names.has_transposed_matrices
-    for hub_name, tensor in model.tensors(without_data):
+    model: ExportedModel, architecture: GgufArchitecture, type: str
+) -> list[StoredTensor]:
+    """The tensors of the file in their order."""
+    names = gguf.get_tensor_name_map(architecture.arch, model.config.n_layer)
+    stored = []
+    for hub_name, tensor in model.tensors.items():
         name = names.get_name(hub_name, try_suffixes=(".weight", ".bias"))
         assert name is not None, f"no GGUF name for {hub_name}"
-        is_transposed = has_transposed and name.startswith("blk.") and tensor.dim() == 2
-        shape = tuple(tensor.t().shape if is_transposed else tensor.shape)
+        is_transposed = _is_transposed(name, tensor, model)
+        shape = tensor.shape[::-1] if is_transposed else tensor.shape
         stored_type = _stored_type(name, shape, TYPES[type])
-        is_interleaved = architecture.has_interleaved_rope
-        yield (
+        stored.append(
             StoredTensor(
                 name,
                 shape,
                 stored_type,
+                tensor.read,
                 is_fallback=stored_type not in (TYPES[type], TYPES["f32"]),
                 is_transposed=is_transposed,
-                interleaved_heads=heads.get(name.split(".")[-2], 0) if is_interleaved else 0,
-            ),
-            tensor,
+                interleaved_heads=_interleaved_heads(name, model, architecture),
+            )
         )
     factors = rope_factors(model)
     if factors is not None:
-        stored = StoredTensor("rope_freqs.weight", factors.shape, TYPES["f32"])
-        yield stored, torch.from_numpy(factors)
+        read = partial(torch.from_numpy, factors)
+        stored.append(StoredTensor("rope_freqs.weight", factors.shape, TYPES["f32"], read))
+    return stored
+
+
+def _is_transposed(name: str, tensor: LazyTensor, model: ExportedModel) -> bool:
+    is_block_matrix = name.startswith("blk.") and len(tensor.shape) == 2
+    return model.architecture.hub_names.has_transposed_matrices and is_block_matrix
+
+
+def _interleaved_heads(name: str, model: ExportedModel, architecture: GgufArchitecture) -> int:
+    heads = {"attn_q": model.config.n_head, "attn_k": model.config.kv_heads}
+    return heads.get(name.split(".")[-2], 0) if architecture.has_interleaved_rope else 0
 
 
 def _stored_type(

@@ -13,7 +13,7 @@ from simplellm.storage.json_files import JsonObject
 def add_tokenizer(writer: gguf.GGUFWriter, model: ExportedModel) -> None:
     """Add the vocabulary, the merges, the name of the split pattern and the special tokens."""
     content = model.tokenizer.to_mapping()
-    tokens, types = _vocabulary(content, model.network.config.vocab_size)
+    tokens, types = _vocabulary(content, model.config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)

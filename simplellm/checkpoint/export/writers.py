@@ -31,6 +31,13 @@ def _gguf() -> Writer:
     return gguf_file.write
 
 
+def _hf() -> Writer:
+    from simplellm.checkpoint.export import hf_folder
+
+    return hf_folder.write
+
+
 WRITERS: dict[str, Callable[[], Writer]] = {
     "gguf": _gguf,
+    "hf": _hf,
 }

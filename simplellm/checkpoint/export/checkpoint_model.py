@@ -1,0 +1,35 @@
+"""A checkpoint as the source of an export."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.errors import CheckpointError, Notice
+
+
+def exported_model(folder: Path, notice: Notice = lambda text: None) -> ExportedModel:
+    """The model of a checkpoint folder, verified, and what its run recorded about it."""
+    network, tokenizer = load_model(folder, torch.device("cpu"))
+    run = Run(folder.resolve().parent)
+    try:
+        info = run.read_info()
+    except CheckpointError:  # a checkpoint outside of its run
+        info = {}
+    return ExportedModel(
+        _title(run.name if info else folder.name),
+        source_of(network, tokenizer, str(folder)),
+        info,
+        run.figures_of(folder) if info else {},
+        notice,
+    )
+
+
+def _title(name: str) -> str:
+    """`name` without characters that have a meaning in Markdown or YAML."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-._") or "model"
