@@ -10,8 +10,9 @@ from math import prod
 from torch import Tensor
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
-from simplellm.checkpoint.importing.source_model import Generation, LazyTensor, SourceModel
+from simplellm.checkpoint.importing.source_model import Generation, SourceModel
 from simplellm.checkpoint.pointers import Figures
+from simplellm.checkpoint.tensors import LazyTensor
 from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import Notice

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
 from simplellm.checkpoint.export.gguf_architectures import GgufArchitecture, rope_factors
-from simplellm.checkpoint.importing.source_model import LazyTensor
+from simplellm.checkpoint.tensors import LazyTensor
 from simplellm.errors import CheckpointError
 
 TYPES = {
