@@ -1,7 +1,7 @@
 """Fixtures and settings that all tests share.
 
 A run of whole folders uses one worker process per core (pytest-xdist). A run of single files, of
-the slow tests (`-m slow`) or with `-n 0` uses one process.
+the slow tests (`-m slow`), of the interop tests (`-m interop`) or with `-n 0` uses one process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if is_worker(config) or getattr(option, "numprocesses", "no plugin") is not None:
         return
     names_a_file = any(not os.path.isdir(argument) for argument in config.args)
-    if names_a_file or option.markexpr == "slow" or option.collectonly:
+    if names_a_file or option.markexpr in ("slow", "interop") or option.collectonly:
         return
     option.numprocesses = "auto"
     option.maxprocesses = option.maxprocesses or MAX_WORKERS

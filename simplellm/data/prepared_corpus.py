@@ -52,8 +52,15 @@ class Prepared:
 
     def train_documents(self) -> list[str]:
         """The training documents as text; they must fit into memory."""
-        begins = np.flatnonzero(self.train_ids == self.tokenizer.end_of_text)
-        return [self.tokenizer.decode(ids.tolist()) for ids in np.split(self.train_ids, begins)[1:]]
+        return self._documents(self.train_ids)
+
+    def val_documents(self) -> list[str]:
+        """The validation documents as text; they must fit into memory."""
+        return self._documents(self.val_ids)
+
+    def _documents(self, ids: np.ndarray) -> list[str]:
+        begins = np.flatnonzero(ids == self.tokenizer.end_of_text)
+        return [self.tokenizer.decode(part.tolist()) for part in np.split(ids, begins)[1:]]
 
 
 @dataclass(frozen=True)

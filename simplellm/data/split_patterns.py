@@ -69,3 +69,8 @@ _BY_REGEX = {
 def find_pattern(expression: str) -> SplitPattern | None:
     """The known pattern that is written as `expression`."""
     return _BY_REGEX.get(expression)
+
+
+def named_patterns() -> dict[str, str]:
+    """The patterns that llama.cpp knows, by its name for them."""
+    return {pattern.name: expression for expression, pattern in _BY_REGEX.items() if pattern.name}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
+import shutil
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,15 @@ from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
 from simplellm.checkpoint.export.model_card import model_card
 from simplellm.checkpoint.export.writers import WRITERS
 from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.tensors import read_tensors
 from simplellm.config.export_formats import EXPORT_FORMATS
+from simplellm.config.model import ModelConfig
+from simplellm.data.split_patterns import EARLIER_SPLIT_PATTERN
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
+from simplellm.training.held_out_text import held_out_documents
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
@@ -194,8 +202,6 @@ def test_matrices_have_the_requested_type_and_the_rest_is_float32(
 
 
 def test_q8_0_stores_narrow_matrices_as_f16_and_says_so(tmp_path: Path) -> None:
-    from simplellm.config.model import ModelConfig
-
     config = ModelConfig(n_layer=1, n_head=2, n_embd=48, n_inner=64, vocab_size=257)
     network = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)})
@@ -221,6 +227,40 @@ def test_a_number_that_f16_cannot_hold_is_named(
     with pytest.raises(CheckpointError, match=r"embd|embed|wte") as found:
         export(model, format, "f16", tmp_path / "model")
     assert "bf16" in found.value.fix and os.listdir(tmp_path) == []
+
+
+def test_a_run_of_an_earlier_version_names_the_nearest_pattern_and_counts_what_differs(
+    tmp_path: Path,
+) -> None:
+    ranks = Tokenizer.train(["12345 12345 67890 abc abc"] * 20, 300).ranks
+    tokenizer = Tokenizer(ranks, EARLIER_SPLIT_PATTERN)
+    config = ModelConfig(n_layer=1, n_head=1, n_embd=8, vocab_size=tokenizer.vocab_size)
+    network = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
+    documents = ["12345 abc", "abc abc"]
+    notices: list[str] = []
+    for held_out in (documents, documents[1:], []):
+        source = source_of(network, tokenizer, "here")
+        read = partial(list, held_out)
+        model = ExportedModel("old", source, held_out=read, notice=notices.append)
+        path = tmp_path / f"{len(held_out)}.gguf"
+        file = reader(export(model, "gguf", "f32", path))
+        assert value(file, "tokenizer.ggml.pre") in ("llama-bpe", "gpt-2")
+    n_ids = sum(len(tokenizer.encode(text)) for text in documents)
+    n_same = len(tokenizer.encode(documents[1]))
+    assert re.search(rf": \d of the {n_ids} ids of its held-out text differ$", notices[0])
+    assert notices[1].endswith(f": all {n_same} ids of its held-out text are the same")
+    assert notices[2].endswith("the ids that differ are not counted")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_held_out_text_of_a_run_is_read_again(
+    trained: Path, tmp_path: Path, story: str, lost: bool
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "runs")
+    if lost:  # then it comes from the file
+        shutil.rmtree(folder / ".prepared")
+    documents = held_out_documents(Run(folder / "tiny"))
+    assert len(documents) == 1 and len(documents[0]) > 2000 and story.endswith(documents[0])
 
 
 # ---------------------------------------------------------------- hf
@@ -258,8 +298,6 @@ def test_a_model_card_names_the_text_the_scores_and_the_settings_but_no_path(
 
 
 def test_a_model_card_shows_nothing_of_a_forged_run_json(model: ExportedModel) -> None:
-    from dataclasses import replace
-
     forged = {
         "files": [{"sha256": "/home/x", "characters": 3}, "text", {"sha256": "a" * 64}],
         "val_fingerprint": ["/home/x"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,8 +15,15 @@ from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import CheckpointError, Notice
 
 
-def exported_model(folder: Path, notice: Notice = lambda text: None) -> ExportedModel:
-    """The model of a checkpoint folder, verified, and what its run recorded about it."""
+def exported_model(
+    folder: Path,
+    held_out: Callable[[Run], Sequence[str]] = lambda run: (),
+    notice: Notice = lambda text: None,
+) -> ExportedModel:
+    """The model of a checkpoint folder, verified, and what its run recorded about it.
+
+    held_out: reads the validation documents of a run.
+    """
     network, tokenizer = load_model(folder, torch.device("cpu"))
     run = Run(folder.resolve().parent)
     try:
@@ -26,6 +35,7 @@ def exported_model(folder: Path, notice: Notice = lambda text: None) -> Exported
         source_of(network, tokenizer, str(folder)),
         info,
         run.figures_of(folder) if info else {},
+        partial(held_out, run),
         notice,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -28,6 +28,7 @@ class ExportedModel:
 
     name: of the run. source: weights, which are read one by one, tokenizer and chat template.
     info: content of its run.json; empty if there is none. figures: measured on its checkpoint.
+    held_out: reads the documents of its validation text; none if they are not there any more.
     notice: receives what the user should know about the result.
     """
 
@@ -35,6 +36,7 @@ class ExportedModel:
     source: SourceModel
     info: JsonMapping = field(default_factory=dict)
     figures: Figures = field(default_factory=dict)
+    held_out: Callable[[], Sequence[str]] = tuple
     notice: Notice = lambda text: None
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import gguf
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
+from simplellm.checkpoint.export.split_name import split_name
 from simplellm.storage.json_files import JsonObject
 
 
@@ -15,15 +16,27 @@ def add_tokenizer(writer: gguf.GGUFWriter, model: ExportedModel) -> None:
     content = model.tokenizer.to_mapping()
     tokens, types = _vocabulary(content, model.config.vocab_size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(split_name(model))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in _merges(content)])
-    writer.add_bos_token_id(model.tokenizer.end_of_text)
-    writer.add_eos_token_id(model.tokenizer.end_of_text)
-    writer.add_pad_token_id(model.tokenizer.end_of_text)
-    writer.add_add_bos_token(False)
+    _add_special_tokens(writer, model)
+
+
+def _add_special_tokens(writer: gguf.GGUFWriter, model: ExportedModel) -> None:
+    """Add the ids that begin and end a text or a reply, and the chat template."""
+    generation = model.source.generation
+    end = model.tokenizer.end_of_text
+    ends = generation.eos_ids or (end,)
+    writer.add_eos_token_id(ends[0])
+    if len(ends) > 1:
+        writer.add_eot_token_id(ends[1])
+    writer.add_bos_token_id(end if generation.bos_id is None else generation.bos_id)
+    writer.add_pad_token_id(end)
+    writer.add_add_bos_token(False)  # without this entry, llama-bpe adds it
     writer.add_add_eos_token(False)
+    if generation.chat_template is not None:
+        writer.add_chat_template(generation.chat_template)
 
 
 def _vocabulary(content: JsonObject, size: int) -> tuple[list[str], list[gguf.TokenType]]:

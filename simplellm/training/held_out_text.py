@@ -1,0 +1,55 @@
+"""The validation text of a finished run, read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from simplellm.checkpoint.run import Run
+from simplellm.data.corpus import Corpus
+from simplellm.data.prepared_corpus import (
+    PREPARED_FOLDER,
+    find_prepared,
+    is_prepared_name,
+    train_characters,
+)
+from simplellm.errors import CheckpointError, TextError
+from simplellm.training.run_info import RunInfo
+
+
+def held_out_documents(run: Run) -> list[str]:
+    """The validation documents of a run; empty where its files have changed or are gone.
+
+    They come from the prepared ids, or from the texts themselves.
+    """
+    try:
+        info = RunInfo.read(run)
+    except CheckpointError:
+        return []
+    name = str(info.facts.get("prepared"))
+    if is_prepared_name(name):
+        prepared = find_prepared(run.path.parent / PREPARED_FOLDER / name)
+        if prepared is not None:
+            return prepared.val_documents()
+    try:
+        corpora = info.sources.read()
+    except TextError:
+        return []
+    val_digests = list(corpora.validation.fingerprint.values()) if corpora.validation else []
+    digests = list(corpora.train.fingerprint.values())
+    if (digests, val_digests) != (info.text_digests, info.val_digests):
+        return []
+    if corpora.validation:
+        return list(_documents(corpora.validation, 0))
+    start = train_characters(corpora.train.n_characters, info.training.val_fraction)
+    return list(_documents(corpora.train, start))
+
+
+def _documents(corpus: Corpus, start: int) -> Iterator[str]:
+    parts: list[str] = []
+    for chunk in corpus.chunks(start):
+        parts.append(chunk.text)
+        if chunk.ends_document:
+            yield "".join(parts)
+            parts.clear()
+    if parts:
+        yield "".join(parts)

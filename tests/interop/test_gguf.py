@@ -1,0 +1,109 @@
+"""llama.cpp reads an exported GGUF file: the same ids, the same tokens, the same end."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from interop.conftest import LEARNED_CHARACTERS
+from interop.llama_cpp import LlamaCpp
+from simplellm.app.cli import main
+from simplellm.checkpoint.export.export import ExportJob
+from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
+from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.config.sampling import SamplingParams
+from simplellm.inference.sampler import Sampler
+
+N_STRINGS = 1000
+N_NEW = 64
+N_PROMPTS, N_FIRST, MIN_EQUAL = 64, 16, 60  # prompts, and those whose first tokens are equal
+PIECES = [
+    "The judge", "it's", " I'LL", "don't've", "é", "e\u0301", "ñandú", "Straße", "ﬁ", "x²", "½",
+    "안녕하세요", " 판사는 말했다", "ㄱㄴㄷ", "가\u0301", "日本語", "中文，标点。", "Привет",
+    "שלום", "مرحبا", "ไทย", "हिन्दी", "👩\u200d👩\u200d👧", "🇰🇷", "👍🏽", "0", "12", "345",
+    "6789012345", "٣٤", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n ", "\t\t\n",
+    "\u00a0", "\u3000", "\u2028", "\u200b", "\ufeff", "\x00", "\x7f", "...", "!?", "--", "(",
+    "def f(x):\n    return x ** 2\n", "#include <a.h>\n", "a_b.c[0] += 1;", "{}", "\\n", "'",
+    "https://example.com/?q=1&r=%20", "<|endoftext|>", "</s>", "$", "€5.00", '"', "_",
+]  # fmt: skip
+
+
+def strings() -> list[str]:
+    draw = random.Random(1)
+    return ["".join(draw.choices(PIECES, k=draw.randint(1, 12))) for _ in range(N_STRINGS)]
+
+
+@pytest.fixture
+def sampler(runs: Path, run: str) -> Sampler:
+    return Sampler(*load_model(find_checkpoint(run, runs, print), torch.device("cpu")))
+
+
+def export(runs: Path, run: str, path: Path, type: str = "f32") -> Path:
+    arguments = ["--checkpoints", str(runs), "--format", "gguf", "--type", type, "--out", str(path)]
+    assert main(["export", "--run", run, *arguments]) == 0
+    return path
+
+
+def greedy(sampler: Sampler, ids: list[int], n_tokens: int) -> list[int]:
+    reply = sampler.stream(ids, SamplingParams(temperature=0, max_new_tokens=n_tokens))
+    assert list(reply)
+    return reply.new_ids
+
+
+def prompts(sampler: Sampler, story: str) -> list[list[int]]:
+    """Eight words each from places all over the text that the model has learned."""
+    words = story[:LEARNED_CHARACTERS].split()
+    step = (len(words) - 8) / N_PROMPTS
+    starts = [int(i * step) for i in range(N_PROMPTS)]
+    return [sampler.encode(" ".join(words[start : start + 8])) for start in starts]
+
+
+def test_llama_cpp_gives_the_same_ids(
+    runs: Path, run: str, sampler: Sampler, tmp_path: Path
+) -> None:
+    with LlamaCpp(export(runs, run, tmp_path / "model.gguf")) as reader:
+        for text in strings():
+            assert reader.encode(text) == sampler.tokenizer.encode(text), repr(text)
+
+
+def test_llama_cpp_gives_the_same_tokens_from_float32(
+    runs: Path, run: str, sampler: Sampler, story: str, tmp_path: Path
+) -> None:
+    with LlamaCpp(export(runs, run, tmp_path / "model.gguf"), is_exact=True) as reader:
+        for ids in prompts(sampler, story)[::8]:
+            expected = greedy(sampler, ids, N_NEW)
+            assert reader.complete(ids, N_NEW)["tokens"] == expected
+
+
+@pytest.mark.parametrize("type", ["f16", "bf16", "q8_0"])
+def test_llama_cpp_nearly_always_gives_the_same_tokens_from_fewer_bits(
+    runs: Path, run: str, sampler: Sampler, story: str, tmp_path: Path, type: str
+) -> None:
+    with LlamaCpp(export(runs, run, tmp_path / "model.gguf", type)) as reader:
+        n_equal = sum(
+            reader.complete(ids, N_FIRST)["tokens"] == greedy(sampler, ids, N_FIRST)
+            for ids in prompts(sampler, story)
+        )
+    assert n_equal >= MIN_EQUAL
+
+
+def test_the_end_of_text_stops_a_reply(
+    runs: Path, run: str, sampler: Sampler, tmp_path: Path
+) -> None:
+    """END_OF_TEXT gets the embedding of the most likely token, so that it comes next."""
+    ids = sampler.encode("The judge")
+    model, end = sampler.model, sampler.tokenizer.end_of_text
+    likely = int(sampler.next_logits(ids).argmax())
+    with torch.no_grad():
+        table = model.token_embedding.weight if model.config.tie_embeddings else model.head.weight
+        table[end] = 2 * table[likely]
+    source = source_of(model, sampler.tokenizer, "here")
+    path = tmp_path / "model.gguf"
+    ExportJob.of("gguf", None, path).write(ExportedModel("ending", source))
+    with LlamaCpp(path) as reader:
+        reply = reader.complete(ids, 20)
+    assert reply["stop_type"] == "eos" and reply["content"] == ""
