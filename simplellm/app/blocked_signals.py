@@ -16,7 +16,9 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from simplellm.app.dumb_terminal import is_dumb
 from simplellm.app.interrupt import grace
+from simplellm.app.typeahead import REPORT_NO_PASTES
 
 SHUTDOWN = 0  # no signal has this number
 SHOW_CURSOR = "\x1b[?25h"
@@ -95,7 +97,7 @@ def _terminal_restorer() -> Callable[[], None]:
     def restore() -> None:
         with contextlib.suppress(OSError, termios.error):
             termios.tcsetattr(keyboard, termios.TCSANOW, modes)
-            if os.isatty(2):
-                os.write(2, SHOW_CURSOR.encode())
+            if os.isatty(2) and not is_dumb():
+                os.write(2, (SHOW_CURSOR + REPORT_NO_PASTES).encode())
 
     return restore

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from simplellm.app.blocked_signals import blocked_signals_end_the_program
 from simplellm.app.console import discard_unwritable, is_broken_pipe
+from simplellm.app.dumb_terminal import name_dumb_terminal
 from simplellm.app.interrupt import SIGNALS
 from simplellm.app.options import ChatOptions, Options, TextOptions
 from simplellm.app.parser import parse
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    name_dumb_terminal(os.environ)
     _accept_any_encoding()
     for number in SIGNALS:
         if number != signal.SIGINT:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from simplellm.app.commands.registry import completions
+from simplellm.app.dumb_prompt import Echo
+from simplellm.app.dumb_terminal import is_dumb
 from simplellm.app.pastes import Pastes, improve_pastes, make_history
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
 from simplellm.app.sanitize import stand_ins
@@ -23,32 +27,31 @@ ReadLine = Callable[[], str | None]  # None at the end of input; KeyboardInterru
 def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
     """A function that shows the prompt and returns the line typed there."""
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.layout.screen import Char
+    from prompt_toolkit.output import DummyOutput
 
     # prompt_toolkit has a mapping for control characters, but not for other unsafe ones
     Char.display_mappings = stand_ins() | Char.display_mappings
     pastes = Pastes()
+    echo = Echo(_write) if is_dumb() else None
 
     def toolbar() -> str:
         return toolbar_text(session, prompt.default_buffer.text, prompt.output.get_size().columns)
 
     prompt: Any = PromptSession(
-        history=make_history(_history_path() if keep_history else None, pastes),
-        auto_suggest=AutoSuggestFromHistory(),
-        completer=_completer(session),
-        complete_while_typing=True,
-        key_bindings=_key_bindings(pastes),
-        prompt_continuation="  ",
-        enable_open_in_editor=True,
-        enable_suspend=True,
+        **_editing(session, keep_history, pastes),
         bottom_toolbar=toolbar,
+        output=DummyOutput() if echo else None,
     )
+    # no warning where the terminal does not report its cursor: only the toolbar is missing there
+    prompt.app.renderer.cpr_not_supported_callback = None
+    if echo:
+        prompt.default_buffer.on_text_changed += lambda buffer: echo.show(buffer.text)
     improve_pastes(prompt.input)
 
     def read_line() -> str | None:
         try:
-            with early_keys.reading():
+            with early_keys.reading(), echo.shown() if echo else nullcontext():
                 _feed(early_keys.taken(), prompt.input)
                 return pastes.filled(str(prompt.prompt("> ")))
         except EOFError:
@@ -58,6 +61,27 @@ def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
                 report_pastes(True)  # the prompt has turned it off
 
     return read_line
+
+
+def _editing(session: Session, keep_history: bool, pastes: Pastes) -> dict[str, Any]:
+    """How a line is edited: history, completion and keys."""
+    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+
+    return {
+        "history": make_history(_history_path() if keep_history else None, pastes),
+        "auto_suggest": AutoSuggestFromHistory(),
+        "completer": _completer(session),
+        "complete_while_typing": True,
+        "key_bindings": _key_bindings(pastes),
+        "prompt_continuation": "  ",
+        "enable_open_in_editor": True,
+        "enable_suspend": True,
+    }
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def toolbar_text(session: Session, typed: str = "", columns: int = 1000) -> str:
