@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.cells import cell_len
-
 from simplellm.app.sanitize import visible
 
 PROMPT = "> "
@@ -18,10 +16,12 @@ class Echo:
     """Writes the changes of a typed line.
 
     The prompt of prompt_toolkit for such terminals shows only the last character of a change.
+    cells: the columns that a text takes.
     """
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    def __init__(self, write: Callable[[str], object], cells: Callable[[str], int]) -> None:
         self._write = write
+        self._cells = cells
         self._shown = ""
 
     @contextlib.contextmanager
@@ -40,7 +40,7 @@ class Echo:
         if text.startswith(self._shown):
             self._write(visible(text[len(self._shown) :]))
         elif self._shown.startswith(text) and len(removed) <= MOST_ERASED and "\n" not in removed:
-            self._write(ERASE * cell_len(visible(removed)))
+            self._write(ERASE * self._cells(visible(removed)))
         else:
             self._write("\n" + PROMPT + visible(text))
         self._shown = text

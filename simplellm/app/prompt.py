@@ -29,11 +29,12 @@ def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.layout.screen import Char
     from prompt_toolkit.output import DummyOutput
+    from prompt_toolkit.utils import get_cwidth
 
     # prompt_toolkit has a mapping for control characters, but not for other unsafe ones
     Char.display_mappings = stand_ins() | Char.display_mappings
     pastes = Pastes()
-    echo = Echo(_write) if is_dumb() else None
+    echo = Echo(_write, get_cwidth) if is_dumb() else None
 
     def toolbar() -> str:
         return toolbar_text(session, prompt.default_buffer.text, prompt.output.get_size().columns)

@@ -129,7 +129,7 @@ class Session:
     def ask(self, text: str) -> Answer:
         """The model's continuation of `text`, with earlier turns as context if they are kept."""
         ids, notes = self._encode_prompt(text)
-        notes += notes_on(text)
+        notes = notes or notes_on(text)  # one notice about a prompt is enough
         turn = Turn(text, "", ids=tuple(ids))
         return self._answer("ask", turn, text, len(self.turns), notes, self.params)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import STORY, TINY_FLAGS, posix_only
 from program import SIMPLELLM, environment
+from rich.cells import cell_len
 from terminal import Key, Terminal
 
 from simplellm.app.dumb_prompt import Echo
@@ -122,7 +123,7 @@ def test_a_terminal_without_a_name_is_dumb(term: str | None, expected: str) -> N
 
 def test_a_typed_line_is_shown_with_its_changes() -> None:
     written: list[str] = []
-    echo = Echo(written.append)
+    echo = Echo(written.append, cell_len)
     with echo.shown():
         for text in ("a", "ab한", "ab", "", "one\x1b\ntwo", "other"):
             echo.show(text)
