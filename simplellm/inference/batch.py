@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simplellm.config.sampling import SamplingParams
 from simplellm.device import failures_reported
-from simplellm.inference.reply import Reply, StreamedToken
+from simplellm.inference.reply import LogitsSource, Reply, StreamedToken
 from simplellm.inference.sampler import Sampler
 from simplellm.model.cache import KVCache
 
@@ -93,9 +93,15 @@ class ReplyBatch:
         max_length = len(ids) + max(params.max_new_tokens for params in settings)
         self._decoder = BatchDecoder(sampler, max_length)
         self._sources = [_ReplySource(self, sampler) for _ in settings]
+        # A batch of int8 products gives slightly different logits than the decoder.
+        sources: Sequence[LogitsSource] = (
+            [Sampler(sampler.model, sampler.tokenizer) for _ in settings]
+            if sampler.decodes_in_int8
+            else self._sources
+        )
         self.replies = [
             Reply(source, list(ids), params)
-            for source, params in zip(self._sources, settings, strict=True)
+            for source, params in zip(sources, settings, strict=True)
         ]
         self._running = list(range(len(settings)))  # indices of replies that are not complete
         self._cached = list(self._running)  # indices of the replies in the KV cache

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.config.sampling import SamplingParams
+from simplellm.inference.batch import ReplyBatch
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
 
@@ -85,3 +86,46 @@ def test_a_repeated_prompt_gets_the_reply_of_a_new_one(trained_model, is_quantiz
                 pass
             replies.append(reply.new_ids)
         assert replies[0] == replies[1]
+
+
+def new_ids(sampler: Sampler, ids: list[int], seed: int) -> list[int]:
+    reply = sampler.stream(ids, SamplingParams(seed=seed, max_new_tokens=12))
+    for _ in reply:
+        pass
+    return reply.new_ids
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_what_the_cache_holds_changes_no_reply(trained_model, is_quantized):
+    """Earlier replies in the context, regenerated replies, edited, shorter and long prompts."""
+    model, tokenizer = trained_model
+    model = quantize(model) if is_quantized else model
+    prompt = tokenizer.encode("The judge looked at")
+    for seed in range(25):
+        used = Sampler(model, tokenizer)
+        reply = new_ids(used, prompt, seed)
+        for ids in (
+            [*prompt, *reply, *tokenizer.encode(" He was")],
+            [*prompt, *reply, *tokenizer.encode(" He was")],
+            [*prompt[:3], *tokenizer.encode(" no money")],
+            prompt[:4],
+            prompt[:1],
+            prompt[:4],
+            (prompt * 20)[: model.config.block_size + 5],
+        ):
+            assert new_ids(used, ids, seed) == new_ids(Sampler(model, tokenizer), ids, seed)
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_a_batch_gives_the_replies_of_one_after_another(trained_model, is_quantized):
+    model, tokenizer = trained_model
+    model = quantize(model) if is_quantized else model
+    sampler = Sampler(model, tokenizer)
+    prompt = tokenizer.encode("The judge looked at")
+    settings = [SamplingParams(seed=seed, max_new_tokens=12) for seed in range(25)]
+    batch = ReplyBatch(sampler, prompt, settings)
+    for _ in batch:
+        pass
+    assert [reply.new_ids for reply in batch.replies] == [
+        new_ids(sampler, prompt, seed) for seed in range(25)
+    ]
