@@ -17,7 +17,6 @@ from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import reuse_freed_memory
-from simplellm.errors import SettingError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.lock import FolderLock
 from simplellm.training import resume_changes as changes
@@ -34,10 +33,11 @@ from simplellm.training.preparation import (
 )
 from simplellm.training.result import Result
 from simplellm.training.resume_limits import NewLimits, refuse_without_effect
+from simplellm.training.resume_sources import NamedSources
 from simplellm.training.run_differences import of_environment
 from simplellm.training.run_info import RunInfo, environment_facts, text_facts
 from simplellm.training.schedule import warmup_steps
-from simplellm.training.sources import Corpora, absolute_paths
+from simplellm.training.sources import Corpora
 from simplellm.training.step_limits import Limits
 from simplellm.training.trainer import Trainer
 from simplellm.training.training_data import TrainingData
@@ -50,7 +50,7 @@ class _Request:
     """What the user asked for, beside the run."""
 
     given: ExplicitSettings
-    texts: tuple[str, ...]
+    named: NamedSources
     accept_changes: bool
 
 
@@ -69,15 +69,17 @@ def resume(
     context: TrainingContext,
     texts: tuple[str, ...] = (),
     accept_changes: bool = False,
+    named: NamedSources | None = None,
 ) -> Result:
     """Continue a run from its newest whole checkpoint, exactly as if it had not stopped.
 
-    `texts` and `given` may repeat what the run was started with; SettingError where they differ.
+    `given`, and `texts` or all of `named`, may repeat what the run was started with; SettingError
+    where they differ.
     CheckpointError where its text, its tokenizer or its model changed. With `accept_changes` it
     continues nevertheless, and run.json records the changes.
     """
     run.read_info()  # refuses a folder that is no run before it is locked
-    request = _Request(given, texts, accept_changes)
+    request = _Request(given, named or NamedSources(texts), accept_changes)
     with claimed(run, context) as lock, Heartbeat() as heartbeat:
         reuse_freed_memory()
         trainer, info, recorded = _restore(run, request, context, lock)
@@ -100,7 +102,7 @@ def _restore(
 ) -> tuple[Trainer, RunInfo, RecordedDecisions]:
     """A trainer in the state of the checkpoint, and the content of run.json from now on."""
     info = RunInfo.read(run)
-    _check_texts(run, info, request.texts)
+    request.named.check(run.name, info)
     config, changed = changes.with_settings(info, request.given, request.accept_changes)
     limits = NewLimits.of(info, request.given)
     config = limits.applied(config)
@@ -159,14 +161,6 @@ def _report_higher_rate(trainer: Trainer, context: TrainingContext) -> None:
         context.notice(
             f"the learning rate rises from {before:.2g} to {now:.2g}, because the schedule "
             f"now ends at step {trainer.config.max_steps}"
-        )
-
-
-def _check_texts(run: Run, info: RunInfo, texts: tuple[str, ...]) -> None:
-    if texts and absolute_paths(texts) != absolute_paths(info.sources.texts):
-        raise SettingError(
-            f"run {run.name} was started on other texts than {', '.join(texts)}",
-            fix="leave TEXT out",
         )
 
 

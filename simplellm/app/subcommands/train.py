@@ -23,11 +23,13 @@ from simplellm.app.training_run import run_training
 from simplellm.checkpoint.find_runs import find_run, free_name
 from simplellm.checkpoint.run import Run
 from simplellm.data.text_files import STDIN_NAME
+from simplellm.errors import CheckpointError, SettingError
 from simplellm.evaluation.advice import is_too_short
 from simplellm.evaluation.picture.save import check_picture_path
 from simplellm.training.repetition import RUN_FILE, Repetition
 from simplellm.training.result import Result
 from simplellm.training.resume import resume
+from simplellm.training.resume_sources import NamedSources
 from simplellm.training.start import start
 
 
@@ -44,17 +46,20 @@ def train(options: TrainOptions) -> int:
             f"{result.path}"
         )
     screen.notice(f"chat with it: {options.command(f'chat --run {result.run}')}")
-    if not result.stopped:
-        screen.notice(f"repeat it: {options.command(_repeat(result))}")
+    if not result.stopped and (words := _repeat(result)):
+        screen.notice(f"repeat it: {options.command(words)}")
     return interrupt.exit_code
 
 
 def _repeat(result: Result) -> str:
-    """The command, without the program, that trains a run again."""
+    """The command, without the program, that trains a run again; empty without a run.json."""
     run = Run(Path(result.path).parent)
+    try:
+        texts = run.read_info()["texts"]
+    except (CheckpointError, KeyError):
+        return ""
     config = f"--config {shlex.quote(str(run.path / RUN_FILE))}"
-    reads_stdin = STDIN_NAME in run.read_info()["texts"]
-    return f"train - {config} < TEXT" if reads_stdin else f"train {config}"
+    return f"train - {config} < TEXT" if STDIN_NAME in texts else f"train {config}"
 
 
 def _quality(result: Result) -> str:
@@ -97,9 +102,16 @@ def _repeated(
 
 def _resume(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:
     settings = settings_of(options)
+    if options.name and options.run and options.name != options.run:
+        raise SettingError(
+            f"--resume continues one run, got --name {options.name} and --run {options.run}",
+            fix="leave one of them out",
+        )
     run, _ = find_run(options.name or options.run, options.checkpoints)
+    base_folder = base_checkpoint(options, screen)
+    named = NamedSources(options.texts, options.val_data, text_format(options), base_folder)
     return run_training(
-        lambda context: resume(run, settings, context, options.texts, options.accept_changes),
+        lambda context: resume(run, settings, context, (), options.accept_changes, named),
         options,
         screen,
         device_of(options, screen),
