@@ -22,7 +22,8 @@ from typing import cast
 
 import numpy as np
 
-from simplellm.inference.vector_operations import Array, array, gelu, norm, product, swiglu
+from simplellm.inference.native_products import Array
+from simplellm.inference.vector_operations import array, gelu, norm, product, swiglu
 from simplellm.model.attention import MultiHeadAttention
 from simplellm.model.block import TransformerBlock
 from simplellm.model.cache import KVCache

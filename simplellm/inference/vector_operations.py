@@ -16,14 +16,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from simplellm.inference.native_products import Array, VectorMap, native_products
 from simplellm.inference.quantize import Int8Linear
 from simplellm.model.layers import RMSNorm
 
-Array = np.ndarray
-VectorMap = Callable[[Array, Array], object]  # reads the first vector, overwrites the second
-LARGE_MATRIX_BYTES = 4 << 20  # more than the cache of one core
+LARGE_MATRIX_BYTES = 1 << 20  # half the cache of one core; smaller ones are read too fast
 GELU_SCALE = math.sqrt(2 / math.pi)  # Hendrycks and Gimpel 2016
 GELU_CUBIC = 0.044715
 
@@ -118,10 +117,15 @@ def _with_bias(multiply: VectorMap, bias: object) -> VectorMap:
 
 
 def _float_product(weight: Array) -> VectorMap:
-    """By numpy on one core, or by torch on all of them where that is faster for a large matrix."""
-    if weight.nbytes >= LARGE_MATRIX_BYTES and _is_faster_in_torch(*weight.shape):
-        return _torch_product(weight)
+    """By numpy on one core, or on all cores where that is faster for a large matrix."""
+    if weight.nbytes >= LARGE_MATRIX_BYTES and _is_faster_in_parallel(*weight.shape):
+        return _parallel_product(weight)
     return cast("VectorMap", weight.dot)
+
+
+def _parallel_product(weight: Array) -> VectorMap:
+    native = native_products()
+    return _torch_product(weight) if native is None else native.float32(weight)
 
 
 def _torch_product(weight: Array) -> VectorMap:
@@ -135,12 +139,12 @@ def _torch_product(weight: Array) -> VectorMap:
 
 
 @functools.cache
-def _is_faster_in_torch(rows: int, columns: int) -> bool:
+def _is_faster_in_parallel(rows: int, columns: int) -> bool:
     """Measured once per shape: it depends on the number of cores and on their memory bandwidth."""
     weight = np.ones((rows, columns), np.float32)
     x = np.ones(columns, np.float32)
     result = np.empty(rows, np.float32)
-    return _seconds(_torch_product(weight), x, result) < _seconds(weight.dot, x, result)
+    return _seconds(_parallel_product(weight), x, result) < _seconds(weight.dot, x, result)
 
 
 def _seconds(multiply: VectorMap, x: Array, result: Array) -> float:
@@ -153,6 +157,10 @@ def _seconds(multiply: VectorMap, x: Array, result: Array) -> float:
 
 
 def _int8_product(module: Int8Linear) -> VectorMap:
+    native = native_products()
+    if native is not None:
+        return native.int8(array(module.weight), array(cast("Tensor", module.scale).float()))
+
     @torch.inference_mode()
     def multiply(x: Array, result: Array) -> None:
         torch.from_numpy(result).copy_(module.product(torch.from_numpy(x)))

@@ -82,14 +82,17 @@ def test_large_gains_of_the_query_norm_do_not_overflow(gain):
 
 
 @pytest.mark.parametrize("is_faster", [True, False, "tried out"])
+@pytest.mark.parametrize("has_compiler", [True, False])
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
-def test_large_matrices_multiplied_by_torch_give_the_same_logits(
-    monkeypatch, architecture, is_faster
+def test_large_matrices_multiplied_on_all_cores_give_the_same_logits(
+    monkeypatch, architecture, has_compiler, is_faster
 ):
+    if not has_compiler:
+        monkeypatch.setattr("simplellm.inference.vector_operations.native_products", lambda: None)
     monkeypatch.setattr("simplellm.inference.vector_operations.LARGE_MATRIX_BYTES", 1)
     if is_faster != "tried out":
         monkeypatch.setattr(
-            "simplellm.inference.vector_operations._is_faster_in_torch",
+            "simplellm.inference.vector_operations._is_faster_in_parallel",
             lambda rows, columns: is_faster,
         )
     model, ids = random_model(architecture=architecture), list(range(24))

@@ -1,0 +1,120 @@
+"""The compiled products: right, independent of the number of threads, and optional."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import posix_only
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simplellm.inference import native_products as module
+from simplellm.inference.native_products import NativeProducts, native_products
+
+pytestmark = posix_only
+
+
+@pytest.fixture(scope="module")
+def products() -> NativeProducts:
+    compiled = native_products()
+    if compiled is None:
+        pytest.skip("no C compiler here: products are computed by torch")
+    return compiled
+
+
+@pytest.fixture
+def new_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder, and no library loaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native_products.cache_clear()
+    yield tmp_path / "simplellm"
+    native_products.cache_clear()
+
+
+@given(
+    rows=st.integers(1, 9), columns=st.integers(1, 300), seed=st.integers(0, 99),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)  # fmt: skip
+def test_products_equal_those_of_numpy(products, rows, columns, seed, scale):
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(-127, 128, (rows, columns)).astype(np.int8)
+    scales = (generator.random(rows, np.float32) * scale).astype(np.float32)
+    x = generator.standard_normal(columns, np.float32)
+    floats = weight.astype(np.float32) * scales[:, None]
+    result = np.full(rows, np.nan, np.float32)
+    tolerance = 1e-5 * scale * 127 * columns
+    products.int8(weight, scales)(x, result)
+    assert np.allclose(result, floats.astype(np.float64) @ x, atol=tolerance)
+    products.float32(floats)(x, result)
+    assert np.allclose(result, floats.astype(np.float64) @ x, atol=tolerance)
+
+
+def test_the_number_of_threads_changes_no_bit(products, monkeypatch):
+    monkeypatch.setattr(module, "PARALLEL_WEIGHTS", 1)
+    generator = np.random.default_rng(0)
+    weight = generator.integers(-127, 128, (201, 333)).astype(np.int8)
+    scales, x = generator.random(201, np.float32), generator.random(333, np.float32)
+    results = np.empty((3, 2, 201), np.float32)
+    threads = torch.get_num_threads()
+    try:
+        for n_threads, (of_int8, of_float) in enumerate(results, 1):
+            torch.set_num_threads(n_threads)
+            products.int8(weight, scales)(x, of_int8)
+            products.float32(weight.astype(np.float32))(x, of_float)
+    finally:
+        torch.set_num_threads(threads)
+    assert (results == results[0]).all()
+
+
+def test_the_library_is_compiled_once(products, new_cache, monkeypatch):
+    assert native_products() is not None
+    (library,) = new_cache.iterdir()
+    native_products.cache_clear()
+    monkeypatch.setattr(module, "_compile", lambda *arguments: pytest.fail("compiled again"))
+    assert native_products() is not None and list(new_cache.iterdir()) == [library]
+
+
+def test_other_source_gets_another_library(products, new_cache, monkeypatch, tmp_path):
+    native_products()
+    source = tmp_path / "other.c"
+    shutil.copy(module.SOURCE, source)
+    source.write_text(source.read_text() + "/* changed */\n")
+    monkeypatch.setattr(module, "SOURCE", source)
+    native_products.cache_clear()
+    assert native_products() is not None and len(list(new_cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexit 0\n", "no program"])
+def test_a_compiler_that_fails_is_not_used(new_cache, monkeypatch, tmp_path, content):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(content)
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CC", str(compiler))
+    assert native_products() is None and list(new_cache.iterdir()) == []
+
+
+def test_without_a_compiler_there_are_none(new_cache, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert native_products() is None
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(new_cache):
+    new_cache.mkdir()
+    new_cache.chmod(0o777)
+    assert native_products() is None
+    assert stat.S_IMODE(new_cache.stat().st_mode) == 0o777 and list(new_cache.iterdir()) == []
+
+
+def test_a_library_that_computes_something_else_is_not_used(
+    products, new_cache, monkeypatch, tmp_path
+):
+    source = tmp_path / "wrong.c"
+    source.write_text(module.SOURCE.read_text().replace("sums[i] +=", "sums[i] -="))
+    monkeypatch.setattr(module, "SOURCE", source)
+    assert native_products() is None
