@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, Settings, flag_of, unescape
 from simplellm.config.training import TrainConfig
+from simplellm.errors import SettingError
 from simplellm.storage.user_paths import expand_user
 from simplellm.training.trackers import TRACKERS
 
@@ -26,7 +28,7 @@ def add_common_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--checkpoints",
         metavar="DIR",
-        type=_path,
+        type=_folder,
         help="folder that contains the runs (default: checkpoints)",
     )
     group.add_argument(
@@ -302,6 +304,18 @@ def _argparse_options(setting: Setting) -> dict[str, Any]:
 
 def _path(text: str) -> Path:
     return Path(expand_user(text))
+
+
+def _folder(text: str) -> Path:
+    """The path of a folder that may not exist yet; SettingError where a file is in its place."""
+    path = _path(text)
+    for part in (path, *path.parents):
+        if os.path.isfile(part):
+            raise SettingError(
+                f"--checkpoints names the folder of the runs, got the file {part}",
+                fix=f"name a folder, such as --checkpoints {part.parent / 'checkpoints'}",
+            )
+    return path
 
 
 def _share(text: str) -> float:

@@ -68,8 +68,13 @@ class LivePanel(RenderHook):
         self._lines = []
         self._console.print(Control(ControlType.SHOW_CURSOR))
 
-    def close(self) -> None:
+    def close(self, keep: bool = False) -> None:
+        """End the panel. With `keep` its lines stay on the screen, and output goes on below."""
         with self._opened, delayed_signals("SIGINT", "SIGTSTP"):
+            if keep and self._lines:
+                lines = Segments([*self._drawn(), Segment.line()])
+                self._lines = []
+                self._console.print(lines, end="")
             self.erase()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:

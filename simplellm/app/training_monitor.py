@@ -76,6 +76,10 @@ class TrainingMonitor:
         if why := short_validation(n_tokens, n_bytes):
             self._screen.notice(why)
 
+    def keep_panel(self) -> None:
+        """End the panel and leave its figures on the screen: the training has ended."""
+        self._progress.close(keep=True)
+
     def show_trackers(self) -> None:
         """Say how the trackers of this run are opened."""
         for command in self._tracking.how_to_open():

@@ -33,6 +33,8 @@ class View:
             self.step = record
         elif record["kind"] == "evaluation":
             self.evaluation = record
+            if self.step:  # not every step is logged: the evaluation may be of a later one
+                self.step = {**self.step, "step": max(self.step["step"], record["step"])}
 
     @property
     def sample(self) -> str:

@@ -67,9 +67,12 @@ class TrainingProgress:
                 "training ends early"
             )
 
-    def close(self) -> None:
+    def close(self, keep: bool = False) -> None:
+        """End the panel; with `keep` the newest figures stay on the screen."""
         if self._live is not None:
-            self._live.close()
+            if keep:
+                self._live.show(*self._panel())
+            self._live.close(keep)
             self._live = None
 
     def __enter__(self) -> TrainingProgress:

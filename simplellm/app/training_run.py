@@ -87,6 +87,7 @@ class _Attempt:
         try:
             with failures_reported(device):
                 result = self._job(context)
+            monitor.keep_panel()
         except StoppedEarly as error:
             self._screen.notice(str(error))
             raise SystemExit(interrupt.exit_code) from error

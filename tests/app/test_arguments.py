@@ -235,3 +235,14 @@ def test_a_stopped_run_is_known_as_unfinished(checkpoints):
     assert run.steps_missing() == (30, 90)
     (run.path / "report.json").touch()  # patience ended it
     assert run.steps_missing() is None
+
+
+@pytest.mark.parametrize("command", [["runs"], ["train", str(STORY)], ["chat"], ["verify"], []])
+@pytest.mark.parametrize("below", ["", "runs"])
+def test_a_file_in_place_of_the_folder_of_runs_is_refused_with_a_fix(
+    tmp_path, capsys, command, below
+):
+    (tmp_path / "afile").write_text("x")
+    code = main([*command, "--checkpoints", str(tmp_path / "afile" / below)])
+    err = capsys.readouterr().err
+    assert code == 2 and f"got the file {tmp_path / 'afile'}" in err and "fix: name a folder" in err

@@ -17,7 +17,7 @@ from simplellm.app import training_progress
 from simplellm.app.loss_chart import BEST_MARK, VALIDATION_MARK, braille
 from simplellm.app.screen import Screen
 from simplellm.app.styled_lines import flow
-from simplellm.app.training_panel import View, panel_lines, progress_bar
+from simplellm.app.training_panel import View, figures, panel_lines, progress_bar
 from simplellm.app.training_progress import PLAIN_SAMPLE_CHARACTERS, TrainingProgress
 
 SAMPLE = "The judge \x1b[31msat\x07 [bold]down[/] and\n\n왔다 " * 20
@@ -320,6 +320,26 @@ def test_after_training_the_panel_is_gone_and_notices_stay(open_terminal):
         "validation loss has been rising since step 30; the best checkpoint is kept" in words
         and "no improvement in 3 evaluations" in words
     )
+
+
+@pytest.mark.parametrize("columns", [100, 30])
+def test_at_the_end_of_a_training_the_final_figures_stay_above_what_follows(open_terminal, columns):
+    terminal, progress = open_terminal(columns=columns, rows=50)
+    for record in a_run():
+        progress.write(record)
+    progress.close(keep=True)
+    progress._screen.notice("the report")
+    words = " ".join(terminal.text.split())
+    assert words.count("100%") == words.count("gradient") == 1 and "step 60/60" in words
+    assert words.endswith("the report") and "\x1b[?25h" in terminal.getvalue()
+    assert terminal.getvalue().endswith("the report\x1b[0m\n")
+
+
+def test_the_best_step_is_never_later_than_the_step_that_is_shown():
+    view = filled([step(10), evaluation(12)])
+    shown = dict(("".join(text for text, _ in line)).split(" ", 1) for line in figures(view))
+    assert shown["step"] == "12/60" and shown["at"] == "step 12"
+    assert filled([evaluation(12)]).step == {}
 
 
 def test_a_narrow_terminal_without_colour_is_readable(open_terminal):
