@@ -41,7 +41,10 @@ def add_common_flags(parser: ArgumentParser) -> None:
         "--device", choices=("auto", "cpu", "cuda", "mps"), help="device to use (default: auto)"
     )
     group.add_argument(
-        "--seed", metavar="N", type=TrainConfig.setting("seed").parse, help="seed of all randomness"
+        "--seed",
+        metavar="N",
+        type=SamplingParams.setting("seed").parse,
+        help="seed of all randomness",
     )
     group.add_argument(
         "--json", action="store_true", help="write one JSON object, and nothing else, to stdout"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from simplellm.config.architectures import ARCHITECTURES
+from simplellm.config.heads import fitted_shape
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, Setting
 from simplellm.config.training import TrainConfig
@@ -60,9 +61,8 @@ def choose(
     given = {name: _setting(name).check(value) for name, value in given.items()}
     known = {**(base.to_mapping() if base else {}), **given}
     chosen = {**recipe(train_bytes, known, speed), **given}
-    if "n_head" in chosen and "n_head" not in given:
-        n_embd = chosen.get("n_embd", ModelConfig.setting("n_embd").default)
-        chosen["n_head"] = _fitting_heads(n_embd, chosen["n_head"])
+    if base is None:
+        chosen |= fitted_shape(chosen, given)
     train = {name: value for name, value in chosen.items() if name in TrainConfig.names()}
     if base is None:
         names = ModelConfig.names()
@@ -87,11 +87,6 @@ def choose(
 
 def _setting(name: str) -> Setting:
     return (ModelConfig if name in ModelConfig.names() else TrainConfig).setting(name)
-
-
-def _fitting_heads(n_embd: int, requested: int) -> int:
-    """The largest number of heads up to `requested` that divides the width into even sizes."""
-    return next((heads for heads in range(requested, 1, -1) if n_embd % (2 * heads) == 0), 1)
 
 
 def _model_like(base: ModelConfig, dropout: float, given: ExplicitSettings) -> ModelConfig:

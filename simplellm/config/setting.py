@@ -29,7 +29,11 @@ SECONDS_PER_UNIT = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 SettingValue = int | float | bool | str | tuple[str, ...] | None
 ExplicitSettings = Mapping[str, SettingValue]  # those that a user gave, by name
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
-TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+AUTO = "auto"
+SWITCH_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,23 @@ class Setting:
     def parse(self, text: str) -> Any:
         """The value of `text` from a command line; `auto` is None where that is allowed."""
         text = text.strip() if self.kind not in ("str", "texts") else text
-        if self.auto and text == "auto":
+        if self.auto and text == AUTO:
             return None
         if self.kind == "bool":
-            words = {**dict.fromkeys(TRUE_WORDS, True), **dict.fromkeys(FALSE_WORDS, False)}
-            return self.check(words.get(text.lower(), text))
+            return self.check(SWITCH_WORDS.get(text.lower(), text))
         if self.kind in ("int", "float"):
             return self.check(_number(self.kind, text))
         return self.check((unescape(text),) if self.kind == "texts" else text)
+
+    def from_file(self, value: Any) -> Any:
+        """A value of a configuration file, which may be spelled as on the command line.
+
+        `auto` is None, and `on` and `off` switch. Other values are returned as they are.
+        """
+        if self.auto and value == AUTO:
+            return None
+        is_switch = self.kind == "bool" and value in ("on", "off")
+        return value == "on" if is_switch else value
 
     def _expected(self) -> str:
         """The allowed values, for an error."""

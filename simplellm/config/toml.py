@@ -34,8 +34,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         else:
             flat[key] = value
     flat = current_names(flat, [*ModelConfig.settings(), *TrainConfig.settings()])
-    _refuse_unknown(flat, [*ModelConfig.names(), *TrainConfig.names()], str(path))
-    return flat
+    settings = {item.name: item for item in (*ModelConfig.settings(), *TrainConfig.settings())}
+    _refuse_unknown(flat, list(settings), str(path))
+    return {name: settings[name].from_file(value) for name, value in flat.items()}
 
 
 def _group(table: str, values: dict[str, Any], path: Path) -> dict[str, Any]:

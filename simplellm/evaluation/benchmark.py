@@ -22,6 +22,7 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import SettingError
+from simplellm.inference.beams import reply_to
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
@@ -35,6 +36,7 @@ from simplellm.training.initial_model import (
 from simplellm.training.optimizer import Optimizer
 
 WARM_UP_TURNS = 3
+PROMPT_TOKENS = 8
 SECONDS_PER_TURN = 0.5  # so short that a change of the load affects both sides
 PEAK_FLOPS = {  # part of the device name -> dense bf16 FLOP/s by the data sheet
     "H200": 989e12,
@@ -162,8 +164,8 @@ def bench_generate(
     """Time cached replies to a short prompt at batch size 1; of transformers in float32."""
     devices.require_memory(FLOAT_BYTES * count_parameters(model_config), device)
     model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
-    prompt = list(range(1, 9))
-    n_new = min(params.max_new_tokens, model_config.block_size - len(prompt))
+    prompt = list(range(1, 1 + _prompt_tokens(model_config)))
+    n_new = min(params.max_new_tokens, most_new_tokens(model_config))
     other_step = (
         _transformers_generate_step(model, prompt, n_new, params, device) if versus else None
     )
@@ -172,13 +174,22 @@ def bench_generate(
     sampler = Sampler(quantize(model) if int8 else model, tokenizer)
 
     def step() -> int:
-        reply = sampler.stream(prompt, replace(params, max_new_tokens=n_new))
+        reply = reply_to(sampler, prompt, replace(params, max_new_tokens=n_new))
         for _ in reply:
             pass
         return len(reply.new_ids)
 
     dtype = "int8" if int8 else "float32"
     return _Comparison(step, other_step, versus, turns).measure(model, device, dtype)
+
+
+def most_new_tokens(config: ModelConfig) -> int:
+    """New tokens of a reply that fit the context, which `transformers` cannot exceed."""
+    return config.block_size - _prompt_tokens(config)
+
+
+def _prompt_tokens(config: ModelConfig) -> int:
+    return min(PROMPT_TOKENS, config.block_size // 2)
 
 
 def _take_turns(step: Step, other: Step | None, turns: int) -> tuple[list[float], list[float]]:
@@ -272,14 +283,7 @@ def _transformers_generate_step(
 ) -> Step:
     hub_model = _hub_model(model, device).eval()
     ids = torch.tensor([prompt], device=device)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if params.temperature > 0:
-        sampling = {
-            "do_sample": True,
-            "temperature": params.temperature,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-        }
+    sampling = _transformers_sampling(params)
 
     @torch.inference_mode()
     def step() -> int:
@@ -295,3 +299,21 @@ def _transformers_generate_step(
         return n_new
 
     return step
+
+
+def _transformers_sampling(params: SamplingParams) -> dict[str, Any]:
+    """The arguments of `generate` for these settings. Beam search and temperature 0 are greedy."""
+    penalty = {"repetition_penalty": params.repetition_penalty}
+    if params.num_beams > 1:
+        return {"do_sample": False, "num_beams": params.num_beams}
+    if params.temperature == 0:
+        return {"do_sample": False, **penalty}
+    min_p = {"min_p": params.min_p} if params.min_p else {}
+    return {
+        "do_sample": True,
+        "temperature": params.temperature,
+        "top_k": params.top_k,
+        "top_p": params.top_p,
+        **min_p,
+        **penalty,
+    }

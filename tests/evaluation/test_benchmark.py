@@ -14,6 +14,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.training import TrainConfig
 from simplellm.evaluation import benchmark as bench
+from simplellm.evaluation.bench_model import bench_model
 
 CPU = torch.device("cpu")
 SHAPE = [
@@ -85,7 +86,7 @@ def test_without_json_a_table_is_printed(capsys):
     "arguments",
     [
         ["train", "--versus", "nothing"],
-        ["train", "--n-embd", "30"],
+        ["train", "--n-embd", "30", "--n-head", "4"],
         ["dream"],
         [],
         ["train", "--precision", "fp16"],
@@ -168,3 +169,61 @@ def test_a_step_counts_the_tokens_of_its_targets(monkeypatch):
         TINY, CPU, SamplingParams(temperature=0, max_new_tokens=5), None
     )  # a sampled reply may end early
     assert counted == [3 * 16, 5]
+
+
+SHAPES = [
+    {"n_kv_head": 3}, {"n_kv_head": 1}, {"n_head": 3}, {"n_embd": 30}, {"n_embd": 2},
+    {"n_layer": 1}, {"n_inner": 7}, {"block_size": 2}, {"vocab_size": 257},
+    {"tie_embeddings": False}, {"dropout": 0.5}, {"architecture": "modern"},
+    {"architecture": "modern", "n_kv_head": 2}, {"n_head": 6, "n_kv_head": 3},
+    {"architecture": "modern", "tie_embeddings": False, "n_inner": 9},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", SHAPES, ids=str)
+def test_a_comparison_measures_one_shape_on_both_sides(given):
+    transformers = pytest.importorskip("transformers")
+    config = bench_model(given, {})
+    assert all(getattr(config, name) == value for name, value in given.items())
+    model = bench.SimpleLLM(config).init_weights(torch.Generator().manual_seed(0)).eval()
+    hub_model = bench._hub_model(model, CPU).eval()
+    expected = {"gpt2": "GPT2LMHeadModel", "modern": "Qwen3ForCausalLM"}[config.architecture]
+    assert isinstance(hub_model, getattr(transformers, expected))
+    assert sum(p.numel() for p in hub_model.parameters()) == model.n_parameters
+    ids = torch.arange(config.block_size)[None] % config.vocab_size
+    torch.testing.assert_close(hub_model(ids).logits, model(ids), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("generate", ["--n-kv-head", "3"]),
+        ("generate", ["--block-size", "2"]),
+        ("generate", ["--num-beams", "2"]),
+        ("generate", ["--min-p", "0.1", "--repetition-penalty", "2", "--top-k", "0"]),
+        ("train", ["--n-kv-head", "3", "--dropout", "0.1"]),
+    ],
+)
+def test_a_documented_flag_works_alone_in_a_comparison(measured, monkeypatch, kind, flags):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(bench, "WARM_UP_TURNS", 1)
+    short = ["--n-layer", "1", "--max-new-tokens", "3", "--device", "cpu", "--compile", "off"]
+    figures = measured(kind, *short, "--precision", "float32", *flags, "--versus", "transformers")
+    assert figures["ratio"] > 0
+
+
+def test_what_follows_from_the_given_shape_and_what_is_not_measured_is_said(capsys, monkeypatch):
+    one = bench.Benchmark(1.0, 1, "cpu", "float32", 1)
+    for name in ("bench_train", "bench_generate"):
+        monkeypatch.setattr(f"simplellm.app.subcommands.bench.{name}", lambda *_, **__: one)
+    words = ["--n-kv-head", "3", "--device", "cpu", "--precision", "float32"]
+    assert main(["bench", "train", *words, "--patience", "3"]) == 0
+    err = capsys.readouterr().err
+    assert "architecture modern, n_head 6, n_embd 132" in err and "does not use patience" in err
+    versus = ["--versus", "transformers", "--optimizer", "muon", "--dropout", "0.1"]
+    assert main(["bench", "train", *words, *versus]) == 0
+    err = capsys.readouterr().err
+    assert "trains with AdamW" in err and "no dropout for modern" in err
+    assert main(["bench", "generate", "--max-new-tokens", "999", "--stop", "x"]) == 0
+    err = capsys.readouterr().err
+    assert "248 new tokens" in err and "stop is not measured" in err

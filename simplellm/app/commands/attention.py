@@ -74,13 +74,12 @@ def _matrix(session: Session, ids: Sequence[int], layer: int, head: int) -> Matr
     rest = (
         f"only the last {n} of {len(ids):,} tokens are shown"
         if n < len(ids)
-        else "the shares of a row add up to 100%"
+        else "a row adds up to 100%"
     )
     return Matrix(
         names,
         tuple(tuple(row) for row in rows.tolist()),
-        summary=f"{heads}: each row is the token that looks, each column the token that it looks "
-        f"at; {rest}",
+        summary=f"{heads}: the token of a row looks at those of the columns; {rest}",
         legend=_legend(1.0),
         title=f"Attention: {heads}",
     )

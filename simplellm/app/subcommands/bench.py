@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,19 +18,21 @@ from simplellm.config.setting import Settings
 from simplellm.config.training import TrainConfig
 from simplellm.device import choose_precision, has_fast_bf16
 from simplellm.errors import Notice
-from simplellm.evaluation.benchmark import Benchmark, bench_generate, bench_train
+from simplellm.evaluation.bench_model import adjustments, bench_model
+from simplellm.evaluation.benchmark import (
+    Benchmark,
+    bench_generate,
+    bench_train,
+    most_new_tokens,
+)
 from simplellm.training.plan import why_not_compiled
 
-MODEL: SettingValues = {
-    "architecture": "gpt2",
-    "n_layer": 4,
-    "n_head": 4,
-    "n_embd": 128,
-    "block_size": 64,
-    "vocab_size": 512,
-}
 TRAINING: SettingValues = {"optimizer": "adamw", "batch_size": 12}
 GENERATION: SettingValues = {"block_size": 256}
+MEASURED_TRAINING = (  # the other settings of training do not change a step of `bench train`
+    "batch_size", "optimizer", "learning_rate", "muon_learning_rate", "weight_decay", "beta1",
+    "beta2", "grad_clip", "compile", "precision", "seed",
+)  # fmt: skip
 MEANINGS = {
     "tokens_per_second": "higher is better",
     "peak_memory_bytes": "lower is better",
@@ -59,19 +62,46 @@ def bench(options: BenchOptions) -> int:
 
 
 def _generate(options: BenchOptions, notice: Notice, device: torch.device) -> Benchmark:
-    model_config = ModelConfig(**_only(ModelConfig, {**MODEL, **GENERATION, **options.settings}))
+    model_config = _model(options, GENERATION, notice)
+    _report_unused(options, (), notice)
     defaults = {"max_new_tokens": model_config.block_size}
     params = SamplingParams(**{**defaults, **options.sampling})
+    most = most_new_tokens(model_config)
+    if options.sampling.get("max_new_tokens", 0) > most:
+        notice(f"replies have {most} new tokens: more do not fit block_size")
+    if params.stop:
+        notice("stop is not measured: every reply has the same length")
     is_int8 = options.quantize == "int8"
-    return bench_generate(model_config, device, params, options.versus, is_int8)
+    measured = replace(params, stop=())
+    return bench_generate(model_config, device, measured, options.versus, is_int8)
 
 
 def _train(options: BenchOptions, notice: Notice, device: torch.device) -> Benchmark:
     """Measure in the execution mode that a long `train` would choose."""
-    model_config = ModelConfig(**_only(ModelConfig, {**MODEL, **options.settings}))
+    model_config = _model(options, {}, notice)
+    _report_unused(options, MEASURED_TRAINING, notice)
     config = TrainConfig(**_only(TrainConfig, {**TRAINING, **options.settings}))
+    if options.versus and config.optimizer != "adamw":
+        notice(f"{options.versus} trains with AdamW, not with {config.optimizer}")
+    if options.versus and model_config.dropout and model_config.architecture != "gpt2":
+        notice(f"{options.versus} has no dropout for {model_config.architecture}")
     fastest = _fastest(config, model_config, device, notice)
     return bench_train(model_config, fastest, device, fastest.precision, options.versus)
+
+
+def _model(options: BenchOptions, defaults: SettingValues, notice: Notice) -> ModelConfig:
+    config = bench_model(options.settings, defaults)
+    if adjusted := adjustments(config, options.settings):
+        notice(f"to fit the given shape: {', '.join(adjusted)}")
+    return config
+
+
+def _report_unused(options: BenchOptions, used: Sequence[str], notice: Notice) -> None:
+    """Name the given settings of training that this benchmark does not use."""
+    known = [*ModelConfig.names(), *used, "seed"]
+    unused = [name for name in options.settings if name not in known]
+    if unused:
+        notice(f"bench {options.what} does not use {', '.join(unused)}")
 
 
 def _fastest(

@@ -1,0 +1,203 @@
+"""Every value that docs/settings.md and docs/chat.md name works as it stands, tried once.
+
+The values are read from the generated tables: ends of ranges, choices, defaults, `auto`, and
+examples such as `60s`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from simplellm.app.commands.registry import COMMANDS, dispatch
+from simplellm.app.commands.settings import COMMAND_SETTINGS
+from simplellm.app.parser import parse
+from simplellm.app.session import Session
+from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.step_folder import load_model
+from simplellm.config.model import ModelConfig
+from simplellm.config.recipe import choose
+from simplellm.config.sampling import SamplingParams
+from simplellm.config.setting import Setting
+from simplellm.config.toml import read_toml
+from simplellm.config.training import TrainConfig
+from simplellm.evaluation.bench_model import bench_model
+from simplellm.inference.beams import reply_to
+from simplellm.inference.sampler import Sampler
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+CONFIGS = {"model": ModelConfig, "training": TrainConfig, "sampling": SamplingParams}
+INSIDE = 1e-3  # distance of a value from an end of its range that is not allowed itself
+MOST_RUN = 64  # larger numbers of blocks, heads, ... are checked, but not computed with
+Row = tuple[str, str, str]  # name of a setting, and one documented value; and its group
+
+
+def table_rows(block: str) -> Iterator[list[str]]:
+    """The cells of a generated table, without its two header lines."""
+    text = (DOCS / "settings.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {block}: .*?-->\n(.*?)<!-- end -->", text, re.DOTALL)
+    assert found is not None
+    for line in found[1].splitlines()[2:]:
+        cells = re.split(r"(?<!\\)\|", line.strip("|"))
+        yield [cell.strip().replace("\\|", "|").replace("`", "") for cell in cells]
+
+
+def documented_settings() -> Iterator[Row]:
+    group = ""
+    for name, default, range_, meaning in table_rows("settings"):
+        if name.startswith("**"):
+            group = name.strip("*")
+            continue
+        for value in values_of(CONFIGS[group].setting(name), default, range_, meaning):
+            yield group, name, value
+
+
+def values_of(setting: Setting, default: str, range_: str, meaning: str) -> list[str]:
+    """The values that one row of the table names."""
+    found = ["auto"] if setting.auto else [default] if default != "none" else []
+    found += re.findall(r"\b\d+[smh]\b", meaning)
+    if setting.choices or setting.kind == "bool":
+        found += re.split(r", | or ", range_)
+    elif number := re.fullmatch(
+        r"(over )?([\d.e+-]+)(?: or more| to (under )?([\d.e+-]+))?", range_
+    ):
+        low, high = float(number[2]), number[4] and float(number[4])
+        found.append(f"{low + INSIDE if number[1] else low:g}")
+        if high:
+            found.append(str(high - INSIDE) if number[3] else number[4])
+    return list(dict.fromkeys(found))
+
+
+ROWS = list(documented_settings())
+FLAG_ROWS = [row for row in ROWS if row[0] != "sampling"]
+SAMPLING_ROWS = [row for row in ROWS if row[0] == "sampling"]
+
+
+def flag(name: str, value: str) -> list[str]:
+    return [f"--{name.replace('_', '-')}", value]
+
+
+def test_the_tables_name_values_of_every_setting() -> None:
+    known = {name for config in CONFIGS.values() for name in config.names()}
+    assert {name for _, name, _ in ROWS} >= known - {"stop"}
+    assert ("training", "budget", "10m") in ROWS and ("model", "n_kv_head", "auto") in ROWS
+
+
+@pytest.mark.parametrize(("group", "name", "value"), FLAG_ROWS)
+def test_every_documented_value_is_a_flag_of_train_sweep_and_bench(group, name, value) -> None:
+    expected = CONFIGS[group].setting(name).parse(value)
+    train = parse(["train", "x.txt", *flag(name, value)])
+    assert train.settings[name] == expected
+    bench = parse(["bench", "train", *flag(name, value)])
+    assert bench.settings[name] == expected
+    assert parse(["sweep", *flag(name, value)]).grid[name] == [expected]
+
+
+@pytest.mark.parametrize(("group", "name", "value"), FLAG_ROWS)
+def test_every_documented_value_is_a_value_in_a_toml_file(group, name, value, tmp_path) -> None:
+    setting = CONFIGS[group].setting(name)
+    is_number = setting.kind in ("int", "float") and value != "auto"
+    (tmp_path / "c.toml").write_text(f"{name} = {value if is_number else repr(value)}\n")
+    read = read_toml(tmp_path / "c.toml")
+    assert setting.check(read[name]) == setting.parse(value)
+
+
+@pytest.mark.parametrize(("group", "name", "value"), FLAG_ROWS)
+def test_every_documented_value_works_alone_in_the_recipe(group, name, value) -> None:
+    parsed = CONFIGS[group].setting(name).parse(value)
+    given = {name: parsed}
+    if name == "freeze" and parsed:
+        given["n_layer"] = parsed  # it is a number of blocks that there are
+    if name == "r_drop" and parsed:
+        given["dropout"] = 0.1
+    model, train = choose(20_000, given)
+    assert getattr(model if group == "model" else train, name) == parsed or parsed is None
+
+
+@pytest.mark.parametrize("name", ModelConfig.names())
+def test_every_documented_shape_works_alone_in_a_benchmark(name: str) -> None:
+    values = [value for _, other, value in FLAG_ROWS if other == name]
+    assert values
+    for value in values:
+        parsed = ModelConfig.setting(name).parse(value)
+        config = bench_model({name: parsed}, {})
+        assert getattr(config, name) == parsed
+
+
+# ---------------------------------------------------------------- sampling
+
+
+@pytest.fixture(scope="module")
+def sampler(trained: Path) -> Sampler:
+    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+
+
+def session_of(sampler: Sampler) -> Session:
+    params = SamplingParams(max_new_tokens=2, seed=3)
+    return Session(sampler, Path("tiny"), params, {"run": "tiny"}, params)
+
+
+@pytest.mark.parametrize(("group", "name", "value"), SAMPLING_ROWS)
+def test_every_documented_sampling_value_is_a_flag_and_a_chat_setting(
+    sampler, group, name, value
+) -> None:
+    expected = SamplingParams.setting(name).parse(value)
+    needs = {"chat": [], "generate": ["--prompt", "x"], "analyze": ["--prompt", "x"]}
+    for command, more in needs.items():
+        sampling = parse([command, *more, *flag(name, value)]).sampling
+        assert sampling.get(name) == expected
+    commands = [f"/set {name} {value}"]
+    commands += [f"/{word} {value}" for word, own in COMMAND_SETTINGS.items() if own == name]
+    for command in commands:
+        session = session_of(sampler)
+        dispatch(session, command)
+        assert getattr(session.params, name) == expected
+    if not isinstance(expected, int) or expected <= MOST_RUN or name in ("seed", "top_k"):
+        reply = reply_to(sampler, sampler.encode("The"), session.params)
+        list(reply)
+        assert len(reply.new_ids) <= session.params.max_new_tokens
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_offered_argument_of_a_command_is_accepted(sampler, command) -> None:
+    for value in command.values:
+        session = session_of(sampler)
+        own = [text for _, name, text in SAMPLING_ROWS if name == value and text != "auto"]
+        small = [text for text in own if len(text) <= 4] or ["'.'", "','"]
+        values = {"set": small[:1], "compare": [*small, *small][:2]}.get(command.name, [])
+        dispatch(session, " ".join([f"/{command.name}", value, *values]))
+
+
+# ---------------------------------------------------------------- flags with values of their own
+
+
+REQUIRED = {"generate": ["--prompt", "x"], "analyze": ["--prompt", "x"],
+            "evaluate": ["--data", "x"], "bench": ["generate"], "train": ["x.txt"]}  # fmt: skip
+EXAMPLES = {
+    "--checkpoints": ["checkpoints"], "--run": ["notes", "/a/b"], "--seed": ["0", "5"],
+    "--name": ["n"], "--from": ["n"], "--val-data": ["v.txt"],
+    "--track": ["tensorboard", "wandb", "tensorboard,wandb"], "--encoding": ["utf-8"],
+    "--text-key": ["text"], "--max-bad-share": ["0", "0.1", "1"], "--config": ["c.toml"],
+    "--chart": ["a.svg", "a.html", "a.png"], "--prompt": ["text", "-"], "--data": ["x.txt"],
+    "--top": ["10"], "--save": ["a.svg", "a.html", "a.png"],
+}  # fmt: skip
+
+
+def documented_flags() -> Iterator[tuple[str, str, str]]:
+    """Command, flag and one value of each flag that is no setting; empty without a value."""
+    rows = [("chat", *row) for row in table_rows("common flags")]
+    for command, usage, _ in [*rows, *table_rows("command flags")]:
+        name, _, values = usage.partition(" ")
+        choices = values.split("|") if values and values == values.lower() else []
+        for value in choices or (EXAMPLES[name] if values else [""]):
+            yield command, name, value
+
+
+@pytest.mark.parametrize(("command", "name", "value"), sorted(set(documented_flags())))
+def test_every_documented_value_of_a_flag_is_accepted(command, name, value) -> None:
+    words = [word for word in REQUIRED.get(command, []) if name not in REQUIRED.get(command, [])]
+    parse([command, *words, name, *([value] if value else [])])
