@@ -97,9 +97,9 @@ def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[StreamedToken]:
 def _show_before(screen: Screen, answer: Answer, is_live: bool) -> None:
     """Show the text that the reply continues. In a pipe, /continue does not repeat it."""
     if is_live:
-        screen.write(_shortened(answer.before), "dim")
+        screen.echo(_shortened(answer.before))
     elif answer.kind != "extend":
-        screen.write(answer.before, "dim")
+        screen.echo(answer.before)
 
 
 def _shortened(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -14,8 +15,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.control import Control
-from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +24,7 @@ from simplellm.app.console import is_broken_pipe
 from simplellm.app.matrix_chart import matrix_lines, n_fitting
 from simplellm.app.results import Bars, Columns, Mark, Matrix, Tokens
 from simplellm.app.sanitize import Sanitizer, one_line, visible
+from simplellm.app.word_wrap import ERASE, Span, WordWrap
 from simplellm.errors import SimpleLLMError
 
 if TYPE_CHECKING:  # the sampler imports torch; an error message must not wait for that
@@ -56,7 +56,7 @@ class Screen:
         )
         self._sanitizer = Sanitizer()
         self._shading = shading.Shading()
-        self._cells = 0  # written since the last line end
+        self._wrap = WordWrap(cell_len)
         self._gathered: Text | None = None  # not drawn yet
 
     @property
@@ -71,17 +71,36 @@ class Screen:
     # ------------------------------------------------------------ text
 
     def write(self, text: str, style: str = "") -> None:
-        """Untrusted text without a line end.
+        """Untrusted text without a line end. A terminal gets line ends between words."""
+        self._draw(self._wrapped(self._sanitizer.push(text), style))
 
-        The terminal wraps long lines, so that wide characters keep their places.
-        """
+    def echo(self, text: str) -> None:
+        """Untrusted text that a reply continues, dim. The terminal wraps it, as at the prompt."""
         shown = self._sanitizer.push(text)
-        if self._gathered is None:
-            self._print(self.out, shown, style, end="")
-        else:
-            self._gathered.append(shown, style or None)
-        if self.has_shades:
-            self._cells = self._cells_after(shown)
+        self._draw([*self._wrap.finish(), Span(shown, "dim")])
+        self._wrap.skip(shown, self._columns)
+
+    def _wrapped(self, text: str, style: str) -> list[Span]:
+        """`text` with line ends between words on a terminal; text for programs is unchanged."""
+        if not self.out.file.isatty():
+            return [Span(text, style)]
+        return self._wrap.push(text, style, self._columns)
+
+    @property
+    def _columns(self) -> int:
+        """Width of the terminal. rich takes 80 for a dumb one."""
+        is_dumb = self.out.is_dumb_terminal
+        return shutil.get_terminal_size().columns if is_dumb else self.out.width
+
+    def _draw(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            if span.text.startswith(ERASE):
+                self._draw_gathered()
+                self.out.file.write(span.text)  # rich would remove it
+            elif self._gathered is None:
+                self._print(self.out, span.text, span.style, end="")
+            else:
+                self._gathered.append(span.text, span.style or None)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -103,9 +122,11 @@ class Screen:
             self._gathered = Text()
 
     def line(self, text: str = "", style: str = "") -> None:
+        rest = self._sanitizer.push(text) + self._sanitizer.finish()
+        self._draw([*self._wrapped(rest, style), *self._wrap.finish()])
         self._draw_gathered()
-        self._print(self.out, self._sanitizer.push(text) + self._sanitizer.finish(), style)
-        self._cells = 0
+        self._print(self.out, "", "")
+        self._wrap = WordWrap(cell_len)
         self._shading = shading.Shading()
 
     def exact(self, text: str) -> None:
@@ -203,30 +224,7 @@ class Screen:
         if span.level is None or not self.has_shades:
             self.write(span.text, "dim" if span.is_label else "")
         else:
-            self._shade(span.text, _shade_style(round(span.level, 2)))
-
-    def _shade(self, text: str, style: str) -> None:
-        before = self._cells
-        self.write(text, style)
-        has_wrapped = (before - 1) // self.out.width != (self._cells - 1) // self.out.width
-        if has_wrapped and self._cells % self.out.width:
-            # a terminal that scrolls fills the new line with the background colour
-            self._draw_gathered()
-            self.out.control(Control((ControlType.ERASE_IN_LINE, 0)))
-
-    def _cells_after(self, text: str) -> int:
-        """Cells of the last line once `text` is written.
-
-        The terminal moves a wide character that does not fit to the next row.
-        """
-        _, line_end, last_line = text.rpartition("\n")
-        cells = 0 if line_end else self._cells
-        width = self.out.width
-        for character in last_line:
-            wide = cell_len(character)
-            left = -cells % width
-            cells += wide + (left if left < wide and left else 0)
-        return cells
+            self.write(span.text, _shade_style(round(span.level, 2)))
 
     # ------------------------------------------------------------ tables and bars
 

@@ -1,0 +1,138 @@
+"""Wraps streamed text at words, for a terminal. Pure functions of text and a width.
+
+A word that does not fit begins a new line. Words are separated by white space; each Chinese or
+Japanese character is a word. A word that is longer than a line is cut at the edge by the terminal.
+Text appears as soon as it arrives, except near the edge: there a word waits until it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+TAB_COLUMNS = 8
+HELD_COLUMNS = 32  # before the edge; few words are longer
+NO_BREAK_SPACES = "\u00a0\u202f"
+# Scripts that are written without spaces: kana and Chinese characters
+UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+            (0x20000, 0x3FFFF))  # fmt: skip
+ERASE = "\b \b"  # the last column
+BACKGROUND = " on "  # in a style; a terminal that wraps such text colours the whole new line
+
+
+class Span(NamedTuple):
+    """Text with the name of a style."""
+
+    text: str
+    style: str = ""
+
+
+class WordWrap:
+    """Streamed text with line ends between words.
+
+    cells: the columns that a text takes. `column`: of the cursor, while no word is incomplete.
+    """
+
+    def __init__(self, cells: Callable[[str], int]) -> None:
+        self.column = 0
+        self._cells = cells
+        self._width = 0
+        self._is_resized = False
+        self._word: list[Span] = []  # the incomplete word, one character each
+        self._word_cells = 0
+        self._n_shown = 0  # characters of it that are on the screen
+
+    def push(self, text: str, style: str, width: int) -> list[Span]:
+        """What to write now. A change of the width takes effect at the next word."""
+        self._is_resized |= self._width not in (0, width)
+        self._width = width
+        out: list[Span] = []
+        for character in text:
+            if character == "\n":
+                out += [*self._end_word(), Span("\n")]
+                self.column = 0
+                self._is_resized = False
+            elif character.isspace() and character not in NO_BREAK_SPACES:
+                out += [*self._end_word(), *self._space(character, style)]
+            elif is_unspaced(character):
+                out += [*self._end_word(), *self._add(character, style), *self._end_word()]
+            else:
+                out += self._add(character, style)
+        has_room = width - self.column >= min(HELD_COLUMNS, width // 2)
+        if has_room and self.column + self._word_cells < width:
+            out += self._show_word()
+        return joined(out)
+
+    def skip(self, text: str, width: int) -> None:
+        """Follow the cursor over text that is not wrapped here: the terminal wraps it."""
+        self._width = width
+        _, line_end, last_line = text.rpartition("\n")
+        self.column = 0 if line_end else self.column
+        for cells in map(self._cells, last_line):
+            is_over = self.column + cells > width
+            self.column = cells if is_over else self.column + cells
+
+    def finish(self) -> list[Span]:
+        """The rest, at the end of the text."""
+        return joined(self._end_word())
+
+    def _space(self, character: str, style: str) -> list[Span]:
+        """White space between words. What does not fit into the line is left out."""
+        if self._is_resized:  # the column of the cursor is unknown
+            self._is_resized = False
+            self.column = 0
+            return [Span("\n")]
+        is_tab = character == "\t"
+        n = TAB_COLUMNS - self.column % TAB_COLUMNS if is_tab else self._cells(character)
+        if self.column + n > self._width:
+            return []
+        self.column += n
+        return [Span(" " * n if is_tab else character, style)]
+
+    def _add(self, character: str, style: str) -> list[Span]:
+        """Add a character to the incomplete word, and begin a new line if it does not fit."""
+        out: list[Span] = []
+        cells = self._cells(character)
+        if self.column + self._word_cells + cells > self._width:
+            if self.column:
+                shown = "".join(span.text for span in self._word[: self._n_shown])
+                out += [Span(ERASE * self._cells(shown)), Span("\n")]
+                self.column = 0
+                self._n_shown = 0
+            if self._word_cells + cells > self._width:
+                out += self._end_word()
+                self.column = 0
+                if BACKGROUND in style:
+                    out.append(Span("\n"))
+        self._word.append(Span(character, style))
+        self._word_cells += cells
+        return out
+
+    def _show_word(self) -> list[Span]:
+        new = self._word[self._n_shown :]
+        self._n_shown = len(self._word)
+        return new
+
+    def _end_word(self) -> list[Span]:
+        new = self._show_word()
+        self.column += self._word_cells
+        self._word = []
+        self._word_cells = 0
+        self._n_shown = 0
+        return new
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a line may be broken before and after this character."""
+    return any(first <= ord(character) <= last for first, last in UNSPACED)
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """`spans` with neighbours of one style joined, and without empty ones."""
+    out: list[Span] = []
+    for span in spans:
+        if out and out[-1].style == span.style:
+            out[-1] = Span(out[-1].text + span.text, span.style)
+        elif span.text:
+            out.append(span)
+    return out

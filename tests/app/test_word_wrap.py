@@ -1,0 +1,123 @@
+"""Streamed text is wrapped at words, as it arrives."""
+
+from __future__ import annotations
+
+import io
+
+import pyte
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from simplellm.app.screen import Screen
+from simplellm.app.word_wrap import ERASE, HELD_COLUMNS, WordWrap
+
+WIDTH = 20
+KOREAN = "한국어 문장입니다 그리고 더 긴 문장"
+words = st.text(st.sampled_from("ab한글é.-👍日本"), min_size=1, max_size=9)
+
+
+def written(text: str, size: int = 1, width: int = WIDTH) -> list[str]:
+    """What is written for each piece of `size` characters of the text, and at the end."""
+    wrap = WordWrap(cell_len)
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    spans = [wrap.push(piece, "", width) for piece in pieces]
+    return ["".join(span.text for span in part) for part in (*spans, wrap.finish())]
+
+
+def lines(output: str, width: int = WIDTH) -> list[str]:
+    """The lines of a terminal after `output`."""
+    page = pyte.Screen(width, 60)
+    pyte.Stream(page).feed(output.replace("\n", "\r\n"))
+    return [line.rstrip() for line in page.display]
+
+
+@given(st.lists(words), st.integers(1, 7))
+def test_no_word_is_split_and_none_is_lost(found: list[str], size: int) -> None:
+    shown = lines("".join(written(" ".join(found), size)))
+    kept = [word for line in shown for word in line.split()]
+    unspaced = str.maketrans({"日": " 日 ", "本": " 本 "})  # may be separated
+    assert " ".join(kept).translate(unspaced).split() == " ".join(found).translate(unspaced).split()
+
+
+@given(st.lists(words), st.integers(1, 7))
+def test_the_lines_do_not_depend_on_how_the_text_is_cut(found: list[str], size: int) -> None:
+    text = "\n".join(" ".join(found[start : start + 5]) for start in range(0, len(found), 5))
+    assert lines("".join(written(text, size))) == lines("".join(written(text, 10_000)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one two three four five six", ["one two three four", "five six"]),
+        ("exactly twenty cells then more", ["exactly twenty cells", "then more"]),
+        (KOREAN, ["한국어 문장입니다", "그리고 더 긴 문장"]),
+        ("日本語の文章はスペースがない", ["日本語の文章はスペー", "スがない"]),
+        ("a " + "x" * 45 + " b", ["a", "x" * 20, "x" * 20, "xxxxx b"]),
+        ("  def f():\n\treturn", ["  def f():", "        return"]),
+        ("one\n\ntwo", ["one", "", "two"]),
+        ("nineteen characters  two spaces", ["nineteen characters", "two spaces"]),
+    ],
+)
+def test_lines_of_twenty_columns(text: str, expected: list[str]) -> None:
+    for size in (1, 3, 100):
+        assert lines("".join(written(text, size)))[: len(expected)] == expected
+
+
+def test_characters_appear_at_once_where_a_word_fits() -> None:
+    text = "The judge"
+    assert written(text, 1, width=80)[: len(text)] == list(text)
+    assert ERASE not in "".join(written("one two three " * 50, 1, width=80))
+
+
+def test_a_long_word_that_has_begun_is_moved_to_the_next_line() -> None:
+    word = "x" * (HELD_COLUMNS + 20)
+    output = "".join(written("a " * 20 + word, 1, width=80))
+    assert ERASE in output
+    assert lines(output, 80)[:2] == [("a " * 20).rstrip(), word]
+
+
+def test_a_new_width_takes_effect_at_the_next_word() -> None:
+    wrap = WordWrap(cell_len)
+    output = "".join(
+        span.text
+        for width, text in ((80, "some words "), (10, "more and "), (10, "still more"))
+        for span in wrap.push(text, "", width)
+    )
+    output += "".join(span.text for span in wrap.finish())
+    shown = [line.rstrip() for line in output.split("\n")]
+    assert shown == ["some words", "more", "and still", "more"]
+
+
+class FakeTerminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_a_reply_after_its_prompt(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = FakeTerminal()
+    screen = Screen(out=out)
+    screen.echo("a prompt of more than a line")
+    for piece in (" which", " the model", " conti", "nues", " here"):
+        screen.write(piece)
+    screen.line()
+    assert lines(out.getvalue())[:4] == [
+        "a prompt of more tha", "n a line which the", "model continues here", "",
+    ]  # fmt: skip
+
+
+def test_text_for_programs_is_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    screen = Screen(color=False, out=out)
+    screen.write("one two three four five six seven eight")
+    screen.line()
+    assert out.getvalue() == "one two three four five six seven eight\n"
