@@ -249,9 +249,9 @@ MUTATIONS = (
     ),
     Mutation(
         "check of the split pattern of a tokenizer",
-        "simplellm/data/tokenizer.py",
-        "            if find_pattern(pattern) is None:\n",
-        "            if 0:\n",
+        "simplellm/data/tokenizer_file.py",
+        "    if pattern is None:\n",
+        "    if 0:\n",
         ("tests/faults/test_hostile.py::test_an_unknown_split_pattern_is_refused",),
     ),
     Mutation(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
-from simplellm.data.split_patterns import find_pattern, named_patterns
+from simplellm.data.split_patterns import named_patterns
 from simplellm.data.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 1_000_000  # of the held-out text that is compared; takes a second
@@ -18,8 +18,8 @@ MAX_CHARACTERS = 1_000_000  # of the held-out text that is compared; takes a sec
 
 def split_name(model: ExportedModel) -> str:
     """The name; `model.notice` says what differs where the pattern has none."""
-    own = find_pattern(model.tokenizer.pattern)
-    if own is not None and own.name:
+    own = model.tokenizer.split_pattern
+    if own.name:
         return own.name
     documents = _first(model.held_out(), MAX_CHARACTERS)
     n_ids = sum(len(model.tokenizer.encode(text)) for text in documents)
