@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from simplellm.checkpoint.run import Run
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
@@ -28,12 +29,14 @@ class Repetition:
     """A recorded run to train again.
 
     name: of the run. info: its run.json. overrides: settings given now that differ from it. Other
-    limits plan the number of steps anew; all else repeats the recorded steps.
+    limits plan the number of steps anew; all else repeats the recorded steps. unfinished: the last
+    saved step and the planned steps of a run that was stopped.
     """
 
     name: str
     info: RunInfo
     overrides: ExplicitSettings
+    unfinished: tuple[int, int] | None = None
 
     @classmethod
     def read(cls, path: Path, overrides: ExplicitSettings) -> Repetition:
@@ -50,9 +53,10 @@ class Repetition:
             ) from error
         known = {**info.model.to_mapping(), **info.training.to_mapping()}
         changed = {name: value for name, value in overrides.items() if value != known[name]}
-        return cls(
-            path.resolve().parent.name if path.name == RUN_FILE else path.stem, info, changed
-        )
+        if path.name != RUN_FILE:
+            return cls(path.stem, info, changed)
+        run = Run(path.resolve().parent)
+        return cls(run.name, info, changed, run.steps_missing())
 
     @property
     def is_replanned(self) -> bool:
@@ -132,20 +136,34 @@ class Repetition:
             *self._parts(),
         ]
         lines = [f"changed from {self.name}: {', '.join(changed)}"] if changed else []
+        if self.unfinished and not self.is_replanned:
+            lines.append(
+                f"{self.name} was stopped at step {self.unfinished[0]}; "
+                f"this training goes on to the planned step {self.unfinished[1]}"
+            )
         if reasons:
             return [*lines, f"the weights of {self.name} cannot be repeated: {'; '.join(reasons)}"]
         if changed:
             return lines
-        return [f"repeating {self.name}: same text, settings and versions give the same weights"]
+        return [
+            *lines,
+            f"repeating {self.name}: same text, settings and versions give the same weights",
+        ]
 
     def _parts(self) -> list[str]:
         """Changes that were made while the run was resumed: they apply from the start now."""
         parts = self.info.facts.get("resumed")
-        found = [part for part in parts if part.get("changes")] if isinstance(parts, list) else []
+        if not isinstance(parts, list):  # earlier versions recorded accepted changes only
+            accepted = self.info.facts.get("accepted_changes")
+            parts = [
+                {"step": entry.get("step"), "changes": [entry.get("what")]}
+                for entry in (accepted if isinstance(accepted, list) else [])
+            ]
         return [
             f"from step {part.get('step')} on it was trained with changes "
             f"({', '.join(map(str, part['changes']))}), which now apply from the start"
-            for part in found
+            for part in parts
+            if part.get("changes")
         ]
 
     # ---------------------------------------------------------------- sources

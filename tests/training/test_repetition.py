@@ -87,6 +87,33 @@ def test_a_run_that_was_resumed_with_changes_names_them(tmp_path):
     assert "max_steps 3 became 5" in notices
 
 
+def test_changes_that_an_earlier_version_accepted_are_named(tmp_path):
+    run = train(tmp_path, "run", max_steps=1)
+    entry = {"what": "the text changed", "when": "then", "step": 1}
+    run.write_info({**run.read_info(), "accepted_changes": [entry]})
+    assert "with changes (the text changed)" in repeat(run)[1]
+
+
+def test_a_run_that_was_stopped_is_repeated_to_its_planned_end(tmp_path):
+    run = train(tmp_path, "run", stop_after=2, max_steps=4, eval_interval=2)
+    again, notices = repeat(run)
+    assert "run was stopped at step 2; this training goes on to the planned step 4" in notices
+    weights = [folder / "step-000002" / "model.safetensors" for folder in (run.path, again.path)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_resume_on_other_versions_or_another_device_is_reported_and_recorded(tmp_path):
+    run = train(tmp_path, "run", stop_after=2, max_steps=4)
+    info = run.read_info()
+    versions = {**info["versions"], "torch": "1.0"}
+    run.write_info({**info, "device": "cuda (H100), float32", "versions": versions})
+    notices: list[str] = []
+    resume(run, {}, training_context(tmp_path, notice=notices.append))
+    assert sum("not bit for bit" in notice for notice in notices) == 2
+    assert [part["step"] for part in run.read_info()["resumed"]] == [2]
+    assert "from step 2 on it was trained with changes (the device was cuda" in repeat(run)[1]
+
+
 def test_a_run_from_a_base_is_repeated_from_the_same_weights(tmp_path):
     base = train(tmp_path, "base", max_steps=2)
     context = training_context(tmp_path)
