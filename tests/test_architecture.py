@@ -37,6 +37,8 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "regex": ("data.byte_pairs", "data.added_tokens"),
     "safetensors": ("checkpoint.tensors",),
     "gguf": ("checkpoint.export",),
+    "onnx_ir": ("checkpoint.export.onnx_model",),
+    "onnxscript": ("checkpoint.export.onnx_model",),
     "wandb": ("training.trackers",),
     "tomli": ("config.toml",),
     "rich": ("app.screen", "app.live_panel", "app.training_progress"),

@@ -31,17 +31,23 @@ class ExportFormat:
 
 
 MODEL_FILES = (
-    "README.md", "config.json", "generation_config.json", "tokenizer.json",
-    "tokenizer_config.json", "chat_template.jinja",
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
 )  # fmt: skip
 EXPORT_FORMATS = {
     "gguf": ExportFormat(
         "llama.cpp and Ollama", ("f32", "f16", "bf16", "q8_0"), file_suffix=".gguf", is_file=True
     ),
+    "onnx": ExportFormat(
+        "ONNX Runtime",
+        ("f32",),
+        file_suffix=".onnx",
+        files=(*MODEL_FILES, "model.onnx", "model.onnx_data"),
+    ),
     "hf": ExportFormat(
         "a model folder for transformers",
         ("f32", "f16", "bf16"),
-        files=(*MODEL_FILES, "model.safetensors"),
+        files=(*MODEL_FILES, "model.safetensors", "README.md"),
     ),
 }
 EXPORT_TYPES = tuple(dict.fromkeys(name for each in EXPORT_FORMATS.values() for name in each.types))

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from interop.conftest import LEARNED_CHARACTERS
 from interop.llama_cpp import LlamaCpp
+from interop.random_models import CONFIGS, LLAMA3_ROPE, exported, random_network
 from simplellm.app.cli import main
 from simplellm.checkpoint.export.export import ExportJob
 from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
 from simplellm.checkpoint.find_runs import find_checkpoint
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.errors import CheckpointError
 from simplellm.inference.sampler import Sampler
+from simplellm.model.transformer import SimpleLLM
 
 N_STRINGS = 1000
 N_NEW = 64
@@ -89,6 +94,57 @@ def test_llama_cpp_nearly_always_gives_the_same_tokens_from_fewer_bits(
             for ids in prompts(sampler, story)
         )
     assert n_equal >= MIN_EQUAL
+
+
+def prompt_before_a_letter(network: SimpleLLM, tokenizer: Tokenizer) -> torch.Tensor:
+    """Random ids (1, 24), after which the most likely token is ASCII text.
+
+    llama.cpp reports no probabilities of an end, nor of a part of a character.
+    """
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(tokenizer.end_of_text, (1, 24), generator=generator)
+        text = tokenizer.token_bytes(int(network(ids)[0, -1].argmax()))
+        if text and text.isascii():
+            return ids
+    raise AssertionError("no such prompt")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_llama_cpp_gives_the_same_probabilities_for_every_architecture(
+    tokenizer: Tokenizer, tmp_path: Path, name: str
+) -> None:
+    network = random_network(CONFIGS[name], tokenizer.vocab_size)
+    path = tmp_path / "model.gguf"
+    ExportJob.of("gguf", None, path).write(exported(name, network, tokenizer))
+    ids = prompt_before_a_letter(network, tokenizer)
+    expected = torch.log_softmax(network(ids)[0, -1], -1).tolist()
+    with LlamaCpp(path, is_exact=True) as reader:
+        reply = reader.complete(ids[0].tolist(), 1, n_probs=tokenizer.vocab_size)
+    first = reply["completion_probabilities"][0]
+    found = {entry["id"]: entry["logprob"] for entry in first["top_logprobs"]}
+    assert len(found) == tokenizer.vocab_size
+    # llama.cpp reads GELU, which only gpt2 has, from a table of float16
+    tolerance = 2e-2 if name == "gpt2" else 1e-3
+    assert max(abs(found[token] - expected[token]) for token in found) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"architecture": "qwen3", "attention_bias": True}, "biases of q_proj in qwen3"),
+        ({"architecture": "qwen2", "head_dim": 20}, "a head_dim of 20 in qwen2"),
+        ({"architecture": "qwen3", **LLAMA3_ROPE}, "scaled rotary frequencies of qwen3"),
+    ],
+)
+def test_what_llama_cpp_cannot_compute_is_refused_by_name(
+    tokenizer: Tokenizer, tmp_path: Path, facts: dict[str, Any], message: str
+) -> None:
+    model = exported("odd", random_network(facts, tokenizer.vocab_size), tokenizer)
+    with pytest.raises(CheckpointError, match=message):
+        ExportJob.of("gguf", None, tmp_path / "model.gguf").write(model)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_end_of_text_stops_a_reply(

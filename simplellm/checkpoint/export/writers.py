@@ -31,6 +31,12 @@ def _gguf() -> Writer:
     return gguf_file.write
 
 
+def _onnx() -> Writer:
+    from simplellm.checkpoint.export import onnx_model
+
+    return onnx_model.write
+
+
 def _hf() -> Writer:
     from simplellm.checkpoint.export import hf_folder
 
@@ -39,5 +45,6 @@ def _hf() -> Writer:
 
 WRITERS: dict[str, Callable[[], Writer]] = {
     "gguf": _gguf,
+    "onnx": _onnx,
     "hf": _hf,
 }
