@@ -164,7 +164,9 @@ class _Reader:
 
     def _is_known(self, digest: bytes) -> bool:
         """Whether a document with this digest was there before; it is from now on."""
-        is_known = digest in self.digests and not self.format.keeps_duplicates
+        if self.format.keeps_duplicates:  # a set of all digests would grow with the text
+            return False
+        is_known = digest in self.digests
         self.digests.add(digest)
         return is_known
 

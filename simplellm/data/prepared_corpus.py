@@ -6,14 +6,12 @@ larger than memory. The folder name is a hash of everything that determines the 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,19 +118,6 @@ def prepare(
     return _open_prepared(target)
 
 
-@contextlib.contextmanager
-def encoded(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The ids of a whole corpus, as `prepare` writes them, in a temporary file for the block."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ids.bin"
-        _write_ids(path, corpus.chunks(), tokenizer)
-        ids = np.memmap(path, dtype=_id_type(tokenizer), mode="r")
-        try:
-            yield ids
-        finally:
-            ids._mmap.close()  # type: ignore[attr-defined]  # Windows deletes no mapped file
-
-
 def find_prepared(folder: Path) -> Prepared | None:
     """The prepared corpus in `folder`; None if it is missing or damaged."""
     return _open_prepared(folder) if _is_intact(folder) else None
@@ -195,7 +180,7 @@ def _open_prepared(folder: Path) -> Prepared:
     tokenizer = Tokenizer.from_mapping(json.loads(path.read_bytes()), str(path))
     meta = json.loads((folder / "meta.json").read_bytes())
     train_ids, val_ids = (
-        np.memmap(folder / name, dtype=_id_type(tokenizer), mode="r")
+        np.memmap(folder / name, dtype=id_type(tokenizer), mode="r")
         for name in ("train.bin", "val.bin")
     )
     documents = np.frombuffer((folder / "documents.bin").read_bytes(), DOCUMENT_TYPE).reshape(-1, 2)
@@ -219,9 +204,9 @@ def _write_prepared(
     chunks = _with_progress(_record_documents(split.train_chunks(), documents), split, notice)
     with new_folder(target) as temporary:
         write_file(temporary / "tokenizer.json", json_bytes(tokenizer.to_mapping()))
-        train_bytes = _write_ids(temporary / "train.bin", chunks, tokenizer)
+        train_bytes = write_ids(temporary / "train.bin", chunks, tokenizer)
         write_file(temporary / "documents.bin", np.array(documents, DOCUMENT_TYPE).tobytes())
-        val_bytes = _write_ids(temporary / "val.bin", split.val_chunks(), tokenizer)
+        val_bytes = write_ids(temporary / "val.bin", split.val_chunks(), tokenizer)
         if train_bytes + val_bytes != split.n_bytes:
             raise TextError(
                 "the text changed while it was read",
@@ -264,9 +249,9 @@ def _with_progress(
             notice(f"encoded {done / 1e6:,.0f} of {split.train.n_bytes / 1e6:,.0f} MB")
 
 
-def _write_ids(path: Path, chunks: Iterable[TextChunk], tokenizer: Tokenizer) -> int:
+def write_ids(path: Path, chunks: Iterable[TextChunk], tokenizer: Tokenizer) -> int:
     """Encode on all cores and write in order; returns the number of UTF-8 bytes encoded."""
-    dtype = _id_type(tokenizer)
+    dtype = id_type(tokenizer)
     n_bytes, begins_document = 0, True
     chunks, texts = itertools.tee(chunks)
     threads = os.cpu_count() or 1
@@ -299,5 +284,5 @@ def _map_bounded(
         futures.extend(pool.submit(function, item) for item in itertools.islice(iterator, 1))
 
 
-def _id_type(tokenizer: Tokenizer) -> np.dtype:
+def id_type(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")

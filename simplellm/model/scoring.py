@@ -9,9 +9,11 @@ Shapes: B windows, T tokens of a window, V vocabulary, N scored tokens.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +22,16 @@ import torch.nn.functional as F
 from simplellm.model.transformer import SimpleLLM
 
 TOKENS_PER_EVALUATION_BATCH = 8192
+SEGMENT_TOKENS = 1 << 20  # whose scores are summed at once
 Progress = Callable[[float], None]
+
+
+class TokenIds(Protocol):
+    """Token ids of a text, in memory or in a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -58,40 +69,54 @@ class Evaluation:
 
 
 def evaluate(
-    model: SimpleLLM, ids: np.ndarray, n_bytes: int, progress: Progress = lambda done: None
+    model: SimpleLLM, ids: TokenIds, n_bytes: int, progress: Progress = lambda done: None
 ) -> Evaluation:
     """Score `ids[1:]`, a text of `n_bytes` bytes; `ids[0]` is the END_OF_TEXT before it.
 
     Dropout is off, and logits are compared in float32. `progress` receives the share that is done.
+    Memory does not grow with the text.
     """
-    nats, hits = token_scores(model, ids, progress)
-    return Evaluation.of(nats, hits, n_bytes)
+    total = np.zeros(2)  # nats and hits
+    pending: list[np.ndarray] = []  # scores (2, n) that are summed together
+    done = n_pending = 0
+    for scores in _scores(model, ids):
+        pending.append(scores)
+        n_pending += scores.shape[1]
+        done += scores.shape[1]
+        if n_pending >= SEGMENT_TOKENS or done == len(ids) - 1:
+            total += np.concatenate(pending, axis=1).sum(1)
+            pending.clear()
+            n_pending = 0
+        progress(done / (len(ids) - 1))
+    nats, hits = (total / done).tolist()
+    return Evaluation(done, n_bytes, nats, hits)
+
+
+def token_scores(model: SimpleLLM, ids: TokenIds) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was most likely (N)."""
+    nats, hits = np.concatenate(list(_scores(model, ids)), axis=1)
+    return nats, hits.astype(bool)
 
 
 @torch.no_grad()
-def token_scores(
-    model: SimpleLLM, ids: np.ndarray, progress: Progress = lambda done: None
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was most likely (N)."""
+def _scores(model: SimpleLLM, ids: TokenIds) -> Iterator[np.ndarray]:
+    """Nats and hits (2, n) float64 of `ids[1:]` in order, in batches of windows."""
     was_training = model.training
     model.eval()
     n_scored = len(ids) - 1
     T = min(model.config.block_size, n_scored)
-    nats, hits = np.empty(n_scored), np.empty(n_scored, dtype=bool)
     starts = window_starts(n_scored, model.config.block_size)
     windows_per_batch = max(TOKENS_PER_EVALUATION_BATCH // model.config.block_size, 1)
-    for i in range(0, len(starts), windows_per_batch):
-        batch_starts = starts[i : i + windows_per_batch]
+    done = 0
+    while batch_starts := list(itertools.islice(starts, windows_per_batch)):
         windows = np.stack([ids[start : start + T + 1] for start in batch_starts])  # (B, T + 1)
         scores = _window_scores(model, windows)
-        done = batch_starts[0] + _n_scored_before(starts, i, T)
+        parts = []
         for row, start in enumerate(batch_starts):
-            nats[done : start + T] = scores[0, row, done - start :]
-            hits[done : start + T] = scores[1, row, done - start :]
+            parts.append(scores[:, row, done - start :])
             done = start + T
-        progress(done / n_scored)
+        yield np.concatenate(parts, axis=1).astype(np.float64)
     model.train(was_training)
-    return nats, hits
 
 
 def _window_scores(model: SimpleLLM, windows: np.ndarray) -> np.ndarray:
@@ -106,14 +131,8 @@ def _window_scores(model: SimpleLLM, windows: np.ndarray) -> np.ndarray:
     return torch.stack([losses.view_as(targets), hits.float()]).cpu().numpy()
 
 
-def window_starts(n_scored: int, block_size: int) -> list[int]:
+def window_starts(n_scored: int, block_size: int) -> Iterator[int]:
     """Start of each window; the last window is moved back so that it ends with the text."""
-    if n_scored <= block_size:
-        return [0]
-    last = n_scored - block_size
-    return [*range(0, last, max(block_size // 2, 1)), last]
-
-
-def _n_scored_before(starts: Sequence[int], i: int, length: int) -> int:
-    """How many tokens of window `i` were scored in the window before it."""
-    return 0 if i == 0 else starts[i - 1] + length - starts[i]
+    last = max(n_scored - block_size, 0)
+    yield from range(0, last, max(block_size // 2, 1))
+    yield last

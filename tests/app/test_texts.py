@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY_FLAGS, posix_only
+from conftest import STORY, TINY_FLAGS, posix_only
 from program import QUICK_CONSTANTS
 
 from simplellm.app.cli import main
@@ -165,15 +165,6 @@ def test_evaluate_gives_the_figures_of_training_for_many_documents(run, tmp_path
     assert scored["bits_per_byte"] == trained["bits_per_byte"]
 
 
-def test_a_long_evaluation_shows_its_progress(run, tmp_path, story, monkeypatch):
-    monkeypatch.setattr("simplellm.app.subcommands.evaluate.PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr("simplellm.model.scoring.TOKENS_PER_EVALUATION_BATCH", 256)
-    (tmp_path / "x.txt").write_text(story[:5000], encoding="utf-8")
-    assert run("train", "x.txt")[0] == 0
-    _, scored, err = run("evaluate", "--data", "x.txt")
-    assert "scored 1" in err and "left" in err and math.isfinite(scored["loss"])
-
-
 # ---------------------------------------------------------------- encodings and marks
 
 
@@ -269,3 +260,24 @@ def test_a_chunk_ends_at_the_last_line_end_before_a_word(monkeypatch):
     monkeypatch.setattr("simplellm.data.source.CHUNK_CHARACTERS", 3)
     assert safe_cut("ab\ncd\n\n  e") == 3 and safe_cut("ab\n\ncd\n") == 4
     assert safe_cut("\n\n\n\n\n") is None
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_evaluate_shows_its_progress_on_a_terminal_only(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_terminal: bool,
+    flags: list[str],
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(STORY.read_text()[:3000] * 5)
+    monkeypatch.setattr("simplellm.app.subcommands.evaluate.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    command = ["evaluate", "--data", str(text), "--run", "tiny", "--checkpoints", str(trained)]
+    assert main([*command, "--device", "cpu", *flags]) == 0
+    err = capsys.readouterr().err
+    assert ("scored " in err) == (is_terminal and not flags)
+    assert not err.strip("\r ").startswith("scored") or err.endswith(" \r"), "the line is erased"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_small_and_odd_blocks_are_scored_the_same_way(block_size: int, n_scored:
 @pytest.mark.parametrize("block_size", [2, 3, 8, 9])
 def test_windows_cover_the_text_and_end_with_it(block_size: int) -> None:
     for n_scored in range(1, 60):
-        starts = window_starts(n_scored, block_size)
+        starts = list(window_starts(n_scored, block_size))
         covered = {
             place for start in starts for place in range(start, min(start + block_size, n_scored))
         }
@@ -128,3 +129,43 @@ def test_a_huge_loss_is_still_json() -> None:
     assert math.isfinite(
         json.loads(json.dumps(Evaluation(1, 1, 1e6, 0.0).to_mapping()))["perplexity"]
     )
+
+
+class Zeros:
+    """A long text that takes no memory."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return np.zeros(part.stop - part.start, np.uint16)
+
+
+def test_the_memory_of_an_evaluation_does_not_grow_with_the_text(
+    tiny_model: SimpleLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "SEGMENT_TOKENS", 20_000)
+    monkeypatch.setattr(
+        scoring, "_window_scores", lambda model, windows: np.ones((2, *windows[:, 1:].shape))
+    )
+    peaks = []
+    for length in (50_001, 500_001):
+        tracemalloc.start()
+        found = evaluate(tiny_model, Zeros(length), length)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (found.tokens, found.loss, found.accuracy) == (length - 1, 1.0, 1.0)
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_segments_do_not_change_the_figures(
+    tiny_model: SimpleLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(tiny_model, _ids(900), 900)
+    monkeypatch.setattr(scoring, "SEGMENT_TOKENS", 100)
+    monkeypatch.setattr(scoring, "TOKENS_PER_EVALUATION_BATCH", 2 * T)
+    found = evaluate(tiny_model, _ids(900), 900)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6) and found.accuracy == whole.accuracy

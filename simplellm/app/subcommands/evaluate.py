@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from dataclasses import replace
 
@@ -17,14 +19,14 @@ from simplellm.app.subcommands.shared import (
     text_format,
 )
 from simplellm.data.corpus import read_corpus
-from simplellm.data.prepared_corpus import encoded
+from simplellm.data.encoded_text import encoded
 from simplellm.device import fast_float32
-from simplellm.errors import Notice
 from simplellm.evaluation.advice import MEANINGS, is_too_short, too_short_to_score
 from simplellm.model import scoring
-from simplellm.model.scoring import Evaluation, Progress
+from simplellm.model.scoring import Evaluation
 
-PROGRESS_SECONDS = 5.0  # from one notice to the next
+PROGRESS_SECONDS = 0.5  # from one update to the next
+PROGRESS_WIDTH = 50
 
 
 def evaluate(options: EvaluateOptions) -> int:
@@ -32,12 +34,14 @@ def evaluate(options: EvaluateOptions) -> int:
     format = replace(text_format(options), keeps_duplicates=True)  # every token counts
     corpus = read_corpus([options.data], format, standard_input(), screen.notice)
     folder = checkpoint_of(options, screen)
+    is_shown = not options.json and sys.stderr is not None and sys.stderr.isatty()
 
     def score(device: torch.device) -> Evaluation:
         sampler = load_sampler(folder, device, options)
-        with encoded(corpus, sampler.tokenizer) as ids, fast_float32(device):
-            progress = _progress(screen.notice)
-            return scoring.evaluate(sampler.model, ids, corpus.n_bytes, progress)
+        reading = _Progress("encoded", is_shown)
+        with encoded(corpus, sampler.tokenizer, reading) as ids, fast_float32(device):
+            scored = _Progress("scored", is_shown)
+            return scoring.evaluate(sampler.model, ids, corpus.n_bytes, scored)
 
     evaluation = device_of(options, screen).run(score)
     if options.json:
@@ -58,16 +62,29 @@ def _rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     ]
 
 
-def _progress(notice: Notice) -> Progress:
-    """Shows the share that is done, in intervals, with an estimate of the time that is left."""
-    started_at = reported_at = time.monotonic()
+class _Progress:
+    """A line on the terminal: the share that is done, and an estimate of the time that is left."""
 
-    def progress(done: float) -> None:
-        nonlocal reported_at
+    def __init__(self, what: str, is_shown: bool) -> None:
+        self._what = what
+        self._is_shown = is_shown
+        self._has_written = False
+        self._started_at = time.monotonic()
+        self._shown_at = self._started_at
+
+    def __call__(self, done: float) -> None:
         now = time.monotonic()
-        if now - reported_at >= PROGRESS_SECONDS and done < 1:
-            reported_at = now
-            left = (now - started_at) * (1 - done) / done
-            notice(f"scored {done:.0%}, about {left:.0f} s left")
+        if done >= 1 and self._has_written:
+            self._write("")
+        if not self._is_shown or now - self._shown_at < PROGRESS_SECONDS or done >= 1:
+            return
+        self._has_written = True
+        self._shown_at = now
+        left = (now - self._started_at) * (1 - done) / max(done, 1e-9)
+        self._write(f"{self._what} {done:.0%}, about {left:,.0f} s left")
 
-    return progress
+    def _write(self, text: str) -> None:
+        # Spaces, not an escape sequence: they erase the line on every terminal.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"\r{text:<{PROGRESS_WIDTH}}\r")
+            sys.stderr.flush()
