@@ -182,6 +182,7 @@ def test_progress_is_plain_lines_in_a_pipe():
             {"kind": "unknown"},
         ):
             progress.write(record)
-    assert out.getvalue() == "" and len(notices.getvalue().splitlines()) == 3
+    assert out.getvalue() == "" and len(notices.getvalue().splitlines()) == 4
+    assert "lower is better, except for accuracy" in notices.getvalue().splitlines()[2]
     assert "step 3/9" in notices.getvalue() and "2.300 bits/byte" in notices.getvalue()
     assert not CONTROL.search(notices.getvalue())
