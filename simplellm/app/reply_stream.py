@@ -11,7 +11,7 @@ from types import FrameType
 from simplellm.app.answer import Answer
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.app.shading import summary_of
+from simplellm.app.shading import ABOUT_INVALID, summary_of
 from simplellm.app.typeahead import early_keys
 from simplellm.inference.reply import StreamedToken
 
@@ -125,6 +125,8 @@ def _show_summary(session: Session, screen: Screen, answer: Answer, is_live: boo
         screen.line(summary, "dim")
     if is_live:
         hint = "; /continue continues it" if reply.stop_reason == "interrupted" else ""
+        if "\ufffd" in reply.text and not summary:
+            hint += f"; {ABOUT_INVALID}"
         screen.line(
             f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, "
             f"seed {reply.seed}, {reply.stop_reason}{hint}",

@@ -24,6 +24,7 @@ SCALE: tuple[RGB, ...] = (
     (31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37),
 )  # fmt: skip
 LINE_END = "\u21b5"  # shown for a line end within a token, so that its shade is visible
+ABOUT_INVALID = "\ufffd stands for bytes that are no character"
 LEAST_PROBABILITY = 2.0**-149  # smallest float32 above 0: a probability of 0 was rounded down
 
 
@@ -127,7 +128,9 @@ def summary_of(pieces: Iterable[StreamedToken]) -> str:
     surprise = sum(-math.log2(max(piece.probability, LEAST_PROBABILITY)) for piece in tokens) / n
     entropy = sum(piece.entropy for piece in tokens) / n / math.log(2)
     n_first = sum(piece.rank == 1 for piece in tokens)
+    has_invalid = any("\ufffd" in piece.text for piece in tokens)
+    note = f"; {ABOUT_INVALID}" if has_invalid else ""
     return (
         f"surprise {surprise:.2f} bits/token, perplexity {2**surprise:.3g}, "
-        f"entropy {entropy:.2f}, {n_first} of {n} tokens were the most likely"
+        f"entropy {entropy:.2f}, {n_first} of {n} tokens were the most likely{note}"
     )

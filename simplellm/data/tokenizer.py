@@ -225,9 +225,9 @@ def _known_pattern(expression: str) -> SplitPattern:
 class TextStream:
     """Decodes ids one by one and holds the bytes of an incomplete character back."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, errors: str = "replace") -> None:
         self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
 
     def push(self, token: int) -> str:
         return self._decoder.decode(self._tokenizer.token_bytes(token))

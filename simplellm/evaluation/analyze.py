@@ -6,6 +6,7 @@ Shapes: L layers, H heads, G key/value heads, T tokens, D head size.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -24,6 +25,11 @@ from simplellm.model.attention import MultiHeadAttention
 from simplellm.model.block import TransformerBlock
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.json_files import JsonObject
+
+ESCAPED = "surrogateescape"  # decodes an invalid byte as a lone surrogate (PEP 383)
+INVALID = re.compile("[\udc80-\udcff]")
+ESCAPE_OFFSET = 0xDC00  # of the surrogate of a byte
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def candidates(
     return [
         Candidate(
             token=token,
-            text=sampler.tokenizer.decode([token]) or END_OF_TEXT,
+            text=token_text(sampler.tokenizer, token),
             probability=float(probabilities[token]),
             kept=token in sampling,
             sampling_probability=sampling.get(token, 0.0),
@@ -62,22 +68,33 @@ def candidates(
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """The text of one token, with a partial character as escapes such as `\\xed`."""
+    """The text of one token; bytes of an incomplete character are shown as `<0xED>`."""
     if token == tokenizer.end_of_text:
         return END_OF_TEXT
-    return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
+    return _with_bytes(tokenizer.token_bytes(token).decode("utf-8", ESCAPED))
+
+
+def about_bytes(texts: Iterable[str]) -> str:
+    """What `<0xED>` means, if one of the texts of tokens contains it; else empty."""
+    found = next(filter(None, map(BYTE.search, texts)), None)
+    return f"{found[0]} is a byte of a character that several tokens make up" if found else ""
+
+
+def _with_bytes(text: str) -> str:
+    """`text`, decoded with the error handler ESCAPED, with its invalid bytes shown as `<0xED>`."""
+    return INVALID.sub(lambda found: f"<0x{ord(found[0]) - ESCAPE_OFFSET:02X}>", text)
 
 
 def character_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, int, int]]:
     """`ids` as groups of tokens with complete characters: text, first token and end of each."""
-    stream, first = TextStream(tokenizer), 0
+    stream, first = TextStream(tokenizer, ESCAPED), 0
     for last, token in enumerate(ids, 1):
         text = (
             stream.finish() + END_OF_TEXT if token == tokenizer.end_of_text else stream.push(token)
         )
         text += stream.finish() if last == len(ids) else ""
         if text or last == len(ids):
-            yield text, first, last
+            yield _with_bytes(text), first, last
             first = last
 
 

@@ -96,9 +96,9 @@ class Reply:
             if stop_filter.has_stopped:
                 self.stop_reason = "stop"
                 return
-        text = stop_filter.push(stream.finish())
-        self.stop_reason = "stop" if stop_filter.has_stopped else stop_reason
-        if text := text + stop_filter.finish():
+        # the bytes of a character that is incomplete at the end are left out of the text
+        self.stop_reason = stop_reason
+        if text := stop_filter.finish():
             yield StreamedToken(None, text)
 
 

@@ -23,7 +23,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
-from simplellm.evaluation.analyze import attention
+from simplellm.evaluation.analyze import attention, character_spans
 from simplellm.inference.batch import ReplyBatch
 from simplellm.inference.filters import distribution
 from simplellm.inference.sampler import Sampler
@@ -158,7 +158,26 @@ def test_tokenize_shows_every_token_with_its_id(session, text: str) -> None:
 
 def test_part_of_a_character_is_shown_as_bytes(session) -> None:
     texts = [mark.text for mark in shown(session, "/tokenize 뷁", Tokens).marks]
-    assert len(texts) > 1 and all(text.startswith("\\x") for text in texts)
+    assert texts == ["<0xEB>", "<0xB7>", "<0x81>"]
+    assert (
+        "a character that several tokens make up" in shown(session, "/tokenize 뷁", Tokens).summary
+    )
+    assert "several tokens" not in shown(session, "/tokenize a", Tokens).summary
+
+
+def test_a_character_that_is_cut_off_is_shown_as_bytes(session) -> None:
+    tokenizer = session.sampler.tokenizer
+    ids = [
+        token
+        for part in (b"a", "뷁".encode()[:2])
+        for token in map(tokenizer.ranks.get, [part[i : i + 1] for i in range(len(part))])
+    ]
+    names = [name for name, _, _ in character_spans(tokenizer, ids)]
+    assert names == ["a", "<0xEB><0xB7>"]
+    assert (
+        "".join(name for name, _, _ in character_spans(tokenizer, tokenizer.encode("뷁 a")))
+        == "뷁 a"
+    )
 
 
 def test_all_tokens_of_a_long_text_are_counted_and_the_first_shown(session) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
 from simplellm.inference.filters import PENALTY_WINDOW, distribution
+from simplellm.inference.reply import Reply
 from simplellm.inference.sampler import Sampler
 
 
@@ -52,7 +55,31 @@ def test_the_text_of_a_reply_is_its_decoded_ids(sampler, seed):
     reply = sampler.stream(
         list("힣각🙂".encode()), replace(PLAIN, temperature=3, seed=seed, max_new_tokens=60)
     )
-    assert "".join(piece.text for piece in reply) == BYTES.decode(reply.new_ids)
+    text = "".join(piece.text for piece in reply)
+    whole = codecs.getincrementaldecoder("utf-8")("replace")
+    assert text == whole.decode(b"".join(map(BYTES.token_bytes, reply.new_ids)))
+
+
+class Dictated:
+    """Logits that make each next token the given byte."""
+
+    tokenizer = BYTES
+
+    def __init__(self, data: bytes) -> None:
+        self.data = iter(data)
+
+    def next_logits(self, ids: Sequence[int]) -> np.ndarray:
+        logits = np.zeros(257, np.float32)
+        logits[next(self.data)] = 50
+        return logits
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_a_reply_never_ends_within_a_character(n: int) -> None:
+    reply = Reply(Dictated("가a나".encode()), [65], replace(GREEDY, max_new_tokens=n))
+    assert "".join(piece.text for piece in reply) == reply.text
+    assert reply.text == "가a나".encode()[:n].decode(errors="ignore")
+    assert len(reply.new_ids) == n and reply.stop_reason == "length"
 
 
 def test_a_stop_sequence_ends_the_reply(sampler):

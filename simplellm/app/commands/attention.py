@@ -14,6 +14,7 @@ from simplellm.app.results import Mark, Matrix, Tokens
 from simplellm.app.session import Session
 from simplellm.errors import SettingError
 from simplellm.evaluation.analyze import (
+    about_bytes,
     attention,
     attention_rows,
     character_spans,
@@ -57,9 +58,10 @@ def _last(session: Session, ids: Sequence[int], layer: int, head: int) -> Tokens
     names = ", ".join(f"{quoted(name)} {percent(share)}" for share, (name, _, _) in most)
     looking = quoted(token_text(sampler.tokenizer, ids[-1]))
     heads = _heads_in_words(layer, head)
+    note = about_bytes([looking, *(mark.text for mark in marks)])
     return Tokens(
         marks,
-        summary=f"{heads}: the last token, {looking}, looks at {names}",
+        summary=f"{heads}: the last token, {looking}, looks at {names}" + f"; {note}" * bool(note),
         legend=_legend(highest),
         title=f"Attention of the token {looking}",
     )

@@ -14,7 +14,7 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.evaluation.analyze import Candidate, candidates, token_text
+from simplellm.evaluation.analyze import Candidate, about_bytes, candidates, token_text
 from simplellm.evaluation.copied_text.passages import PASSAGE_CHARACTERS, find_passages
 from simplellm.evaluation.copied_text.training_text import Location, load_training_texts
 
@@ -75,6 +75,8 @@ def next_token_bars(
         for candidate in found
     )
     summary = ", ".join(f"{name} {show(getattr(params, name))}" for name in FILTER_SETTINGS)
+    if note := about_bytes(row.name for row in rows):
+        summary += f"; {note}"
     title = f"Next token after \u201c{context}\u201d" if context else "First token of a text"
     return Bars(rows, summary=summary, title=title)
 
@@ -97,6 +99,8 @@ def _tokenize(session: Session, text: str) -> Shown:
     )
     if len(ids) > MOST_TOKENS:
         summary += f"; only the first {MOST_TOKENS:,} are shown"
+    if note := about_bytes(mark.text for mark in marks):
+        summary += f"; {note}"
     return Tokens(marks, always_labels=True, summary=summary, title="Tokens and their ids")
 
 
@@ -109,10 +113,12 @@ def _source(session: Session, text: str) -> Shown:
     trained = load_training_texts(session.run_path, session.notice)
     turn = session.turns[-1]
     found = find_passages(turn.reply, trained.texts, turn.prompt)
-    share = f"{found.share:.0%}" if found.passages else "nothing"
     summary = (
-        f"{share} of the reply is copied word for word from the training text, "
+        f"{found.share:.0%} of the reply is copied word for word from the training text, "
         f"in passages of at least {PASSAGE_CHARACTERS} characters"
+        if found.passages
+        else f"no passage of {PASSAGE_CHARACTERS} or more characters of the reply occurs word for "
+        "word in the training text"
     )
     passages = [
         f"{_in_words(passage.location)}: {'...' * passage.began_before}{_shortened(passage.text)}"

@@ -15,7 +15,7 @@ from simplellm.app.subcommands.shared import (
     screen_of,
 )
 from simplellm.config.sampling import SamplingParams
-from simplellm.evaluation.analyze import Candidate, candidates
+from simplellm.evaluation.analyze import Candidate, about_bytes, candidates
 from simplellm.evaluation.picture.save import check_picture_path
 
 HEADERS = ("token", "text", "probability", "after the settings")
@@ -35,6 +35,8 @@ def analyze(options: AnalyzeOptions) -> int:
         write_json({"candidates": [candidate.to_mapping() for candidate in found]})
     else:
         screen.table(HEADERS, [_row(candidate) for candidate in found])
+        if note := about_bytes(candidate.text for candidate in found):
+            screen.notice(note)
     if options.save is not None:
         save(next_token_bars(found, sampler.tokenizer, params, end_of(prompt)), options.save)
         screen.notice(f"saved a picture in {options.save}")
