@@ -106,11 +106,16 @@ class _Reader:
             self._read_json_lines(source)
             return
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        blank = b""  # white space that may end the text: copies often differ in the last line end
         n_characters = n_bytes = 0
         has_words = False
         for chunk in source.chunks():
             encoded = chunk.text.encode("utf-8", "replace")
-            digest.update(encoded)
+            content = encoded.rstrip()
+            if content:
+                digest.update(blank + content)
+                blank = b""
+            blank += encoded[len(content) :]
             n_characters += len(chunk.text)
             n_bytes += len(encoded)
             has_words = has_words or bool(chunk.text.strip())
@@ -136,7 +141,7 @@ class _Reader:
                 continue
             encoded = record.encode("utf-8", "replace")
             if record and self._is_known(
-                hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+                hashlib.blake2b(encoded.rstrip(), digest_size=DIGEST_BYTES).digest()
             ):
                 skipped.append(number)
                 self.n_duplicates += 1

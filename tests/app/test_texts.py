@@ -16,6 +16,7 @@ from conftest import STORY, TINY_FLAGS, posix_only
 from program import QUICK_CONSTANTS
 
 from simplellm.app.cli import main
+from simplellm.data.corpus import read_corpus
 from simplellm.data.source import Source, safe_cut
 
 Run = Callable[..., tuple[int, Any, str]]
@@ -281,3 +282,30 @@ def test_evaluate_shows_its_progress_on_a_terminal_only(
     err = capsys.readouterr().err
     assert ("scored " in err) == (is_terminal and not flags)
     assert not err.strip("\r ").startswith("scored") or err.endswith(" \r"), "the line is erased"
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda text: text + "\n\n",
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+    ],
+    ids=["more line ends", "no line end", "CRLF", "byte order mark"],
+)
+def test_a_copy_saved_by_another_editor_is_left_out(
+    tmp_path: Path, story: str, copy: Callable[[str], str]
+) -> None:
+    for name, text in (("a.txt", story), ("b.txt", copy(story))):
+        (tmp_path / name).write_bytes(text.encode("utf-8"))
+    notices: list[str] = []
+    corpus = read_corpus([str(tmp_path)], notice=notices.append)
+    assert len(corpus.sources) == 1 and "b.txt is a copy" in notices[-1]
+
+
+def test_a_record_of_another_file_is_left_out(tmp_path: Path) -> None:
+    for name, end in (("a.jsonl", ""), ("b.jsonl", "\\n")):
+        (tmp_path / name).write_text(f'{{"text": "The judge.{end}"}}\n{{"text": "Of {name}."}}\n')
+    corpus = read_corpus([str(tmp_path)])
+    assert corpus.text() == "The judge.Of a.jsonl.Of b.jsonl."
