@@ -272,7 +272,7 @@ def require_memory(n_bytes: float, device: torch.device) -> None:
 def free_memory_bytes() -> int | None:
     """Free memory with swap, and within the limit of a Linux control group; None if unknown."""
     try:
-        lines = MEMORY_FILE.read_text().splitlines()
+        lines = MEMORY_FILE.read_text(encoding="utf-8").splitlines()
         kilobytes = {
             name: int(rest.split()[0]) for name, _, rest in (s.partition(":") for s in lines)
         }
@@ -281,7 +281,7 @@ def free_memory_bytes() -> int | None:
         return None
     for path in MEMORY_LIMIT_FILES:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            free = min(free, int(path.read_text()))
+            free = min(free, int(path.read_text(encoding="utf-8")))
     return free
 
 

@@ -88,10 +88,12 @@ def _terminal_restorer() -> Callable[[], None]:
     """A function that gives the terminal its modes of now, and shows the cursor."""
     try:
         import termios
-
+    except ImportError:  # Windows
+        return lambda: None
+    try:
         keyboard = sys.stdin.fileno()
         modes: list[Any] = termios.tcgetattr(keyboard)
-    except (ImportError, AttributeError, OSError, ValueError, termios.error):
+    except (AttributeError, OSError, ValueError, termios.error):
         return lambda: None
 
     def restore() -> None:
