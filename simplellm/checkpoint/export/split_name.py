@@ -1,7 +1,8 @@
 """The name by which llama.cpp knows the split pattern of a tokenizer.
 
 Runs of earlier versions have patterns of their own, which llama.cpp has no place for. They are
-exported with the name of the pattern that gives the fewest other ids on their held-out text.
+exported with the name of the pattern that gives the fewest other ids on their held-out text; among
+equals, with that of the pattern that was made from theirs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
-from simplellm.data.split_patterns import named_patterns
+from simplellm.data.split_patterns import EARLIER_GPT2_SPLIT_PATTERN, named_patterns
 from simplellm.data.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 1_000_000  # of the held-out text that is compared; takes a second
@@ -27,7 +28,8 @@ def split_name(model: ExportedModel) -> str:
         name: differing_ids(model.tokenizer, pattern, documents)
         for name, pattern in named_patterns().items()
     }
-    name = min(counts, key=counts.__getitem__)
+    usual = "gpt-2" if model.tokenizer.pattern == EARLIER_GPT2_SPLIT_PATTERN else "llama-bpe"
+    name = min(counts, key=lambda name: (counts[name], name != usual))
     differing = counts[name]
     found = f"{differing:,} of the {n_ids:,} ids of its held-out text differ"
     if not n_ids:
