@@ -2,7 +2,7 @@
 
 Runs of earlier versions have patterns of their own, which llama.cpp has no place for. They are
 exported with the name of the pattern that gives the fewest other ids on their held-out text; among
-equals, with that of the pattern that was made from theirs.
+equals, with the one that replaced theirs.
 """
 
 from __future__ import annotations
