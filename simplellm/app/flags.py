@@ -194,7 +194,7 @@ def add_chat_flags(parser: ArgumentParser) -> None:
         "--continue",
         dest="continue_last",
         action="store_true",
-        help="continue the last conversation with this run",
+        help="continue the last conversation, of any run without --run",
     )
     _add_settings(parser, SamplingParams)
     _add_quantize(parser)

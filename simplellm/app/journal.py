@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import time
@@ -62,6 +63,17 @@ def last_conversation(folder: Path, run: Path, notice: Notice) -> tuple[Journal,
             return Journal(folder, run, path, turns), turns
     notice("no earlier conversation with this run; starting a new one")
     return Journal(folder, run), []
+
+
+def last_run(folder: Path, checkpoints: Path) -> Path | None:
+    """The run in `checkpoints` of the newest conversation with one of its runs; None if none."""
+    found = [(path.stat().st_mtime_ns, path) for path in folder.glob("*.jsonl")]
+    for _, path in sorted(found, reverse=True):
+        with contextlib.suppress(TextError):
+            run = Path(str(read_header(path).get("run")))
+            if run.parent == checkpoints.resolve() and run.is_dir():
+                return run
+    return None
 
 
 def saved_conversations(folder: Path, run: Path) -> list[Path]:

@@ -210,8 +210,9 @@ class Session:
     ) -> Answer:
         ids = turn.ids or ()
         context, n_left_out = self.context(n_earlier, len(ids))
+        n_part = len(context) if n_left_out == n_earlier else 0  # tokens kept of the last turn
         if n_left_out > self._n_left_out:
-            notes = [*notes, _about_left_out(n_left_out)]
+            notes = [*notes, _about_left_out(n_left_out, n_part)]
         self._n_left_out = n_left_out
         reply = reply_to(self.sampler, [*context, *ids], params)
         return Answer(kind, turn, before, reply, tuple(notes))
@@ -227,7 +228,8 @@ class Session:
     def context(self, n_turns: int | None = None, n_own: int = 0) -> tuple[list[int], int]:
         """Ids of the newest of the first `n_turns` (None: all) that fit before `n_own` tokens.
 
-        The second value is the number of turns that are left out.
+        If not even one turn fits, they are the newest tokens of the last turn.
+        The second value is the number of turns that are left out, or of which only a part is kept.
         """
         n_turns = len(self.turns) if n_turns is None else n_turns
         ids: list[list[int]] = []
@@ -236,7 +238,10 @@ class Session:
             turn = [*self._ids_of(number), *self.sampler.tokenizer.encode(TURN_END)]
             room -= len(turn)
             if room < 0:
-                return [token for part in reversed(ids) for token in part], number + 1
+                n_kept = max(room + len(turn), 0) if not ids else 0
+                newest = turn[len(turn) - n_kept :]
+                parts = [newest, *reversed(ids)]
+                return [token for part in parts for token in part], number + 1
             ids.append(turn)
         return [token for part in reversed(ids) for token in part], 0
 
@@ -332,10 +337,12 @@ class Session:
             self.journal = None
 
 
-def _about_left_out(n: int) -> str:
+def _about_left_out(n: int, n_part: int) -> str:
+    """n_part: tokens kept of the newest of these turns."""
+    part = f", except for the last {n_part} tokens of the newest one" if n_part else ""
     if n == 1:
-        return "1 earlier turn does not fit the context and was left out"
-    return f"{n} earlier turns do not fit the context and were left out"
+        return f"1 earlier turn does not fit the context and was left out{part}"
+    return f"{n} earlier turns do not fit the context and were left out{part}"
 
 
 def _path(text: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from simplellm.app.answer import Answer
 from simplellm.app.conversation import Turn, load
-from simplellm.app.journal import Journal
+from simplellm.app.journal import Journal, last_run
 from simplellm.app.preferences import Preferences
 from simplellm.app.session import TURN_END, LoadedRun, Session
 from simplellm.checkpoint.run import Run
@@ -333,6 +334,10 @@ def test_the_newest_whole_turns_that_fit_are_the_context(sampler, turns, prompt,
         default=0,
     )
     kept = parts[len(turns) - n_kept :]
+    room = session.context_limit - len(own)
+    is_part = bool(turns) and not n_kept and room > 0  # of the last turn, the newest part
+    kept = [parts[-1][-room:]] if is_part else kept
+    assert any(f"the last {room} tokens of" in note for note in answer.notes) == is_part
     assert answer.reply.prompt_ids == [*(token for part in kept for token in part), *own]
     assert (
         len(answer.reply.prompt_ids) <= max(session.context_limit, len(own)) <= sampler.block_size
@@ -392,7 +397,7 @@ def test_five_megabytes_cost_no_more_than_the_context(session, story, monkeypatc
     turn(session, session.ask(story * 200))
     session.set_context("on")
     assert "left out" in session.ask("and").notes[0]
-    assert session.n_context_tokens("and") == len(encode("and")) and max(read) < 50_000 < len(
+    assert session.n_context_tokens("and") == session.context_limit and max(read) < 50_000 < len(
         session.turns[0].prompt
     )
 
@@ -498,3 +503,15 @@ def test_a_run_that_cannot_be_loaded_leaves_the_current_one(session, tmp_path):
         path,
         params,
     ) and session.turns[0].ids
+
+
+def test_the_last_conversation_of_any_run_names_its_run(tmp_path):
+    folder, checkpoints = tmp_path / "conversations", tmp_path / "runs"
+    for name in ("older", "talked", "training"):
+        (checkpoints / name).mkdir(parents=True)
+    assert last_run(folder, checkpoints) is None
+    for age, run in ((30, "older"), (20, "talked"), (10, "elsewhere/other")):
+        journal = Journal(folder, checkpoints / run)
+        journal.write([Turn("a", "b")])
+        os.utime(journal.path, (1e9 - age, 1e9 - age))
+    assert last_run(folder, checkpoints) == (checkpoints / "talked").resolve()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from simplellm.app.chat import chat_loop
 from simplellm.app.device_fallback import DeviceFallback
-from simplellm.app.journal import Journal, last_conversation
+from simplellm.app.journal import Journal, last_conversation, last_run
 from simplellm.app.options import ChatOptions
 from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.screen import Screen
@@ -24,6 +25,9 @@ from simplellm.model.transformer import SimpleLLM
 
 def chat(options: ChatOptions) -> int:
     screen = screen_of(options)
+    if options.continue_last and not options.run:
+        run = last_run(state_folder() / "conversations", options.checkpoints)
+        options = replace(options, run=str(run)) if run else options
     folder = checkpoint_of(options, screen)
     return chat_with(folder, options, screen, device_of(options, screen))
 
