@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from simplellm.checkpoint.find_runs import find_checkpoint, free_name
+from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.run_log import LogRecord, Sinks
-from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_folder import open_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import current_names, reject_unknown_keys
@@ -81,11 +82,17 @@ class Model:
     network: the torch module, in evaluation mode. tokenizer: its tokenizer. path: its checkpoint.
     """
 
-    def __init__(self, network: SimpleLLM, tokenizer: Tokenizer, path: Path) -> None:
+    def __init__(
+        self,
+        network: SimpleLLM,
+        tokenizer: Tokenizer,
+        path: Path,
+        generation: Generation = NOTHING_STATED,
+    ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.path = path
-        self._sampler = Sampler(network, tokenizer)
+        self._sampler = Sampler(network, tokenizer, generation.eos_ids)
 
     def generate(self, prompt: str, params: SamplingParams | None = None, **settings: Any) -> str:
         """The whole reply to `prompt`. `settings`: fields of SamplingParams, such as top_k=40."""
@@ -178,18 +185,24 @@ def load(
     checkpoints: str | os.PathLike[str] = "checkpoints",
     device: str = "auto",
     quantize: str = "off",
+    context: int | None = None,
 ) -> Model:
     """A trained model, verified before use.
 
-    source: a Run, the name of a run in `checkpoints`, or the path of a run or checkpoint folder;
-    None is the newest run. quantize: "int8" for weights in 8 bits, else "off".
+    source: a Run, the name of a run in `checkpoints`, or the path of a run, a checkpoint folder, a
+    model folder as `transformers` saves it, or a GGUF file; None is the newest run.
+    quantize: "int8" for weights in 8 bits, else "off". context: at most so many tokens; None is the
+    context of the model, and 4096 for models from elsewhere.
     """
     if quantize not in ("off", "int8"):
         raise SettingError(f"quantize is off or int8, got {quantize!r}", fix="quantize='int8'")
     wanted = _path_of(source) if source is not None else None
     folder = find_checkpoint(wanted, Path(checkpoints), lambda message: None)
-    network, tokenizer = load_model(folder, choose_device(device))
-    return Model(quantized(network) if quantize == "int8" else network, tokenizer, folder)
+    if context is not None:
+        context = int(ModelConfig.setting("block_size").check(context))
+    opened = open_model(folder, choose_device(device), context)
+    network = quantized(opened.model) if quantize == "int8" else opened.model
+    return Model(network, opened.tokenizer, folder, opened.generation)
 
 
 def _finished(result: Result) -> Run:

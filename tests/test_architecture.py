@@ -39,6 +39,8 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "gguf": ("checkpoint.export",),
     "onnx_ir": ("checkpoint.export.onnx_model",),
     "onnxscript": ("checkpoint.export.onnx_model",),
+    "huggingface_hub": ("checkpoint.importing.hub",),
+    "jinja2": ("checkpoint.importing.chat_template",),
     "wandb": ("training.trackers",),
     "tomli": ("config.toml",),
     "rich": ("app.screen", "app.live_panel", "app.training_progress"),

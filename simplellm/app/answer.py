@@ -47,7 +47,7 @@ def complete_text(reply: Reply, tokenizer: Tokenizer) -> tuple[str, tuple[int, .
     n_complete = 0
     for number, token in enumerate(reply.new_ids, 1):
         decoder.decode(tokenizer.token_bytes(token))
-        if not decoder.getstate()[0] and token != tokenizer.end_of_text:
+        if not decoder.getstate()[0] and token not in reply.end_ids:
             n_complete = number
     ids = tuple(reply.new_ids[:n_complete])
     text = tokenizer.decode(ids)

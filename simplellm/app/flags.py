@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 
+from simplellm.app import flag_values as values
 from simplellm.app.options import FindLrOptions, PruneOptions
 from simplellm.config.export_formats import EXPORT_FORMATS, EXPORT_TYPES
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting, Settings, flag_of, unescape
 from simplellm.config.training import TrainConfig
-from simplellm.errors import SettingError
 from simplellm.storage.user_paths import expand_user
-from simplellm.training.trackers import TRACKERS
 
 NEW_FILE = "a new file that ends in .svg, .html or .png"
-MOST_CANDIDATES = 1_000_000  # of `analyze --top`
 
 
 def add_common_flags(parser: ArgumentParser) -> None:
@@ -28,7 +24,7 @@ def add_common_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--checkpoints",
         metavar="DIR",
-        type=_folder,
+        type=values.folder,
         help="folder that contains the runs (default: checkpoints)",
     )
     group.add_argument(
@@ -92,7 +88,7 @@ def _add_tracking_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--track",
         metavar="NAMES",
-        type=_trackers,
+        type=values.trackers,
         help="also log to tensorboard or wandb; separate several names by commas",
     )
 
@@ -101,7 +97,7 @@ def _add_config_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        type=_path,
+        type=values.path,
         help="read settings from a TOML file, or repeat a run from its run.json; flags override "
         "them",
     )
@@ -135,7 +131,7 @@ def add_bench_flags(parser: ArgumentParser) -> None:
         help="also measure this library in turns, and show the ratio",
     )
     _add_settings(parser, ModelConfig, TrainConfig, SamplingParams)
-    _add_quantize(parser)
+    _add_model_flags(parser)
 
 
 def add_runs_flags(parser: ArgumentParser) -> None:
@@ -157,6 +153,18 @@ def add_runs_flags(parser: ArgumentParser) -> None:
     _add_chart(parser, "write the loss curves of the named runs to")
 
 
+def add_import_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a model folder as transformers saves it, a .gguf file, or hf:OWNER/NAME[@REVISION]",
+    )
+    parser.add_argument(
+        "--name", metavar="RUN", help="name of the new run (default: named after the source)"
+    )
+    _add_context(parser)
+
+
 def add_verify_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
@@ -173,7 +181,7 @@ def add_export_flags(parser: ArgumentParser) -> None:
         "--format", choices=tuple(EXPORT_FORMATS), required=True, help=f"format to write: {formats}"
     )
     parser.add_argument(
-        "--out", metavar="PATH", type=_path, required=True, help="file or folder to write"
+        "--out", metavar="PATH", type=values.path, required=True, help="file or folder to write"
     )
     parser.add_argument(
         "--type",
@@ -197,12 +205,12 @@ def add_chat_flags(parser: ArgumentParser) -> None:
         help="continue the last conversation, of any run without --run",
     )
     _add_settings(parser, SamplingParams)
-    _add_quantize(parser)
+    _add_model_flags(parser)
 
 
 def add_generate_flags(parser: ArgumentParser) -> None:
     _add_settings(parser, SamplingParams)
-    _add_quantize(parser)
+    _add_model_flags(parser)
     _add_prompt(parser)
     parser.add_argument(
         "--probs",
@@ -214,18 +222,21 @@ def add_generate_flags(parser: ArgumentParser) -> None:
 
 def add_analyze_flags(parser: ArgumentParser) -> None:
     _add_settings(parser, SamplingParams)
-    _add_quantize(parser)
+    _add_model_flags(parser)
     _add_prompt(parser)
     parser.add_argument(
-        "--top", metavar="N", type=_n_candidates, help="number of candidates (default: 10)"
+        "--top", metavar="N", type=values.n_candidates, help="number of candidates (default: 10)"
     )
     parser.add_argument(
-        "--save", metavar="FILE", type=_path, help=f"save the candidates as a picture in {NEW_FILE}"
+        "--save",
+        metavar="FILE",
+        type=values.path,
+        help=f"save the candidates as a picture in {NEW_FILE}",
     )
 
 
 def add_evaluate_flags(parser: ArgumentParser) -> None:
-    _add_quantize(parser)
+    _add_model_flags(parser)
     parser.add_argument("--data", metavar="FILE", required=True, help="text to score")
     _add_reading(parser, "the text")
 
@@ -251,7 +262,7 @@ def _add_reading(parser: ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--max-bad-share",
         metavar="SHARE",
-        type=_share,
+        type=values.share,
         help="with --skip-bad: share of unusable lines that is an error (default: 0.1)",
     )
 
@@ -266,14 +277,24 @@ def _add_prompt(parser: ArgumentParser) -> None:
 
 
 def _add_chart(parser: ArgumentParser, what: str) -> None:
-    parser.add_argument("--chart", metavar="FILE", type=_path, help=f"{what} {NEW_FILE}")
+    parser.add_argument("--chart", metavar="FILE", type=values.path, help=f"{what} {NEW_FILE}")
 
 
-def _add_quantize(parser: ArgumentParser) -> None:
+def _add_model_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         choices=("off", "int8"),
         help="int8: 8-bit weights, faster for large models (default: off)",
+    )
+    _add_context(parser)
+
+
+def _add_context(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=values.context,
+        help="use at most N tokens of context (default: as trained; imported models: 4096)",
     )
 
 
@@ -303,33 +324,3 @@ def _argparse_options(setting: Setting) -> dict[str, Any]:
     if setting.kind == "texts":
         return {"action": "append", "type": unescape, "metavar": "TEXT", "help": help}
     return {"type": setting.parse, "metavar": "|".join(setting.choices) or "N", "help": help}
-
-
-def _path(text: str) -> Path:
-    return Path(expand_user(text))
-
-
-def _folder(text: str) -> Path:
-    """The path of a folder that may not exist yet; SettingError where a file is in its place."""
-    path = _path(text)
-    for part in (path, *path.parents):
-        if os.path.isfile(part):
-            raise SettingError(
-                f"--checkpoints names the folder of the runs, got the file {part}",
-                fix=f"name a folder, such as --checkpoints {part.parent / 'checkpoints'}",
-            )
-    return path
-
-
-def _share(text: str) -> float:
-    setting = Setting("max_bad_share", "float", 0.1, "", minimum=0, maximum=1)
-    return float(setting.parse(text))
-
-
-def _n_candidates(text: str) -> int:
-    return int(Setting("top", "int", 10, "", minimum=1, maximum=MOST_CANDIDATES).parse(text))
-
-
-def _trackers(text: str) -> tuple[str, ...]:
-    setting = Setting("track", "str", "none", "", choices=tuple(TRACKERS))
-    return tuple(dict.fromkeys(setting.parse(name.strip()) for name in text.split(",")))

@@ -119,9 +119,13 @@ class SweepOptions(TextOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """Options of the commands that compute with a finished model."""
+    """Options of the commands that compute with a finished model.
+
+    context: limit of the context in tokens; None is that of the model.
+    """
 
     quantize: str = "off"
+    context: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +212,15 @@ class ExportOptions(Options):
     out: Path
     type: str | None = None
     force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """`import`. name: of the new run; None is named after the source."""
+
+    source: str
+    name: str | None = None
+    context: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

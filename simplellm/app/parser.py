@@ -58,6 +58,11 @@ COMMANDS = {
     "runs": Command(
         "list the trained runs, or compare some of them", options.RunsOptions, flags.add_runs_flags
     ),
+    "import": Command(
+        "make a run of an open model: a model folder, a GGUF file or a model on the hub",
+        options.ImportOptions,
+        flags.add_import_flags,
+    ),
     "verify": Command(
         "check whether the checkpoints of a run are complete and undamaged",
         options.VerifyOptions,

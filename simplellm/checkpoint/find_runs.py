@@ -7,8 +7,9 @@ import re
 import unicodedata
 from pathlib import Path
 
+from simplellm.checkpoint.importing.read_source import is_model
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.step_names import STEP_NAME
+from simplellm.checkpoint.step_names import STEP_NAME, step_of
 from simplellm.errors import CheckpointError, Notice, SettingError
 from simplellm.storage.files import TEMPORARY_MARK
 from simplellm.storage.lock import LOCK_NAME, lock_holder
@@ -19,6 +20,12 @@ MAX_NAME_BYTES = 200  # file systems allow 255, and temporary names are longer
 MAX_DERIVED_CHARACTERS = 60
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
+
+
+def run_of(checkpoint: Path) -> Run:
+    """The run that a checkpoint belongs to; a model from elsewhere stands for itself."""
+    path = checkpoint.resolve()
+    return Run(path.parent if step_of(path) >= 0 else path)
 
 
 def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
@@ -36,11 +43,23 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
         raise _bad_name(name)
     if STEP_NAME.fullmatch(path.name) and path.is_dir():
         return Run(path.resolve().parent), path
-    if not (path / "run.json").is_file() and not Run(path).step_folders():
+    if not _is_run(path):
         names = ", ".join(run.name for run in list_runs(checkpoints))
         fix = f"runs there: {names}" if names else "name the folder of your runs with --checkpoints"
         raise CheckpointError(f"there is no run {name} in {checkpoints}", fix=fix)
     return Run(path), None
+
+
+def foreign_model(name: str, checkpoints: Path) -> Path | None:
+    """The model folder or GGUF file that `name` is the path of, unless it is a run's name."""
+    path = Path(name)
+    if _is_run(checkpoints / name) or _is_run(path) or STEP_NAME.fullmatch(path.name):
+        return None
+    return path if is_model(path) else None
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").is_file() or bool(Run(path).step_folders())
 
 
 def _newest_run(checkpoints: Path) -> Run:
@@ -55,8 +74,11 @@ def _newest_run(checkpoints: Path) -> Run:
 def find_checkpoint(name: str | None, checkpoints: Path, notice: Notice) -> Path:
     """The checkpoint that `name` means: that checkpoint, or the best one of that run.
 
-    None is the best checkpoint of the newest run with an intact one.
+    A model folder or GGUF file stands for itself. None is the best checkpoint of the newest run
+    with an intact one.
     """
+    if name is not None and (model := foreign_model(name, checkpoints)) is not None:
+        return model
     run, folder = find_run(name, checkpoints)
     if folder is not None:
         return folder

@@ -30,13 +30,19 @@ class Generation:
     bos_id: int | None = None
     chat_template: str | None = None
 
-    def to_mapping(self, end_of_text: int) -> JsonObject:
-        """The content of generation_config.json; `end_of_text` stands for what is not known."""
-        eos: int | list[int] = list(self.eos_ids)
-        if len(self.eos_ids) < 2:
-            eos = self.eos_ids[0] if self.eos_ids else end_of_text
-        bos = end_of_text if self.bos_id is None and not self.eos_ids else self.bos_id
-        return {"bos_token_id": bos, "eos_token_id": eos, "do_sample": True}
+    def special_ids(self, end_of_text: int) -> JsonObject:
+        """The entries of config.json and generation_config.json.
+
+        `end_of_text` is both where nothing is known.
+        """
+        if not self.eos_ids:
+            bos = end_of_text if self.bos_id is None else self.bos_id
+            return {"bos_token_id": bos, "eos_token_id": end_of_text}
+        eos = self.eos_ids[0] if len(self.eos_ids) == 1 else list(self.eos_ids)
+        return {"bos_token_id": self.bos_id, "eos_token_id": eos}
+
+
+NOTHING_STATED = Generation()
 
 
 def read_generation(folder: Path, config: JsonMapping) -> Generation:

@@ -93,8 +93,7 @@ def from_hub_state(
     not finite. Nothing is read before all names, shapes and types are right, and each tensor of
     `hub` is read once, so that memory holds the model and one tensor more.
     """
-    hub = _weights(hub, config)
-    check_tensors(hub, template, config, source)
+    hub = check_tensors(hub, template, config, source)
     state: State = {}
     for name, like in template.items():
         state[name] = _joined(_hub_place(name, like, config), hub, like, source)
@@ -103,8 +102,8 @@ def from_hub_state(
 
 def check_tensors(
     hub: Mapping[str, LazyTensor], template: State, config: ModelConfig, source: str
-) -> None:
-    """CheckpointError unless `hub` has the names and shapes of this model, and types to read."""
+) -> Mapping[str, LazyTensor]:
+    """`hub` with the names of this model; CheckpointError unless shapes and types are right too."""
     hub = _weights(hub, config)
     expected = {
         hub_name: part.shape
@@ -125,6 +124,7 @@ def check_tensors(
         raise CheckpointError(
             f"{source} has a tensor {unknown[:100]!r}, which is not part of this model"
         )
+    return hub
 
 
 def unused_values(config: ModelConfig) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simplellm.checkpoint import step_names
+from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.pointers import (
     Figures,
     Pointer,
@@ -75,15 +76,26 @@ class Run:
         replace_file(self.path / "run.json", json_bytes({"version": RUN_VERSION, **info}))
 
     def summary(self) -> JsonObject | None:
-        """The row of `simplellm runs`; None where there is no evaluated checkpoint."""
+        """The row of `simplellm runs`; None where there is no evaluated checkpoint.
+
+        An imported model has no evaluation: its figures are None.
+        """
         best = self.pointer("best") or {}
         figures = {name: best.get(name) for name in ("val_loss", "bits_per_byte")}
         has_figures = all(isinstance(figure, (int, float)) for figure in figures.values())
-        if not has_figures or not isinstance(best.get("step"), int):
+        is_usable = has_figures or (bool(best) and self.is_imported())
+        if not is_usable or not isinstance(best.get("step"), int):
             return None
         path = str(self.path / best["path"])
         row = {"run": self.name, "path": path, "best_step": best["step"], **figures}
         return {**row, "tokens": best.get("tokens"), **self._description()}
+
+    def is_imported(self) -> bool:
+        """Whether the run is a model from elsewhere that was not trained here."""
+        try:
+            return "imported" in self.read_info()
+        except CheckpointError:
+            return False
 
     def _description(self) -> JsonObject:
         """What the run is: model, text, seed and date from run.json; None where that is damaged."""
@@ -178,6 +190,7 @@ class Run:
         state: TrainingState,
         figures: Figures,
         best: bool,
+        generation: Generation = NOTHING_STATED,
     ) -> Path:
         """Write a checkpoint, then the pointers, then delete checkpoints that are no longer needed.
 
@@ -189,7 +202,9 @@ class Run:
             if folder.exists():
                 discard_folder(folder)
             with new_folder(folder) as temporary:
-                write_checkpoint(temporary, model, tokenizer, state.with_evaluation(figures))
+                write_checkpoint(
+                    temporary, model, tokenizer, state.with_evaluation(figures), generation
+                )
         self.point("last", step, figures)
         if best:
             self.point("best", step, figures)

@@ -10,12 +10,13 @@ import contextlib
 import functools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from simplellm.checkpoint.generation import Generation
+from simplellm.checkpoint.generation import NOTHING_STATED, TEMPLATE_FILE, Generation
 from simplellm.checkpoint.hugging_face import (
     check_tensors,
     from_hub_state,
@@ -24,8 +25,9 @@ from simplellm.checkpoint.hugging_face import (
 )
 from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.importing.source_model import SourceModel
+from simplellm.checkpoint.importing.weight_files import WEIGHTS_FILE
 from simplellm.checkpoint.step_names import step_of
-from simplellm.checkpoint.tensors import tensors_bytes
+from simplellm.checkpoint.tensors import LazyTensor, tensors_bytes
 from simplellm.checkpoint.training_state import (
     TRAINING_FOLDER,
     TrainingState,
@@ -48,31 +50,42 @@ MAX_ROPE_BYTES_PER_WEIGHT_BYTE = 64
 
 
 def write_checkpoint(
-    folder: Path, model: SimpleLLM, tokenizer: Tokenizer, state: TrainingState
+    folder: Path,
+    model: SimpleLLM,
+    tokenizer: Tokenizer,
+    state: TrainingState,
+    generation: Generation = NOTHING_STATED,
 ) -> None:
     """The files of a checkpoint, in a new folder; the manifest is written last."""
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     files = ManifestWriter(folder)
-    for name, data in description_files(model.config, tokenizer).items():
+    for name, data in description_files(model.config, tokenizer, "float32", generation).items():
         files.write(name, data)
     hub_state = to_hub_state(weights, model.config)
-    files.write("model.safetensors", tensors_bytes(hub_state, {"format": "pt"}))
+    files.write(WEIGHTS_FILE, tensors_bytes(hub_state, {"format": "pt"}))
     write_training_state(files, state)
     files.finish()
 
 
 def description_files(
-    config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32"
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    dtype: str = "float32",
+    generation: Generation = NOTHING_STATED,
 ) -> dict[str, bytes]:
     """What `transformers` reads beside the weights, which have the number format `dtype`."""
     end = tokenizer.end_of_text
-    generation = {"bos_token_id": end, "eos_token_id": end, "do_sample": True}
-    return {
-        "config.json": json_bytes(to_hub_config(config, end, dtype)),
-        "generation_config.json": json_bytes(generation),
+    special = generation.special_ids(end)
+    hub_config = {**to_hub_config(config, end, dtype), **special}
+    files = {
+        "config.json": json_bytes(hub_config),
+        "generation_config.json": json_bytes({**special, "do_sample": True}),
         "tokenizer.json": _tokenizer_json(tokenizer),
-        "tokenizer_config.json": json_bytes(_tokenizer_config(config)),
+        "tokenizer_config.json": json_bytes(_tokenizer_config(config, tokenizer, special)),
     }
+    if generation.chat_template is not None:
+        files[TEMPLATE_FILE] = generation.chat_template.encode("utf-8", "surrogatepass")
+    return files
 
 
 @functools.lru_cache(maxsize=1)
@@ -81,16 +94,28 @@ def _tokenizer_json(tokenizer: Tokenizer) -> bytes:
     return json_bytes(tokenizer.to_mapping())
 
 
-def _tokenizer_config(config: ModelConfig) -> JsonObject:
+def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, special: JsonObject) -> JsonObject:
+    ends = special["eos_token_id"]
+    end = ends[0] if isinstance(ends, list) else ends
+    is_own = end == tokenizer.end_of_text == special["bos_token_id"]
+    names = {} if is_own else _special_names(tokenizer)
+    eos_name = names.get(end, END_OF_TEXT)
+    bos_name = END_OF_TEXT if is_own else names.get(special["bos_token_id"])
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,  # batches of texts of different lengths need one
+        **({} if bos_name is None else {"bos_token": bos_name}),
+        "eos_token": eos_name,
+        "pad_token": eos_name,  # batches of texts of different lengths need one
         "model_max_length": config.block_size,
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # <|endoftext|> in a text is ordinary text
+        # <|endoftext|> in a text is ordinary text; other models keep the rule of `transformers`
+        **({"split_special_tokens": True} if is_own else {}),
     }
+
+
+def _special_names(tokenizer: Tokenizer) -> dict[int, str]:
+    added = tokenizer.to_mapping()["added_tokens"]
+    return {token["id"]: token["content"] for token in added}
 
 
 def seconds_to_save(
@@ -138,22 +163,40 @@ def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer
     return opened.model, opened.tokenizer
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """CheckpointError unless all files of a checkpoint are intact and fit together."""
-    source = _verified_source(folder)
-    check_tensors(source.tensors, _empty_model(source).state_dict(), source.config, source.source)
-    if (folder / TRAINING_FOLDER).is_dir():  # an imported model has none
-        check_tensor_types(folder)
+def verify_checkpoint(path: Path) -> None:
+    """CheckpointError unless all files of a checkpoint are intact and fit together.
+
+    A model from elsewhere has no manifest; its weights are read instead.
+    """
+    if not _has_manifest(path):
+        open_model(path, torch.device("cpu"))
+        return
+    source = _verified_source(path)
+    checked_source(source, _empty_model(source))
+    if (path / TRAINING_FOLDER).is_dir():  # an imported model has none
+        check_tensor_types(path)
+
+
+def checked_source(source: SourceModel, model: SimpleLLM) -> Mapping[str, LazyTensor]:
+    """The weights of `model`; CheckpointError where config, weights and tokenizer differ."""
+    _check_context(source)
+    _check_vocabulary(source)
+    return check_tensors(source.tensors, model.state_dict(), source.config, source.source)
 
 
 def _verified_source(path: Path, context: int | None = None) -> SourceModel:
     """CheckpointError for a damaged checkpoint, and where config, weights and tokenizer differ."""
-    if (path / MANIFEST_NAME).exists() or step_of(path) >= 0:
+    if _has_manifest(path):
         verify_manifest(path)
     source = read_source(path, context)
     _check_context(source)
     _check_vocabulary(source)
     return source
+
+
+def _has_manifest(path: Path) -> bool:
+    """Whether this project wrote it; a checkpoint of a run that lost its manifest is damaged."""
+    return (path / MANIFEST_NAME).exists() or step_of(path) >= 0
 
 
 def _empty_model(source: SourceModel) -> SimpleLLM:

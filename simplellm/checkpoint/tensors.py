@@ -5,9 +5,10 @@ A header is checked before any of its sizes is used: see storage/safetensors_hea
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from simplellm.errors import CheckpointError
-from simplellm.storage.safetensors_header import read_header
+from simplellm.storage.safetensors_header import LENGTH_BYTES, read_header
 
 State = dict[str, Tensor]  # tensors by name
+TYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+HEADER_ALIGNMENT = 8  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,31 @@ def save_tensors(path: Path, tensors: State) -> None:
     path.chmod(mode)  # safetensors gives only the owner access
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def tensor_chunks(
+    tensors: Mapping[str, LazyTensor], metadata: dict[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The content of a safetensors file in parts; each tensor is read when its part is due.
+
+    CheckpointError for a tensor with a value that is not a finite number.
+    """
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": TYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    yield len(text).to_bytes(LENGTH_BYTES, "little") + text
+    for name, tensor in tensors.items():
+        values = tensor.read().contiguous()
+        refuse_non_finite({name: values})
+        yield values.view(-1).view(torch.uint8).numpy().data
 
 
 def read_tensors(path: Path) -> State:

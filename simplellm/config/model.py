@@ -113,6 +113,12 @@ class ModelConfig(Settings):
                 f"and {self.max_positions}",
                 fix="use a shorter context",
             )
+        if self.sliding_window is not None and self.block_size > self.sliding_window:
+            raise SettingError(
+                f"attention with a sliding window of {self.sliding_window} tokens is not "
+                f"supported, got a context of {self.block_size}",
+                fix=f"use a context of {self.sliding_window} or less",
+            )
         if self.rope_factor > 1 and self.rope_high <= self.rope_low:
             raise SettingError(
                 f"rope_high is above rope_low, got {self.rope_high:g} and {self.rope_low:g}",

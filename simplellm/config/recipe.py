@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from simplellm.config.architectures import ARCHITECTURES
+from simplellm.config.fine_tuning import fine_tuning
 from simplellm.config.heads import fitted_shape
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, Setting
@@ -18,7 +18,6 @@ from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
 DEFAULT_BUDGET_SECONDS = 60.0
-FINE_TUNING_RATE = 0.3  # share of the usual learning rates (guess)
 SMALL_TEXT_BYTES = 200_000  # below, a text is read many times, and regularization decides
 MIN_TUNED_BYTES = 18_000  # size of the smallest text of the trials
 MAX_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, validation loss rises (300 steps on 18 kB)
@@ -51,11 +50,16 @@ OVERFIT: dict[str, Any] = {  # with the setting overfit: nothing keeps a model f
 
 
 def choose(
-    train_bytes: int, given: ExplicitSettings, base: ModelConfig | None = None, speed: float = 1.0
+    train_bytes: int,
+    given: ExplicitSettings,
+    base: ModelConfig | None = None,
+    speed: float = 1.0,
+    is_open: bool = False,
 ) -> tuple[ModelConfig, TrainConfig]:
     """The configs for a text of `train_bytes`; settings in `given` override the recipe.
 
-    base: the model that training continues from, whose shape stays. speed: see `recipe`.
+    base: the model that training continues from, whose shape stays. is_open: whether it was trained
+    by others on very much text, and not by this recipe. speed: see `recipe`.
     SettingError for settings that do not fit together or would change the shape of `base`.
     """
     given = {name: _setting(name).check(value) for name, value in given.items()}
@@ -68,8 +72,7 @@ def choose(
         names = ModelConfig.names()
         model = ModelConfig(**{name: value for name, value in chosen.items() if name in names})
     else:
-        model = _model_like(base, chosen.get("dropout", base.dropout), given)
-        train = _fine_tuning(train, given)
+        model, train = fine_tuning(base, chosen, train, given, is_open)
     if train.get("r_drop") and not model.dropout:
         if "r_drop" in given:
             raise SettingError(
@@ -87,28 +90,6 @@ def choose(
 
 def _setting(name: str) -> Setting:
     return (ModelConfig if name in ModelConfig.names() else TrainConfig).setting(name)
-
-
-def _model_like(base: ModelConfig, dropout: float, given: ExplicitSettings) -> ModelConfig:
-    """`base` with another dropout; SettingError where `given` has another shape."""
-    for name, value in base.to_mapping().items():
-        if name != "dropout" and given.get(name, value) != value:
-            raise SettingError(
-                f"{name} is {value} in the model that training goes on from, got {given[name]}",
-                fix="leave it out, or leave --from out",
-            )
-    return replace(base, dropout=dropout)
-
-
-def _fine_tuning(train: dict[str, Any], given: ExplicitSettings) -> dict[str, Any]:
-    """Lower learning rates, and nothing that only suits random initial weights."""
-    rates = ("learning_rate", "muon_learning_rate")
-    changed: dict[str, Any] = {
-        name: train.get(name, TrainConfig.setting(name).default) * FINE_TUNING_RATE
-        for name in rates
-    }
-    changed |= {"composition": 0.0, "induction": False}
-    return {**train, **{name: value for name, value in changed.items() if name not in given}}
 
 
 def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> dict[str, Any]:

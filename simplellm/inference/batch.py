@@ -137,6 +137,7 @@ class _ReplySource:
 
     def __init__(self, batch: ReplyBatch, sampler: Sampler) -> None:
         self.tokenizer = sampler.tokenizer
+        self.end_ids = sampler.end_ids
         self.logits: np.ndarray | None = None
         self._batch = batch
 

@@ -61,17 +61,18 @@ def search_steps(
     n, prompt = params.num_beams, list(ids)
     decoder = BatchDecoder(sampler, len(prompt) + params.max_new_tokens)
     running, parents, finished = [Beam([], 0.0)], [0], list[Beam]()
+    n_candidates = n * max(2, 1 + len(sampler.end_ids))  # so that n of them do not end the text
     for step in range(1, params.max_new_tokens + 1):
         logits = decoder.next_logits([prompt + beam.ids for beam in running], parents)
-        found = _extend(running, logits.numpy(), 2 * n)  # at most half of them end the text
+        found = _extend(running, logits.numpy(), n_candidates)
         is_last = step == params.max_new_tokens
-        ended = [is_last or beam.ids[-1] == sampler.tokenizer.end_of_text for _, beam in found]
+        ended = [is_last or beam.ids[-1] in sampler.end_ids for _, beam in found]
         finished += [
             beam for (_, beam), has_ended in zip(found[:n], ended, strict=False) if has_ended
         ]
         finished = sorted(finished, key=lambda beam: -beam.score)[:n]
         alive = [pair for pair, has_ended in zip(found, ended, strict=True) if not has_ended][:n]
-        if is_last or (len(finished) == n and alive[0][1].score <= finished[-1].score):
+        if is_last or not alive or (len(finished) == n and alive[0][1].score <= finished[-1].score):
             break
         parents = [parent for parent, _ in alive]
         running = [beam for _, beam in alive]

@@ -30,7 +30,8 @@ from simplellm.model.cache import KVCache
 from simplellm.model.feed_forward import MLP, GatedMLP
 from simplellm.model.transformer import SimpleLLM
 
-Attend = Callable[[Array, Array | None, Array, Array], None]  # x (C), rope (2, D), k, v (G, S, D)
+# x (C), rope (2, D), k and v (G, S, D), attention weights (G, R, S), which are overwritten
+Attend = Callable[[Array, Array | None, Array, Array, Array], None]
 MAX_SAFE_SCORE = 70.0  # its exp, summed over a million tokens, is still a finite float32
 
 
@@ -43,22 +44,28 @@ class Decoder:
         positions = model.position_embedding
         rope = model.rope
         self._cache = cache
-        self._keys = cache.keys.numpy()[:, 0]  # (L, G, capacity, D)
-        self._values = cache.values.numpy()[:, 0]  # (L, G, capacity, D)
         self._embeddings = array(model.token_embedding.weight)  # (V, C)
         self._positions = None if positions is None else array(positions.weight)  # (P, C)
         self._rope = None if rope is None else rope.numpy()[:, :, 0]  # (2, P, D)
         blocks = cast("list[TransformerBlock]", list(model.blocks))
-        n_groups = config.n_head // config.kv_heads
-        weights = np.empty((config.kv_heads, n_groups, cache.capacity), np.float32)  # (G, R, S)
+        self._groups = (config.kv_heads, config.n_head // config.kv_heads)  # G, R
         self._layers = [
-            (_attention(block, weights, is_rotary=rope is not None), _feed_forward(block))
+            (_attention(block, is_rotary=rope is not None), _feed_forward(block))
             for block in blocks
         ]
+        self._bind()
         self._final_norm = norm(model.final_norm)
         self._head = product(getattr(model, "head", model.token_embedding))
         self._x, self._normed = np.empty((2, config.n_embd), np.float32)
         self._logits = np.empty(config.vocab_size, np.float32)
+
+    def _bind(self) -> None:
+        """Take the arrays of the cache, which are others after it has grown."""
+        cache = self._cache
+        self._bound = cache.keys
+        self._keys = cache.keys.numpy()[:, 0]  # (L, G, capacity, D)
+        self._values = cache.values.numpy()[:, 0]  # (L, G, capacity, D)
+        self._weights = np.empty((*self._groups, cache.capacity), np.float32)  # (G, R, capacity)
 
     def read(self, token: int) -> Array:
         """Append `token` to the cache; returns the logits (V,) float32 of the token after it.
@@ -66,6 +73,9 @@ class Decoder:
         The next call overwrites them.
         """
         position = self._cache.length
+        self._cache.reserve(position + 1)
+        if self._cache.keys is not self._bound:
+            self._bind()
         x = self._x
         np.copyto(x, self._embeddings[token])
         if self._positions is not None:
@@ -73,9 +83,10 @@ class Decoder:
         rope = None if self._rope is None else self._rope[:, position]  # (2, D)
         keys = self._keys[:, :, : position + 1]
         values = self._values[:, :, : position + 1]
+        weights = self._weights[:, :, : position + 1]
         with np.errstate(over="ignore"):  # exp in silu may overflow to infinity, which is right
             for (attend, feed_forward), k, v in zip(self._layers, keys, values, strict=True):
-                attend(x, rope, k, v)
+                attend(x, rope, k, v, weights)
                 feed_forward(x)
         self._cache.length = position + 1
         self._final_norm(x, self._normed)
@@ -83,7 +94,7 @@ class Decoder:
         return self._logits
 
 
-def _attention(block: TransformerBlock, all_weights: Array, *, is_rotary: bool) -> Attend:
+def _attention(block: TransformerBlock, *, is_rotary: bool) -> Attend:
     """x += attention(norm(x)) for one token; its key and value become the last rows of k and v."""
     attention = block.attention
     H, G, D = attention.sizes
@@ -103,7 +114,7 @@ def _attention(block: TransformerBlock, all_weights: Array, *, is_rotary: bool) 
     flat_result = result.reshape(-1)
     highest, total = np.empty((2, G, H // G, 1), np.float32)
 
-    def attend(x: Array, rope: Array | None, k: Array, v: Array) -> None:
+    def attend(x: Array, rope: Array | None, k: Array, v: Array, weights: Array) -> None:
         normalize_x(x, normed)
         project_in(normed, qkv)
         scale()
@@ -111,7 +122,6 @@ def _attention(block: TransformerBlock, all_weights: Array, *, is_rotary: bool) 
             rotate(rope)
         k[:, -1] = new_k
         v[:, -1] = new_v
-        weights = all_weights[:, :, : k.shape[1]]  # (G, R, S)
         np.matmul(q, k.transpose(0, 2, 1), weights)
         if not are_scores_safe:
             np.maximum.reduce(weights, axis=-1, out=highest, keepdims=True)

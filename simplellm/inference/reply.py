@@ -24,9 +24,10 @@ ChooseToken = Callable[[Array, list[int]], int]  # from logits (V,) and the ids 
 
 
 class LogitsSource(Protocol):
-    """What a reply needs: the logits after some ids, and a tokenizer."""
+    """What a reply needs: the logits after some ids, a tokenizer, and the ids that end a reply."""
 
     tokenizer: Tokenizer
+    end_ids: frozenset[int]
 
     def next_logits(self, ids: Sequence[int]) -> Array: ...
 
@@ -62,6 +63,11 @@ class Reply:
             yield token
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end the reply."""
+        return self._source.end_ids
+
+    @property
     def tokens_per_second(self) -> float:
         return len(self.new_ids) / self.seconds if self.seconds else 0.0
 
@@ -88,7 +94,7 @@ class Reply:
             ids.append(token)
             self.new_ids.append(token)
             self.seconds = time.perf_counter() - started_at
-            if token == tokenizer.end_of_text:
+            if token in self._source.end_ids:
                 stop_reason = "end_of_text"
                 break
             text = stop_filter.push(stream.push(token))

@@ -5,7 +5,7 @@ Shapes: V vocabulary size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -23,10 +23,12 @@ from simplellm.model.transformer import SimpleLLM
 class Sampler:
     """A model with a KV cache. The common prefix of two consecutive prompts is computed once."""
 
-    def __init__(self, model: SimpleLLM, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: SimpleLLM, tokenizer: Tokenizer, end_ids: Iterable[int] = ()) -> None:
+        """`end_ids`: tokens that end a reply, besides END_OF_TEXT."""
         weight = model.token_embedding.weight
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.end_ids = frozenset({tokenizer.end_of_text, *end_ids})
         self.block_size = model.config.block_size
         self._cache = KVCache(model.config, batch_size=1, like=weight)
         self._cached_ids: list[int] = []  # the cache holds the first `_cache.length` of them

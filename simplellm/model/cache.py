@@ -10,18 +10,22 @@ from torch import Tensor
 
 from simplellm.config.model import ModelConfig
 
+FIRST_CAPACITY = 512  # positions reserved at first; a longer context is reserved when it is used
+
 
 class KVCache:
-    """Preallocated `keys` and `values`, (L, B, G, capacity, D); `length` positions are in use.
+    """`keys` and `values`, (L, B, G, capacity, D), of which `length` positions are in use.
 
-    The caller owns it, and the model appends to it.
+    The caller owns it, and the model appends to it. The capacity grows up to block_size; then
+    `keys` and `values` are new tensors.
     """
 
     def __init__(
         self, config: ModelConfig, batch_size: int, like: Tensor, capacity: int | None = None
     ) -> None:
-        """`like` gives the device and the number format; `capacity` defaults to block_size."""
-        capacity = capacity or config.block_size
+        """`like`: device and number format. `capacity`: expected length, by default block_size."""
+        self._limit = config.block_size
+        capacity = min(capacity or self._limit, FIRST_CAPACITY)
         shape = (config.n_layer, batch_size, config.kv_heads, capacity, config.head_size)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
@@ -37,9 +41,24 @@ class KVCache:
         `length` stays: the model advances it after the last layer.
         """
         end = self.length + k.shape[2]
+        self.reserve(end)
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def reserve(self, n_positions: int) -> None:
+        """Make room for so many positions, and for some more."""
+        if n_positions <= self.capacity:
+            return
+        capacity = max(n_positions, min(2 * self.capacity, self._limit))
+        self.keys = self._grown(self.keys, capacity)
+        self.values = self._grown(self.values, capacity)
+
+    def _grown(self, old: Tensor, capacity: int) -> Tensor:
+        L, B, G, _, D = old.shape
+        new = old.new_zeros(L, B, G, capacity, D)
+        new[:, :, :, : self.length] = old[:, :, :, : self.length]
+        return new
 
 
 def causal_mask(T: int, past: int, device: torch.device) -> Tensor:

@@ -23,6 +23,9 @@ from simplellm.model.transformer import SimpleLLM
 
 TOKENS_PER_EVALUATION_BATCH = 8192
 SEGMENT_TOKENS = 1 << 20  # whose scores are summed at once
+# Logits that are in memory at once (256 MB): all of a batch for the vocabularies that are trained
+# here, a part of them for those of open models.
+MAX_LOGITS = 1 << 26
 Progress = Callable[[float], None]
 
 
@@ -123,12 +126,16 @@ def _window_scores(model: SimpleLLM, windows: np.ndarray) -> np.ndarray:
     """Nats and hits (2, B, T) float32 of all tokens but the first of each window (B, T + 1)."""
     device = model.token_embedding.weight.device
     block = torch.from_numpy(windows.astype(np.int64)).to(device)
-    logits = model(block[:, :-1]).float()  # (B, T, V)
+    hidden = model.hidden(block[:, :-1]).flatten(0, 1)  # (B * T, C)
     targets = block[:, 1:]  # (B, T)
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")  # (B * T)
-    hits = logits.argmax(-1) == targets
+    scores = []
+    n_rows = max(MAX_LOGITS // model.config.vocab_size, 1)
+    for rows, wanted in zip(hidden.split(n_rows), targets.flatten().split(n_rows), strict=True):
+        logits = model.logits(rows).float()  # (rows, V)
+        losses = F.cross_entropy(logits, wanted, reduction="none")
+        scores.append(torch.stack([losses, (logits.argmax(-1) == wanted).float()]))
     # One copy to the host; float64 follows there, because MPS does not have it.
-    return torch.stack([losses.view_as(targets), hits.float()]).cpu().numpy()
+    return torch.cat(scores, 1).view(2, *targets.shape).cpu().numpy()
 
 
 def window_starts(n_scored: int, block_size: int) -> Iterator[int]:

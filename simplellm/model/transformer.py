@@ -62,7 +62,7 @@ class SimpleLLM(nn.Module):
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `ids` (B, T), which follow those in `cache`.
 
-        Cached and new tokens together are at most block_size and `cache.capacity`.
+        Cached and new tokens together are at most block_size.
         """
         return self.logits(self.hidden(ids, cache))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from simplellm.errors import CheckpointError
 from simplellm.storage.files import sha256_of, write_file
 from simplellm.storage.json_files import json_bytes, read_json
 
+Buffer = bytes | memoryview
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
 
@@ -38,6 +40,23 @@ class ManifestWriter:
         path.parent.mkdir(exist_ok=True)
         write_file(path, data)
         self._files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+
+    def write_chunks(self, name: str, chunks: Iterable[Buffer]) -> None:
+        """A file that memory does not hold as a whole."""
+        digest = hashlib.sha256()
+        size = 0
+        with open(self._folder / name, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                size += memoryview(chunk).nbytes
+            file.flush()
+            os.fsync(file.fileno())
+        self._files[name] = FileEntry(size, digest.hexdigest())
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file so far, by name."""
+        return {name: entry.sha256 for name, entry in self._files.items()}
 
     def finish(self) -> None:
         _write(self._folder, self._files)

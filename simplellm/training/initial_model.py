@@ -34,13 +34,15 @@ def initial_model(
     DeviceError if the memory is certainly too small to train it.
     """
     require_memory(least_training_bytes(model_config, config), device)
-    generator = torch.Generator().manual_seed(config.seed)
-    model = SimpleLLM(model_config).init_weights(generator)
-    if config.induction:
-        plant_induction_heads(model, generator)
-    model.to(device)
-    if weights is not None:
+    model = SimpleLLM(model_config)
+    if weights is None:
+        generator = torch.Generator().manual_seed(config.seed)
+        model.init_weights(generator)
+        if config.induction:
+            plant_induction_heads(model, generator)
+    else:
         model.load_state_dict(weights)
+    model.to(device)
     freeze(model, config.freeze)
     if config.gradient_checkpointing:
         checkpoint_gradients(model)

@@ -13,9 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simplellm.checkpoint.find_runs import run_of
+from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import JsonlSink, Sinks
-from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_folder import open_model
+from simplellm.checkpoint.step_names import step_of
+from simplellm.config.architectures import IMPORTED
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
@@ -85,13 +89,27 @@ class _Base:
 
     model: SimpleLLM
     tokenizer: Tokenizer
+    generation: Generation
     bits_per_byte: float | None  # on its own validation text
+    is_open: bool  # trained by others
 
     @classmethod
     def open(cls, folder: Path) -> _Base:
-        model, tokenizer = load_model(folder, torch.device("cpu"))
-        pointer = Run(folder.resolve().parent).pointer("best") or {}
-        return cls(model, tokenizer, pointer.get("bits_per_byte"))
+        opened = open_model(folder, torch.device("cpu"))
+        run = run_of(folder)
+        pointer = run.pointer("best") or {}
+        is_open = (
+            opened.model.config.architecture in IMPORTED
+            or run.is_imported()
+            or step_of(folder.resolve()) < 0
+        )
+        return cls(
+            opened.model,
+            opened.tokenizer,
+            opened.generation,
+            pointer.get("bits_per_byte"),
+            is_open,
+        )
 
 
 def prepare_run(
@@ -106,29 +124,29 @@ def prepare_run(
 
     `given` settings override the recipe. `base_folder`: a checkpoint to continue from.
     """
+    reuse_freed_memory()
     attempt = attempt or Attempt()
     given = attempt.repetition.settings if attempt.repetition else given
-    reuse_freed_memory()
     base = _Base.open(base_folder) if base_folder else None
-    base_config = base.model.config if base else None
-    choose(0, given, base_config)  # refuses wrong settings before anything is read or written
+    base_config, is_open = (base.model.config, base.is_open) if base else (None, False)
+    choose(0, given, base_config, is_open=is_open)  # refuses wrong settings before any file is read
     corpora = sources.read(context.stdin, context.notice)
     speed = attempt.speed or measured_speed(context)
-    model_config, config = choose(corpora.train.n_bytes, given, base_config, speed)
-    precision = choose_precision(context.device, config.precision)
+    model_config, config = choose(corpora.train.n_bytes, given, base_config, speed, is_open)
     tokenizer = base.tokenizer if base else config.tokenizer
     prepared = prepared_corpora(corpora, config, tokenizer, model_config.vocab_size, context)
     if base:
         _report_different_text(base, prepared, context)
-    model_config = dataclasses.replace(model_config, vocab_size=prepared.tokenizer.vocab_size)
+    n_rows = base.model.config.vocab_size if base else prepared.tokenizer.vocab_size
+    model_config = dataclasses.replace(model_config, vocab_size=n_rows)
     factory = TrainerFactory(
         model_config,
         TrainingData.of(prepared, config, model_config.block_size),
         context,
-        make_output(run, prepared, context, attempt.lock),
+        make_output(run, prepared, context, attempt.lock, base.generation if base else None),
         base.model.state_dict() if base else None,
     )
-    trainer = _planned(factory, config, precision, attempt)
+    trainer = _planned(factory, config, attempt)
     facts = {
         **start_facts(trainer, context.command, base_folder),
         **sources.to_mapping(),
@@ -141,10 +159,9 @@ def prepare_run(
     return trainer, attempt.repetition.recorded_in(info) if attempt.repetition else info
 
 
-def _planned(
-    factory: TrainerFactory, config: TrainConfig, precision: str, attempt: Attempt
-) -> Trainer:
+def _planned(factory: TrainerFactory, config: TrainConfig, attempt: Attempt) -> Trainer:
     """A trainer with planned steps, or with those of the run that is repeated."""
+    precision = choose_precision(factory.context.device, config.precision)
     trainer, notice = factory(config, precision), factory.context.notice
     if attempt.repetition and not attempt.repetition.is_replanned:
         return attempt.repetition.restore(trainer, notice)
@@ -210,10 +227,16 @@ def prepared_corpora(
 
 
 def make_output(
-    run: Run, prepared: Prepared, context: TrainingContext, lock: FolderLock | None
+    run: Run,
+    prepared: Prepared,
+    context: TrainingContext,
+    lock: FolderLock | None,
+    generation: Generation | None = None,
 ) -> Output:
     """The saver of a run, its sinks and its preview; only the main rank logs and previews."""
-    saver = Saver(run, context.world, context.device, context.notice, lock)
+    saver = Saver(
+        run, context.world, context.device, context.notice, lock, generation or NOTHING_STATED
+    )
     if not context.world.is_main:
         return Output(saver)
     sink = Sinks(JsonlSink(run.log_path, context.notice), context.sink)

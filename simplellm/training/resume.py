@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from simplellm.checkpoint.generation import Generation
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import cut_log, read_log
-from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_folder import open_model
 from simplellm.checkpoint.training_state import load_training_state
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
@@ -61,6 +62,7 @@ class _Checkpoint:
     folder: Path
     model: SimpleLLM
     tokenizer: Tokenizer
+    generation: Generation
 
 
 def resume(
@@ -169,7 +171,8 @@ def _newest_checkpoint(run: Run, context: TrainingContext) -> _Checkpoint:
         mend_pointers(run.path)
     wait_for_all(context.world)
     folder = run.last(context.notice)
-    return _Checkpoint(folder, *load_model(folder, torch.device("cpu")))
+    opened = open_model(folder, torch.device("cpu"))
+    return _Checkpoint(folder, opened.model, opened.tokenizer, opened.generation)
 
 
 def _trainer_at(
@@ -186,7 +189,7 @@ def _trainer_at(
     vocab_size = info.model.vocab_size
     prepared = prepared_corpora(corpora, config, checkpoint.tokenizer, vocab_size, context)
     data = TrainingData.of(prepared, config, info.model.block_size)
-    output = make_output(run, prepared, context, lock)
+    output = make_output(run, prepared, context, lock, checkpoint.generation)
     trainer = TrainerFactory(info.model, data, context, output)(config, config.precision)
     state = load_training_state(checkpoint.folder)
     recorded = recorded_decisions(run.name, info, state.figures, trainer.config)

@@ -84,6 +84,11 @@ class RunInfo:
     def read(cls, run: Run) -> RunInfo:
         """The info of a run, by current setting names; CheckpointError where it is damaged."""
         facts = run.read_info()
+        if "imported" in facts:
+            raise CheckpointError(
+                f"run {run.name} was imported, not trained here",
+                fix=f"train TEXT --from {run.name} trains a copy of it",
+            )
         try:
             return cls.of(facts)
         except DAMAGED as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.pointers import Figures
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.training_state import TrainingState
@@ -29,6 +30,7 @@ class Saver:
     """Commits the checkpoints of one run: the disk may be full, or the run folder removed.
 
     lock: of the run folder; it is acquired again where the folder was removed.
+    generation: special tokens and chat template that each checkpoint keeps.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class Saver:
         device: torch.device,
         notice: Notice = lambda text: None,
         lock: FolderLock | None = None,
+        generation: Generation = NOTHING_STATED,
     ) -> None:
         self.run = run
         self.world = world
         self.device = device
         self.notice = notice
         self.lock = lock
+        self.generation = generation
         self.seconds = 0.0  # of the last save
         self._failures = 0  # in a row
         self._info: JsonObject = {}  # the content of run.json
@@ -85,7 +89,7 @@ class Saver:
         try:
             if self.world.is_main:
                 self._restore_folder()
-                self.run.save(step, model, tokenizer, state, figures, best)
+                self.run.save(step, model, tokenizer, state, figures, best, self.generation)
         except CheckpointError as error:
             failure = TrainingError(f"step {step} is not saved: {error}", fix=self.fix())
         except (OSError, TrainingError) as error:

@@ -53,6 +53,7 @@ class FakeModel(Sampler):
 
     def __init__(self, logits: np.ndarray) -> None:
         self.tokenizer, self.logits = BYTES, logits
+        self.end_ids = frozenset({BYTES.end_of_text})
 
     def next_logits(self, ids: object) -> np.ndarray:
         return self.logits.copy()

@@ -69,7 +69,12 @@ def runs_table(checkpoints: Path) -> Rows | None:
 
 
 def _figures(row: JsonObject) -> tuple[str, str]:
-    """Loss and bits per byte; `too short` where the validation text is too short for them."""
+    """Loss and bits per byte; `too short` where the validation text is too short for them.
+
+    An imported model has none.
+    """
+    if row["val_loss"] is None:
+        return "-", "-"
     if is_too_short(row["tokens"]):
         return "too short", "too short"
     return f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}"

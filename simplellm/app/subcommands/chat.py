@@ -13,7 +13,7 @@ from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.screen import Screen
 from simplellm.app.session import LoadedRun, Session
 from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
-from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.find_runs import find_checkpoint, run_of
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
@@ -75,7 +75,7 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
 
 def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedRun:
     sampler = device.run(lambda torch_device: load_sampler(folder, torch_device, options))
-    run = Run(folder.resolve().parent)
+    run = run_of(folder)
     return LoadedRun(sampler, run.path, _facts(run, folder, sampler.model))
 
 
@@ -87,7 +87,7 @@ def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     device = model.token_embedding.weight.device
     return {
         "run": run.name,
-        "step": str(step_of(folder)),
+        "step": str(max(step_of(folder), 0)),
         "bits per byte": "unknown" if bits_per_byte is None else f"{bits_per_byte:.3f}",
         "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, "
         f"{config.n_head} heads",

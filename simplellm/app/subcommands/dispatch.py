@@ -10,6 +10,7 @@ from simplellm.app.subcommands.evaluate import evaluate
 from simplellm.app.subcommands.export import export
 from simplellm.app.subcommands.find_lr import find_lr
 from simplellm.app.subcommands.generate import generate
+from simplellm.app.subcommands.import_model import import_model
 from simplellm.app.subcommands.prune import prune
 from simplellm.app.subcommands.runs import runs
 from simplellm.app.subcommands.sweep import sweep
@@ -45,6 +46,8 @@ def run_command(options: of.Options) -> int:
             return prune(options)
         case of.RunsOptions():
             return runs(options)
+        case of.ImportOptions():
+            return import_model(options)
         case of.VerifyOptions():
             return verify(options)
     raise AssertionError(f"no command takes {type(options).__name__}")

@@ -14,7 +14,7 @@ from simplellm.app.options import ModelOptions, Options, ReadingOptions, Trainin
 from simplellm.app.prompt_text import notes_on, without_line_end
 from simplellm.app.screen import Screen
 from simplellm.checkpoint.find_runs import find_checkpoint
-from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_folder import open_model
 from simplellm.config.toml import read_toml
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
@@ -48,8 +48,9 @@ def checkpoint_of(options: Options, screen: Screen) -> Path:
 
 def load_sampler(folder: Path, device: torch.device, options: ModelOptions) -> Sampler:
     """A sampler of the checkpoint in `folder`, quantized if requested."""
-    model, tokenizer = load_model(folder, device)
-    sampler = Sampler(quantize(model) if options.quantize == "int8" else model, tokenizer)
+    opened = open_model(folder, device, options.context)
+    model = quantize(opened.model) if options.quantize == "int8" else opened.model
+    sampler = Sampler(model, opened.tokenizer, opened.generation.eos_ids)
     if device.type != "cpu":
         sampler.probe()  # a GPU that cannot run the model fails here, before any output
     return sampler

@@ -8,11 +8,11 @@ from pathlib import Path
 from simplellm.app.console import write_json
 from simplellm.app.options import VerifyOptions
 from simplellm.app.subcommands.shared import screen_of
-from simplellm.checkpoint.find_runs import find_run
+from simplellm.checkpoint.find_runs import find_run, foreign_model, run_of
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import verify_checkpoint
 from simplellm.checkpoint.step_names import step_of
-from simplellm.errors import CheckpointError
+from simplellm.errors import CheckpointError, TokenizerError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Verdict:
 def verify(options: VerifyOptions) -> int:
     """Returns 1 if a checkpoint is damaged or incomplete."""
     screen = screen_of(options)
-    run, named = find_run(options.checkpoint or options.run, options.checkpoints)
+    run, named = _requested(options)
     verdicts = [_verdict(run, folder) for folder in ([named] if named else run.step_folders())]
     # a training may have deleted an old checkpoint meanwhile
     verdicts = [verdict for verdict in verdicts if verdict.whole or Path(verdict.path).exists()]
@@ -46,11 +46,18 @@ def verify(options: VerifyOptions) -> int:
     return 0 if all(verdict.whole for verdict in verdicts) else 1
 
 
+def _requested(options: VerifyOptions) -> tuple[Run, Path | None]:
+    """The run to check, and one checkpoint or a model from elsewhere where that was named."""
+    name = options.checkpoint or options.run
+    model = foreign_model(name, options.checkpoints) if name else None
+    return (run_of(model), model) if model else find_run(name, options.checkpoints)
+
+
 def _verdict(run: Run, folder: Path) -> Verdict:
     problem = None
     try:
         verify_checkpoint(folder)
-    except CheckpointError as error:
+    except (CheckpointError, TokenizerError) as error:
         problem = str(error)
-    step = step_of(folder)
+    step = max(step_of(folder), 0)
     return Verdict(run.name, str(folder), step, problem is None, problem)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
+from simplellm.checkpoint.find_runs import run_of
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_folder import open_model
 from simplellm.errors import CheckpointError, Notice
 
 
@@ -24,15 +25,15 @@ def exported_model(
 
     held_out: reads the validation documents of a run.
     """
-    network, tokenizer = load_model(folder, torch.device("cpu"))
-    run = Run(folder.resolve().parent)
+    opened = open_model(folder, torch.device("cpu"))
+    run = run_of(folder)
     try:
         info = run.read_info()
     except CheckpointError:  # a checkpoint outside of its run
         info = {}
     return ExportedModel(
         _title(run.name if info else folder.name),
-        source_of(network, tokenizer, str(folder)),
+        source_of(opened.model, opened.tokenizer, str(folder), opened.generation),
         info,
         run.figures_of(folder) if info else {},
         partial(held_out, run),

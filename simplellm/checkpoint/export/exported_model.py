@@ -66,7 +66,9 @@ class ExportedModel:
         return sum(prod(tensor.shape) for tensor in self.tensors.values())
 
 
-def source_of(network: SimpleLLM, tokenizer: Tokenizer, source: str) -> SourceModel:
+def source_of(
+    network: SimpleLLM, tokenizer: Tokenizer, source: str, generation: Generation | None = None
+) -> SourceModel:
     """A loaded model as the source of an export; `source` names it in messages."""
     config = network.config
     tensors = {
@@ -76,8 +78,8 @@ def source_of(network: SimpleLLM, tokenizer: Tokenizer, source: str) -> SourceMo
         for name, tensor in network.state_dict().items()
         for hub_name, part in to_hub_state({name: tensor.to("meta")}, config).items()
     }
-    end = tokenizer.end_of_text
-    return SourceModel(source, config, tensors, tokenizer, Generation((end,)))
+    generation = generation or Generation((tokenizer.end_of_text,))
+    return SourceModel(source, config, tensors, tokenizer, generation)
 
 
 def _hub_tensor(name: str, tensor: Tensor, config: ModelConfig, hub_name: str) -> Tensor:

@@ -20,7 +20,9 @@ def write(model: ExportedModel, type: str, folder: Path) -> None:
     """Write the model into an empty folder. CheckpointError if `type` cannot hold a number."""
     dtype = DTYPES[type]
     dtype_name = str(dtype).removeprefix("torch.")
-    for name, data in description_files(model.config, model.tokenizer, dtype_name).items():
+    generation = model.source.generation
+    files = description_files(model.config, model.tokenizer, dtype_name, generation)
+    for name, data in files.items():
         write_file(folder / name, data)
     tensors = {name: tensor.read().to(dtype) for name, tensor in model.tensors.items()}
     try:

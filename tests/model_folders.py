@@ -1,0 +1,58 @@
+"""Model folders as `transformers` saves them, with random weights, for tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simplellm.data.tokenizer import Tokenizer
+
+SHAPE = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+GPT2 = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 128}
+
+
+def save_model(
+    folder: Path,
+    kind: str,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype = torch.float32,
+    shard_size: str = "1GB",
+    **options: Any,
+) -> Any:
+    """Write a folder and return the model of `transformers` in it. kind: Llama, Qwen2, GPT2, ..."""
+    transformers = pytest.importorskip("transformers")
+    end = tokenizer.end_of_text
+    shape = {"bos_token_id": end, "eos_token_id": end, "vocab_size": tokenizer.vocab_size}
+    shape |= {**(GPT2 if kind == "GPT2" else SHAPE), **options}
+    config = getattr(transformers, f"{kind}Config")(**shape)
+    head = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
+    model = getattr(transformers, f"{kind}{head}")(config).eval()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            is_norm = weight.dim() == 1 and bool((weight == 1).all())
+            weight.copy_(1 + 0.3 * noise if is_norm else 0.15 * noise)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.to_mapping()), encoding="utf-8")
+    # Read again, because `to` has rounded the rotary frequencies too.
+    return type(model).from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; None removes a key."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = {**content, **changes}
+    kept = {key: value for key, value in content.items() if value is not None}
+    path.write_text(json.dumps(kept), encoding="utf-8")
