@@ -36,7 +36,7 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "rustbpe": ("data.tokenizer",),
     "regex": ("data.byte_pairs", "data.added_tokens"),
     "safetensors": ("checkpoint.tensors",),
-    "gguf": ("checkpoint.export",),
+    "gguf": ("checkpoint.export", "checkpoint.importing"),
     "onnx_ir": ("checkpoint.export.onnx_model",),
     "onnxscript": ("checkpoint.export.onnx_model",),
     "huggingface_hub": ("checkpoint.importing.hub",),

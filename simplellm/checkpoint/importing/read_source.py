@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from simplellm.checkpoint.importing.gguf_file import is_gguf, read_gguf
 from simplellm.checkpoint.importing.hugging_face_folder import is_model_folder, read_folder
 from simplellm.checkpoint.importing.source_model import SourceModel
 from simplellm.errors import CheckpointError
 
-GGUF_SUFFIX = ".gguf"
-
 
 def is_model(path: Path) -> bool:
     """Whether there is a model folder or a GGUF file at `path`; it may still be damaged."""
-    is_gguf = path.suffix.lower() == GGUF_SUFFIX and path.is_file()
-    return is_gguf or is_model_folder(path)
+    return is_gguf(path) or is_model_folder(path)
 
 
 def read_source(path: Path, context: int | None = None) -> SourceModel:
@@ -24,6 +22,8 @@ def read_source(path: Path, context: int | None = None) -> SourceModel:
     """
     if path.is_dir():
         return read_folder(path, context)
+    if is_gguf(path):
+        return read_gguf(path, context)
     raise CheckpointError(
         f"{path} is neither a model folder nor a GGUF file", fix="name a folder with a config.json"
     )

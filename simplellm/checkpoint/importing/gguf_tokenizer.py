@@ -1,0 +1,115 @@
+"""The tokenizer of a GGUF file, as a tokenizer.json with the ids of llama.cpp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simplellm.data.split_patterns import (
+    GPT2_SPLIT_PATTERN,
+    SplitPattern,
+    known_names,
+    pattern_named,
+)
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.data.tokenizer_file import SENTENCEPIECE
+from simplellm.errors import TokenizerError
+from simplellm.storage.gguf_header import Value
+from simplellm.storage.json_files import JsonMapping, JsonObject
+
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # token types of llama.cpp
+SPECIAL = (UNKNOWN, CONTROL, UNUSED)  # no text becomes one of these
+WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")  # names for which llama.cpp ignores merges
+OTHER_MODELS = {"llama": SENTENCEPIECE, "t5": SENTENCEPIECE}
+PREFIX = "tokenizer.ggml."
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+
+
+def gguf_tokenizer(metadata: JsonMapping, source: str) -> Tokenizer:
+    """TokenizerError for another kind than byte-level BPE with a known split pattern."""
+    model = metadata.get(f"{PREFIX}model")
+    if model != "gpt2":
+        what = OTHER_MODELS.get(str(model), f"the tokenizer model {model!r:.40} is not supported")
+        raise TokenizerError(f"{source}: {what}", fix="use a model with byte-level BPE")
+    name = metadata.get(f"{PREFIX}pre")
+    pattern = pattern_named(str(name))
+    if pattern is None:
+        raise TokenizerError(
+            f"{source}: the pre-tokenizer {name!r:.40} is not supported",
+            fix=f"supported are {', '.join(known_names())}",
+        )
+    tokens = _texts(metadata, "tokens", source)
+    types = metadata.get(f"{PREFIX}token_type") or [1] * len(tokens)
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise TokenizerError(f"{source} has another number of token types than tokens")
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens) or "" in vocabulary:
+        raise TokenizerError(f"{source} has a token twice, or an empty one")
+    data = _mapping(vocabulary, _texts(metadata, "merges", source), pattern)
+    data["added_tokens"] = [
+        _added(number, tokens[number], types[number] in SPECIAL)
+        for number in range(len(tokens))
+        if types[number] == USER_DEFINED or types[number] in SPECIAL
+    ]
+    end = metadata.get(f"{PREFIX}eos_token_id")
+    is_token = type(end) is int and 0 <= end < len(tokens)
+    return Tokenizer.from_mapping(data, source, end if is_token else None)
+
+
+def _texts(metadata: JsonMapping, name: str, source: str) -> list[str]:
+    value: Value | None = metadata.get(PREFIX + name)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TokenizerError(f"{source} has no {PREFIX}{name}")
+    return value  # type: ignore[return-value]
+
+
+def _mapping(vocabulary: dict[str, int], merges: list[str], pattern: SplitPattern) -> JsonObject:
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": _pre_tokenizer(pattern),
+        "post_processor": BYTE_LEVEL | {"use_regex": True},
+        "decoder": BYTE_LEVEL | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pattern.name in WHOLE_WORDS_FIRST,
+            "vocab": vocabulary,
+            "merges": merges,
+        },
+    }
+
+
+def _pre_tokenizer(pattern: SplitPattern) -> JsonObject:
+    if pattern.splits_digits_first:
+        steps: list[JsonObject] = [{"type": "Digits", "individual_digits": True}]
+        return {
+            "type": "Sequence",
+            "pretokenizers": [*steps, BYTE_LEVEL | {"use_regex": True}],
+        }
+    if pattern.expression == GPT2_SPLIT_PATTERN:
+        return BYTE_LEVEL | {"use_regex": True}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern.expression},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    return {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL | {"use_regex": False}]}
+
+
+def _added(number: int, content: str, special: bool) -> dict[str, Any]:
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    return {
+        "id": number,
+        "content": content,
+        **dict.fromkeys(flags, False),
+        "special": special,
+    }
