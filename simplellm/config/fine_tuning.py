@@ -13,7 +13,7 @@ from simplellm.errors import SettingError
 
 FINE_TUNING_RATE = 0.3  # share of the usual learning rates (guess)
 OPEN_BLOCK = 256  # tokens of context while an open model is trained (docs/open-models.md)
-OPEN_TOKENS = 1024  # per step
+OPEN_TOKENS = 512  # per step
 # An open model knows its language already: small steps, few epochs, and none of the augmentations
 # that keep a small model from learning a small text by heart.
 OPEN_MODEL: dict[str, Any] = {
