@@ -7,6 +7,7 @@ The file format is Hugging Face's `tokenizer.json`: `AutoTokenizer` gives the sa
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -102,6 +103,14 @@ class Tokenizer:
     def special_tokens(self) -> dict[str, int]:
         """Tokens that only templates produce, by their texts."""
         return {token.content: token.id for token in self._added.tokens if token.special}
+
+    def special_text(self, token: int) -> str | None:
+        """The text of a special token, which `decode` leaves out; None for other ids."""
+        return self._special_texts.get(token)
+
+    @functools.cached_property
+    def _special_texts(self) -> dict[int, str]:
+        return {number: text for text, number in self.special_tokens.items()}
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. It never contains special tokens: "<|endoftext|>" is encoded as text."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simplellm.config.sampling import SamplingParams
-from simplellm.data.tokenizer import END_OF_TEXT, TextStream, Tokenizer
+from simplellm.data.tokenizer import TextStream, Tokenizer
 from simplellm.device import failures_reported
 from simplellm.inference.filters import PENALTY_WINDOW, distribution
 from simplellm.inference.reply import Reply, StreamedToken, token_statistics
@@ -69,8 +69,9 @@ def candidates(
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """The text of one token; bytes of an incomplete character are shown as `<0xED>`."""
-    if token == tokenizer.end_of_text:
-        return END_OF_TEXT
+    special = tokenizer.special_text(token)
+    if special is not None:
+        return special
     return _with_bytes(tokenizer.token_bytes(token).decode("utf-8", ESCAPED))
 
 
@@ -89,9 +90,8 @@ def character_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[
     """`ids` as groups of tokens with complete characters: text, first token and end of each."""
     stream, first = TextStream(tokenizer, ESCAPED), 0
     for last, token in enumerate(ids, 1):
-        text = (
-            stream.finish() + END_OF_TEXT if token == tokenizer.end_of_text else stream.push(token)
-        )
+        special = tokenizer.special_text(token)
+        text = stream.push(token) if special is None else stream.finish() + special
         text += stream.finish() if last == len(ids) else ""
         if text or last == len(ids):
             yield _with_bytes(text), first, last

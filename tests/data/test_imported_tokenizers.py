@@ -22,6 +22,7 @@ from simplellm.data.byte_alphabet import CHARACTER_OF_BYTE
 from simplellm.data.split_patterns import _KNOWN, GPT2_SPLIT_PATTERN, SplitPattern, pattern_named
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import TokenizerError
+from simplellm.evaluation.analyze import character_spans, token_text
 
 Json = dict[str, Any]
 PARTS = [
@@ -325,3 +326,12 @@ def test_a_vocabulary_of_256000_tokens_loads_in_two_seconds() -> None:
     tokenizer = Tokenizer.from_mapping(data)
     assert time.process_time() - started_at < 4.0  # 1.0 s on an idle machine
     assert tokenizer.vocab_size == 256_000
+
+
+def test_a_special_token_is_shown_by_its_own_text(plain: Json) -> None:
+    data = copy.deepcopy(plain)
+    _added_tokens(data)
+    tokenizer = Tokenizer.from_mapping(data)
+    assert token_text(tokenizer, 700) == "<|im_start|>" and tokenizer.decode([700]) == ""
+    spans = list(character_spans(tokenizer, [700, *tokenizer.encode("a")]))
+    assert "".join(text for text, _, _ in spans) == "<|im_start|>a"
