@@ -10,7 +10,6 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.importing.source_model import SourceModel
 from simplellm.checkpoint.importing.weight_files import WEIGHTS_FILE
 from simplellm.checkpoint.step_names import step_of
-from simplellm.checkpoint.tensors import LazyTensor, tensors_bytes
+from simplellm.checkpoint.tensors import tensors_bytes
 from simplellm.checkpoint.training_state import (
     TRAINING_FOLDER,
     TrainingState,
@@ -151,7 +150,7 @@ def open_model(path: Path, device: torch.device, context: int | None = None) -> 
     most DEFAULT_CONTEXT for a model from elsewhere.
     """
     source = _verified_source(path, context)
-    model = _empty_model(source)
+    model = empty_model(source)
     state = from_hub_state(source.tensors, model.state_dict(), source.config, source.source)
     model.load_state_dict(state, assign=True)
     return OpenedModel(model.to(device).eval(), source.tokenizer, source.generation)
@@ -172,26 +171,17 @@ def verify_checkpoint(path: Path) -> None:
         open_model(path, torch.device("cpu"))
         return
     source = _verified_source(path)
-    checked_source(source, _empty_model(source))
+    template = empty_model(source).state_dict()
+    check_tensors(source.tensors, template, source.config, source.source)
     if (path / TRAINING_FOLDER).is_dir():  # an imported model has none
         check_tensor_types(path)
 
 
-def checked_source(source: SourceModel, model: SimpleLLM) -> Mapping[str, LazyTensor]:
-    """The weights of `model`; CheckpointError where config, weights and tokenizer differ."""
-    _check_context(source)
-    _check_vocabulary(source)
-    return check_tensors(source.tensors, model.state_dict(), source.config, source.source)
-
-
 def _verified_source(path: Path, context: int | None = None) -> SourceModel:
-    """CheckpointError for a damaged checkpoint, and where config, weights and tokenizer differ."""
+    """The model at `path`; CheckpointError for a damaged checkpoint."""
     if _has_manifest(path):
         verify_manifest(path)
-    source = read_source(path, context)
-    _check_context(source)
-    _check_vocabulary(source)
-    return source
+    return read_source(path, context)
 
 
 def _has_manifest(path: Path) -> bool:
@@ -199,7 +189,10 @@ def _has_manifest(path: Path) -> bool:
     return (path / MANIFEST_NAME).exists() or step_of(path) >= 0
 
 
-def _empty_model(source: SourceModel) -> SimpleLLM:
+def empty_model(source: SourceModel) -> SimpleLLM:
+    """A model without values; CheckpointError where the tokenizer or the context do not fit it."""
+    _check_context(source)
+    _check_vocabulary(source)
     with torch.device("meta"):
         return SimpleLLM(source.config)
 

@@ -160,10 +160,16 @@ def bench_generate(
     versus: str | None,
     int8: bool = False,
     turns: int = 7,
+    model: SimpleLLM | None = None,
 ) -> Benchmark:
-    """Time cached replies to a short prompt at batch size 1; of transformers in float32."""
-    devices.require_memory(FLOAT_BYTES * count_parameters(model_config), device)
-    model = SimpleLLM(model_config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
+    """Time cached replies to a short prompt at batch size 1; of transformers in float32.
+
+    model: a trained model on `device` with this config; by default one with random weights.
+    """
+    if model is None:
+        devices.require_memory(FLOAT_BYTES * count_parameters(model_config), device)
+        generator = torch.Generator().manual_seed(0)
+        model = SimpleLLM(model_config).init_weights(generator).to(device).eval()
     prompt = list(range(1, 1 + _prompt_tokens(model_config)))
     n_new = min(params.max_new_tokens, most_new_tokens(model_config))
     other_step = (

@@ -161,12 +161,23 @@ def test_every_command_uses_a_folder_directly(
         ("analyze", *prompt, "--top", "3"),
         ("evaluate", "--data", text, "--json"),
         ("verify", "--json"),
+        ("bench", "generate", "--max-new-tokens", "3", "--json"),
     ]
     for command in commands:
         code, out, err = run_command(capsys, *command, *runs)
         assert code == 0, err
         json.loads(out)
     assert not (tmp_path / "none").exists()
+
+
+def test_bench_measures_the_model_of_a_run(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = ("bench", "generate", "--run", llama, "--max-new-tokens", "3")
+    code, out, _ = run_command(capsys, *bench, "--json")
+    assert code == 0
+    assert json.loads(out)["parameters"] == simplellm.load(llama).network.n_parameters
+    code, _, err = run_command(capsys, *bench, "--n-layer", "2")
+    assert code == 2
+    assert "got --n-layer" in err
 
 
 def test_a_relative_name_of_a_folder_is_found(
@@ -371,6 +382,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "more layers in the config": (
         lambda folder: change_json(folder / "config.json", num_hidden_layers=4),
         "layers.3",
+    ),
+    "heads too large for memory": (
+        lambda folder: change_json(
+            folder / "config.json", head_dim=60_000, max_position_embeddings=1_000_000
+        ),
+        "too long for its model",
     ),
     "another width in the config": (
         lambda folder: change_json(folder / "config.json", hidden_size=64),

@@ -12,12 +12,14 @@ import torch
 from simplellm.app.console import write_json
 from simplellm.app.options import BenchOptions, SettingValues
 from simplellm.app.subcommands.shared import device_of, screen_of
+from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.step_folder import open_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
-from simplellm.config.setting import Settings
+from simplellm.config.setting import Settings, flag_of
 from simplellm.config.training import TrainConfig
 from simplellm.device import choose_precision, has_fast_bf16
-from simplellm.errors import Notice
+from simplellm.errors import Notice, SettingError
 from simplellm.evaluation.bench_model import adjustments, bench_model
 from simplellm.evaluation.benchmark import (
     Benchmark,
@@ -25,10 +27,12 @@ from simplellm.evaluation.benchmark import (
     bench_train,
     most_new_tokens,
 )
+from simplellm.model.transformer import SimpleLLM
 from simplellm.training.plan import why_not_compiled
 
 TRAINING: SettingValues = {"optimizer": "adamw", "batch_size": 12}
 GENERATION: SettingValues = {"block_size": 256}
+NEW_TOKENS = 64  # of a reply of a trained model, which may be large
 MEASURED_TRAINING = (  # the other settings of training do not change a step of `bench train`
     "batch_size", "optimizer", "learning_rate", "muon_learning_rate", "weight_decay", "beta1",
     "beta2", "grad_clip", "compile", "precision", "seed",
@@ -62,9 +66,11 @@ def bench(options: BenchOptions) -> int:
 
 
 def _generate(options: BenchOptions, notice: Notice, device: torch.device) -> Benchmark:
-    model_config = _model(options, GENERATION, notice)
+    model = _trained(options, notice, device)
+    model_config = model.config if model else _model(options, GENERATION, notice)
     _report_unused(options, (), notice)
-    defaults = {"max_new_tokens": model_config.block_size}
+    usual = model_config.block_size if model is None else NEW_TOKENS
+    defaults = {"max_new_tokens": min(usual, model_config.block_size)}
     params = SamplingParams(**{**defaults, **options.sampling})
     most = most_new_tokens(model_config)
     if options.sampling.get("max_new_tokens", 0) > most:
@@ -73,7 +79,21 @@ def _generate(options: BenchOptions, notice: Notice, device: torch.device) -> Be
         notice("stop is not measured: every reply has the same length")
     is_int8 = options.quantize == "int8"
     measured = replace(params, stop=())
-    return bench_generate(model_config, device, measured, options.versus, is_int8)
+    return bench_generate(model_config, device, measured, options.versus, is_int8, model=model)
+
+
+def _trained(options: BenchOptions, notice: Notice, device: torch.device) -> SimpleLLM | None:
+    """The model of --run; None without it. SettingError for settings of another model."""
+    if options.run is None:
+        return None
+    given = next((name for name in options.settings if name in ModelConfig.names()), None)
+    if given is not None:
+        raise SettingError(
+            f"bench --run measures a trained model, got {flag_of(given)}",
+            fix="leave --run or the flag out",
+        )
+    folder = find_checkpoint(options.run, options.checkpoints, notice)
+    return open_model(folder, device, options.context).model
 
 
 def _train(options: BenchOptions, notice: Notice, device: torch.device) -> Benchmark:
@@ -93,7 +113,7 @@ def _model(options: BenchOptions, defaults: SettingValues, notice: Notice) -> Mo
     config = bench_model(options.settings, defaults)
     if adjusted := adjustments(config, options.settings):
         notice(f"to fit the given shape: {', '.join(adjusted)}")
-    return config
+    return config if options.context is None else config.with_context(options.context)
 
 
 def _report_unused(options: BenchOptions, used: Sequence[str], notice: Notice) -> None:

@@ -7,18 +7,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from simplellm.checkpoint.hugging_face import to_hub_state
+from simplellm.checkpoint.hugging_face import check_tensors, to_hub_state
 from simplellm.checkpoint.importing.chat_template import check_template
 from simplellm.checkpoint.importing.source_model import SourceModel
 from simplellm.checkpoint.importing.weight_files import WEIGHTS_FILE
 from simplellm.checkpoint.run import RUN_VERSION, Run
-from simplellm.checkpoint.step_folder import checked_source, description_files
+from simplellm.checkpoint.step_folder import description_files, empty_model
 from simplellm.checkpoint.step_names import step_name
 from simplellm.checkpoint.tensors import LazyTensor, tensor_chunks
 from simplellm.errors import CheckpointError
-from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, new_folder, write_file
 from simplellm.storage.json_files import JsonObject, json_bytes
 from simplellm.storage.manifest import ManifestWriter
@@ -57,10 +54,10 @@ def import_run(source: SourceModel, run: Run, facts: Mapping[str, Any]) -> tuple
 
 def _weights_of(source: SourceModel) -> tuple[dict[str, LazyTensor], int]:
     """The tensors that the model has, in its order, and the number of its parameters."""
-    with torch.device("meta"):
-        model = SimpleLLM(source.config)
-    expected = to_hub_state(model.state_dict(), source.config)
-    found = checked_source(source, model)
+    model = empty_model(source)
+    template = model.state_dict()
+    found = check_tensors(source.tensors, template, source.config, source.source)
+    expected = to_hub_state(template, source.config)
     return {name: found[name] for name in expected}, model.n_parameters
 
 
