@@ -243,12 +243,12 @@ def test_a_damaged_checkpoint_is_named_and_another_one_is_used(call, trained, tm
     assert call(*GENERATE, "--run", str(copy / "tiny" / "step-000020"), checkpoints=copy)[0] == 1
 
 
-def test_a_folder_that_cannot_be_written_is_reported_in_one_line(call, tmp_path):
+def test_a_checkpoints_folder_below_a_file_is_reported_in_one_line(call, tmp_path):
     (tmp_path / "file").write_text("x")
     code, out, err = call(
         *TRAIN[:1], str(STORY), "--max-steps", "1", *TINY_FLAGS, checkpoints=tmp_path / "file" / "x"
     )
-    assert (code, out) == (1, "") and "error: " in err and len(err.splitlines()) <= 3
+    assert (code, out) == (2, "") and "error: " in err and len(err.splitlines()) <= 3
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
