@@ -93,10 +93,10 @@ class ReplyBatch:
         max_length = len(ids) + max(params.max_new_tokens for params in settings)
         self._decoder = BatchDecoder(sampler, max_length)
         self._sources = [_ReplySource(self, sampler) for _ in settings]
-        # A batch of int8 products gives slightly different logits than the decoder.
+        # A batch of int8 products is computed without rounding vectors.
         sources: Sequence[LogitsSource] = (
             [Sampler(sampler.model, sampler.tokenizer) for _ in settings]
-            if sampler.decodes_in_int8
+            if sampler.rounds_vectors
             else self._sources
         )
         self.replies = [

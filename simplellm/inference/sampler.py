@@ -14,6 +14,7 @@ from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import failures_reported
 from simplellm.inference.decoder import Decoder
 from simplellm.inference.filters import Array
+from simplellm.inference.native_products import native_products
 from simplellm.inference.quantize import is_quantized
 from simplellm.inference.reply import Reply
 from simplellm.model.cache import KVCache
@@ -36,8 +37,9 @@ class Sampler:
         self._n_last_ids = 0  # its length at that time
         has_decoder = weight.device.type == "cpu" and weight.dtype == torch.float32
         self._decoder = Decoder(model, self._cache) if has_decoder else None
-        # The decoder multiplies int8 weights in bfloat16, a pass over many tokens in float32.
-        self.decodes_in_int8 = has_decoder and is_quantized(model)
+        # Without a C compiler the decoder rounds vectors to bfloat16 where weights are int8. A pass
+        # over many tokens does not.
+        self.rounds_vectors = has_decoder and is_quantized(model) and native_products() is None
         self._n_read = 0  # leading positions of the cache that one pass computed
 
     def probe(self) -> None:
@@ -111,12 +113,11 @@ class Sampler:
     def _n_cached(self, context: list[int]) -> int:
         """Number of leading ids of `context` in the cache, except its last, which gives logits.
 
-        With int8 weights only a repeated prompt is reused. Rounding in the decoder makes the small
-        differences to a pass over the whole prompt large, so that the same seed would give another
-        reply in 1 to 69% of cases (measured).
+        Where the decoder rounds vectors, only a repeated prompt is reused: the same seed would give
+        another reply after a pass over the whole prompt in 1 to 69% of cases (measured).
         """
         limit = min(len(self._cached_ids), self._cache.length, len(context) - 1)
-        if self.decodes_in_int8:
+        if self.rounds_vectors:
             limit = len(context) - 1
             is_repeated = self._n_read == limit and self._cached_ids[:limit] == context[:limit]
             return limit if is_repeated else 0

@@ -71,10 +71,18 @@ def test_only_the_new_tokens_of_a_second_prompt_are_computed(monkeypatch):
     assert lengths == [3]  # including the last sampled token
 
 
-@pytest.mark.parametrize("is_quantized", [False, True])
-def test_a_repeated_prompt_gets_the_reply_of_a_new_one(trained_model, is_quantized):
+@pytest.fixture(params=["float32", "int8", "int8 without a compiler"])
+def model_of_a_kind(request, trained_model, monkeypatch):
+    """The trained model with one kind of weights, and its tokenizer."""
     model, tokenizer = trained_model
-    model = quantize(model) if is_quantized else model
+    if request.param == "int8 without a compiler":
+        for module in ("sampler", "vector_operations"):
+            monkeypatch.setattr(f"simplellm.inference.{module}.native_products", lambda: None)
+    return (model if request.param == "float32" else quantize(model)), tokenizer
+
+
+def test_a_repeated_prompt_gets_the_reply_of_a_new_one(model_of_a_kind):
+    model, tokenizer = model_of_a_kind
     repeated = Sampler(model, tokenizer)
     prompt = tokenizer.encode("The judge looked at the picture")
     for seed in range(20):
@@ -95,13 +103,11 @@ def new_ids(sampler: Sampler, ids: list[int], seed: int) -> list[int]:
     return reply.new_ids
 
 
-@pytest.mark.parametrize("is_quantized", [False, True])
-def test_what_the_cache_holds_changes_no_reply(trained_model, is_quantized):
+def test_what_the_cache_holds_changes_no_reply(model_of_a_kind):
     """Earlier replies in the context, regenerated replies, edited, shorter and long prompts."""
-    model, tokenizer = trained_model
-    model = quantize(model) if is_quantized else model
+    model, tokenizer = model_of_a_kind
     prompt = tokenizer.encode("The judge looked at")
-    for seed in range(25):
+    for seed in range(12):
         used = Sampler(model, tokenizer)
         reply = new_ids(used, prompt, seed)
         for ids in (
@@ -116,10 +122,8 @@ def test_what_the_cache_holds_changes_no_reply(trained_model, is_quantized):
             assert new_ids(used, ids, seed) == new_ids(Sampler(model, tokenizer), ids, seed)
 
 
-@pytest.mark.parametrize("is_quantized", [False, True])
-def test_a_batch_gives_the_replies_of_one_after_another(trained_model, is_quantized):
-    model, tokenizer = trained_model
-    model = quantize(model) if is_quantized else model
+def test_a_batch_gives_the_replies_of_one_after_another(model_of_a_kind):
+    model, tokenizer = model_of_a_kind
     sampler = Sampler(model, tokenizer)
     prompt = tokenizer.encode("The judge looked at")
     settings = [SamplingParams(seed=seed, max_new_tokens=12) for seed in range(25)]
