@@ -36,11 +36,8 @@ def add_common_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), help="device to use (default: auto)"
     )
-    group.add_argument(
-        "--seed",
-        metavar="N",
-        type=SamplingParams.setting("seed").parse,
-        help="seed of all randomness",
+    group.add_argument(  # parsed later: a sweep takes several
+        "--seed", metavar="N", help="seed of all randomness; a sweep takes several (1,2,3)"
     )
     group.add_argument(
         "--json", action="store_true", help="write one JSON object, and nothing else, to stdout"
@@ -99,7 +96,7 @@ def _add_config_flags(parser: ArgumentParser) -> None:
         metavar="FILE",
         type=values.path,
         help="read settings from a TOML file, or repeat a run from its run.json; flags override "
-        "them",
+        "the file",
     )
     _add_settings(parser, ModelConfig, TrainConfig)
     parser.add_argument(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import simplellm
 from simplellm.app import flags, options
+from simplellm.app.flags_without_effect import refuse_flags_without_effect
 from simplellm.app.options import Options, SweepOptions, TalkOptions
 from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.model import ModelConfig
@@ -145,9 +146,12 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
         parser.commands.get(command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     settings = _pop_settings(values, ModelConfig, TrainConfig)
     sampling = _pop_settings(values, SamplingParams)
-    if (seed := values.pop("seed", None)) is not None:
-        settings["seed"] = sampling["seed"] = seed
     options_class: type[Options] = values.pop("options_class")
+    refuse_flags_without_effect(options_class, values)
+    if (seed := values.pop("seed", None)) is not None:
+        is_list = issubclass(options_class, SweepOptions)
+        value = seed if is_list else SamplingParams.setting("seed").parse(seed)
+        settings["seed"] = sampling["seed"] = value
     if issubclass(options_class, SweepOptions):
         values["grid"] = {name: _sweep_values(name, given) for name, given in settings.items()}
     values |= {"settings": settings, "sampling": sampling}
@@ -216,8 +220,6 @@ def _pop_settings(values: dict[str, Any], *configs: type[Settings]) -> dict[str,
 
 
 def _sweep_values(name: str, given: Any) -> list[Any]:
-    """The different values of a setting in a sweep, each checked. The seed is one value."""
-    if name == "seed":
-        return [given]
+    """The different values of a setting in a sweep, each checked."""
     config = ModelConfig if name in ModelConfig.names() else TrainConfig
     return list(dict.fromkeys(config.setting(name).parse(part) for part in given.split(",")))

@@ -101,7 +101,7 @@ def test_every_path_option_expands_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     options = parse(
         ["train", "a.txt", "--checkpoints", "~/runs", "--from", "~/runs/a", "--val-data", "~/v.txt",
-         "--config", "~/c.toml", "--run", "~/runs/b"]
+         "--config", "~/c.toml", "--resume", "--run", "~/runs/b"]
     )  # fmt: skip
     places = (options.checkpoints, options.base, options.val_data, options.config, options.run)
     assert all(Path(str(place)).is_relative_to(tmp_path) for place in places)
@@ -246,3 +246,37 @@ def test_a_file_in_place_of_the_folder_of_runs_is_refused_with_a_fix(
     code = main([*command, "--checkpoints", str(tmp_path / "afile" / below)])
     err = capsys.readouterr().err
     assert code == 2 and f"got the file {tmp_path / 'afile'}" in err and "fix: name a folder" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["train", "a.txt", "--run", "x"], "--run"),
+        (["--run", "x", "train", "a.txt"], "--run"),
+        (["train", "a.txt", "--accept-changes"], "--accept-changes"),
+        (["train", "a.txt", "--find-lr", "--name", "x"], "--name"),
+        (["train", "a.txt", "--find-lr", "--resume"], "--resume"),
+        (["train", "a.txt", "--find-lr", "--track", "tensorboard"], "--track"),
+        (["train", "a.txt", "--max-bad-share", "0.5"], "--max-bad-share"),
+        (["evaluate", "--data", "a.txt", "--max-bad-share", "0.5"], "--max-bad-share"),
+        (["sweep", "--run", "x"], "--run"),
+        (["import", "folder", "--run", "x"], "--run"),
+        (["runs", "--yes"], "--yes"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(command: list[str], flag: str) -> None:
+    with pytest.raises(SettingError, match=flag) as refused:
+        parse(command)
+    assert refused.value.fix and refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--resume", "--run", "x", "--accept-changes"],
+        ["train", "a.jsonl", "--skip-bad", "--max-bad-share", "0.5"],
+        ["runs", "--prune", "--yes"],
+    ],
+)
+def test_flags_that_belong_together_are_taken(command: list[str]) -> None:
+    assert parse(command)

@@ -15,6 +15,7 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm.app.cli import main
 from simplellm.app.subcommands import sweep
+from simplellm.errors import SettingError, TextError
 
 KEYS = ["run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds"]
 
@@ -122,6 +123,66 @@ def test_texts_numbers_and_switches_can_be_swept(call, started):
 def test_all_runs_have_the_given_seed(call, started):
     call("--seed", "5", "--max-steps", "1")
     assert started[0]["seed"] == 5
+
+
+def test_seeds_can_be_swept(call, tmp_path):
+    code, out, err = call("--seed", "1,2", "--max-steps", "1")
+    assert code == 0 and {row["seed"] for row in recorded(tmp_path)} == {1, 2}
+    assert {line.split("\t")[-1] for line in out.splitlines()} == {
+        "sweep-the-verdict-seed-1", "sweep-the-verdict-seed-2",
+    }  # fmt: skip
+    assert "bits/byte over 2 seeds: mean " in err
+
+
+@pytest.mark.parametrize("seeds", ["1,x", "1,", "-1,2", ""])
+def test_a_bad_seed_in_a_list_is_refused_before_anything_runs(call, started, seeds):
+    code, out, err = call(f"--seed={seeds}", "--max-steps", "1")
+    assert (code, out, started) == (2, "", []) and "seed" in err
+
+
+def test_several_seeds_of_a_single_training_are_refused(tmp_path, capsys):
+    code = main(["train", str(STORY), "--seed", "1,2", "--checkpoints", str(tmp_path)])
+    assert code == 2 and "seed" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_does_not_end_the_sweep(call, monkeypatch):
+    failures = {
+        0.6: SettingError("these values do not fit", fix="change one"),
+        0.7: TextError("the text is too short", fix="more text"),
+        0.8: MemoryError(),
+    }
+    original = sweep.start
+
+    def start(sources: Any, settings: Any, name: str, context: Any) -> Any:
+        if settings["beta1"] in failures:
+            raise failures[settings["beta1"]]
+        return original(sources, settings, name, context)
+
+    monkeypatch.setattr(sweep, "start", start)
+    code, out, err = call("--beta1", "0.6,0.7,0.8,0.9", "--max-steps", "1", "--json")
+    assert code == 1 and [row["beta1"] for row in json.loads(out)] == [0.9]
+    assert err.count("error: ") == 3 and "1 of 4 runs finished" in err
+
+
+def test_an_error_of_the_text_is_not_reported_for_every_run(call, capsys, tmp_path):
+    flags = ["--beta1", "0.7,0.8,0.9", "--checkpoints", str(tmp_path)]
+    assert main(["sweep", str(tmp_path / "missing.txt"), *flags]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("error: ") == 1 and "run 3" not in err
+
+
+@pytest.mark.parametrize(("end", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_signal_ends_the_sweep_after_the_table_of_the_finished_runs(call, monkeypatch, end, code):
+    original = sweep.start
+
+    def start(sources: Any, settings: Any, name: str, context: Any) -> Any:
+        if settings["beta1"] == 0.8:
+            raise end
+        return original(sources, settings, name, context)
+
+    monkeypatch.setattr(sweep, "start", start)
+    returned, out, _ = call("--beta1", "0.7,0.8,0.9", "--max-steps", "1")
+    assert returned == code and [row.split("\t")[0] for row in out.splitlines()] == ["0.7"]
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:

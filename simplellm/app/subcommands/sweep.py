@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import BinaryIO
 
 from simplellm.app.comparison import figure, label, save_picture, shown
@@ -23,7 +24,13 @@ from simplellm.config.recipe import choose
 from simplellm.config.setting import show
 from simplellm.data.source import spool
 from simplellm.data.text_files import STDIN_NAME
-from simplellm.errors import SettingError
+from simplellm.errors import (
+    SettingError,
+    SimpleLLMError,
+    TextError,
+    is_out_of_memory,
+    out_of_memory,
+)
 from simplellm.evaluation.comparison import ComparedRun, cautions, differences
 from simplellm.evaluation.picture.save import check_picture_path
 from simplellm.storage.json_files import JsonObject
@@ -68,14 +75,44 @@ def sweep(options: SweepOptions) -> int:
             "one combination: there is nothing to compare; "
             "separate values by commas, such as --learning-rate 1e-3,3e-3"
         )
-    rows: list[SweepRun] = []
+    finished: list[SweepRun] = []
+    try:
+        code = _train_all(combinations, finished, options, screen)
+    finally:  # also when a signal ends the program
+        if finished:
+            finished.sort(key=lambda row: row.result.bits_per_byte)
+            _show(finished, options, screen)
+    return code
+
+
+def _train_all(
+    combinations: list[SettingValues],
+    finished: list[SweepRun],
+    options: SweepOptions,
+    screen: Screen,
+) -> int:
+    """Train the runs in turn and append them to `finished`; returns the exit code of the sweep.
+
+    A run that fails is reported, and the others are trained nevertheless, unless it is the same
+    error of the text again: no setting changes that.
+    """
+    code = 0
+    text_errors: set[str] = set()
     for row in _train_each(combinations, options, screen):
-        if row.interrupt.is_set():
-            return row.interrupt.exit_code
-        rows.append(row)
-    rows.sort(key=lambda row: row.result.bits_per_byte)
-    _show(rows, options, screen)
-    return 0
+        if isinstance(row, SimpleLLMError):
+            code = row.exit_code
+            if str(row) in text_errors:
+                break
+            screen.error(row)
+            text_errors |= {str(row)} if isinstance(row, TextError) else set()
+        elif row.interrupt.is_set():
+            code = row.interrupt.exit_code
+            break
+        else:
+            finished.append(row)
+    if code:
+        screen.notice(f"{len(finished)} of {len(combinations)} runs finished")
+    return code
 
 
 # ---------------------------------------------------------------- the runs
@@ -106,8 +143,11 @@ def _combinations(options: SweepOptions) -> list[SettingValues]:
 
 def _train_each(
     combinations: list[SettingValues], options: SweepOptions, screen: Screen
-) -> Iterator[SweepRun]:
-    """Train the runs in turn. What the grid does not name is as in the first run."""
+) -> Iterator[SweepRun | SimpleLLMError]:
+    """Train the runs in turn; yields a run, or why it failed.
+
+    What the grid does not name is as in the first run that has finished.
+    """
     swept = _swept(options)
     sources = Sources(_texts(options))
     own_budget = replace(options, started_at=None)  # the budget of each run counts from its start
@@ -121,9 +161,22 @@ def _train_each(
         equalized = first.equalized(settings) if first else settings
         name = _run_name(_texts(options)[0], settings, swept, options.checkpoints)
         job = partial(_train, sources, equalized, name, stdin)
-        trained = run_training(job, own_budget, screen, device_of(options, screen))
+        try:
+            trained = run_training(job, own_budget, screen, device_of(options, screen))
+        except (SimpleLLMError, MemoryError, RuntimeError, ValueError) as error:
+            yield _reported(error)
+            continue
         yield SweepRun(settings, *trained)
         first = first or _first_run(trained[0], options)
+
+
+def _reported(error: Exception) -> SimpleLLMError:
+    """The error to report for a failed run; a bug is raised again."""
+    if isinstance(error, SimpleLLMError):
+        return error
+    if not is_out_of_memory(error):
+        raise error
+    return out_of_memory(error)
 
 
 def _train(
@@ -192,6 +245,12 @@ def _show(rows: list[SweepRun], options: SweepOptions, screen: Screen) -> None:
         screen.notice(
             f"{', '.join(differing)}: not named in the sweep, but different; "
             "they follow from the settings that differ, or from the time that a run took"
+        )
+    if swept == ["seed"] and len(rows) > 1:
+        figures = [row.result.bits_per_byte for row in rows]
+        screen.notice(
+            f"bits/byte over {len(rows)} seeds: mean {mean(figures):.3f}, "
+            f"standard deviation {stdev(figures):.3f}"
         )
     for caution in cautions(runs):
         screen.notice(caution)
