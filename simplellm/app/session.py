@@ -17,6 +17,7 @@ from simplellm.app.conversation import Turn, load, save
 from simplellm.app.journal import Journal
 from simplellm.app.preferences import SWITCHES, Preferences
 from simplellm.app.prompt_text import notes_on
+from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import Notice, SettingError
 from simplellm.inference.beams import reply_to
@@ -318,7 +319,7 @@ class Session:
         self.recall_settings()
 
     def run_names(self) -> list[str]:
-        return sorted(path.parent.name for path in self.checkpoints.glob("*/run.json"))
+        return sorted(run.name for run in list_runs(self.checkpoints))
 
     def _begin_journal(self) -> None:
         self._n_left_out = 0

@@ -97,6 +97,9 @@ def list_runs(checkpoints: Path) -> list[Run]:
     found = {path.parent for path in checkpoints.glob("*/run.json")}
     # Runs that lost their run.json:
     found |= {path.parent.parent for path in checkpoints.glob(f"*/step-*/{MANIFEST_NAME}")}
+    found = {
+        path for path in found if not path.name.startswith(TEMPORARY_MARK)
+    }  # of a killed import
     return sorted(map(Run, found), key=lambda run: (_started_at(run), run.name), reverse=True)
 
 

@@ -470,6 +470,30 @@ def test_an_import_that_fails_in_the_middle_leaves_no_run(
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize("missing", ["nothing", "best.json", "step-000000"])
+def test_a_killed_import_leaves_no_run(
+    llama: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    missing: str,
+) -> None:
+    """A killed process cannot clean up: its temporary folder stays, until the next import."""
+    runs = tmp_path / "runs"
+    left = runs / ".tmp-llama-12345678"
+    assert run_command(capsys, "import", llama, "--checkpoints", tmp_path / "other")[0] == 0
+    shutil.copytree(tmp_path / "other" / "llama", left)
+    if missing == "best.json":
+        (left / missing).unlink()
+    if missing == "step-000000":
+        shutil.rmtree(left / missing)
+    assert run_command(capsys, "runs", "--json", "--checkpoints", runs)[1].strip() == "[]"
+    code, _, err = run_command(capsys, "generate", "--prompt", "x", "--checkpoints", runs)
+    assert code == 1
+    assert "no trained run" in err
+    assert run_command(capsys, "import", llama, "--checkpoints", runs)[0] == 0
+    assert [path.name for path in runs.iterdir()] == ["llama"]
+
+
 # ---------------------------------------------------------------- the hub
 
 
