@@ -91,8 +91,8 @@ def _few_steps(course: Course) -> str:
     if not course.has_few_steps:
         return ""
     return (
-        f"warning: {_count(course.steps, 'step')} are few for this text, about "
-        f"{course.usual_steps:,} are usual: give it a longer --budget or more --max-steps"
+        f"warning: {_count(course.steps, 'step')} are few for this text, "
+        f"{course.usual_steps:,} are usual; use a longer --budget or more --max-steps"
     )
 
 
@@ -101,20 +101,17 @@ def _next_step(course: Course) -> str:
     since = overfitting_since(course.curves)
     if since is not None:
         return (
-            f"what to try next: more text; more time does not help, because the validation loss "
-            f"has been rising since step {since:,} (overfitting)"
+            f"what to try next: more text, because the validation loss has been rising since "
+            f"step {since:,} (overfitting)"
         )
     best = course.curves.best
     is_falling = bool(best and validation and best[0] == validation[-1][0])
     if is_falling and not course.ended_early:
         return (
             "what to try next: more time (a longer --budget), because the validation loss was "
-            "still falling at the end; then more text"
+            "still falling"
         )
-    return (
-        "what to try next: more text, because the validation loss no longer fell; "
-        "more time changes little"
-    )
+    return "what to try next: more text, because the validation loss no longer fell"
 
 
 def _losses(course: Course) -> str:
@@ -123,21 +120,20 @@ def _losses(course: Course) -> str:
     if not train or not validation:
         return ""
     ours, other = train[-1][1], validation[-1][1]
-    figures = f"({ours:.3f} against {other:.3f} nats per token at the end)"
+    figures = f"({ours:.3f} against {other:.3f})"
     if ours <= other:
         return (
-            f"the training loss is below the validation loss {figures}: usual, because the model "
-            "has seen the training text before"
+            f"the training loss is below the validation loss {figures}: usual, the model has "
+            "seen the training text before"
         )
     if not course.regularization:
         return (
-            f"the training loss is above the validation loss {figures}: usual in a short training, "
-            "because it is measured before each update"
+            f"the training loss is above the validation loss {figures}: usual in a short training"
         )
     flags = ", ".join(map(flag_of, course.regularization))
     return (
-        f"the training loss is above the validation loss {figures}: that is normal, because "
-        f"regularization ({flags}) makes the task harder, during training only"
+        f"the training loss is above the validation loss {figures}: usual with regularization "
+        f"({flags})"
     )
 
 

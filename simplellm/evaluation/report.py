@@ -29,6 +29,7 @@ UNIFORM_BITS = 8.0
 # sizes is the cost of the validation text. xz takes 1 s per MB (measured), for each of two passes.
 COMPRESSED_TRAIN_BYTES = 750_000
 COMPRESSED_VAL_BYTES = 100_000
+SHOWN_CHARACTERS = 40  # of the longest copied passage
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "bz2": bz2.compress}
 
 
@@ -164,13 +165,10 @@ def copy_rate(sample: str, chunks: Iterable[str]) -> CopyRate:
 
 def explanation(report: Report) -> str:
     """Whether the model beats the compressors, for a reader who has never seen bits per byte."""
-    compressor = report.baselines.compressor
+    compressor = f"{report.baselines.compressor}, a compressor"
     if report.figures["bits_per_byte"] < report.baselines.compressed:
-        return f"{LOWER_IS_BETTER}: the model predicts this text better than {compressor} does"
-    return (
-        f"{LOWER_IS_BETTER}: {compressor}, a compressor, still predicts this text better than "
-        "the model does"
-    )
+        return f"{LOWER_IS_BETTER}: the model predicts this text better than {compressor}"
+    return f"{LOWER_IS_BETTER}: {compressor}, still predicts this text better than the model"
 
 
 def report_lines(report: Report) -> Sequence[str]:
@@ -182,32 +180,22 @@ def report_lines(report: Report) -> Sequence[str]:
 def _figures(report: Report) -> list[str]:
     baselines = report.baselines
     rows = [
-        ("this model", report.figures["bits_per_byte"], ""),
-        (
-            baselines.compressor,
-            baselines.compressed,
-            "a compressor, after the training text",
-        ),
-        ("byte unigram", baselines.unigram, "knows only how frequent each byte is"),
-        ("uniform bytes", baselines.uniform, "knows nothing"),
+        ("this model", report.figures["bits_per_byte"]),
+        (baselines.compressor, baselines.compressed),
+        ("byte unigram", baselines.unigram),
+        ("uniform bytes", baselines.uniform),
     ]
     return [
-        f"validation loss {report.figures['val_loss']:.3f} nats per token, "
-        f"perplexity {report.figures['perplexity']:.4g}, on text that was held out from training; "
-        "bits per byte:",
-        *(f"{name:<14} {bits:.3f}  {meaning}".rstrip() for name, bits, meaning in rows),
+        f"on the held-out text: loss {report.figures['val_loss']:.3f} nats per token, "
+        f"perplexity {report.figures['perplexity']:.4g}",
+        f"bits per byte: {', '.join(f'{name} {bits:.3f}' for name, bits in rows)}",
         explanation(report),
     ]
 
 
 def _copied(copied: CopyRate) -> str:
-    longest = (
-        f", the longest of {len(copied.longest)}: {' '.join(copied.longest.split())!r}"
-        if copied.longest
-        else ""
-    )
-    return (
-        f"copied word for word: {copied.share:.0%} "
-        f"of a sample of {copied.sample_characters} characters "
-        f"(in passages of {copied.passage_characters} or more{longest})"
-    )
+    if not copied.longest:
+        return "copied from the training text: nothing"
+    line = " ".join(copied.longest.split())
+    shown = line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "..."
+    return f"copied from the training text: {copied.share:.0%} of a sample, such as {shown!r}"

@@ -120,5 +120,8 @@ def test_the_report_goes_to_stderr(tmp_path: Path, capsys) -> None:
     )
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
-    for words in ("byte unigram", "uniform bytes", "copied word for word", "loss.svg"):
+    for words in ("byte unigram", "uniform bytes", "copied from the training text", "loss.svg"):
         assert words in captured.err
+    report = captured.err[captured.err.index("on the held-out text") :].splitlines()
+    assert len(report) <= 10
+    assert all(len(line) <= 160 for line in report if str(tmp_path) not in line)

@@ -154,7 +154,7 @@ def test_a_report_explains_itself(trained: Path) -> None:
 
 def test_bench_says_which_direction_is_better(capsys, monkeypatch) -> None:
     measured = Benchmark(1000.0, 10, "cpu", "float32", 1, None, "transformers", 500.0, 2.0)
-    monkeypatch.setattr("simplellm.app.subcommands.bench.bench_generate", lambda *_: measured)
+    monkeypatch.setattr("simplellm.app.subcommands.bench.bench_generate", lambda *_, **__: measured)
     out, _ = output(capsys, "bench", "generate", "--device", "cpu")
     rows = {line.split("\t")[0]: line.split("\t")[-1] for line in out.splitlines()}
     assert rows["tokens per second"] == "higher is better"
