@@ -19,10 +19,12 @@ from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
 from simplellm.evaluation.advice import short_validation
+from simplellm.evaluation.analyze import text_with_bytes
 from simplellm.evaluation.chart import loss_svg
 from simplellm.evaluation.curves import LossCurves
 from simplellm.evaluation.picture.save import save_picture
 from simplellm.evaluation.report import Report, make_report, report_lines
+from simplellm.inference.reply import Reply
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.context import Preview
@@ -56,7 +58,7 @@ class TrainingMonitor:
         self._run = run
         self._prepared = prepared
         self._tracking.follow(run.path)
-        return lambda model: sample(model, prepared, PREVIEW_TOKENS)
+        return lambda model: preview(model, prepared)
 
     def write(self, record: LogRecord) -> None:
         """Show and track a log record. The first one also recalls the log of a resumed run."""
@@ -128,6 +130,14 @@ class TrainingMonitor:
         self._tracking.close()
 
 
+def preview(model: SimpleLLM, prepared: Prepared) -> str:
+    """A short sample to show; bytes that are no character are spelled as `<0xED>`."""
+    reply = _sample(model, prepared, PREVIEW_TOKENS)
+    ids = [token for token in reply.new_ids if token not in reply.end_ids]
+    is_whole = "\ufffd" not in reply.text
+    return reply.text if is_whole else text_with_bytes(prepared.tokenizer, ids)
+
+
 def sample(
     model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")
 ) -> str:
@@ -135,6 +145,13 @@ def sample(
 
     Uses its own random generator and restores the mode of the model: training is not affected.
     """
+    return _sample(model, prepared, n_tokens, most_seconds).text
+
+
+def _sample(
+    model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")
+) -> Reply:
+    """The reply of `sample`; without ids and text if no token can be sampled."""
     was_training = model.training
     started_at = time.perf_counter()
     params = SamplingParams(max_new_tokens=n_tokens, seed=SAMPLE_SEED)
@@ -145,7 +162,8 @@ def sample(
             if time.perf_counter() - started_at > most_seconds:
                 break
     except SamplingError:
-        return ""
+        reply.text = ""
+        reply.new_ids.clear()
     finally:
         model.train(was_training)
-    return reply.text
+    return reply

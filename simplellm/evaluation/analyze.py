@@ -81,6 +81,24 @@ def about_bytes(texts: Iterable[str]) -> str:
     return f"{found[0]} is a byte of a character that several tokens make up" if found else ""
 
 
+def text_with_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of `ids`; bytes that are no character are shown as `<0xED>`.
+
+    An incomplete character at the end is left out.
+    """
+    return _with_bytes(_escaped(tokenizer, ids))
+
+
+def n_invalid_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    """How many bytes in the text of `ids` are no character, apart from those at its end."""
+    return len(INVALID.findall(_escaped(tokenizer, ids)))
+
+
+def _escaped(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    stream = TextStream(tokenizer, ESCAPED)
+    return "".join(map(stream.push, ids))
+
+
 def _with_bytes(text: str) -> str:
     """`text`, decoded with the error handler ESCAPED, with its invalid bytes shown as `<0xED>`."""
     return INVALID.sub(lambda found: f"<0x{ord(found[0]) - ESCAPE_OFFSET:02X}>", text)

@@ -361,3 +361,20 @@ def test_beams_out_of_range_are_reported_in_one_line(capsys, trained: Path, valu
         == 2
     )
     assert "num_beams" in capsys.readouterr().err
+
+
+RANDOM = ["--temperature", "5", "--top-k", "0", "--top-p", "1", "--max-new-tokens", "60"]
+
+
+def test_generate_explains_the_replacement_character_once(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--prompt", "The", "--run", "tiny", "--checkpoints", str(trained)]
+    assert main([*words, "--seed", "1", *RANDOM]) == 0
+    out, err = capsys.readouterr()
+    assert "\ufffd" in out and err.count("bytes that are no character") == 1
+    assert main([*words, "--seed", "1", *RANDOM, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["invalid_bytes"] > 0 and err == ""
+    assert main([*words, "--temperature", "0", "--max-new-tokens", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["invalid_bytes"] == 0

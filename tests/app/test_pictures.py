@@ -206,6 +206,7 @@ def test_attn_matrix_shows_every_token_and_its_shares(session) -> None:
     assert isinstance(shown, Matrix) and dispatch(session, "/attn matrix 1.2") == shown
     ids = session.sampler.truncate(session.ids_before_reply())
     assert len(shown.names) == len(shown.rows) == len(ids)
+    assert "<0xED> is a byte of a character" in shown.summary
     assert all(sum(row) == pytest.approx(1, abs=1e-4) for row in shown.rows)
     assert shown.rows[-1] == pytest.approx(attention(session.sampler.model, ids)[0, 1].tolist())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,3 +126,14 @@ def test_the_report_goes_to_stderr(tmp_path: Path, capsys) -> None:
     report = captured.err[captured.err.index("on the held-out text") :].splitlines()
     assert len(report) <= 10
     assert all(len(line) <= 160 for line in report if str(tmp_path) not in line)
+
+
+def test_a_preview_spells_bytes_that_are_no_character(
+    trained: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = load_model(trained / "tiny" / "step-000030", torch.device("cpu"))
+    byte = prepared.tokenizer.encode("\u00e9")[0]
+    letter = prepared.tokenizer.encode("z")[0]
+    reply = SimpleNamespace(text="\ufffdz", new_ids=[byte, letter, byte], end_ids=frozenset())
+    monkeypatch.setattr(training_monitor, "_sample", lambda *_: reply)
+    assert training_monitor.preview(model, prepared) == "<0xC3>z"

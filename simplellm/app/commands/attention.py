@@ -78,10 +78,12 @@ def _matrix(session: Session, ids: Sequence[int], layer: int, head: int) -> Matr
         if n < len(ids)
         else "a row adds up to 100%"
     )
+    note = about_bytes(names)
     return Matrix(
         names,
         tuple(tuple(row) for row in rows.tolist()),
-        summary=f"{heads}: the token of a row looks at those of the columns; {rest}",
+        summary=f"{heads}: the token of a row looks at those of the columns; {rest}"
+        + f"; {note}" * bool(note),
         legend=_legend(1.0),
         title=f"Attention: {heads}",
     )

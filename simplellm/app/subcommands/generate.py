@@ -7,7 +7,7 @@ import torch
 from simplellm.app.console import write_json
 from simplellm.app.options import GenerateOptions
 from simplellm.app.screen import Screen
-from simplellm.app.shading import summary_of
+from simplellm.app.shading import ABOUT_INVALID, summary_of
 from simplellm.app.subcommands.shared import (
     checkpoint_of,
     device_of,
@@ -16,7 +16,7 @@ from simplellm.app.subcommands.shared import (
     screen_of,
 )
 from simplellm.config.sampling import SamplingParams
-from simplellm.evaluation.analyze import token_probabilities
+from simplellm.evaluation.analyze import n_invalid_bytes, token_probabilities
 from simplellm.inference.beams import IGNORED_SETTINGS, reply_to
 from simplellm.inference.reply import Reply, StreamedToken
 from simplellm.inference.sampler import Sampler
@@ -49,6 +49,8 @@ def generate(options: GenerateOptions) -> int:
     screen.line()
     if options.probs:
         screen.notice(summary_of(pieces))
+    elif n_invalid := n_invalid_bytes(sampler.tokenizer, reply.new_ids):
+        screen.notice(f"{ABOUT_INVALID}: the model wrote {n_invalid} of them")
     return 0
 
 
@@ -80,6 +82,7 @@ def _to_json(
         "tokens_per_second": reply.tokens_per_second,
         "seed": reply.seed,
         "stop_reason": reply.stop_reason,
+        "invalid_bytes": n_invalid_bytes(sampler.tokenizer, reply.new_ids),
     }
     if with_probs:
         document["probs"] = [
