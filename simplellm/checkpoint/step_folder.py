@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -154,6 +154,14 @@ def open_model(path: Path, device: torch.device, context: int | None = None) -> 
     state = from_hub_state(source.tensors, model.state_dict(), source.config, source.source)
     model.load_state_dict(state, assign=True)
     return OpenedModel(model.to(device).eval(), source.tokenizer, source.generation)
+
+
+def open_source(path: Path) -> SourceModel:
+    """What `open_model` opens, with weights that are not read yet and whose shapes are right."""
+    source = _verified_source(path)
+    template = empty_model(source).state_dict()
+    tensors = check_tensors(source.tensors, template, source.config, source.source)
+    return replace(source, tensors=tensors)
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[SimpleLLM, Tokenizer]:

@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
+from simplellm.checkpoint.export.exported_model import ExportedModel
 from simplellm.checkpoint.find_runs import run_of
 from simplellm.checkpoint.run import Run
-from simplellm.checkpoint.step_folder import open_model
+from simplellm.checkpoint.step_folder import open_source
 from simplellm.errors import CheckpointError, Notice
 
 
@@ -21,19 +19,19 @@ def exported_model(
     held_out: Callable[[Run], Sequence[str]] = lambda run: (),
     notice: Notice = lambda text: None,
 ) -> ExportedModel:
-    """The model of a checkpoint folder, verified, and what its run recorded about it.
+    """A checkpoint, a model folder or a GGUF file, and what its run recorded about it.
 
-    held_out: reads the validation documents of a run.
+    Its weights are read when they are written. held_out: reads the validation documents of a run.
     """
-    opened = open_model(folder, torch.device("cpu"))
+    source = open_source(folder)
     run = run_of(folder)
     try:
         info = run.read_info()
     except CheckpointError:  # a checkpoint outside of its run
         info = {}
     return ExportedModel(
-        _title(run.name if info else folder.name),
-        source_of(opened.model, opened.tokenizer, str(folder), opened.generation),
+        _title(run.name if info else folder.name.removesuffix(".gguf")),
+        source,
         info,
         run.figures_of(folder) if info else {},
         partial(held_out, run),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
 from simplellm.checkpoint.export.gguf_architectures import GgufArchitecture, rope_factors
-from simplellm.checkpoint.tensors import LazyTensor
+from simplellm.checkpoint.tensors import LazyTensor, refuse_non_finite
 from simplellm.errors import CheckpointError
 
 TYPES = {
@@ -50,6 +50,7 @@ class StoredTensor:
     def data(self) -> memoryview:
         """The bytes of the tensor, `n_bytes` long; CheckpointError if `type` cannot hold it."""
         tensor = self.read()
+        refuse_non_finite({self.name: tensor})
         if self.is_transposed:
             tensor = tensor.t()
         if self.interleaved_heads:

@@ -24,7 +24,10 @@ def write(model: ExportedModel, type: str, folder: Path) -> None:
     files = description_files(model.config, model.tokenizer, dtype_name, generation)
     for name, data in files.items():
         write_file(folder / name, data)
-    tensors = {name: tensor.read().to(dtype) for name, tensor in model.tensors.items()}
+    tensors = {name: tensor.read() for name, tensor in model.tensors.items()}
+    refuse_non_finite(tensors)
+    for name, tensor in tensors.items():
+        tensors[name] = tensor.to(dtype)
     try:
         refuse_non_finite(tensors)
     except CheckpointError as error:

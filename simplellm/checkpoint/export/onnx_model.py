@@ -48,7 +48,8 @@ def write(model: ExportedModel, type: str, path: Path) -> None:
             fix="name a folder instead: --out NAME without .onnx",
         )
     graph = _graph(model)
-    files = description_files(model.config, model.tokenizer)
+    generation = model.source.generation
+    files = description_files(model.config, model.tokenizer, generation=generation)
     if not path.is_dir():
         graph.metadata_props.update({name: data.decode() for name, data in files.items()})
         onnx_ir.save(graph, path)
