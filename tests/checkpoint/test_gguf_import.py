@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from simplellm.checkpoint.importing.gguf_file import read_gguf
 from simplellm.checkpoint.importing.gguf_tensors import read_tensor
 from simplellm.checkpoint.step_folder import open_model
-from simplellm.errors import CheckpointError, TokenizerError
+from simplellm.errors import CheckpointError, SettingError, TokenizerError
 from simplellm.storage.gguf_header import TYPES, GgufEntry
 
 CPU = torch.device("cpu")
@@ -217,6 +219,8 @@ REFUSED_METADATA = {
     "attention.head_count_kv": (3, "."),
     "embedding_length": (63, "."),
     "context_length": (None, "context_length"),
+    "attention.key_length": ((1 << 31) - 2, "."),
+    "feed_forward_length": (1 << 31, "."),
 }
 
 
@@ -229,6 +233,37 @@ def test_metadata_that_is_not_supported_is_refused(
     path = write_gguf(tmp_path / "m.gguf", model, vocabulary, **{key: value})
     with pytest.raises(CheckpointError, match=message):
         open_model(path, CPU)
+
+
+def test_a_huge_number_of_blocks_is_refused_at_once(
+    tmp_path: Path, vocabulary: dict[str, Any]
+) -> None:
+    model = random_model(MODELS["llama"])
+    path = write_gguf(tmp_path / "m.gguf", model, vocabulary, block_count=1 << 31)
+    started_at = time.process_time()
+    with pytest.raises(CheckpointError):
+        open_model(path, CPU)
+    assert time.process_time() - started_at < 3
+
+
+def test_the_fuzzed_name_of_a_tensor_is_refused(tmp_path: Path, vocabulary: dict[str, Any]) -> None:
+    path = write_gguf(tmp_path / "m.gguf", random_model(MODELS["llama"]), vocabulary)
+    content = path.read_bytes()
+    for name in (b"output_norm-weight", b"outputxnorm.weight", b"output_norm.weighs"):
+        path.write_bytes(content.replace(b"output_norm.weight", name))
+        with pytest.raises(CheckpointError, match="has a tensor"):
+            open_model(path, CPU)
+
+
+def test_quantized_weights_without_the_gguf_package_name_the_extra(
+    tmp_path: Path, vocabulary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    path = write_gguf(tmp_path / "m.gguf", random_model(MODELS["llama"]), vocabulary, kind)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(SettingError, match="need the package gguf") as caught:
+        open_model(path, CPU)
+    assert "[hub]" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,9 +140,11 @@ def _rope_scaling(path: Path, header: GgufHeader, kind: str, head_dim: float) ->
     if entry is None:
         return None
     base = _numbers(header, kind)("rope.freq_base", 10_000.0)
+    if 2 * math.prod(entry.shape) != head_dim:  # before anything of this size is allocated
+        raise ValueError(f"{ROPE_FACTORS} does not fit heads of {head_dim} values")
     factors = read_tensor(path, entry).double().numpy().reshape(-1)
     frequencies = rope_frequencies(int(head_dim), float(base)).astype(np.float64)
-    if len(factors) != len(frequencies) or not np.isfinite(factors).all() or factors.min() <= 0:
+    if not np.isfinite(factors).all() or factors.min() <= 0:
         raise ValueError(f"{ROPE_FACTORS} does not fit heads of {head_dim} values")
     if np.allclose(factors, 1.0):
         return None

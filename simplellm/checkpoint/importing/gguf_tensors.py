@@ -73,7 +73,7 @@ def lazy_tensors(
 
 
 def _lazy(path: Path, name: str, entry: GgufEntry, layout: TensorLayout) -> tuple[str, LazyTensor]:
-    *block, part, kind = name.split(".")
+    *block, part, kind = name.split(".") if "." in name else (name, "")
     hub_part = layout.names.get(part)
     if hub_part is None or kind not in ("weight", "bias") or len(block) not in (0, 2):
         raise CheckpointError(f"{path} has a tensor {name[:100]!r}, which is not supported")
