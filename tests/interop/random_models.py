@@ -23,6 +23,7 @@ LLAMA3_ROPE = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "modern": {"n_kv_head": 2},
     "gpt2": {"architecture": "gpt2", "norm_eps": 1e-3, "tie_embeddings": False},
+    "gpt2-cut": {"architecture": "gpt2", "block_size": 32, "max_positions": 64},
     "llama": {"architecture": "llama", "n_kv_head": 2, "norm_eps": 1e-5, "tie_embeddings": True},
     "llama-rope": {"architecture": "llama", "tie_embeddings": False, **LLAMA3_ROPE},
     "llama-biases": {

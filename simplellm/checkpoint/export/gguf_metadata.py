@@ -25,7 +25,7 @@ def add_metadata(writer: gguf.GGUFWriter, model: ExportedModel, type: str) -> No
     if type == "q8_0":
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(hub.get("max_position_embeddings", config.block_size))
+    writer.add_context_length(config.positions)
     writer.add_embedding_length(config.n_embd)
     writer.add_block_count(config.n_layer)
     writer.add_feed_forward_length(config.inner_size)

@@ -56,7 +56,7 @@ def model_card(model: ExportedModel, type: str) -> str:
         parameters=model.n_parameters,
         architecture=model.hub_config["architectures"][0],
         vocabulary=model.config.vocab_size,
-        context=model.hub_config.get("max_position_embeddings", model.config.block_size),
+        context=model.config.positions,
         version=__version__,
         type=type,
         sections="".join(_sections(model)),
