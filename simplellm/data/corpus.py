@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from simplellm.data.shared_passages import PassageIndex, PassageSearch
 from simplellm.data.source import Source, TextChunk, TextFormat, spool
 from simplellm.data.text_files import STDIN_NAME, TextFile, find_text_files
+from simplellm.data.utf8 import utf8_length
 from simplellm.errors import Notice, TextError
 
 DIGEST_BYTES = 16
@@ -57,21 +59,28 @@ def read_corpus(
     format: TextFormat | None = None,
     stdin: BinaryIO | None = None,
     notice: Notice = lambda text: None,
-    exclude: Collection[bytes] = (),
+    validation: Corpus | None = None,
 ) -> Corpus:
     """Check, count and hash the texts (files, folders, globs, `-`); TextError if there is none.
 
-    Documents that occur a second time, or whose digest is in `exclude`, are left out; a notice
-    says so, and names files of a folder that cannot be read.
+    Documents that occur a second time and what `validation` contains are left out; a notice says
+    so, and names files of a folder that cannot be read.
     """
-    reader = _Reader(format or TextFormat(), notice, set(exclude), frozenset(exclude))
+    format = format or TextFormat()
+    excluded: set[bytes] = set()
+    shared = None
+    if validation is not None and not format.keeps_duplicates:
+        excluded = document_digests(validation)
+    if validation is not None and not format.keeps_shared:
+        shared = PassageIndex(chunk.text for chunk in validation.chunks())
+    reader = _Reader(format, notice, set(excluded), excluded, shared)
     for file in find_text_files(texts, notice):
         reader.read(file, stdin)
     return reader.corpus(texts)
 
 
 def document_digests(corpus: Corpus) -> set[bytes]:
-    """The digests of its documents, for `exclude`."""
+    """The digests of its documents."""
     reader = _Reader(TextFormat(), lambda text: None, set())
     for source in corpus.sources:
         reader.read_source(source)
@@ -86,6 +95,7 @@ class _Reader:
     notice: Notice
     digests: set[bytes]  # of the documents so far, and of the excluded ones
     excluded: Collection[bytes] = ()
+    shared: PassageIndex | None = None  # of the validation text
     sources: list[Source] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)
     n_bytes: int = 0
@@ -105,6 +115,7 @@ class _Reader:
         if source.is_json_lines:
             self._read_json_lines(source)
             return
+        search = PassageSearch(self.shared) if self.shared else None
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
         blank = b""  # white space that may end the text: copies often differ in the last line end
         n_characters = n_bytes = 0
@@ -119,18 +130,24 @@ class _Reader:
             n_characters += len(chunk.text)
             n_bytes += len(encoded)
             has_words = has_words or bool(chunk.text.strip())
+            if search:
+                search.add(chunk.text, chunk.ends_document)
         if has_words and digest.digest() in self.excluded:
             self.notice(f"left out of the training text: {source.name} is the validation text")
             return
         if has_words and self._is_known(digest.digest()):
             self.notice(f"left out: {source.name} is a copy of another file")
             return
-        self._keep(source, n_characters, n_bytes, has_words)
+        if search and search.passages():
+            self._keep_rest(source, search)
+        else:
+            self._keep(source, n_characters, n_bytes, has_words)
 
     def _read_json_lines(self, source: Source) -> None:
         n_lines = n_characters = n_bytes = 0
         skipped: list[int] = []
         bad: list[TextError] = []
+        search = PassageSearch(self.shared) if self.shared else None
         for number, record in source.records():
             n_lines += 1
             if isinstance(record, TextError):
@@ -148,12 +165,35 @@ class _Reader:
                 continue
             n_characters += len(record)
             n_bytes += len(encoded)
+            if search:
+                search.add(record, True)
         self._report_bad_lines(source, bad, n_lines)
         if n_lines and len(skipped) == n_lines:
             self.notice(f"left out: {source.name} has no new text")
             return
         used = replace(source, skipped_lines=source.skipped_lines.union(skipped))
-        self._keep(used, n_characters, n_bytes, n_characters > 0)
+        if search and search.passages():
+            self._keep_rest(used, search)
+        else:
+            self._keep(used, n_characters, n_bytes, n_characters > 0)
+
+    def _keep_rest(self, source: Source, search: PassageSearch) -> None:
+        """Keep what the validation text does not contain."""
+        passages = search.passages()
+        n_left_out = sum(stop - start for start, stop in passages)
+        self.notice(
+            f"left out of the training text: {n_left_out:,} characters of {source.name} "
+            "that are also in the validation text"
+        )
+        rest = replace(source, left_out=passages)
+        n_characters = n_bytes = 0
+        has_words = False
+        for chunk in rest.chunks():
+            n_characters += len(chunk.text)
+            n_bytes += utf8_length(chunk.text)
+            has_words = has_words or bool(chunk.text.strip())
+        if has_words:
+            self._keep(rest, n_characters, n_bytes, has_words)
 
     def _report_bad_lines(self, source: Source, bad: list[TextError], n_lines: int) -> None:
         if not bad:
@@ -183,7 +223,7 @@ class _Reader:
 
     def corpus(self, texts: Sequence[str]) -> Corpus:
         names = ", ".join(str(text) for text in texts[:MAX_NAMES_SHOWN])
-        if not self.has_words and self.digests:
+        if not self.has_words and (self.digests or self.shared):
             raise TextError(
                 f"{names} has no text but that of the validation text",
                 fix="name another --val-data, or leave it out",

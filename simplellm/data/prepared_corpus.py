@@ -161,6 +161,8 @@ def _reading(source: Source) -> list[object]:
         reading.append(source.format.text_key)
     if source.skipped_lines:
         reading.append(sorted(source.skipped_lines))
+    if source.left_out:
+        reading.append([list(passage) for passage in source.left_out])
     return reading
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from simplellm.data.encodings import (
     likely_encoding,
     standard_name,
 )
+from simplellm.data.shared_passages import Passage, without
 from simplellm.data.text_files import (
     SIGNATURE_BYTES,
     container_error,
@@ -52,12 +54,14 @@ class TextFormat:
     encoding: of files without a byte order mark. text_key: key of the text in JSON lines.
     max_bad_share: share of the JSON lines that may be unusable and are skipped.
     keeps_duplicates: equal documents all count, as in runs of early versions.
+    keeps_shared: passages of the validation text are kept in the training text, as in these.
     """
 
     encoding: str = "utf-8"
     text_key: str = "text"
     max_bad_share: float = 0.0
     keeps_duplicates: bool = False
+    keeps_shared: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", standard_name(self.encoding))
@@ -69,6 +73,7 @@ class TextFormat:
             "text_key": self.text_key,
             "max_bad_share": self.max_bad_share,
             "keeps_duplicates": self.keeps_duplicates,
+            "keeps_shared": self.keeps_shared,
         }
 
     @classmethod
@@ -79,6 +84,7 @@ class TextFormat:
             str(facts.get("text_key", cls.text_key)),
             float(facts.get("max_bad_share", cls.max_bad_share)),
             bool(facts.get("keeps_duplicates", True)),
+            bool(facts.get("keeps_shared", True)),
         )
 
 
@@ -86,13 +92,15 @@ class TextFormat:
 class Source:
     """One file and how it is read. A stream (`spool`) has been copied to a temporary file.
 
-    skipped_lines: JSON lines that are not used, bad ones and duplicates.
+    skipped_lines: JSON lines that are not used, bad ones and duplicates. left_out: passages of the
+    joined documents that are not used.
     """
 
     name: str
     format: TextFormat = field(default_factory=TextFormat)
     spool: BinaryIO | None = field(default=None, compare=False)
     skipped_lines: frozenset[int] = frozenset()
+    left_out: tuple[Passage, ...] = ()
 
     def open(self) -> BinaryIO:
         if self.spool is not None:
@@ -113,7 +121,26 @@ class Source:
             return sha256_of_stream(file)
 
     def chunks(self) -> Iterator[TextChunk]:
-        """The documents of this source: one per line of a .jsonl file, else the whole file."""
+        """The documents of this source: one per line of a .jsonl file, else the whole file.
+
+        What remains on the two sides of a passage that is left out are two documents.
+        """
+        if not self.left_out:
+            yield from self._all_chunks()
+            return
+        chunks, copies = itertools.tee(self._all_chunks())
+        remains = without((chunk.text for chunk in copies), self.left_out)
+        line = 1
+        for chunk, (ranges, is_cut) in zip(chunks, remains, strict=True):
+            for start, stop in ranges:
+                ends_document = stop < len(chunk.text) or is_cut or chunk.ends_document
+                begin = (
+                    chunk.line if self.is_json_lines else line + chunk.text.count("\n", 0, start)
+                )
+                yield TextChunk(chunk.text[start:stop], ends_document, line=begin)
+            line += chunk.text.count("\n")
+
+    def _all_chunks(self) -> Iterator[TextChunk]:
         if not self.is_json_lines:
             yield from self._plain_text()
             return

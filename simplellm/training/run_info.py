@@ -106,6 +106,7 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
             "sha256": corpus.fingerprint[source.name],
             "characters": characters,
             **({"skipped_lines": sorted(source.skipped_lines)} if source.skipped_lines else {}),
+            **({"left_out": [list(part) for part in source.left_out]} if source.left_out else {}),
         }
         for source, characters in zip(corpus.sources, corpus.characters, strict=True)
     ]

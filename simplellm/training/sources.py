@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from simplellm.data.corpus import Corpus, document_digests, read_corpus
+from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.prepared_corpus import train_characters
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
@@ -61,8 +61,7 @@ class Sources:
             return Corpora(read_corpus(names, self.format, stdin, notice), None)
         val_format = replace(self.format, keeps_duplicates=True)
         validation = read_corpus([self.val_data], val_format, stdin, notice)
-        exclude = () if self.format.keeps_duplicates else document_digests(validation)
-        return Corpora(read_corpus(names, self.format, stdin, notice, exclude), validation)
+        return Corpora(read_corpus(names, self.format, stdin, notice, validation), validation)
 
     def to_mapping(self) -> JsonObject:
         """As in run.json, with absolute paths."""

@@ -138,6 +138,18 @@ def test_validation_text_inside_the_training_text_is_left_out_of_it(run, tmp_pat
     assert [Path(file["path"]).name for file in info["files"]] == ["0.txt", "2.txt"]
 
 
+def test_a_validation_file_cut_out_of_the_text_is_left_out_of_it(run, tmp_path, story):
+    (tmp_path / "x.txt").write_text(story[:9000], encoding="utf-8")
+    (tmp_path / "rest.txt").write_text(story[2500:9000], encoding="utf-8")
+    (tmp_path / "val.txt").write_text(story[:2500], encoding="utf-8")
+    _, honest, _ = run("train", "rest.txt", "--val-data", "val.txt")
+    code, result, err = run("train", "x.txt", "--val-data", "val.txt", "--name", "cut")
+    assert code == 0 and "2,500 characters of x.txt that are also in the validation text" in err
+    assert result["val_loss"] == honest["val_loss"]
+    code, _, err = run("train", "--resume", "--name", "cut", "--max-steps", "3")
+    assert code == 0, err
+
+
 def test_a_text_is_not_validated_on_itself(run, tmp_path, story):
     (tmp_path / "x.txt").write_text(story_part(story, 0), encoding="utf-8")
     code, _, err = run("train", "x.txt", "--val-data", "x.txt")
@@ -164,6 +176,20 @@ def test_evaluate_gives_the_figures_of_training_for_many_documents(run, tmp_path
     _, scored, _ = run("evaluate", "--data", "val.jsonl")
     assert scored["loss"] == trained["val_loss"]
     assert scored["bits_per_byte"] == trained["bits_per_byte"]
+
+
+def test_evaluate_gives_the_figures_of_training_for_a_text_with_copies(run, tmp_path, story):
+    texts = [story[80 * n : 80 * (n + 1)] for n in range(20)]
+    (tmp_path / "val").mkdir()
+    write_lines(tmp_path / "val" / "1.jsonl", [*texts, *texts[:9]])
+    for name in ("2.txt", "3.txt"):
+        (tmp_path / "val" / name).write_text(story[2000:3000], encoding="utf-8")
+    write_lines(tmp_path / "x.jsonl", [story[4000:6500], story[6500:9000], story[4000:6500]])
+    for data in ("val", "val/1.jsonl"):
+        _, trained, _ = run("train", "x.jsonl", "--val-data", data, "--eval-tokens", "100000")
+        _, scored, _ = run("evaluate", "--data", data)
+        assert scored["loss"] == trained["val_loss"]
+        assert scored["bits_per_byte"] == trained["bits_per_byte"]
 
 
 # ---------------------------------------------------------------- encodings and marks

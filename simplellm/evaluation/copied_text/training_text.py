@@ -25,6 +25,7 @@ from simplellm.data.prepared_corpus import (
     prepared_name,
     train_characters,
 )
+from simplellm.data.shared_passages import Passage
 from simplellm.data.source import Source, TextFormat
 from simplellm.data.text_files import STDIN_NAME, is_json_lines
 from simplellm.data.tokenizer import Tokenizer
@@ -47,6 +48,7 @@ class TrainingFile(NamedTuple):
     sha256: str
     characters: int  # length of its text
     skipped_lines: tuple[int, ...] = ()  # JSON lines that were not used
+    left_out: tuple[Passage, ...] = ()  # passages of the validation text
 
 
 class Location(NamedTuple):
@@ -169,6 +171,7 @@ def _recorded(run_path: Path, info: JsonObject) -> _Recorded:
                 str(file["sha256"]),
                 int(file["characters"]),
                 tuple(map(int, file.get("skipped_lines", ()))),
+                tuple((int(start), int(stop)) for start, stop in file.get("left_out", ())),
             )
             for file in info["files"]
         ]
@@ -233,7 +236,7 @@ def _file_source(recorded: _Recorded, is_available: Sequence[bool]) -> IndexSour
         left = train_characters(n_characters, recorded.val_fraction)
         for number, file in enumerate(recorded.files):
             skipped = frozenset(file.skipped_lines)
-            source = Source(file.path, recorded.format, skipped_lines=skipped)
+            source = Source(file.path, recorded.format, None, skipped, file.left_out)
             corpus = Corpus((source,), (file.characters,), 0, {})
             begins_document = True
             for chunk in corpus.chunks(0, left) if is_available[number] and left > 0 else ():
