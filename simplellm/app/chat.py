@@ -16,7 +16,7 @@ from simplellm.app.results import Bars, Columns, Lines, Matrix, Rows, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.app.typeahead import early_keys, keep_typeahead
-from simplellm.errors import SimpleLLMError
+from simplellm.errors import SimpleLLMError, is_out_of_memory, out_of_memory
 
 TAIL_TURNS = 2  # of a continued conversation that are shown again
 TAIL_CHARACTERS = 600  # of each of them
@@ -53,7 +53,10 @@ def _loop(session: Session, screen: Screen, read_line: ReadLine, is_live: bool) 
 
 
 def answer(session: Session, screen: Screen, line: str, is_live: bool) -> None:
-    """Run a command, or let the model continue a text. Errors are shown and change nothing."""
+    """Run a command, or let the model continue a text.
+
+    Errors are shown and change nothing; when memory is exhausted, too, the chat goes on.
+    """
     try:
         is_command = line.lstrip().startswith("/")
         shown = (
@@ -65,6 +68,10 @@ def answer(session: Session, screen: Screen, line: str, is_live: bool) -> None:
             show(screen, shown)
     except SimpleLLMError as error:
         screen.error(error)
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not is_out_of_memory(error):
+            raise
+        screen.error(out_of_memory(error))
 
 
 def show(screen: Screen, shown: Shown) -> None:
