@@ -75,10 +75,8 @@ class Screen:
         self._draw(self._wrapped(self._sanitizer.push(text), style))
 
     def echo(self, text: str) -> None:
-        """Untrusted text that a reply continues, dim. The terminal wraps it, as at the prompt."""
-        shown = self._sanitizer.push(text)
-        self._draw([*self._wrap.finish(), Span(shown, "dim")])
-        self._wrap.skip(shown, self._columns)
+        """Untrusted text that a reply continues, dim."""
+        self.write(text, "dim")
 
     def _wrapped(self, text: str, style: str) -> list[Span]:
         """`text` with line ends between words on a terminal; text for programs is unchanged."""

@@ -3,6 +3,10 @@
 A word that does not fit begins a new line. Words are separated by white space; each Chinese or
 Japanese character is a word. A word that is longer than a line is cut at the edge by the terminal.
 Text appears as soon as it arrives, except near the edge: there a word waits until it is complete.
+
+A line ends with a line end, which is also in text copied from the terminal. Spaces up to the edge
+instead would let the terminal join the lines, but copies, and lines after a change of the width,
+would have runs of spaces within sentences. Conversation files and pipes have the text unchanged.
 """
 
 from __future__ import annotations
@@ -62,15 +66,6 @@ class WordWrap:
         if has_room and self.column + self._word_cells < width:
             out += self._show_word()
         return joined(out)
-
-    def skip(self, text: str, width: int) -> None:
-        """Follow the cursor over text that is not wrapped here: the terminal wraps it."""
-        self._width = width
-        _, line_end, last_line = text.rpartition("\n")
-        self.column = 0 if line_end else self.column
-        for cells in map(self._cells, last_line):
-            is_over = self.column + cells > width
-            self.column = cells if is_over else self.column + cells
 
     def finish(self) -> list[Span]:
         """The rest, at the end of the text."""

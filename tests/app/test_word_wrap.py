@@ -109,7 +109,7 @@ def test_a_reply_after_its_prompt(monkeypatch: pytest.MonkeyPatch, term: str) ->
         screen.write(piece)
     screen.line()
     assert lines(out.getvalue())[:4] == [
-        "a prompt of more tha", "n a line which the", "model continues here", "",
+        "a prompt of more", "than a line which", "the model continues", "here",
     ]  # fmt: skip
 
 
