@@ -125,7 +125,7 @@ def add_bench_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--versus",
         choices=("transformers",),
-        help="also measure this library in turns, and show the ratio",
+        help="also measure this library, alternating with it, and show the ratio",
     )
     _add_settings(parser, ModelConfig, TrainConfig, SamplingParams)
     _add_model_flags(parser)
@@ -199,7 +199,7 @@ def add_chat_flags(parser: ArgumentParser) -> None:
         "--continue",
         dest="continue_last",
         action="store_true",
-        help="continue the last conversation, of any run without --run",
+        help="continue the last conversation; with --run, the last one of that run",
     )
     _add_settings(parser, SamplingParams)
     _add_model_flags(parser)
@@ -260,7 +260,7 @@ def _add_reading(parser: ArgumentParser, what: str) -> None:
         "--max-bad-share",
         metavar="SHARE",
         type=values.share,
-        help="with --skip-bad: share of unusable lines that is an error (default: 0.1)",
+        help="with --skip-bad: largest share of unusable lines that is accepted (default: 0.1)",
     )
 
 
@@ -269,7 +269,7 @@ def _add_prompt(parser: ArgumentParser) -> None:
         "--prompt",
         metavar="TEXT",
         required=True,
-        help="text to continue, without one line end at its end; - reads stdin",
+        help="text to continue (one line end at its end is removed); - reads stdin",
     )
 
 

@@ -62,5 +62,5 @@ def refuse_flags_without_effect(command: type[Options], given: Collection[str]) 
     """SettingError if a flag in `given` (names of options) has no effect on this command."""
     for rule in RULES:
         if rule.options is command and rule.name in given and rule.needs not in given:
-            raise SettingError(f"{rule.what}, got it alone" if rule.needs else rule.what,
+            raise SettingError(f"{rule.what}, got it without" if rule.needs else rule.what,
                                fix=rule.fix)  # fmt: skip

@@ -166,7 +166,7 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
 def _refuse_two_runs(arguments: Sequence[str]) -> None:
     """SettingError for a second --run, which would silently replace the first."""
     if sum(word == "--run" or word.startswith("--run=") for word in arguments) > 1:
-        raise SettingError("--run is given twice", fix="name one run; compare runs one by one")
+        raise SettingError("--run is given twice", fix="name one run in each command")
 
 
 def _joined_values(arguments: Sequence[str], parser: Parser) -> list[str]:

@@ -7,8 +7,8 @@ The model gets the text as typed, with its spaces, but without one line end at i
 from __future__ import annotations
 
 ABOUT_SPACE = (
-    "the prompt ends in white space; the reply is usually better without it, because the tokens "
-    "of words begin with their space"
+    "the prompt ends in white space; replies are usually better without it, because the space "
+    "before a word is part of its token"
 )
 LINE_ENDS = ("\r\n", "\n", "\r")
 

@@ -78,7 +78,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 def about_bytes(texts: Iterable[str]) -> str:
     """What `<0xED>` means, if one of the texts of tokens contains it; else empty."""
     found = next(filter(None, map(BYTE.search, texts)), None)
-    return f"{found[0]} is a byte of a character that several tokens make up" if found else ""
+    return f"{found[0]} is a byte of a character that is split into several tokens" if found else ""
 
 
 def text_with_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

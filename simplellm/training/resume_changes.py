@@ -42,7 +42,7 @@ def with_settings(
             fix = "leave it out, or start a new run"
             raise SettingError(
                 f"this run was started with {name} {show(known[name])}, got {show(value)}",
-                fix=f"{fix}; {ACCEPT} takes it" if can_change else fix,
+                fix=f"{fix}, or add {ACCEPT}" if can_change else fix,
             )
         changes.append(f"{name} {show(known[name])} became {show(value)}")
     applied = {

@@ -60,7 +60,10 @@ def test_a_chat_without_escape_sequences(start: Open, trained: Path, term: str) 
     terminal.press(Key.ENTER)
     terminal.wait(lambda: terminal.text.count("5 tokens") == 2)
     terminal.ready()
-    for line in ("/probs on", "Jack", "/next Jack", "/runs", "/tokens 100000"):
+    for line in (
+        "/probs on", "Jack", "/next Jack", "/probs", "/attn", "/attn 1.2 matrix", "/tokenize 한글",
+        "/compare 0.5,1", "/runs", "/help", "/tokens 100000",
+    ):  # fmt: skip
         before = len(terminal.raw)
         terminal.press(line + Key.ENTER)
         terminal.wait(lambda: b"\n> " in terminal.raw[before:])  # noqa: B023 (called at once)
@@ -85,6 +88,13 @@ def test_commands_without_escape_sequences(start: Open, trained: Path, tmp_path:
         ["generate", "--prompt", "The judge ", "--probs", "--max-new-tokens", "3", *run],
         ["analyze", "--prompt", "The judge", *run],
         ["evaluate", "--data", str(STORY), *run],
+        ["sweep", str(STORY), "--seed", "1,2", "--max-steps", "1", *TINY_FLAGS, *own],
+        ["train", str(STORY), "--find-lr", *TINY_FLAGS, *own],
+        ["runs", "a", "sweep-the-verdict-seed-1", *own],
+        ["runs", "--prune", "--yes", *own],
+        ["export", "--run", "a", "--format", "hf", "--out", str(tmp_path / "exported"), *own],
+        ["import", str(tmp_path / "exported"), "--name", "imported", *own],
+        ["bench", "generate", "--max-new-tokens", "4", *TINY_FLAGS],
         ["--help"],
         ["no-command"],
     ]

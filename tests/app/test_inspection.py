@@ -160,7 +160,8 @@ def test_part_of_a_character_is_shown_as_bytes(session) -> None:
     texts = [mark.text for mark in shown(session, "/tokenize 뷁", Tokens).marks]
     assert texts == ["<0xEB>", "<0xB7>", "<0x81>"]
     assert (
-        "a character that several tokens make up" in shown(session, "/tokenize 뷁", Tokens).summary
+        "a character that is split into several tokens"
+        in shown(session, "/tokenize 뷁", Tokens).summary
     )
     assert "several tokens" not in shown(session, "/tokenize a", Tokens).summary
 

@@ -278,8 +278,8 @@ MUTATIONS = (
     Mutation(
         "sanitizer of written text",
         "simplellm/app/screen.py",
-        "shown = self._sanitizer.push(text)\n",
-        "shown = text\n",
+        "self._wrapped(self._sanitizer.push(text), style)",
+        "self._wrapped(text, style)",
         (
             "tests/app/test_screen.py",
             "tests/app/test_hostile_text.py",

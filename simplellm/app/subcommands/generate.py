@@ -50,7 +50,7 @@ def generate(options: GenerateOptions) -> int:
     if options.probs:
         screen.notice(summary_of(pieces))
     elif n_invalid := n_invalid_bytes(sampler.tokenizer, reply.new_ids):
-        screen.notice(f"{ABOUT_INVALID}: the model wrote {n_invalid} of them")
+        screen.notice(f"{ABOUT_INVALID}; this reply has {n_invalid} such bytes")
     return 0
 
 

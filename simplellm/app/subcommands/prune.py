@@ -65,7 +65,7 @@ def _lock(run: Run, locks: contextlib.ExitStack, screen: Screen) -> bool:
     try:
         locks.enter_context(FolderLock(run.path))
     except CheckpointError as error:
-        screen.notice(f"{error}: left as it is")
+        screen.notice(f"{error}; its checkpoints are kept")
         return False
     return True
 
@@ -144,6 +144,6 @@ def _delete(path: Path, screen: Screen) -> int | None:
         else:
             discard_folder(path)
     except OSError as error:
-        screen.notice(f"{path} cannot be deleted ({error.strerror}): left as it is")
+        screen.notice(f"{path} cannot be deleted ({error.strerror})")
         return None
     return n_bytes

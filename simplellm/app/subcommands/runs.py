@@ -41,7 +41,10 @@ def runs(options: RunsOptions) -> int:
     if options.chart is not None:
         check_picture_path(options.chart)
         if not options.names:
-            raise SettingError("--chart draws runs", fix="simplellm runs RUN --chart FILE.svg")
+            raise SettingError(
+                "--chart needs the names of the runs to draw",
+                fix="simplellm runs RUN --chart FILE.svg",
+            )
     if options.names:
         return _compare(options, screen)
     if options.json:

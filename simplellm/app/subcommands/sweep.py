@@ -157,7 +157,7 @@ def _train_each(
         values = ", ".join(f"{name} {show(settings[name])}" for name in swept)
         screen.notice(f"run {number} of {len(combinations)}{': ' if values else ''}{values}")
         if first and (overruled := first.overruled(settings)):
-            screen.notice(f"as in the first run: {', '.join(overruled)}")
+            screen.notice(f"same as in the first run: {', '.join(overruled)}")
         equalized = first.equalized(settings) if first else settings
         name = _run_name(_texts(options)[0], settings, swept, options.checkpoints)
         job = partial(_train, sources, equalized, name, stdin)
