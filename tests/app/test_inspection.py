@@ -378,4 +378,4 @@ def test_generate_explains_the_replacement_character_once(
     out, err = capsys.readouterr()
     assert json.loads(out)["invalid_bytes"] > 0 and err == ""
     assert main([*words, "--temperature", "0", "--max-new-tokens", "3", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["invalid_bytes"] == 0
+    assert "invalid_bytes" not in json.loads(capsys.readouterr().out)

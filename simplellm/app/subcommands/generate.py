@@ -82,8 +82,9 @@ def _to_json(
         "tokens_per_second": reply.tokens_per_second,
         "seed": reply.seed,
         "stop_reason": reply.stop_reason,
-        "invalid_bytes": n_invalid_bytes(sampler.tokenizer, reply.new_ids),
     }
+    if n_invalid := n_invalid_bytes(sampler.tokenizer, reply.new_ids):
+        document["invalid_bytes"] = n_invalid
     if with_probs:
         document["probs"] = [
             token.to_mapping() for token in token_probabilities(sampler, reply, pieces)

@@ -94,7 +94,7 @@ def settings_of(options: TrainingOptions) -> dict[str, Any]:
     """The settings of the TOML file --config, overridden by those of the flags."""
     if options.config and is_recording(options.config):
         raise SettingError(
-            f"{options.config} is the record of a run; only a new training can read it",
+            f"{options.config} is the record of a run; only a new training can repeat it",
             fix="leave --config out, or leave --resume and --find-lr out",
         )
     from_file = read_toml(options.config) if options.config else {}
