@@ -278,9 +278,7 @@ def test_an_incomplete_character_is_generated_again(session, monkeypatch):
 
     monkeypatch.setattr(session.sampler, "next_logits", next_logits)
     session.change("max_new_tokens", "3")
-    assert (
-        turn(session, session.ask("x")).reply.text == "a\ufffd" and session.turns[-1].reply == "a"
-    )
+    assert turn(session, session.ask("x")).reply.text == "a" and session.turns[-1].reply == "a"
     session.change("max_new_tokens", "4")
     turn(session, session.extend())
     assert session.turns[-1].reply == "a한b"
