@@ -188,9 +188,17 @@ def test_every_offered_argument_of_a_command_is_accepted(sampler, command) -> No
 EXAMPLES = {  # flags whose documentation names several values
     "--track": ["tensorboard", "wandb", "tensorboard,wandb"],
     "--max-bad-share": ["0", "0.1", "1"],
+    "--context": ["2", "4096"],
     "--chart": ["a.svg", "a.html", "a.png"],
     "--save": ["a.svg", "a.html", "a.png"],
     "--prompt": ["text", "-"],
+}
+
+
+COMPANIONS = {  # flags that belong to another one, as their help says
+    "--max-bad-share": ["--skip-bad"],
+    "--yes": ["--prune"],
+    "--accept-changes": ["--resume"],
 }
 
 
@@ -216,4 +224,5 @@ def required_words(command: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize(("command", "name", "value"), sorted(set(documented_flags())))
 def test_every_documented_value_of_a_flag_is_accepted(command, name, value) -> None:
-    parse([command, *required_words(command, name), name, *([value] if value else [])])
+    words = [*required_words(command, name), *COMPANIONS.get(name, [])]
+    parse([command, *words, name, *([value] if value else [])])

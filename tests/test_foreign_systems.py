@@ -62,7 +62,7 @@ def scenario() -> dict[str, dict[str, Any]]:
                        "--accept-changes", "--json"),
         "train from": step("train", f"{TEXT_FOLDER}/*.txt", "--from", "first", "--name", "second",
                            *where, "--max-steps", "2", "--config", "my settings.toml",
-                           "--val-data", TEXT, **western),
+                           "--val-data", "held out 한글.txt", **western),
         "train folder": step("train", TEXT_FOLDER, *quick, **korean),
         "train stdin": step("train", "-", *quick, **western, stdin=story_start),
         "train badly": step("train", "없는 파일 😀.txt", *quick, **korean),
@@ -136,6 +136,7 @@ def write_texts(folder: Path) -> None:
     text.parent.mkdir(parents=True)
     text.write_text(STORY.read_text(encoding="utf-8")[:9000] + MANY_CHARACTERS, encoding="utf-8")
     (text.parent / "second.txt").write_bytes(STORY.read_bytes()[:4000].replace(b"\n", b"\r\n"))
+    (folder / "held out 한글.txt").write_text(STORY.read_text("utf-8")[20000:], encoding="utf-8")
     (folder / "my settings.toml").write_text(
         "\ufeff# 한글\n[training]\nbatch_size = 4\n", encoding="utf-8"
     )

@@ -82,10 +82,13 @@ def _set_modes(keyboard: int, for_prompt: bool) -> None:
 
 
 def report_pastes(enabled: bool) -> None:
-    """Let the terminal mark pastes (bracketed paste), as prompt_toolkit does at its prompt."""
+    """Let the terminal mark pastes (bracketed paste), as prompt_toolkit does at its prompt.
+
+    Written past the buffer of standard output: Ctrl-Z may arrive while that is being flushed.
+    """
     if not is_dumb():
-        sys.stdout.write(REPORT_PASTES if enabled else REPORT_NO_PASTES)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # closed
+            os.write(sys.stdout.fileno(), (REPORT_PASTES if enabled else REPORT_NO_PASTES).encode())
 
 
 class EarlyKeys:

@@ -17,7 +17,7 @@ from simplellm.app.interrupt import grace
 grace.seconds = 0.2
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))
 with blocked_signals_end_the_program([signal.SIGTERM, signal.SIGINT]):
-    print("ready", flush=True)
+    threading.Timer(0.2, print, ["ready"], {"flush": True}).start()  # once it waits
     if sys.argv[1] == "blocked":
         mutex = ctypes.create_string_buffer(128)
         for _ in range(2):

@@ -85,13 +85,17 @@ def test_a_stopped_run_ends_as_it_would_have_ended(capsys, checkpoints, run):
         assert hashlib.sha256(weights).hexdigest() == expected["resumed_sha256"]
 
 
-def test_a_run_can_be_repeated_from_its_run_json(capsys, checkpoints):
+def test_a_repetition_reports_that_words_are_split_in_another_way_now(capsys, checkpoints):
     recorded = checkpoints / "modern-finished" / "run.json"
-    figures = result(capsys, checkpoints, "train", "--config", str(recorded))
+    flags = ["--checkpoints", str(checkpoints), "--device", "cpu", "--json"]
+    assert main(["train", "--config", str(recorded), *flags]) == 0
+    out, err = capsys.readouterr()
+    figures = json.loads(out)
     assert figures["run"] == "modern-finished-repeat" and figures["steps"] == 12
     infos = [
         json.loads((checkpoints / name / "run.json").read_text())
         for name in ("modern-finished", figures["run"])
     ]
     assert list(infos[0]["fingerprint"].values()) == list(infos[1]["fingerprint"].values())
-    assert infos[0]["tokenizer_fingerprint"] == infos[1]["tokenizer_fingerprint"]
+    assert infos[0]["tokenizer_fingerprint"] != infos[1]["tokenizer_fingerprint"]
+    assert "cannot be repeated" in err and "the tokenizer is another one" in err

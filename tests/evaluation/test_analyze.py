@@ -158,7 +158,7 @@ def test_the_end_of_text_token_has_statistics_too(sampler):
     tokenizer = copy.copy(sampler.tokenizer)
     tokenizer.end_of_text = first.new_ids[3]
     reply, found = check_statistics(Sampler(sampler.model, tokenizer), params, prompt)
-    assert reply.stop_reason == "end_of_text" and found[-1].token == END_OF_TEXT
+    assert reply.stop_reason == "end_of_text" and found[-1].id == tokenizer.end_of_text
     assert len(found) == first.new_ids.index(first.new_ids[3]) + 1
 
 

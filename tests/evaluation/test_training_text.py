@@ -339,8 +339,8 @@ def test_source_reports_that_nothing_is_copied(zoo: Path) -> None:
             "/source",
         )
         assert shown == Lines(
-            "nothing of the reply is copied word for word from the training text, "
-            "in passages of at least 20 characters"
+            "no passage of 20 or more characters of the reply occurs word for word "
+            "in the training text"
         )
 
 

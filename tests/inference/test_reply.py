@@ -64,6 +64,7 @@ class Dictated:
     """Logits that make each next token the given byte."""
 
     tokenizer = BYTES
+    end_ids = frozenset({BYTES.end_of_text})
 
     def __init__(self, data: bytes) -> None:
         self.data = iter(data)

@@ -116,7 +116,7 @@ def test_the_test_ends_on_a_request_to_stop():
 
 
 def test_the_curve_falls_and_the_suggestion_lies_inside_it_and_no_run_is_written(call, folder):
-    code, out, _ = call("--json", "--name", "x")
+    code, out, _ = call("--json")
     found = json.loads(out)
     rates, losses = found["learning_rates"], found["losses"]
     assert (
