@@ -28,8 +28,7 @@ from simplellm.training import preparation
 GENERATE = ["generate", "--prompt", "The judge", "--max-new-tokens", "5"]
 KEYS = {
     "evaluate": "tokens bytes loss perplexity accuracy bits_per_byte",
-    "generate": "text prompt_tokens new_tokens seconds tokens_per_second seed stop_reason "
-    "invalid_bytes",
+    "generate": "text prompt_tokens new_tokens seconds tokens_per_second seed stop_reason",
     "analyze": "candidates",
     "candidate": "token text probability kept sampling_probability",
     "train": "run path steps best_step val_loss perplexity bits_per_byte train_seconds "
