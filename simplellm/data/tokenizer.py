@@ -33,7 +33,7 @@ from simplellm.data.utf8 import encodable
 from simplellm.errors import TokenizerError
 from simplellm.storage.json_files import JsonObject, json_bytes
 
-LONG_WORD = 256  # characters; no word of an earlier run is longer
+LONG_WORD = 64  # characters; merging a word takes quadratic time
 _FIX = "use the tokenizer saved with the model"
 
 

@@ -135,7 +135,7 @@ def test_fast_pieces_are_written_together_and_none_is_lost(session, monkeypatch)
     chat.answer(session, screen, "The judge", is_live=True)
     frames = (time.perf_counter() - started_at) / reply_stream.FRAME_SECONDS
     assert len(session.turns[-1].ids) > 100 and len(writes) <= frames + 3
-    assert "".join(writes).startswith(session.turns[-1].reply)
+    assert "".join(writes).startswith("The judge" + session.turns[-1].reply)
 
 
 def test_notes_go_to_stderr_and_not_into_the_reply(session, monkeypatch):

@@ -101,7 +101,7 @@ def start() -> Iterator[Start]:
 
 
 def n_panels(terminal: Terminal) -> int:
-    return terminal.everything.count(" training ")
+    return terminal.everything.count("─ training ─")
 
 
 def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_keys_typed_during_training_reach_the_prompt_as_typed(start: Start, tmp_
     terminal.see("train loss")
     terminal.press(TYPED + LONG)
     terminal.wait(lambda: "bits/byte" in terminal.text)  # an evaluation later
-    terminal.wait(lambda: n_panels(terminal) <= 1)
     terminal.see("Ctrl-D quits")
+    assert n_panels(terminal) <= 1
     before_the_chat = terminal.raw.partition(b"Ctrl-D quits")[0].decode()
     assert not any(word in before_the_chat for word in ("early", "hello", "yyy", "^[", "\x07"))
     terminal.see("early hello 하X늘")

@@ -89,7 +89,7 @@ def test_evaluate_gives_the_figure_of_the_training(
 
 def test_a_stopped_fine_tuning_resumes_bit_for_bit(tuned: Path) -> None:
     runs = ["--checkpoints", str(tuned)]
-    settings = ["--eval-interval", "2", "--block-size", "32"]
+    settings = ["--eval-interval", "2", "--block-size", "32", "--precision", "float32"]
     train = ["train", str(STORY), "--from", "open", *settings, *runs]
     assert main([*train, "--max-steps", "2", "--schedule", "constant", "--name", "short"]) == 0
     assert main([*train, "--max-steps", "4", "--schedule", "constant", "--name", "long"]) == 0
