@@ -22,7 +22,7 @@ from simplellm.inference.native_products import Array, VectorMap, native_product
 from simplellm.inference.quantize import Int8Linear
 from simplellm.model.layers import RMSNorm
 
-LARGE_MATRIX_BYTES = 1 << 20  # half the cache of one core; smaller ones are read too fast
+LARGE_MATRIX_BYTES = 1 << 20  # half the cache of one core; smaller ones stay there
 GELU_SCALE = math.sqrt(2 / math.pi)  # Hendrycks and Gimpel 2016
 GELU_CUBIC = 0.044715
 
@@ -118,14 +118,14 @@ def _with_bias(multiply: VectorMap, bias: object) -> VectorMap:
 
 def _float_product(weight: Array) -> VectorMap:
     """By numpy on one core, or on all cores where that is faster for a large matrix."""
-    if weight.nbytes >= LARGE_MATRIX_BYTES and _is_faster_in_parallel(*weight.shape):
-        return _parallel_product(weight)
-    return cast("VectorMap", weight.dot)
-
-
-def _parallel_product(weight: Array) -> VectorMap:
+    if weight.nbytes < LARGE_MATRIX_BYTES or torch.get_num_threads() == 1:
+        return cast("VectorMap", weight.dot)
     native = native_products()
-    return _torch_product(weight) if native is None else native.float32(weight)
+    if native is not None:
+        return native.float32(weight)
+    if _is_faster_in_torch(*weight.shape):
+        return _torch_product(weight)
+    return cast("VectorMap", weight.dot)
 
 
 def _torch_product(weight: Array) -> VectorMap:
@@ -139,12 +139,12 @@ def _torch_product(weight: Array) -> VectorMap:
 
 
 @functools.cache
-def _is_faster_in_parallel(rows: int, columns: int) -> bool:
+def _is_faster_in_torch(rows: int, columns: int) -> bool:
     """Measured once per shape: it depends on the number of cores and on their memory bandwidth."""
     weight = np.ones((rows, columns), np.float32)
     x = np.ones(columns, np.float32)
     result = np.empty(rows, np.float32)
-    return _seconds(_parallel_product(weight), x, result) < _seconds(weight.dot, x, result)
+    return _seconds(_torch_product(weight), x, result) < _seconds(weight.dot, x, result)
 
 
 def _seconds(multiply: VectorMap, x: Array, result: Array) -> float:

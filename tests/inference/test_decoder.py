@@ -90,9 +90,10 @@ def test_large_matrices_multiplied_on_all_cores_give_the_same_logits(
     if not has_compiler:
         monkeypatch.setattr("simplellm.inference.vector_operations.native_products", lambda: None)
     monkeypatch.setattr("simplellm.inference.vector_operations.LARGE_MATRIX_BYTES", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     if is_faster != "tried out":
         monkeypatch.setattr(
-            "simplellm.inference.vector_operations._is_faster_in_parallel",
+            "simplellm.inference.vector_operations._is_faster_in_torch",
             lambda rows, columns: is_faster,
         )
     model, ids = random_model(architecture=architecture), list(range(24))
