@@ -179,7 +179,7 @@ def to_line(record: JsonObject) -> bytes:
 def parse_line(line: bytes) -> JsonObject:
     """The JSON object of a line; ValueError for anything else."""
     try:
-        record = json.loads(line.decode(), parse_constant=_refuse_constant)
+        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError("not JSON in UTF-8") from error
     if not isinstance(record, dict):

@@ -81,6 +81,14 @@ def test_a_saved_conversation_loads_unchanged(place, turns):
     assert len(lines) == 1 + len(turns) and json.loads(lines[0])["run"] == str(RUN)
 
 
+def test_an_editor_may_add_a_byte_order_mark(tmp_path):
+    path = tmp_path / "talk.jsonl"
+    turns = [Turn("안녕", "하세요")]
+    save(path, turns, tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load(path) == turns
+
+
 def test_a_saved_conversation_is_readable(tmp_path):
     save(tmp_path / "c", [Turn("안녕", " 세계")], RUN)
     assert "안녕" in (tmp_path / "c").read_text(encoding="utf-8")
