@@ -191,7 +191,8 @@ def _import_everything() -> None:
 
     for module in pkgutil.walk_packages(simplellm.__path__, "simplellm."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            with contextlib.suppress(ImportError):  # of a package of an extra
+                importlib.import_module(module.name)
 
 
 def _receive(connection: socket.socket) -> tuple[Any, list[int]]:

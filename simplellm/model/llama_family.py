@@ -132,7 +132,7 @@ class LlamaFamily(Architecture):
         """CheckpointError that names an option of config.json that is not supported."""
         activation = data.get("hidden_act", "silu")
         if activation not in ("silu", "swish"):
-            refuse(f"the activation {activation!r}", "silu")
+            refuse(f"the activation {str(activation)[:50]!r}", "silu")
         if any(kind != "full_attention" for kind in data.get("layer_types") or ()):
             refuse("attention with a sliding window (layer_types)", "full_attention")
         if data.get("use_sliding_window"):
