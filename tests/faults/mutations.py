@@ -252,7 +252,7 @@ MUTATIONS = (
         "simplellm/data/tokenizer_file.py",
         "    if pattern is None:\n",
         "    if 0:\n",
-        ("tests/faults/test_hostile.py::test_an_unknown_split_pattern_is_refused",),
+        ("tests/data/test_imported_tokenizers.py::test_what_is_not_supported_is_refused_by_name",),
     ),
     Mutation(
         "check of the optimizer state against the weights",
