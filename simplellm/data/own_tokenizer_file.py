@@ -105,6 +105,17 @@ def _model_mapping(ranks: dict[bytes, int]) -> JsonObject:
     merges = [
         list(map(to_characters, _parents(token, ranks))) for token in ordered if len(token) > 1
     ]
+    vocabulary = {to_characters(token): ranks[token] for token in ordered}
+    return bpe_model(vocabulary, merges, ignore_merges=True)
+
+
+def bpe_model(
+    vocabulary: dict[str, int], merges: list[str] | list[list[str]], *, ignore_merges: bool
+) -> JsonObject:
+    """The "model" object of a byte-level BPE; `ignore_merges` encodes whole words first.
+
+    merges: pairs, or each pair as one text with a space in between.
+    """
     return {
         "type": "BPE",
         "dropout": None,
@@ -113,8 +124,8 @@ def _model_mapping(ranks: dict[bytes, int]) -> JsonObject:
         "end_of_word_suffix": None,
         "fuse_unk": False,
         "byte_fallback": False,
-        "ignore_merges": True,
-        "vocab": {to_characters(token): ranks[token] for token in ordered},
+        "ignore_merges": ignore_merges,
+        "vocab": vocabulary,
         "merges": merges,
     }
 

@@ -139,6 +139,11 @@ class LlamaFamily(Architecture):
             refuse("attention with a sliding window (use_sliding_window)", "full attention")
 
 
+def full_attention(config: ModelConfig) -> HubConfig:
+    """The entries of the Qwen architectures that say that no layer has a sliding window."""
+    return {"use_sliding_window": False, "layer_types": ["full_attention"] * config.n_layer}
+
+
 def norm_eps(config: ModelConfig) -> float:
     return NORM_EPS if config.norm_eps is None else config.norm_eps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simplellm.config.model import ModelConfig
 from simplellm.model.architecture import HubConfig
-from simplellm.model.llama_family import LlamaFamily
+from simplellm.model.llama_family import LlamaFamily, full_attention
 
 
 class Qwen2(LlamaFamily):
@@ -14,7 +14,4 @@ class Qwen2(LlamaFamily):
     has_qkv_bias = True
 
     def own_hub_entries(self, config: ModelConfig) -> HubConfig:
-        return {
-            "use_sliding_window": False,
-            "layer_types": ["full_attention"] * config.n_layer,
-        }
+        return full_attention(config)

@@ -6,7 +6,7 @@ from typing import Any
 
 from simplellm.config.model import ModelConfig
 from simplellm.model.architecture import HubConfig
-from simplellm.model.llama_family import LlamaFamily
+from simplellm.model.llama_family import LlamaFamily, full_attention
 
 
 class Qwen3(LlamaFamily):
@@ -16,10 +16,7 @@ class Qwen3(LlamaFamily):
     has_qk_norm = True
 
     def own_hub_entries(self, config: ModelConfig) -> HubConfig:
-        return {
-            "use_sliding_window": False,
-            "layer_types": ["full_attention"] * config.n_layer,
-        }
+        return full_attention(config)
 
     def facts_of(self, data: HubConfig) -> dict[str, Any]:
         return {"attention_bias": data.get("attention_bias", False)}

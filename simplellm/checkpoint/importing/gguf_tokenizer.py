@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simplellm.data.own_tokenizer_file import bpe_model
 from simplellm.data.split_patterns import (
     GPT2_SPLIT_PATTERN,
     SplitPattern,
@@ -72,18 +73,7 @@ def _mapping(vocabulary: dict[str, int], merges: list[str], pattern: SplitPatter
         "pre_tokenizer": _pre_tokenizer(pattern),
         "post_processor": BYTE_LEVEL | {"use_regex": True},
         "decoder": BYTE_LEVEL | {"use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": pattern.name in WHOLE_WORDS_FIRST,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
+        "model": bpe_model(vocabulary, merges, ignore_merges=pattern.name in WHOLE_WORDS_FIRST),
     }
 
 
