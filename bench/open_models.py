@@ -35,6 +35,18 @@ first = itertools.count(200)  # another first token each time, so that no cache 
 def new_prompt(length):
     return [next(first), *(100 + 7 * i % 40000 for i in range(length - 1))]
 
+def decode(reply):
+    tokens = reply(8, 65)
+    next(tokens)
+    started_at = time.perf_counter()
+    count = sum(1 for _ in tokens)
+    return (time.perf_counter() - started_at) / count
+
+def prompt(reply):
+    started_at = time.perf_counter()
+    next(reply(512, 1))
+    return time.perf_counter() - started_at
+
 def serve(opened, **tasks):
     print(json.dumps(opened), flush=True)
     for line in sys.stdin:
@@ -57,22 +69,11 @@ model = quantize(opened.model) if sys.argv[3:] == ["int8"] else opened.model
 sampler = Sampler(model, opened.tokenizer)
 
 def reply(length, new):
-    return iter(sampler.stream(new_prompt(length), SamplingParams(temperature=0, seed=1,
-        max_new_tokens=new)))
+    params = SamplingParams(temperature=0, seed=1, max_new_tokens=new)
+    tokens = sampler.stream(new_prompt(length), params)
+    return (token for token in tokens if token.token is not None)
 
-def decode():
-    tokens = reply(8, 65)
-    next(tokens)
-    started_at = time.perf_counter()
-    count = sum(token.token is not None for token in tokens)
-    return (time.perf_counter() - started_at) / count
-
-def prompt():
-    started_at = time.perf_counter()
-    next(reply(512, 1))
-    return time.perf_counter() - started_at
-
-serve(seconds, decode=decode, prompt=prompt)
+serve(seconds, decode=lambda: decode(reply), prompt=lambda: prompt(reply))
 """
 TRANSFORMERS = """
 import torch
@@ -92,18 +93,7 @@ def reply(length, new):
         ids, past = output.logits[:, -1:].argmax(-1), output.past_key_values
         yield ids
 
-def decode():
-    tokens = reply(8, 65)
-    next(tokens)
-    started_at = time.perf_counter()
-    return sum(1 for _ in tokens) and (time.perf_counter() - started_at) / 64
-
-def prompt():
-    started_at = time.perf_counter()
-    next(reply(512, 1))
-    return time.perf_counter() - started_at
-
-serve(seconds, decode=decode, prompt=prompt)
+serve(seconds, decode=lambda: decode(reply), prompt=lambda: prompt(reply))
 """
 LLAMA_CPP = """
 import xllamacpp
