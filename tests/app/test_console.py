@@ -85,7 +85,7 @@ def test_characters_of_the_encoding_are_not_escaped(monkeypatch: pytest.MonkeyPa
 
 def test_json_to_a_closed_stdout_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    write_json([])
+    assert write_json([]) is None and sys.stdout is None
 
 
 def test_a_broken_pipe_is_recognized_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,7 @@ def test_a_paste_of_many_lines_is_one_message(chat: Terminal, with_marks: bool) 
     else:
         chat.press("first\r/quit\rthird" + " word" * 300 + "\rthe end\r")
     send_paste(chat, "first", "/quit", "third" if with_marks else "the end")
+    assert "/quit" in chat.everything  # shown before the reply, and not run
     set_length(chat, 100000)
 
 
@@ -263,6 +264,7 @@ def test_a_long_paste_while_a_reply_streams_is_complete(chat: Terminal) -> None:
     chat.paste("The judge sat down.\n" * 10_000)
     chat.see("3000 tokens")
     chat.see("200,000 characters")
+    assert chat.text.count(" characters]") == 1
     chat.press(Key.CTRL_C)
     chat.ready()
     set_length(chat, 100_000)
@@ -286,6 +288,7 @@ def test_wide_characters_wrap_and_keep_their_places(chat: Terminal) -> None:
     # typed, and wrapped between words before the reply
     chat.wait(lambda: letters(chat.everything).count(letters(prompt)) == 2)
     interrupt(chat)
+    assert letters(chat.everything).count(letters(prompt)) == 2
 
 
 def test_joined_emoji_are_not_split(chat: Terminal) -> None:
@@ -293,8 +296,10 @@ def test_joined_emoji_are_not_split(chat: Terminal) -> None:
     prompt = f"{family} \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f1f0\U0001f1f7"
     chat.clear()
     chat.press(prompt + " end" + Key.ENTER)
-    chat.wait(lambda: f"\x1b[2m{prompt}".encode() in chat.raw)  # dim, before the reply
+    dim = f"\x1b[2m{prompt}".encode()
+    chat.wait(lambda: dim in chat.raw)  # before the reply
     interrupt(chat)
+    assert chat.raw.count(dim) == 1
 
 
 def test_slash_opens_a_menu_of_commands_with_help(chat: Terminal) -> None:

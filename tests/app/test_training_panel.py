@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pyte
 import pytest
@@ -229,8 +230,8 @@ def n_panels(terminal: Terminal) -> int:
     return "\n".join([*above, *terminal.lines]).count("gradient")
 
 
-def draw_with(open_terminal, columns: int, sample: str) -> None:
-    """Draw a panel with this sample many times; check each drawing and the end."""
+def draw_with(open_terminal, columns: int, sample: str) -> Any:
+    """Draw a panel with this sample many times; check each drawing. The terminal at the end."""
     terminal, progress = open_terminal(columns=columns)
     with progress:
         progress.write(step(1))
@@ -250,6 +251,7 @@ def draw_with(open_terminal, columns: int, sample: str) -> None:
         assert "word " * (columns // 6) in " ".join(terminal.text.split()) + " "
     assert n_panels(terminal) == 0 and not re.search("[\u2500-\u257f\u2800-\u28ff]", terminal.text)
     assert pyte.modes.DECAWM in terminal.screen.mode and not terminal.screen.cursor.hidden
+    return terminal
 
 
 @pytest.mark.parametrize("columns", [20, 60])
@@ -258,7 +260,8 @@ def test_text_of_ambiguous_width_leaves_no_stale_panels(open_terminal, monkeypat
     monkeypatch.setattr(training_progress, "PANEL_SECONDS", 0.0)
     monkeypatch.setattr(pyte.screens, "wcwidth", CELLS[cells])
     for text in (" ".join(DISPUTED * 9), DISPUTED[0] * 300):
-        draw_with(open_terminal, columns, text)
+        terminal = draw_with(open_terminal, columns, text)
+        assert n_panels(terminal) == 0
 
 
 ANY_TEXT = st.lists(

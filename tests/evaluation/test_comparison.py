@@ -75,7 +75,9 @@ def test_runs_without_any_evaluation_have_a_picture(changed, tmp_path):
     (tmp_path / "a" / "log.jsonl").unlink()
     (tmp_path / "a" / "best.json").unlink()
     shutil.rmtree(tmp_path / "a" / "step-000030")
-    ElementTree.fromstring(comparison_svg([ComparedRun.read(Run(tmp_path / "a")), run], "t"))
+    empty = ComparedRun.read(Run(tmp_path / "a"))
+    root = ElementTree.fromstring(comparison_svg([empty, run], "t"))
+    assert any(node.tag.endswith("}path") for node in root.iter())  # the curves of the other run
 
 
 def test_the_name_of_a_picture_fits_every_file_system(changed):

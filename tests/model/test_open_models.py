@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import model_folders
 import numpy as np
 import pytest
 import torch
@@ -26,13 +27,8 @@ transformers = pytest.importorskip("transformers")
 
 N_PROMPT, N_NEW = 24, 32
 SHAPE = {
+    **model_folders.SHAPE,
     "vocab_size": 320,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
     "bos_token_id": 0,
     "eos_token_id": 0,
     "pad_token_id": None,
