@@ -114,7 +114,7 @@ class Model:
             raise TextError("there is no text to evaluate", fix="pass a text of some words")
         ids = encode_document(self.tokenizer, text)
         with fast_float32(self.device):
-            return evaluate(self.network, ids, utf8_length(text))
+            return evaluate(self.network, ids, utf8_length(text), unscored=self.tokenizer.bos_ids)
 
     def next_tokens(
         self, prompt: str, top: int = 10, params: SamplingParams | None = None, **settings: Any

@@ -19,6 +19,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
+BOS_TEXT = "<|begin_of_text|>"
 GPT2 = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 128}
 
 
@@ -56,3 +57,20 @@ def change_json(path: Path, **changes: Any) -> None:
     content = {**content, **changes}
     kept = {key: value for key, value in content.items() if value is not None}
     path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def with_bos(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer` with one more special token, which its post-processor puts before each text."""
+    data = json.loads(json.dumps(tokenizer.to_mapping()))
+    bos = tokenizer.vocab_size
+    data["added_tokens"].append({**data["added_tokens"][0], "id": bos, "content": BOS_TEXT})
+    data["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": BOS_TEXT, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {BOS_TEXT: {"id": BOS_TEXT, "ids": [bos], "tokens": [BOS_TEXT]}},
+    }
+    return Tokenizer.from_mapping(data)

@@ -17,6 +17,7 @@ from simplellm.app.conversation import Turn, load, save
 from simplellm.app.journal import Journal
 from simplellm.app.preferences import SWITCHES, Preferences
 from simplellm.app.prompt_text import notes_on
+from simplellm.app.session_notes import about_left_out, about_seed
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import Notice, SettingError
@@ -26,7 +27,6 @@ from simplellm.inference.sampler import Sampler
 from simplellm.storage.user_paths import expand_user
 
 TURN_END = "\n"  # between a turn and the next prompt
-SAME_REPLY = "this reply is the same again: temperature 0 and beam search are not random"
 SHOWN_BEFORE = 200  # characters of a reply that are shown again before its continuation
 LONGEST_TOKEN = 512  # characters: longer words and runs are split before, see data/tokenizer.py
 ON_OFF = {"on": True, "off": False}
@@ -139,18 +139,9 @@ class Session:
         last = self._last_turn()
         params = replace(self.params, seed=random_seed())
         ids, notes = self._encode_prompt(last.prompt)
-        notes.append(self._about_seed(params))
+        notes.append(about_seed(params, self.params.seed))
         turn = Turn(last.prompt, "", ids=tuple(ids))
         return self._answer("regen", turn, last.prompt, len(self.turns) - 1, notes, params)
-
-    def _about_seed(self, params: SamplingParams) -> str:
-        """The note of /regen."""
-        if params.temperature == 0 or params.num_beams > 1:
-            return SAME_REPLY
-        note = f"new reply with seed {params.seed}"
-        if self.params.seed is not None:
-            note += f"; the next prompt uses seed {self.params.seed} again"
-        return note
 
     def extend(self) -> Answer:
         """A continuation of the last reply, whatever stopped it."""
@@ -213,9 +204,9 @@ class Session:
         context, n_left_out = self.context(n_earlier, len(ids))
         n_part = len(context) if n_left_out == n_earlier else 0  # tokens kept of the last turn
         if n_left_out > self._n_left_out:
-            notes = [*notes, _about_left_out(n_left_out, n_part)]
+            notes = [*notes, about_left_out(n_left_out, n_part)]
         self._n_left_out = n_left_out
-        reply = reply_to(self.sampler, [*context, *ids], params)
+        reply = reply_to(self.sampler, [*self._bos_ids, *context, *ids], params)
         return Answer(kind, turn, before, reply, tuple(notes))
 
     # ------------------------------------------------------------ context
@@ -224,7 +215,13 @@ class Session:
     def context_limit(self) -> int:
         """Tokens that the earlier turns and a prompt may have together."""
         block_size = self.sampler.block_size
-        return block_size - min(self.params.max_new_tokens, block_size // 2)
+        n_for_reply = min(self.params.max_new_tokens, block_size // 2)
+        return block_size - n_for_reply - len(self._bos_ids)
+
+    @property
+    def _bos_ids(self) -> tuple[int, ...]:
+        """Before the whole context, not before each turn."""
+        return self.sampler.tokenizer.bos_ids
 
     def context(self, n_turns: int | None = None, n_own: int = 0) -> tuple[list[int], int]:
         """Ids of the newest of the first `n_turns` (None: all) that fit before `n_own` tokens.
@@ -248,8 +245,9 @@ class Session:
 
     def n_context_tokens(self, typed: str = "") -> int:
         """Tokens that the model would see if `typed` were sent. Encodes only `typed`."""
-        n_own = len(self.sampler.encode(typed)) if typed else 0
-        return n_own + len(self.context(n_own=n_own)[0])
+        n_own = len(self._encode(typed)) if typed else 0
+        n_tokens = n_own + len(self.context(n_own=n_own)[0])
+        return n_tokens + len(self._bos_ids) if n_tokens else 0
 
     def ids_before_reply(self, text: str = "") -> list[int]:
         """Ids that a reply to `text` would continue; without a text, those of the last turn."""
@@ -258,20 +256,24 @@ class Session:
             ids: Sequence[int] = self._ids_of(n_earlier)
         else:
             ids = self._encode_prompt(text)[0]
-        return [*self.context(n_earlier, len(ids))[0], *ids]
+        return [*self._bos_ids, *self.context(n_earlier, len(ids))[0], *ids]
 
     def _encode_prompt(self, text: str) -> tuple[list[int], list[str]]:
         """Ids of a prompt, and a note if the prompt is longer than the context."""
         ids = self._encode(text)
-        if len(ids) <= self.sampler.block_size:
+        if len(ids) + len(self._bos_ids) <= self.sampler.block_size:
             return ids, []
         n = self.context_limit
         note = f"the prompt is longer than the context: the model sees only its last {n} tokens"
         return ids[-n:], [note]
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of `text`. Of a very long text only the end is encoded, more than the context."""
-        return self.sampler.encode(text[-(self.sampler.block_size + 1) * LONGEST_TOKEN :])
+        """Ids of `text` without BOS.
+
+        Of a very long text only the end is encoded, more than the context.
+        """
+        end = text[-(self.sampler.block_size + 1) * LONGEST_TOKEN :]
+        return self.sampler.encode(end)[len(self._bos_ids) :]
 
     def _ids_of(self, number: int) -> tuple[int, ...]:
         """Ids of a turn: those that the model generated, or its text encoded once."""
@@ -336,14 +338,6 @@ class Session:
             where = error.filename or self.journal.folder
             self.notice(f"this conversation is not saved: {error.strerror}: {where}")
             self.journal = None
-
-
-def _about_left_out(n: int, n_part: int) -> str:
-    """n_part: tokens kept of the newest of these turns."""
-    part = f", except for the last {n_part} tokens of the newest one" if n_part else ""
-    if n == 1:
-        return f"1 earlier turn does not fit the context and was left out{part}"
-    return f"{n} earlier turns do not fit the context and were left out{part}"
 
 
 def _path(text: str) -> Path:

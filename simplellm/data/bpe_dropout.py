@@ -42,7 +42,7 @@ class Segmenter:
     ) -> None:
         """`renaming`: fraction of the names in a passage to replace; `passage`: its words."""
         self._seed, self._renaming, self._passage = seed, renaming, passage
-        words = [  # "" stands for END_OF_TEXT
+        words = [  # "" stands for the beginning of a document
             word for document in documents for word in ("", *tokenizer.split(document))
         ]
         counts = Counter(words)
@@ -101,7 +101,7 @@ def _variants(
 ) -> list[list[int]]:
     """The tokenizer's segmentation of a word, then `n` random ones (none without dropout)."""
     if not word:
-        return [[tokenizer.end_of_text]]
+        return [list(tokenizer.document_start(is_first=False))]
     if probability == 0 or len(word.encode()) == 1:
         return [tokenizer.encode(word)]
     if len(word) > LONG_WORD:

@@ -109,5 +109,6 @@ def _at_least(ids: np.ndarray, length: int) -> np.ndarray:
 
 
 def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """END_OF_TEXT and the ids of `text`: how a model sees the beginning of a document."""
-    return np.array([tokenizer.end_of_text, *tokenizer.encode(text)], dtype=np.int64)
+    """END_OF_TEXT, or the `bos_ids`, and the ids of `text`: a document at its beginning."""
+    start = tokenizer.document_start(is_first=True)
+    return np.array([*start, *tokenizer.encode(text)], dtype=np.int64)

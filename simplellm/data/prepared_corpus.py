@@ -42,7 +42,7 @@ class Prepared:
 
     folder: Path
     tokenizer: Tokenizer
-    train_ids: np.ndarray  # memory-mapped, uint16 or uint32; END_OF_TEXT precedes each document
+    train_ids: np.ndarray  # memory-mapped, uint16 or uint32; Tokenizer.document_start before each
     val_ids: np.ndarray
     train_bytes: int  # UTF-8 bytes of the encoded text
     val_bytes: int
@@ -57,7 +57,7 @@ class Prepared:
         return self._documents(self.val_ids)
 
     def _documents(self, ids: np.ndarray) -> list[str]:
-        begins = np.flatnonzero(ids == self.tokenizer.end_of_text)
+        begins = np.flatnonzero(ids == self.tokenizer.document_mark)
         return [self.tokenizer.decode(part.tolist()) for part in np.split(ids, begins)[1:]]
 
 
@@ -107,6 +107,8 @@ def prepare(
         name,
         size,
     ]
+    if not isinstance(tokenizer, str) and tokenizer.bos_ids:  # not in ids of earlier versions
+        key.append(list(tokenizer.bos_ids))
     target = folder / prepared_name(key)
     if not _is_intact(target):
         shutil.rmtree(target, ignore_errors=True)
@@ -263,7 +265,8 @@ def write_ids(path: Path, chunks: Iterable[TextChunk], tokenizer: Tokenizer) -> 
         )
         for chunk, ids in zip(chunks, encoded, strict=True):
             if begins_document:
-                file.write(dtype.type(tokenizer.end_of_text).tobytes())
+                start = tokenizer.document_start(is_first=n_bytes == 0)
+                file.write(np.array(start, dtype).tobytes())
             file.write(ids.astype(dtype).tobytes())
             n_bytes += utf8_length(chunk.text)
             begins_document = chunk.ends_document

@@ -42,6 +42,8 @@ class Tokenizer:
 
     ranks: bytes of a token -> id. pattern: the split pattern as in tokenizer.json; split_pattern
     has its name. end_of_text: id of the special token that ends a text. vocab_size: highest id + 1.
+    bos_ids: special tokens before each text; those of an imported model, which expects them. A
+    tokenizer that was trained here has none.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Tokenizer:
         self.pattern = pattern
         self.end_of_text = len(ranks) if end_of_text is None else end_of_text
         self._file = file
+        self.bos_ids = file.bos_ids if file else ()
         if file:
             self.split_pattern = file.pattern
             self._contents, self._added, self._encoder = file.contents, file.added, file.encoder
@@ -118,6 +121,13 @@ class Tokenizer:
             return self._encoder.encode(text)
         return self._encode_cut(text, with_special=False)
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a whole text: `bos_ids` and `encode`; END_OF_TEXT where both are empty.
+
+        The ids of `AutoTokenizer` for the same text.
+        """
+        return [*self.bos_ids, *self.encode(text)] or [self.end_of_text]
+
     def encode_template(self, text: str) -> list[int]:
         """Ids of a rendered template: the texts of special tokens in it become their ids."""
         return self._encode_cut(text, with_special=True)
@@ -131,6 +141,17 @@ class Tokenizer:
     def split(self, text: str) -> list[str]:
         """The words of `text`, which tokens never cross; their concatenation is the text."""
         return self._encoder.split(text)
+
+    def document_start(self, *, is_first: bool) -> tuple[int, ...]:
+        """Ids before the text of a document; of one that is not the first, also END_OF_TEXT."""
+        if is_first and self.bos_ids:
+            return self.bos_ids
+        return (self.end_of_text, *self.bos_ids)
+
+    @property
+    def document_mark(self) -> int:
+        """The id that each document has once, in `document_start`."""
+        return (*self.bos_ids, self.end_of_text)[0]
 
     def _encode_cut(self, text: str, with_special: bool) -> list[int]:
         ids: list[int] = []

@@ -14,6 +14,7 @@ from simplellm.data.added_tokens import AddedToken, AddedTokens
 from simplellm.data.byte_alphabet import all_to_bytes
 from simplellm.data.byte_pairs import BytePairEncoder
 from simplellm.data.merging_encoder import Vocabulary, merging_encoder
+from simplellm.data.post_processor import bos_ids_of
 from simplellm.data.split_patterns import (
     GPT2_SPLIT_PATTERN,
     SplitPattern,
@@ -36,7 +37,7 @@ class TokenizerFile:
     """A tokenizer.json that was read.
 
     tokens: bytes -> id of all ordinary tokens. contents: id -> bytes for decoding, without special
-    tokens.
+    tokens. bos_ids: special tokens before each text.
     """
 
     tokens: Mapping[bytes, int]
@@ -45,6 +46,7 @@ class TokenizerFile:
     pattern: SplitPattern
     encoder: BytePairEncoder
     data: JsonObject
+    bos_ids: tuple[int, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -91,6 +93,7 @@ def read_tokenizer_file(data: JsonObject) -> TokenizerFile:
         pattern,
         merging_encoder(model, pattern.linear, vocabulary_of),
         data,
+        bos_ids_of(data.get("post_processor"), 1 + max(decoded, default=-1)),
     )
 
 

@@ -49,8 +49,11 @@ class Sampler:
             self.next_logits([end] * length)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt. An empty prompt becomes END_OF_TEXT, which starts a document."""
-        return self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text]
+        """Token ids of a prompt, after BOS where the model expects one.
+
+        An empty prompt without BOS becomes END_OF_TEXT, which starts a document.
+        """
+        return self.tokenizer.encode_prompt(prompt)
 
     def next_logits(self, ids: Sequence[int]) -> Array:
         """Logits (V,) float32 of the token after `ids`; the next call may overwrite them.
@@ -82,16 +85,20 @@ class Sampler:
         return Reply(self, list(ids), params)
 
     def truncate(self, ids: Sequence[int]) -> list[int]:
-        """`ids`, or their newest part if they do not fit into the context.
+        """`ids`, or their newest part if they do not fit into the context. BOS stays before it.
 
         The cut moves in steps of half a context, so that the next tokens reuse the cache.
         """
         ids = list(ids)
         if len(ids) <= self.block_size:
             return ids
-        step = self.block_size - max(self.block_size // 2, 1)
-        n_steps = -(-(len(ids) - self.block_size) // step)
-        return ids[n_steps * step :]
+        bos_ids = list(self.tokenizer.bos_ids)
+        has_room = len(bos_ids) + 2 <= self.block_size
+        start = bos_ids if has_room and ids[: len(bos_ids)] == bos_ids else []
+        room = self.block_size - len(start)  # at least 2
+        step = room - max(room // 2, 1)
+        n_steps = -(-(len(ids) - len(start) - room) // step)
+        return start + ids[len(start) + n_steps * step :]
 
     def _read(self, new: list[int]) -> Array:
         if self._decoder is None:

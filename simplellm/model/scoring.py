@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,38 +72,54 @@ class Evaluation:
 
 
 def evaluate(
-    model: SimpleLLM, ids: TokenIds, n_bytes: int, progress: Progress = lambda done: None
+    model: SimpleLLM,
+    ids: TokenIds,
+    n_bytes: int,
+    progress: Progress = lambda done: None,
+    unscored: Sequence[int] = (),
 ) -> Evaluation:
-    """Score `ids[1:]`, a text of `n_bytes` bytes; `ids[0]` is the END_OF_TEXT before it.
+    """Score `ids[1:]`, a text of `n_bytes` bytes; `ids[0]` is what begins a document.
 
     Dropout is off, and logits are compared in float32. `progress` receives the share that is done.
-    Memory does not grow with the text.
+    Memory does not grow with the text. unscored: ids that are context only, such as BOS.
     """
     total = np.zeros(2)  # nats and hits
     pending: list[np.ndarray] = []  # scores (2, n) that are summed together
-    done = n_pending = 0
-    for scores in _scores(model, ids):
-        pending.append(scores)
-        n_pending += scores.shape[1]
-        done += scores.shape[1]
-        if n_pending >= SEGMENT_TOKENS or done == len(ids) - 1:
+    n_scored = n_read = n_pending = 0
+    for scores, targets in _scores(model, ids):
+        pending.append(scores[:, is_scored(targets, unscored)])
+        n_pending += pending[-1].shape[1]
+        n_scored += pending[-1].shape[1]
+        n_read += len(targets)
+        if n_pending >= SEGMENT_TOKENS or n_read == len(ids) - 1:
             total += np.concatenate(pending, axis=1).sum(1)
             pending.clear()
             n_pending = 0
-        progress(done / (len(ids) - 1))
-    nats, hits = (total / done).tolist()
-    return Evaluation(done, n_bytes, nats, hits)
+        progress(n_read / (len(ids) - 1))
+    nats, hits = (total / max(n_scored, 1)).tolist()
+    return Evaluation(n_scored, n_bytes, nats, hits)
 
 
-def token_scores(model: SimpleLLM, ids: TokenIds) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was most likely (N)."""
-    nats, hits = np.concatenate(list(_scores(model, ids)), axis=1)
+def token_scores(
+    model: SimpleLLM, ids: TokenIds, unscored: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `ids[1:]`: its loss in nats (N) float64, and whether it was most likely (N).
+
+    Without those of `unscored`.
+    """
+    parts = [scores[:, is_scored(targets, unscored)] for scores, targets in _scores(model, ids)]
+    nats, hits = np.concatenate(parts, axis=1)
     return nats, hits.astype(bool)
 
 
+def is_scored(targets: np.ndarray, unscored: Sequence[int]) -> np.ndarray:
+    """Which of `targets` (N) count."""
+    return ~np.isin(targets, unscored)
+
+
 @torch.no_grad()
-def _scores(model: SimpleLLM, ids: TokenIds) -> Iterator[np.ndarray]:
-    """Nats and hits (2, n) float64 of `ids[1:]` in order, in batches of windows."""
+def _scores(model: SimpleLLM, ids: TokenIds) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Nats and hits (2, n) float64 of `ids[1:]`, and these (n), in batches of windows."""
     was_training = model.training
     model.eval()
     n_scored = len(ids) - 1
@@ -118,7 +134,8 @@ def _scores(model: SimpleLLM, ids: TokenIds) -> Iterator[np.ndarray]:
         for row, start in enumerate(batch_starts):
             parts.append(scores[:, row, done - start :])
             done = start + T
-        yield np.concatenate(parts, axis=1).astype(np.float64)
+        scored = np.concatenate(parts, axis=1).astype(np.float64)
+        yield scored, ids[done - scored.shape[1] + 1 : done + 1]
     model.train(was_training)
 
 

@@ -247,7 +247,8 @@ def _report_different_text(base: _Base, prepared: Prepared, context: TrainingCon
     """A notice where the model predicts the new text much worse than its own."""
     ids = np.asarray(prepared.val_ids[: PROBE_TOKENS + 1])
     n_bytes = sum(len(base.tokenizer.token_bytes(int(token))) for token in ids[1:])
-    bits_per_byte = evaluate(base.model, ids, max(n_bytes, 1)).bits_per_byte
+    unscored = base.tokenizer.bos_ids
+    bits_per_byte = evaluate(base.model, ids, max(n_bytes, 1), unscored=unscored).bits_per_byte
     if base.bits_per_byte and bits_per_byte > DIFFERENT_TEXT_RATIO * base.bits_per_byte:
         context.notice(
             f"this text is very different: {bits_per_byte:.2f} bits/byte before training, against "

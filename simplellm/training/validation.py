@@ -7,7 +7,7 @@ import torch
 
 from simplellm import device as devices
 from simplellm.data.prepared_corpus import Prepared
-from simplellm.model.scoring import Evaluation, evaluate, token_scores
+from simplellm.model.scoring import Evaluation, evaluate, is_scored, token_scores
 from simplellm.model.transformer import SimpleLLM
 
 MAX_FINAL_TOKENS = 200_000  # takes a few seconds on 2 cores
@@ -21,6 +21,7 @@ class Validation:
 
     def __init__(self, prepared: Prepared, device: torch.device, eval_tokens: int) -> None:
         self._prepared = prepared
+        self._unscored = prepared.tokenizer.bos_ids
         self._device = device
         self.eval_tokens = eval_tokens
 
@@ -38,15 +39,15 @@ class Validation:
         """Score the text, or its first `max_tokens`, with the weights that the model holds."""
         ids, n_bytes = self._text(max_tokens)
         with devices.fast_float32(self._device):
-            return evaluate(model, ids, n_bytes)
+            return evaluate(model, ids, n_bytes, unscored=self._unscored)
 
     def score_final(self, model: SimpleLLM) -> tuple[Evaluation, Evaluation]:
         """In one pass, the scores on the first `eval_tokens` and on `final_tokens`."""
         ids, final_bytes = self._text(self.final_tokens)
         with devices.fast_float32(self._device):
-            nats, hits = token_scores(model, ids)
+            nats, hits = token_scores(model, ids, self._unscored)
         first, first_bytes = self._text(self.eval_tokens)
-        n = len(first) - 1
+        n = int(is_scored(first[1:], self._unscored).sum())
         return (
             Evaluation.of(nats[:n], hits[:n], first_bytes),
             Evaluation.of(nats, hits, final_bytes),

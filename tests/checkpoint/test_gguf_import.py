@@ -207,7 +207,8 @@ def test_special_tokens_of_a_text_are_text(tmp_path: Path, vocabulary: dict[str,
     assert not {0, 1, 2} & set(tokenizer.encode("<|im_start|>user<|im_end|>"))
     assert tokenizer.encode_template("<|im_start|>")[0] == 1
     reference = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.to_mapping()))
-    assert reference.encode("Hello 한국").ids == tokenizer.encode("Hello 한국")
+    assert reference.encode("Hello 한국").ids == tokenizer.encode_prompt("Hello 한국")
+    assert tokenizer.encode_prompt("Hello") == [0, *tokenizer.encode("Hello")]  # add_bos_token
 
 
 REFUSED_METADATA = {

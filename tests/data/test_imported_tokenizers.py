@@ -16,7 +16,7 @@ import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_tokenizer import SAMPLES, _random_texts
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, processors, trainers
 
 from simplellm.data.byte_alphabet import CHARACTER_OF_BYTE
 from simplellm.data.split_patterns import _KNOWN, GPT2_SPLIT_PATTERN, SplitPattern, pattern_named
@@ -335,3 +335,62 @@ def test_a_special_token_is_shown_by_its_own_text(plain: Json) -> None:
     assert token_text(tokenizer, 700) == "<|im_start|>" and tokenizer.decode([700]) == ""
     spans = list(character_spans(tokenizer, [700, *tokenizer.encode("a")]))
     assert "".join(text for text, _, _ in spans) == "<|im_start|>a"
+
+
+# ---------------------------------------------------------------- tokens before a text
+
+
+def _template(*parts: str) -> processors.PostProcessor:
+    """Special tokens of `with_post_processor`; $A is the text."""
+    single = [part if part == "$A" else f"{part}:0" for part in parts]
+    ids = [("<|im_start|>", 700), ("<tok>", 702)]
+    return processors.TemplateProcessing(single=single, special_tokens=ids)
+
+
+POST_PROCESSORS = {
+    "no token": (_template("$A"), ()),
+    "one token": (_template("<|im_start|>", "$A"), (700,)),
+    "two tokens": (_template("<|im_start|>", "<tok>", "$A"), (700, 702)),
+    "byte level": (processors.ByteLevel(), ()),
+    "Llama 3": (
+        processors.Sequence([processors.ByteLevel(), _template("<|im_start|>", "$A")]),
+        (700,),
+    ),
+    "RoBERTa": (processors.RobertaProcessing(("<tok>", 702), ("<|im_start|>", 700)), (700,)),
+}
+
+
+def with_post_processor(plain: Json, processor: processors.PostProcessor) -> tokenizers.Tokenizer:
+    data = copy.deepcopy(plain)
+    _added_tokens(data)
+    reference = tokenizers.Tokenizer.from_str(json.dumps(data))
+    reference.post_processor = processor
+    return reference
+
+
+@pytest.mark.parametrize("name", POST_PROCESSORS)
+def test_a_prompt_begins_with_the_tokens_of_the_post_processor(plain: Json, name: str) -> None:
+    processor, bos_ids = POST_PROCESSORS[name]
+    reference = with_post_processor(plain, processor)
+    tokenizer = Tokenizer.from_mapping(json.loads(reference.to_str()))
+    assert tokenizer.bos_ids == bos_ids
+    for text in ("He was", "가 2", "<think>"):
+        ids = tokenizer.encode_prompt(text)
+        assert ids == reference.encode(text).ids[: len(ids)]
+        assert ids[len(bos_ids) :] == tokenizer.encode(text)
+    assert tokenizer.encode_prompt("") == (list(bos_ids) or [tokenizer.end_of_text])
+
+
+def test_a_token_after_a_prompt_is_left_out(plain: Json) -> None:
+    reference = with_post_processor(plain, _template("<|im_start|>", "$A", "<tok>"))
+    tokenizer = Tokenizer.from_mapping(json.loads(reference.to_str()))
+    assert [*tokenizer.encode_prompt("He was"), 702] == reference.encode("He was").ids
+
+
+@pytest.mark.parametrize("ids", [[9000], [-1], ["7"], [700] * 9, None])
+def test_an_unknown_token_before_a_text_is_refused(plain: Json, ids: object) -> None:
+    reference = with_post_processor(plain, _template("<|im_start|>", "$A"))
+    data = json.loads(reference.to_str())
+    data["post_processor"]["special_tokens"]["<|im_start|>"]["ids"] = ids
+    with pytest.raises(TokenizerError, match="puts tokens before a text|not a byte-level BPE"):
+        Tokenizer.from_mapping(data)

@@ -41,7 +41,8 @@ def evaluate(options: EvaluateOptions) -> int:
         reading = _Progress("encoded", is_shown)
         with encoded(corpus, sampler.tokenizer, reading) as ids, fast_float32(device):
             scored = _Progress("scored", is_shown)
-            return scoring.evaluate(sampler.model, ids, corpus.n_bytes, scored)
+            bos_ids = sampler.tokenizer.bos_ids
+            return scoring.evaluate(sampler.model, ids, corpus.n_bytes, scored, bos_ids)
 
     evaluation = device_of(options, screen).run(score)
     if options.json:

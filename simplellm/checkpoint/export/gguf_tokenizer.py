@@ -22,7 +22,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, model: ExportedModel) -> None:
     writer.add_token_merges([" ".join(pair) for pair in _merges(content)])
     _add_special_tokens(writer, model)
     # always stated: llama.cpp has other defaults for some split patterns
-    writer.add_add_bos_token(_begins_with_special(content))
+    writer.add_add_bos_token(bool(model.tokenizer.bos_ids))
     writer.add_add_eos_token(False)
 
 
@@ -34,18 +34,11 @@ def _add_special_tokens(writer: gguf.GGUFWriter, model: ExportedModel) -> None:
     writer.add_eos_token_id(ends[0])
     if len(ends) > 1:
         writer.add_eot_token_id(ends[1])
-    writer.add_bos_token_id(end if generation.bos_id is None else generation.bos_id)
+    stated = end if generation.bos_id is None else generation.bos_id
+    writer.add_bos_token_id((*model.tokenizer.bos_ids, stated)[0])
     writer.add_pad_token_id(end)
     if generation.chat_template is not None:
         writer.add_chat_template(generation.chat_template)
-
-
-def _begins_with_special(content: JsonObject) -> bool:
-    """Whether the tokenizer puts a special token before each text, as that of Llama 3 does."""
-    last = content.get("post_processor") or {}
-    steps = last.get("processors", [last])
-    templates = (step["single"] for step in steps if step.get("type") == "TemplateProcessing")
-    return any(template and "SpecialToken" in template[0] for template in templates)
 
 
 def _vocabulary(content: JsonObject, size: int) -> tuple[list[str], list[gguf.TokenType]]:

@@ -18,9 +18,8 @@ from simplellm.checkpoint.importing.gguf_tensors import (
     lazy_tensors,
     read_tensor,
 )
-from simplellm.checkpoint.importing.gguf_tokenizer import PREFIX, WHOLE_WORDS_FIRST, gguf_tokenizer
+from simplellm.checkpoint.importing.gguf_tokenizer import PREFIX, gguf_tokenizer, puts_bos
 from simplellm.checkpoint.importing.source_model import SourceModel
-from simplellm.data.split_patterns import pattern_named
 from simplellm.errors import CheckpointError
 from simplellm.model.architecture import HubConfig
 from simplellm.model.rope import rope_frequencies
@@ -176,11 +175,7 @@ def _generation(header: GgufHeader, path: Path) -> Generation:
     metadata = header.metadata
     ids = [metadata.get(f"{PREFIX}{name}_token_id") for name in ("eos", "eot", "eom")]
     eos_ids = tuple(dict.fromkeys(number for number in ids if type(number) is int))
-    pattern = pattern_named(str(metadata.get(f"{PREFIX}pre")))
-    has_bos = metadata.get(
-        f"{PREFIX}add_bos_token", pattern is not None and pattern.name in WHOLE_WORDS_FIRST
-    )
-    bos = metadata.get(f"{PREFIX}bos_token_id") if has_bos else None
+    bos = metadata.get(f"{PREFIX}bos_token_id") if puts_bos(metadata) else None
     template = metadata.get("tokenizer.chat_template")
     if template is not None and (
         not isinstance(template, str) or len(template) > MAX_TEMPLATE_BYTES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simplellm.data.own_tokenizer_file import bpe_model
+from simplellm.data.post_processor import bos_processor
 from simplellm.data.split_patterns import (
     GPT2_SPLIT_PATTERN,
     SplitPattern,
@@ -51,9 +52,19 @@ def gguf_tokenizer(metadata: JsonMapping, source: str) -> Tokenizer:
         for number in range(len(tokens))
         if types[number] == USER_DEFINED or types[number] in SPECIAL
     ]
-    end = metadata.get(f"{PREFIX}eos_token_id")
+    end, bos = (metadata.get(f"{PREFIX}{name}_token_id") for name in ("eos", "bos"))
+    if puts_bos(metadata) and type(bos) is int and 0 <= bos < len(tokens):
+        steps = [data["post_processor"], bos_processor(tokens[bos], bos)]
+        data["post_processor"] = {"type": "Sequence", "processors": steps}
     is_token = type(end) is int and 0 <= end < len(tokens)
     return Tokenizer.from_mapping(data, source, end if is_token else None)
+
+
+def puts_bos(metadata: JsonMapping) -> bool:
+    """Whether llama.cpp puts BOS before a text; where the file says nothing, by the pattern."""
+    stated = metadata.get(f"{PREFIX}add_bos_token")
+    pattern = pattern_named(str(metadata.get(f"{PREFIX}pre")))
+    return bool(pattern and pattern.name in WHOLE_WORDS_FIRST if stated is None else stated)
 
 
 def _texts(metadata: JsonMapping, name: str, source: str) -> list[str]:

@@ -111,17 +111,18 @@ def sampled_text(sample: str, chunks: Iterable[str], min_characters: int) -> Tra
     )
 
 
-def byte_chunks(ids: np.ndarray, tokenizer: Tokenizer, end_of_text: bytes = b"") -> Iterator[bytes]:
-    """The UTF-8 text of `ids` in chunks of about a megabyte, with `end_of_text` for END_OF_TEXT."""
+def byte_chunks(ids: np.ndarray, tokenizer: Tokenizer, mark: bytes = b"") -> Iterator[bytes]:
+    """The UTF-8 text of `ids` in chunks of about a megabyte, with `mark` before each document."""
     tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
-    tokens[tokenizer.end_of_text] = end_of_text
+    tokens[tokenizer.end_of_text] = b""
+    tokens[tokenizer.document_mark] = mark
     for start in range(0, len(ids), TOKENS_PER_CHUNK):
         chunk = ids[start : start + TOKENS_PER_CHUNK].tolist()
         yield b"".join(map(tokens.__getitem__, chunk))
 
 
 def text_chunks(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
-    """The text of `ids` in chunks of about a megabyte, with DOCUMENT_MARK for END_OF_TEXT."""
+    """The text of `ids` in chunks of about a megabyte, with DOCUMENT_MARK before each document."""
     mark = DOCUMENT_MARK.encode("utf-8", "surrogateescape")  # a byte that UTF-8 never contains
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     return map(decoder.decode, byte_chunks(ids, tokenizer, mark))
