@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -44,24 +44,36 @@ def merging_encoder(model: JsonObject, pattern: str, vocabulary: Vocabulary) -> 
     merges = _merge_list(vocabulary.texts, model["merges"])
     words = _word_merger(model, merges, vocabulary)
     order = merge_order(merges)
-    ranks: dict[bytes, int] = {}
-    whole: list[bytes] = []
-    is_regular = order.is_regular
-    for text, token, rank in zip(
-        vocabulary.texts, vocabulary.contents, order.ranks.tolist(), strict=True
-    ):
-        if token is None or token not in vocabulary.tokens:
-            is_regular = is_regular and not 0 <= rank < NEVER
-        elif rank != NEVER:
-            ranks[token] = N_BYTES + rank if rank >= 0 else token[0]
-        elif model.get("ignore_merges") and text not in vocabulary.added:
-            whole.append(token)
-    if not is_regular or _may_be_merged(whole, words):
+    known = vocabulary.tokens
+    is_known = np.fromiter(map(known.__contains__, vocabulary.contents), bool, len(order.ranks))
+    is_built = order.ranks != NEVER
+    ranks = _ranks(order.ranks, is_known & is_built, vocabulary.contents)
+    whole = [
+        token
+        for i in np.flatnonzero(is_known & ~is_built).tolist()
+        if (token := vocabulary.contents[i]) is not None
+        and model.get("ignore_merges")
+        and vocabulary.texts[i] not in vocabulary.added
+    ]
+    merges_to_unknown = (~is_known & is_built & (order.ranks >= 0)).any()
+    if not order.is_regular or merges_to_unknown or _may_be_merged(whole, words):
         return BytePairEncoder(pattern, None, np.zeros(0, dtype=np.uint32), words)
     ranks |= {token: N_BYTES + len(merges.whole) + i for i, token in enumerate(whole)}
     ids = np.zeros(N_BYTES + len(merges.whole) + len(whole), dtype=np.uint32)
-    ids[list(ranks.values())] = [vocabulary.tokens[token] for token in ranks]
+    ids[list(ranks.values())] = list(map(known.__getitem__, ranks))
     return BytePairEncoder(pattern, ranks, ids, words)
+
+
+def _ranks(
+    order: np.ndarray, is_used: np.ndarray, contents: Sequence[bytes | None]
+) -> dict[bytes, int]:
+    """The rank in tiktoken of the tokens that are used: single bytes first, then by their merge."""
+    places = np.flatnonzero(is_used)
+    ranks = N_BYTES + order[places]
+    tokens = cast("list[bytes]", [contents[place] for place in places.tolist()])
+    for i in np.flatnonzero(order[places] < 0):
+        ranks[i] = tokens[i][0]
+    return dict(zip(tokens, ranks.tolist(), strict=True))
 
 
 def _word_merger(

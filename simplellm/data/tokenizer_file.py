@@ -197,7 +197,8 @@ def _check_ids(vocabulary: Any) -> None:
     if not isinstance(vocabulary, dict):
         raise TokenizerError("the tokenizer's vocabulary is not a list of tokens")
     ids = vocabulary.values()
-    if any(type(number) is not int or not 0 <= number < MAX_ID for number in ids):
+    are_numbers = set(map(type, ids)) <= {int}  # not bool
+    if not are_numbers or min(ids, default=0) < 0 or max(ids, default=0) >= MAX_ID:
         raise TokenizerError("the tokenizer has an id that is not a number of a token")
     if len(set(ids)) != len(ids):
         raise TokenizerError("two tokens of the tokenizer have the same id")

@@ -9,6 +9,7 @@ import random
 import time
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from simplellm.data.split_patterns import _KNOWN, GPT2_SPLIT_PATTERN, SplitPatte
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import TokenizerError
 from simplellm.evaluation.analyze import character_spans, token_text
+from simplellm.storage.json_files import read_json
 
 Json = dict[str, Any]
 PARTS = [
@@ -307,7 +309,7 @@ def test_every_known_pattern_cuts_in_linear_time(pattern: SplitPattern, characte
 
 
 @pytest.mark.slow
-def test_a_vocabulary_of_256000_tokens_loads_in_two_seconds() -> None:
+def test_a_vocabulary_of_256000_tokens_loads_in_two_seconds(tmp_path: Path) -> None:
     draw, tokens = random.Random(1), list(CHARACTER_OF_BYTE.values())
     known, merges = set(tokens), []
     while len(tokens) < 256_000:
@@ -322,10 +324,15 @@ def test_a_vocabulary_of_256000_tokens_loads_in_two_seconds() -> None:
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
         "model": {"type": "BPE", "merges": merges, "vocab": {t: i for i, t in enumerate(tokens)}},
     }
-    started_at = time.process_time()
-    tokenizer = Tokenizer.from_mapping(data)
-    assert time.process_time() - started_at < 4.0  # 1.0 s on an idle machine
-    assert tokenizer.vocab_size == 256_000
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    seconds = []
+    for _ in range(3):
+        started_at = time.process_time()
+        tokenizer = Tokenizer.from_mapping(read_json(path))
+        seconds.append(time.process_time() - started_at)
+        assert tokenizer.vocab_size == 256_000
+    assert min(seconds) < 2.0  # 1.4 s on two cores that nine programs share
 
 
 def test_a_special_token_is_shown_by_its_own_text(plain: Json) -> None:
