@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simplellm.app.commands.registry import completions
+from simplellm.app.commands.runs import quality
 from simplellm.app.dumb_prompt import Echo
 from simplellm.app.dumb_terminal import is_dumb
 from simplellm.app.pastes import Pastes, improve_pastes, make_history
@@ -94,13 +95,13 @@ def toolbar_text(session: Session, typed: str = "", columns: int = 1000) -> str:
     left = max(session.sampler.block_size - used, 0)
     parts = [
         facts.get("run", ""),
-        f"{facts.get('bits per byte', '?')} bits/byte",
+        quality(facts),
         f"temp {params.temperature:g} top-k {params.top_k} top-p {params.top_p:g}",
         f"context {used} used {left} left",
         re.split("[(,]", facts.get("device", ""))[0].strip(),
     ]
     line = ""
-    for part in parts:
+    for part in filter(None, parts):
         if line and len(line) + len(part) + SEPARATOR_COLUMNS > columns:
             break
         line += f" {part} "

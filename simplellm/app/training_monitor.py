@@ -15,6 +15,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import LogRecord, read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
+from simplellm.data.copies import not_held_out
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import failures_reported
 from simplellm.errors import SamplingError, SimpleLLMError
@@ -67,15 +68,16 @@ class TrainingMonitor:
             self._progress.recall(
                 old for old in read_log(self._run.log_path) if old.get("step", 0) < record["step"]
             )
-            self._warn_of_short_validation()
+            self._warn_of_validation()
         self.has_saved = self.has_saved or bool(record.get("saved"))
         self._progress.write(record)
         self._tracking.write(record)
 
-    def _warn_of_short_validation(self) -> None:
-        assert self._prepared is not None
+    def _warn_of_validation(self) -> None:
+        """Say why the figures of the validation text will mean nothing."""
+        assert self._prepared is not None and self._run is not None
         n_tokens, n_bytes = len(self._prepared.val_ids) - 1, self._prepared.val_bytes
-        if why := short_validation(n_tokens, n_bytes):
+        if why := short_validation(n_tokens, n_bytes) or not_held_out(self._run.copied_share()):
             self._screen.notice(why)
 
     def keep_panel(self) -> None:

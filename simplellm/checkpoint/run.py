@@ -97,6 +97,11 @@ class Run:
         except CheckpointError:
             return False
 
+    def copied_share(self) -> float:
+        """Share of the validation text that is also in the training text; 0 where unknown."""
+        share = self._description()["copied_share"]
+        return float(share) if isinstance(share, (int, float)) else 0.0
+
     def _description(self) -> JsonObject:
         """What the run is: model, text, seed and date from run.json; None where that is damaged."""
         try:
@@ -115,6 +120,7 @@ class Run:
             "texts": texts if isinstance(texts, list) else None,
             "seed": training.get("seed"),
             "started_at": info.get("started_at"),
+            "copied_share": info.get("copied_share"),
         }
 
     # ---------------------------------------------------------------- checkpoints

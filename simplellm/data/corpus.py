@@ -25,12 +25,16 @@ MAX_NAMES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in order. Character positions count over all of them, without separators."""
+    """Documents in order. Character positions count over all of them, without separators.
+
+    copied_share: of its last part that is validation text, the share that is also in the rest.
+    """
 
     sources: tuple[Source, ...]
     characters: tuple[int, ...]  # of each source
     n_bytes: int  # of the text as UTF-8, for any encoding of the files
     fingerprint: dict[str, str]  # source name -> SHA-256 of its bytes
+    copied_share: float = 0.0
 
     @property
     def n_characters(self) -> int:

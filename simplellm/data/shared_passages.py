@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -39,7 +39,7 @@ class PassageIndex:
         rest = np.zeros(0, np.uint32)  # from the next window on
         tail = rest  # the last WINDOW characters
         for text in parts:
-            codes, _ = _characters(text)
+            codes, _ = characters_of(text)
             rest = np.concatenate([rest, codes])
             tail = np.concatenate([tail, codes])[-WINDOW:]
             n_windows = max((len(rest) - WINDOW) // WINDOW_STRIDE + 1, 0)
@@ -88,32 +88,40 @@ class PassageSearch:
         the document, belong to it.
         """
         self._search()
-        if not self._found:
-            return ()
-        bounds = [0, *self._document_ends]
-        widened = []
-        for (_, before), (start, stop), (after, _) in _neighbours(self._found, self._n_characters):
-            first = bounds[bisect_right(bounds, start) - 1]
-            last = bounds[min(bisect_right(bounds, stop - 1), len(bounds) - 1)]
-            start = max(first, before) if start - max(first, before) < MIN_PASSAGE else start
-            stop = min(last, after) if min(last, after) - stop < MIN_PASSAGE else stop
-            widened.append((start, stop))
-        return tuple(_merged(widened))
+        return widened(self._found, self._document_ends, self._n_characters)
 
     def _search(self) -> None:
         text = "".join(self._texts)
-        codes, positions = _characters(text)
+        codes, positions = characters_of(text)
         codes = np.concatenate([self._codes, codes])
         start = self._n_characters - len(text)
         positions = np.concatenate([self._positions, positions + start])
         self._texts, self._batch_characters = [], 0
         if len(codes) >= WINDOW:
-            hits = self._index.contains(_hashes(codes))
+            hits = self._index.contains(window_hashes(codes))
             ranges = zip(positions[hits], positions[hits + WINDOW - 1] + 1, strict=True)
             found = [(int(first), int(last)) for first, last in ranges]
             found[:0] = self._found[-1:]
             self._found[-1:] = _merged(found)
         self._codes, self._positions = codes[1 - WINDOW :], positions[1 - WINDOW :]
+
+
+def widened(
+    passages: list[Passage], document_ends: Sequence[int], n_characters: int
+) -> tuple[Passage, ...]:
+    """The passages, in order, with the short texts beside them.
+
+    Fewer than MIN_PASSAGE characters before the next passage or an end of the document are short.
+    """
+    bounds = [0, *document_ends]
+    wide = []
+    for (_, before), (start, stop), (after, _) in _neighbours(passages, n_characters):
+        first = bounds[bisect_right(bounds, start) - 1]
+        last = bounds[min(bisect_right(bounds, stop - 1), len(bounds) - 1)]
+        start = max(first, before) if start - max(first, before) < MIN_PASSAGE else start
+        stop = min(last, after) if min(last, after) - stop < MIN_PASSAGE else stop
+        wide.append((start, stop))
+    return tuple(_merged(wide))
 
 
 def without(
@@ -142,7 +150,7 @@ def without(
         position = stop
 
 
-def _characters(text: str) -> tuple[np.ndarray, np.ndarray]:
+def characters_of(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Code points of letters and digits, and their positions."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     positions = np.flatnonzero(_counts()[np.minimum(codes, TABLE_END)])
@@ -155,7 +163,7 @@ def _counts() -> np.ndarray:
     return np.array([chr(code).isalnum() for code in range(TABLE_END)] + [True])
 
 
-def _hashes(codes: np.ndarray) -> np.ndarray:
+def window_hashes(codes: np.ndarray) -> np.ndarray:
     """Hashes of all windows, polynomials modulo 2**64 of the mixed characters."""
     mixed = (codes.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
@@ -180,7 +188,7 @@ def _indexed_hashes(codes: np.ndarray, n_windows: int) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(codes[:last], WINDOW)[::WINDOW_STRIDE]
     in_order = np.sort(windows, axis=1)
     n_distinct = 1 + (in_order[:, 1:] != in_order[:, :-1]).sum(axis=1)
-    return _hashes(codes[:last])[::WINDOW_STRIDE][n_distinct >= MIN_DISTINCT]
+    return window_hashes(codes[:last])[::WINDOW_STRIDE][n_distinct >= MIN_DISTINCT]
 
 
 def _table_rows(hashes: np.ndarray) -> np.ndarray:

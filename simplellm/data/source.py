@@ -55,6 +55,7 @@ class TextFormat:
     max_bad_share: share of the JSON lines that may be unusable and are skipped.
     keeps_duplicates: equal documents all count, as in runs of early versions.
     keeps_shared: passages of the validation text are kept in the training text, as in these.
+    keeps_copies: copies inside a text are kept, as in these.
     """
 
     encoding: str = "utf-8"
@@ -62,6 +63,7 @@ class TextFormat:
     max_bad_share: float = 0.0
     keeps_duplicates: bool = False
     keeps_shared: bool = False
+    keeps_copies: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", standard_name(self.encoding))
@@ -74,6 +76,7 @@ class TextFormat:
             "max_bad_share": self.max_bad_share,
             "keeps_duplicates": self.keeps_duplicates,
             "keeps_shared": self.keeps_shared,
+            "keeps_copies": self.keeps_copies,
         }
 
     @classmethod
@@ -85,6 +88,7 @@ class TextFormat:
             float(facts.get("max_bad_share", cls.max_bad_share)),
             bool(facts.get("keeps_duplicates", True)),
             bool(facts.get("keeps_shared", True)),
+            bool(facts.get("keeps_copies", True)),
         )
 
 
@@ -130,15 +134,16 @@ class Source:
             return
         chunks, copies = itertools.tee(self._all_chunks())
         remains = without((chunk.text for chunk in copies), self.left_out)
-        line = 1
+        line = 1  # of the character `counted`
         for chunk, (ranges, is_cut) in zip(chunks, remains, strict=True):
+            counted = 0
             for start, stop in ranges:
                 ends_document = stop < len(chunk.text) or is_cut or chunk.ends_document
-                begin = (
-                    chunk.line if self.is_json_lines else line + chunk.text.count("\n", 0, start)
-                )
+                line += chunk.text.count("\n", counted, start)
+                counted = start
+                begin = chunk.line if self.is_json_lines else line
                 yield TextChunk(chunk.text[start:stop], ends_document, line=begin)
-            line += chunk.text.count("\n")
+            line += chunk.text.count("\n", counted)
 
     def _all_chunks(self) -> Iterator[TextChunk]:
         if not self.is_json_lines:

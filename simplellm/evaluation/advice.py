@@ -9,6 +9,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import usual_epochs
 from simplellm.config.setting import flag_of
 from simplellm.config.training import TrainConfig
+from simplellm.data.copies import not_held_out
 from simplellm.evaluation.curves import LossCurves, overfitting_since
 
 # The loss of one token has a standard deviation of about 2.5 nats (measured: The Verdict, 40
@@ -52,6 +53,16 @@ class Course:
 def is_too_short(n_tokens: int | None) -> bool:
     """Whether a text with so many scored tokens is too short for a figure; None is unknown."""
     return n_tokens is not None and n_tokens < FEWEST_TOKENS
+
+
+def missing_figure(n_tokens: int | None, copied_share: float | None) -> str:
+    """Why a run has no figure of its validation text, in a few words; empty if it has one.
+
+    copied_share: of the validation text, what is also in the training text; None is unknown.
+    """
+    if is_too_short(n_tokens):
+        return "too short"
+    return "not held out" if not_held_out(copied_share or 0.0) else ""
 
 
 def too_short_to_score(n_tokens: int, n_bytes: int, what: str, fix: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from simplellm.checkpoint.run import Run
+from simplellm.data.copies import not_held_out
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.evaluation import advice
 from simplellm.evaluation.advice import LOWER_IS_BETTER, Course
@@ -58,6 +59,7 @@ class Report:
     """The content of report.json.
 
     too_short: why the validation text is too short for a figure; empty if it is long enough.
+    not_held_out: why its figures are not held out; empty if they are.
     advice: what the figures mean and what to try next, one line each.
     """
 
@@ -68,6 +70,7 @@ class Report:
     loss_svg: str  # path of the chart
     too_short: str = ""
     advice: Sequence[str] = ()
+    not_held_out: str = ""
 
     def to_mapping(self) -> JsonObject:
         return asdict(self)
@@ -97,6 +100,7 @@ def make_report(
         str(svg),
         advice.short_validation(len(prepared.val_ids) - 1, prepared.val_bytes),
         tuple(advice.advice(course)),
+        not_held_out(Run(folder).copied_share()),
     )
     replace_file(folder / "report.json", json_bytes(report.to_mapping()))
     return report
@@ -173,7 +177,8 @@ def explanation(report: Report) -> str:
 
 def report_lines(report: Report) -> Sequence[str]:
     """The report as lines of text."""
-    figures = [report.too_short] if report.too_short else [*_figures(report), *report.advice]
+    without_figures = report.too_short or report.not_held_out
+    figures = [without_figures] if without_figures else [*_figures(report), *report.advice]
     return [*figures, _copied(report.copied), f"loss curve: {report.loss_svg}"]
 
 

@@ -31,7 +31,7 @@ def held_out_documents(run: Run) -> list[str]:
         if prepared is not None:
             return prepared.val_documents()
     try:
-        corpora = info.sources.read()
+        corpora = info.sources.read(info.training.val_fraction)
     except TextError:
         return []
     val_digests = list(corpora.validation.fingerprint.values()) if corpora.validation else []

@@ -129,8 +129,8 @@ def prepare_run(
     given = attempt.repetition.settings if attempt.repetition else given
     base = _Base.open(base_folder) if base_folder else None
     base_config, is_open = (base.model.config, base.is_open) if base else (None, False)
-    choose(0, given, base_config, is_open=is_open)  # refuses wrong settings before any file is read
-    corpora = sources.read(context.stdin, context.notice)
+    _, config = choose(0, given, base_config, is_open=is_open)  # refuses before any file is read
+    corpora = sources.read(config.val_fraction, context.stdin, context.notice)
     speed = attempt.speed or measured_speed(context)
     model_config, config = choose(corpora.train.n_bytes, given, base_config, speed, is_open)
     tokenizer = base.tokenizer if base else config.tokenizer

@@ -109,7 +109,7 @@ def _restore(
     limits = NewLimits.of(info, request.given)
     config = limits.applied(config)
     checkpoint = _newest_checkpoint(run, context)
-    corpora = info.sources.read(context.stdin, context.notice)
+    corpora = info.sources.read(config.val_fraction, context.stdin, context.notice)
     model_changes = changes.of_model(info.model, checkpoint.model.config)
     changed += changes.of_world(info, context.world.size)
     changed += changes.of_texts(info, corpora)

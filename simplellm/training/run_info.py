@@ -116,6 +116,7 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
         "prepared": prepared.folder.name,
         "val_fingerprint": validation.fingerprint if validation else None,
         "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
+        **({"copied_share": corpus.copied_share} if corpus.copied_share else {}),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from simplellm.data.copies import without_copies
 from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.prepared_corpus import train_characters
 from simplellm.data.source import TextFormat
@@ -54,11 +55,22 @@ class Sources:
     format: TextFormat = field(default_factory=TextFormat)
     files: tuple[str, ...] = ()
 
-    def read(self, stdin: BinaryIO | None = None, notice: Notice = lambda text: None) -> Corpora:
-        """Read the texts. What is in the validation text is left out of the training text."""
+    def read(
+        self,
+        val_fraction: float,
+        stdin: BinaryIO | None = None,
+        notice: Notice = lambda text: None,
+    ) -> Corpora:
+        """Read the texts. What is in the validation text is left out of the training text.
+
+        val_fraction: the last part of the text, which is validation text without `val_data`.
+        """
         names = self.files or self.texts
         if not self.val_data:
-            return Corpora(read_corpus(names, self.format, stdin, notice), None)
+            corpus = read_corpus(names, self.format, stdin, notice)
+            if not self.format.keeps_copies:
+                corpus = without_copies(corpus, val_fraction, notice)
+            return Corpora(corpus, None)
         val_format = replace(self.format, keeps_duplicates=True)
         validation = read_corpus([self.val_data], val_format, stdin, notice)
         return Corpora(read_corpus(names, self.format, stdin, notice, validation), validation)

@@ -375,6 +375,13 @@ def test_the_completion_menu_has_every_command_with_help(session):
     assert all(item.display_meta_text for item in found)
 
 
+@pytest.mark.parametrize("quality", ["none, the validation text is too short", "not measured"])
+def test_the_toolbar_leaves_out_a_figure_that_is_missing(session, quality):
+    session.facts = {"run": "x", "bits per byte": quality}
+    assert "bits/byte" not in prompt.toolbar_text(session)
+    assert prompt.toolbar_text(session).split()[:2] == ["x", "temp"]
+
+
 def test_the_toolbar_shows_the_run_the_settings_and_the_context(session):
     size = session.sampler.block_size
     words = (

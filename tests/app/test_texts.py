@@ -105,8 +105,8 @@ def test_an_unreadable_file_of_a_folder_is_left_out_and_named_alone_it_is_an_err
 
 
 def test_the_validation_text_is_named(run, tmp_path, story):
-    for name in ("2.txt", "10.txt"):
-        (tmp_path / name).write_text(story_part(story, 1) * 2 + name, encoding="utf-8")
+    for name, start in (("2.txt", 0), ("10.txt", 5000)):
+        (tmp_path / name).write_text(story[start : start + 5000], encoding="utf-8")
     _, result, err = run("train", ".", "--val-fraction", "0.25")
     assert "validation text: the last 2,50" in err and "10.txt" in err and " 2.txt" not in err
     info = json.loads((tmp_path / "checkpoints" / result["run"] / "run.json").read_text())
@@ -148,6 +148,26 @@ def test_a_validation_file_cut_out_of_the_text_is_left_out_of_it(run, tmp_path, 
     assert result["val_loss"] == honest["val_loss"]
     code, _, err = run("train", "--resume", "--name", "cut", "--max-steps", "3")
     assert code == 0, err
+
+
+def test_a_text_repeated_in_one_file_counts_once(run, tmp_path, story):
+    (tmp_path / "x.txt").write_text(story[:9000], encoding="utf-8")
+    _, once, _ = run("train", "x.txt", "--name", "once")
+    (tmp_path / "xx.txt").write_text(story[:9000] * 2, encoding="utf-8")
+    code, twice, err = run("train", "xx.txt", "--name", "twice")
+    assert code == 0 and "left out: 9,000 characters" in err
+    assert twice["val_loss"] == once["val_loss"]
+    code, _, err = run("train", "--resume", "--name", "twice", "--max-steps", "3")
+    assert code == 0, err
+
+
+def test_the_report_shows_no_figure_that_is_not_held_out(run, tmp_path):
+    (tmp_path / "x.txt").write_text("The judge looked at the lamp.\n" * 400, encoding="utf-8")
+    code, _, err = run("train", "x.txt", "--name", "x")
+    assert code == 0 and err.count("is also in the training text") == 2
+    assert "on the held-out text" not in err and "bits/byte (lower is better)" not in err
+    report = json.loads((tmp_path / "checkpoints" / "x" / "report.json").read_text())
+    assert "also in the training text" in report["not_held_out"]
 
 
 def test_a_text_is_not_validated_on_itself(run, tmp_path, story):

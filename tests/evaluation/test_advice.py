@@ -20,6 +20,7 @@ from simplellm.evaluation.advice import (
     Course,
     advice,
     is_too_short,
+    missing_figure,
     regularization_of,
     short_validation,
     usual_steps,
@@ -80,6 +81,11 @@ def test_a_small_text_is_usually_read_many_times_and_a_large_one_once() -> None:
     assert usual_steps(24_000, 6000, 1024) == pytest.approx(85 * 6000 / 1024, abs=1)
     assert usual_steps(1_000_000, 400_000, 2048) == pytest.approx(400_000 / 2048, abs=1)
     assert usual_steps(10**9, 4 * 10**8, 2048) == 500 and usual_steps(0, 0, 1024) == 1
+
+
+def test_a_validation_text_that_is_too_short_or_copied_has_no_figure() -> None:
+    assert missing_figure(500, None) == missing_figure(None, 0.5) == ""
+    assert missing_figure(9, 1.0) == "too short" and missing_figure(500, 0.9) == "not held out"
 
 
 def test_a_text_of_few_tokens_is_too_short_for_a_figure() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from simplellm.app.commands.command import Command, Shown
@@ -11,14 +11,21 @@ from simplellm.app.session import Session
 from simplellm.checkpoint.find_runs import list_runs
 from simplellm.config.setting import show
 from simplellm.errors import SettingError
-from simplellm.evaluation.advice import is_too_short
+from simplellm.evaluation.advice import missing_figure
 from simplellm.storage.json_files import JsonObject
 
+NO_FIGURES = ("none", "not measured")  # how the words begin that are shown instead of a figure
 HEADERS = ("run", "best step", "loss", "bits/byte", "model", "text", "started")
 READING = (
     "loss (nats per token) and bits/byte: on the validation text of each run, lower is better; "
     "compare only runs on the same text"
 )
+
+
+def quality(facts: Mapping[str, str]) -> str:
+    """The quality of a loaded run in a few words; empty where it has no figure."""
+    figure = facts.get("bits per byte", "?")
+    return "" if figure.startswith(NO_FIGURES) else f"{figure} bits/byte"
 
 
 def _run(session: Session, text: str) -> Shown:
@@ -27,7 +34,7 @@ def _run(session: Session, text: str) -> Shown:
         return Lines(f"the current run is {name}; /runs lists all runs")
     session.switch(_full_name(session, text))
     facts = session.facts
-    line = f"the current run is {facts.get('run')}, {facts.get('bits per byte')} bits/byte"
+    line = ", ".join(filter(None, (f"the current run is {facts.get('run')}", quality(facts))))
     changed = changed_settings(session)
     return Lines(f"{line}; {changed}" if changed else line)
 
@@ -69,14 +76,14 @@ def runs_table(checkpoints: Path) -> Rows | None:
 
 
 def _figures(row: JsonObject) -> tuple[str, str]:
-    """Loss and bits per byte; `too short` where the validation text is too short for them.
+    """Loss and bits per byte, or why the validation text has none.
 
     An imported model has none.
     """
     if row["val_loss"] is None:
         return "-", "-"
-    if is_too_short(row["tokens"]):
-        return "too short", "too short"
+    if missing := missing_figure(row["tokens"], row["copied_share"]):
+        return missing, missing
     return f"{row['val_loss']:.3f}", f"{row['bits_per_byte']:.3f}"
 
 

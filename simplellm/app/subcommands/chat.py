@@ -18,7 +18,7 @@ from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.device import describe
-from simplellm.evaluation.advice import is_too_short
+from simplellm.evaluation.advice import missing_figure
 from simplellm.inference.quantize import is_quantized
 from simplellm.model.transformer import SimpleLLM
 
@@ -83,12 +83,16 @@ def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     """What `/info` shows of a model."""
     config = model.config
     figures = run.figures_of(folder)
-    bits_per_byte = None if is_too_short(figures.get("tokens")) else figures.get("bits_per_byte")
+    missing = missing_figure(figures.get("tokens"), run.copied_share())
+    bits_per_byte = figures.get("bits_per_byte")
+    quality = "not measured" if bits_per_byte is None else f"{bits_per_byte:.3f}"
+    if missing:
+        quality = f"none, the validation text is {missing}"
     device = model.token_embedding.weight.device
     return {
         "run": run.name,
         "step": str(max(step_of(folder), 0)),
-        "bits per byte": "unknown" if bits_per_byte is None else f"{bits_per_byte:.3f}",
+        "bits per byte": quality,
         "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, "
         f"{config.n_head} heads",
         "context": f"{config.block_size} tokens",

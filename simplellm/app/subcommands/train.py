@@ -24,7 +24,7 @@ from simplellm.checkpoint.find_runs import find_run, free_name
 from simplellm.checkpoint.run import Run
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import CheckpointError, SettingError
-from simplellm.evaluation.advice import is_too_short
+from simplellm.evaluation.advice import missing_figure
 from simplellm.evaluation.picture.save import check_picture_path
 from simplellm.training.repetition import RUN_FILE, Repetition
 from simplellm.training.result import Result
@@ -63,9 +63,10 @@ def _repeat(result: Result) -> str:
 
 
 def _quality(result: Result) -> str:
-    best = Run(Path(result.path).parent).pointer("best") or {}
-    if is_too_short(best.get("tokens")):
-        return "no figure, because the validation text is too short,"
+    run = Run(Path(result.path).parent)
+    tokens = (run.pointer("best") or {}).get("tokens")
+    if missing := missing_figure(tokens, run.copied_share()):
+        return f"no figure, because the validation text is {missing},"
     return f"{result.bits_per_byte:.3f} bits/byte (lower is better)"
 
 
