@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from simplellm.base.packaged import BASE, NONE, base_folder
 from simplellm.checkpoint.find_runs import find_checkpoint, free_name
 from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.run_log import LogRecord, Sinks
@@ -150,7 +151,8 @@ def train(
 
     text_or_paths: files, folders or globs, or a string with the text itself (it is taken as text
     if it has a line break). name: of the run; default: after the text. base: a run or checkpoint
-    to fine-tune. val_data: a file to hold out instead of the last part of the text.
+    to fine-tune, "base" (the base model of the package) or "none" (random weights); None is the
+    base model where that pays. val_data: a file to hold out instead of the last part of the text.
     settings: fields of the model and training configs, such as n_layer=6 or budget="10m"; the
     recipe chooses the others. notice: receives messages. log: receives each record of log.jsonl.
     """
@@ -160,7 +162,7 @@ def train(
     val_text = os.fspath(val_data) if val_data else None
     sources = Sources(texts, val_text, TextFormat(encoding))
     folder = Path(checkpoints)
-    base_folder = find_checkpoint(_path_of(base), folder, notice) if base is not None else None
+    started_from = _base_folder(base, folder, notice)
     if stdin is not None and name is None:
         name = free_name("text", folder)
     chosen_device = choose_device(device)
@@ -175,7 +177,7 @@ def train(
             stdin=stdin,
             started_at=started_at,
         )
-        result = start(sources, settings, name, context, base_folder)
+        result = start(sources, settings, name, context, started_from, may_choose_base=base is None)
     return _finished(result)
 
 
@@ -203,6 +205,15 @@ def load(
     opened = open_model(folder, choose_device(device), context)
     network = quantized(opened.model) if quantize == "int8" else opened.model
     return Model(network, opened.tokenizer, folder, opened.generation)
+
+
+def _base_folder(base: RunOrPath | None, checkpoints: Path, notice: Notice) -> Path | None:
+    """The checkpoint that training starts from; None for random weights, or to choose it later."""
+    if base is None or base == NONE:
+        return None
+    if base == BASE:
+        return base_folder()
+    return find_checkpoint(_path_of(base), checkpoints, notice)
 
 
 def _finished(result: Result) -> Run:

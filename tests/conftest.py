@@ -148,6 +148,31 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_base_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trainings in the process of the tests find no base model but one that a test makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simplellm.base.packaged.FOLDER", tmp_path_factory.mktemp("base") / "none")
+        yield
+
+
+@pytest.fixture
+def small_base(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run `tiny` as the base model of the package, in a folder that a test may change."""
+    import torch
+
+    from simplellm.checkpoint.find_runs import find_checkpoint
+    from simplellm.checkpoint.int8_folder import write_int8_folder
+    from simplellm.checkpoint.step_folder import load_model
+
+    folder = tmp_path / "base"
+    folder.mkdir()
+    checkpoint = find_checkpoint("tiny", trained, print)
+    write_int8_folder(folder, *load_model(checkpoint, torch.device("cpu")), "# A small model")
+    monkeypatch.setattr("simplellm.base.packaged.FOLDER", folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def story() -> str:
     return STORY.read_text(encoding="utf-8")

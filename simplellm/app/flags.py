@@ -8,6 +8,7 @@ from typing import Any
 
 from simplellm.app import flag_values as values
 from simplellm.app.options import FindLrOptions, PruneOptions
+from simplellm.base.packaged import BASE, NONE
 from simplellm.config.export_formats import EXPORT_FORMATS, EXPORT_TYPES
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
@@ -66,9 +67,10 @@ def add_train_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="base",
-        metavar="RUN",
+        metavar="base|none|RUN|PATH",
         type=expand_user,
-        help="start from this trained model and its tokenizer, with a lower learning rate",
+        help="start from this trained model and its tokenizer: the base model of the package, a "
+        "run, or another model; none is random weights (default: base where that pays)",
     )
     parser.add_argument(
         "--val-data",
@@ -111,6 +113,13 @@ def _add_config_flags(parser: ArgumentParser) -> None:
 
 def add_sweep_flags(parser: ArgumentParser) -> None:
     _add_texts(parser, "files, folders or globs; - reads stdin (default: the-verdict.txt)")
+    parser.add_argument(
+        "--from",
+        dest="base",
+        choices=(BASE, NONE),
+        help="start all runs from the base model of the package, or from random weights (default: "
+        "base where that pays and no run has another shape)",
+    )
     for config in (ModelConfig, TrainConfig):
         group = parser.add_argument_group(f"{config.title} settings, each with one or more values")
         for setting in _flag_settings(config):

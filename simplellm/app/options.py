@@ -63,10 +63,11 @@ class ReadingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(ReadingOptions):
-    """Options of the commands that train: the texts."""
+    """Options of the commands that train: the texts, and the model of --from to start from."""
 
     texts: tuple[str, ...] = ()
     val_data: str | None = None
+    base: str | None = None
 
     @property
     def reads_stdin(self) -> bool:
@@ -77,12 +78,11 @@ class TextOptions(ReadingOptions):
 class TrainingOptions(TextOptions):
     """Options of one training.
 
-    base: the run of --from. config: the TOML file or run.json of --config. chart: where the
-    picture of the losses is written too.
+    config: the TOML file or run.json of --config. chart: where the picture of the losses is written
+    too.
     settings: model and training settings given as flags; they override the file.
     """
 
-    base: str | None = None
     config: Path | None = None
     chart: Path | None = None
     settings: SettingValues = field(default_factory=dict)

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from pathlib import Path
 
+from simplellm.base.packaged import BASE, base_folder, is_present
 from simplellm.checkpoint.importing.read_source import is_model
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_names import STEP_NAME, step_of
@@ -51,8 +52,11 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
 
 
 def foreign_model(name: str, checkpoints: Path) -> Path | None:
-    """The model folder or GGUF file that `name` is the path of, unless it is a run's name."""
-    path = Path(name)
+    """The model folder or GGUF file that `name` is the path of, unless it is a run's name.
+
+    `base` is the base model of the package.
+    """
+    path = base_folder() if name == BASE and is_present() else Path(name)
     if _is_run(checkpoints / name) or _is_run(path) or STEP_NAME.fullmatch(path.name):
         return None
     return path if is_model(path) else None

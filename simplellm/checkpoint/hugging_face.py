@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simplellm.checkpoint.int8_tensors import METHOD as INT8_METHOD
 from simplellm.checkpoint.tensors import LazyTensor, State, refuse_non_finite
 from simplellm.config.model import ModelConfig
 from simplellm.errors import CheckpointError, SettingError
@@ -68,7 +69,8 @@ def _refuse_options(data: HubConfig) -> None:
     quantization = data.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method", "unknown")
-        refuse(f"a model with quantized weights ({str(method)[:50]})", "F32, F16, BF16")
+        if method != INT8_METHOD:
+            refuse(f"a model with quantized weights ({str(method)[:50]})", "F32, F16, BF16")
     experts = next((name for name in EXPERT_COUNTS if data.get(name)), None)
     if experts:
         refuse(f"a mixture of experts ({experts} {str(data[experts])[:20]})", "dense models")

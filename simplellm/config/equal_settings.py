@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import OVERFIT, choose
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
 from simplellm.errors import SettingError
@@ -20,12 +21,14 @@ class FirstRun:
     """What the first run of a sweep was trained with.
 
     values: all its settings, also those that the recipe chose or that were measured.
-    corpus_bytes: of its text. has_fixed_steps: every run of the sweep has as many steps.
+    corpus_bytes: of its text. has_fixed_steps: every run of the sweep has as many steps. base: the
+    model that it continued from; None for random weights.
     """
 
     values: Mapping[str, SettingValue]
     corpus_bytes: int
     has_fixed_steps: bool
+    base: ModelConfig | None = None
 
     def equalized(self, given: ExplicitSettings) -> dict[str, SettingValue]:
         """`given`, and the other settings of the first run.
@@ -40,7 +43,7 @@ class FirstRun:
             if name in settings or name in excluded or value is None:
                 continue
             try:
-                choose(self.corpus_bytes, {**settings, name: value})
+                choose(self.corpus_bytes, {**settings, name: value}, self.base)
             except SettingError:
                 continue
             settings[name] = value
@@ -49,7 +52,7 @@ class FirstRun:
     def overruled(self, given: ExplicitSettings) -> list[str]:
         """The settings taken over from the first run where the recipe has another value."""
         settings = self.equalized(given)
-        model, training = choose(self.corpus_bytes, given)
+        model, training = choose(self.corpus_bytes, given, self.base)
         recipe = {**model.to_mapping(), **training.to_mapping()}
         return [
             f"{name} {show(value)} (recipe: {show(recipe[name])})"

@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from simplellm.config.model import ModelConfig
-from simplellm.config.setting import ExplicitSettings
-from simplellm.config.training import TrainConfig
+from simplellm.config.setting import ExplicitSettings, flag_of, show
 from simplellm.errors import SettingError
 
-FINE_TUNING_RATE = 0.3  # share of the usual learning rates (guess)
-OPEN_BLOCK = 256  # tokens of context while an open model is trained (docs/open-models.md)
-OPEN_TOKENS = 512  # per step
+SMALL_TEXT_BYTES = 200_000  # below, a text is read many times, and regularization decides
 # An open model knows its language already: small steps, few epochs, and none of the augmentations
 # that keep a small model from learning a small text by heart.
 OPEN_MODEL: dict[str, Any] = {
+    "block_size": 256,  # of the context while it is trained (docs/open-models.md)
+    "tokens": 512,  # in a step
     "optimizer": "adamw",
     "learning_rate": 1e-4,  # better than 3e-5 (measured: docs/open-models.md)
     "weight_decay": 0.01,
@@ -30,6 +29,36 @@ OPEN_MODEL: dict[str, Any] = {
     "induction": False,
     "ema_decay": 0.0,
 }
+# A small model of this project: see docs/recipe.md, "Starting warm".
+OWN_MODEL: dict[str, Any] = {
+    "r_drop": 0.0,
+    "bpe_dropout": 0.0,
+    "renaming": 0.0,
+    "composition": 0.0,
+    "induction": False,
+}
+OWN_SMALL_TEXT: dict[str, Any] = {
+    "block_size": 256,
+    "tokens": 1024,
+    "dropout": 0.1,
+    "token_noise": 0.05,
+    "learning_rate": 1e-3,
+    "muon_learning_rate": 0.006,
+    "ema_decay": 0.9,
+}
+OWN_LARGER_TEXT: dict[str, Any] = {
+    "block_size": 512,
+    "tokens": 2048,
+    "learning_rate": 3e-3,
+    "muon_learning_rate": 0.01,
+    "ema_decay": 0.98,
+}
+# Settings of a new model that a trained one cannot follow, and what they do.
+FOR_NEW_MODELS = {
+    "composition": "composes new embeddings",
+    "induction": "sets new weights",
+    "overfit": "shows how a new model memorises",
+}
 
 
 def fine_tuning(
@@ -38,32 +67,62 @@ def fine_tuning(
     train: Mapping[str, Any],
     given: Mapping[str, Any],
     is_open: bool,
+    train_bytes: int,
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """The model and the training settings for `base`; those in `given` are kept.
 
     chosen: settings by the recipe for a new model. train: those of them that concern training.
     SettingError where `given` has another shape than `base`.
     """
-    if not is_open:
-        model = _model_like(base, given)
-        changed = _trained_by_the_recipe(train)
-        return (
-            replace(model, dropout=chosen.get("dropout", base.dropout)),
-            {**train, **_not_given(changed, given)},
-        )
-    wanted = int(given.get("block_size") or min(base.block_size, OPEN_BLOCK))
+    changed = dict(OPEN_MODEL) if is_open else _own_model(train_bytes, chosen)
+    block_size, tokens = changed.pop("block_size"), changed.pop("tokens")
+    dropout = changed.pop("dropout", base.dropout)
+    wanted = int(given.get("block_size") or min(base.block_size, block_size))
     model = _model_like(base, {**given, "block_size": base.block_size})
     if wanted > base.positions:
         raise SettingError(
             f"the model that training goes on from has {base.positions} positions, "
             f"got block_size {wanted}",
-            fix=f"--block-size {base.positions}",
+            fix=f"--block-size {base.positions} or less, or leave --from out",
         )
-    model = replace(model.with_context(wanted), dropout=given.get("dropout", base.dropout))
-    changed = {**OPEN_MODEL, "batch_size": max(OPEN_TOKENS // model.block_size, 1)}
+    model = replace(model.with_context(wanted), dropout=given.get("dropout", dropout))
+    changed |= {"batch_size": max(tokens // model.block_size, 1)}
     if "max_steps" in given:
         changed["max_epochs"] = None
     return model, {**train, **_not_given(changed, given)}
+
+
+def _own_model(train_bytes: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings for a model of this project. The schedule is that of the recipe."""
+    if train_bytes < SMALL_TEXT_BYTES:
+        return {**OWN_MODEL, **OWN_SMALL_TEXT}
+    return {**OWN_MODEL, "dropout": chosen["dropout"], **OWN_LARGER_TEXT}
+
+
+def contradiction(base: ModelConfig, given: Mapping[str, Any]) -> str:
+    """Why `given` settings ask for a new model instead of `base`; empty where they do not."""
+    for name, value in base.to_mapping().items():
+        if name in ("dropout", "block_size") or given.get(name) in (None, value):
+            continue
+        return f"{flag_of(name)} {show(given[name])}, the base model has {show(value)}"
+    if (given.get("block_size") or 0) > base.positions:
+        return f"--block-size {given['block_size']}, the base model has {base.positions} positions"
+    if given.get("tokenizer", "bpe") != "bpe":
+        return f"--tokenizer {given['tokenizer']}, the base model has its own"
+    for name, effect in FOR_NEW_MODELS.items():
+        if given.get(name):
+            return f"{flag_of(name)} {effect}"
+    return ""
+
+
+def pays_to_start_warm(
+    bits_per_byte: float, train_bytes: int, given: ExplicitSettings, speed: float
+) -> bool:
+    """Whether a training from a base model ends better than one from random weights.
+
+    bits_per_byte: of the base on a sample of the text. speed: of the machine, see `recipe`.
+    """
+    return bits_per_byte < 2.6
 
 
 def _not_given(changed: Mapping[str, Any], given: ExplicitSettings) -> dict[str, Any]:
@@ -79,13 +138,3 @@ def _model_like(base: ModelConfig, given: ExplicitSettings) -> ModelConfig:
                 fix="leave it out, or leave --from out",
             )
     return base
-
-
-def _trained_by_the_recipe(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Lower learning rates, and nothing that only suits random initial weights."""
-    rates = ("learning_rate", "muon_learning_rate")
-    changed: dict[str, Any] = {
-        name: train.get(name, TrainConfig.setting(name).default) * FINE_TUNING_RATE
-        for name in rates
-    }
-    return changed | {"composition": 0.0, "induction": False}

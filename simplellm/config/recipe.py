@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simplellm.config.architectures import ARCHITECTURES
-from simplellm.config.fine_tuning import fine_tuning
+from simplellm.config.fine_tuning import SMALL_TEXT_BYTES, fine_tuning
 from simplellm.config.heads import fitted_shape
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, Setting
@@ -18,7 +18,6 @@ from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
 DEFAULT_BUDGET_SECONDS = 60.0
-SMALL_TEXT_BYTES = 200_000  # below, a text is read many times, and regularization decides
 MIN_TUNED_BYTES = 18_000  # size of the smallest text of the trials
 MAX_EPOCHS_OF_SMALL_TEXT = 85.0  # beyond, validation loss rises (300 steps on 18 kB)
 # From here on a text is not segmented anew in each epoch: it is read once or twice, and its words
@@ -72,7 +71,7 @@ def choose(
         names = ModelConfig.names()
         model = ModelConfig(**{name: value for name, value in chosen.items() if name in names})
     else:
-        model, train = fine_tuning(base, chosen, train, given, is_open)
+        model, train = fine_tuning(base, chosen, train, given, is_open, train_bytes)
     if train.get("r_drop") and not model.dropout:
         if "r_drop" in given:
             raise SettingError(

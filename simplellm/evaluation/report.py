@@ -60,7 +60,9 @@ class Report:
 
     too_short: why the validation text is too short for a figure; empty if it is long enough.
     not_held_out: why its figures are not held out; empty if they are.
-    advice: what the figures mean and what to try next, one line each.
+    advice: what the figures mean and what to try next, one line each. base: bits per byte of the
+    model that training started from, before the first step; None for random weights.
+    base_tokens: of the validation text on which they were measured; 0 is all that were scored.
     """
 
     figures: JsonMapping  # final metrics, as in the result of the run
@@ -71,6 +73,8 @@ class Report:
     too_short: str = ""
     advice: Sequence[str] = ()
     not_held_out: str = ""
+    base: float | None = None
+    base_tokens: int = 0
 
     def to_mapping(self) -> JsonObject:
         return asdict(self)
@@ -89,7 +93,8 @@ def make_report(
     MB, which is read in chunks.
     """
     validation = b"".join(byte_chunks(prepared.val_ids, prepared.tokenizer))
-    course = course_of(folder, prepared, list(records), figures)
+    records = list(records)
+    course = course_of(folder, prepared, records, figures)
     svg = folder / "loss.svg"
     replace_file(svg, loss_svg(course.curves, folder.name).encode())
     report = Report(
@@ -101,9 +106,20 @@ def make_report(
         advice.short_validation(len(prepared.val_ids) - 1, prepared.val_bytes),
         tuple(advice.advice(course)),
         not_held_out(Run(folder).copied_share()),
+        *_base_figures(records),
     )
     replace_file(folder / "report.json", json_bytes(report.to_mapping()))
     return report
+
+
+def _base_figures(records: Sequence[JsonMapping]) -> tuple[float | None, int]:
+    """Bits per byte before the first step, and of how many tokens where that is a part."""
+    for record in records:
+        if record["kind"] == "base":
+            return float(record["bits_per_byte"]), 0
+        if record["kind"] == "evaluation" and record["step"] == 0:
+            return float(record["bits_per_byte"]), int(record["tokens"])
+    return None, 0
 
 
 def course_of(
@@ -184,8 +200,11 @@ def report_lines(report: Report) -> Sequence[str]:
 
 def _figures(report: Report) -> list[str]:
     baselines = report.baselines
+    part = f" (on the first {report.base_tokens:,} tokens)" if report.base_tokens else ""
+    untouched = [] if report.base is None else [(f"base untouched{part}", report.base)]
     rows = [
         ("this model", report.figures["bits_per_byte"]),
+        *untouched,
         (baselines.compressor, baselines.compressed),
         ("byte unigram", baselines.unigram),
         ("uniform bytes", baselines.uniform),

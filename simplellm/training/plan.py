@@ -95,6 +95,8 @@ def plan(trainer: Trainer, make: MakeTrainer, seconds_spent: float, notice: Noti
     costs = _Costs(mode, _seconds_to_evaluate(trainer), _shortest(trainer.sample, times=1))
     seconds_left -= time.perf_counter() - started_at
     seconds_left -= max(final_share(trainer), 1) * costs.evaluation_seconds
+    if trainer.is_warm:  # step 0 is evaluated and saved
+        seconds_left -= costs.shown_seconds + mode.save_seconds
     steps_that_fit = from_main(
         seconds_left * (1 - EVALUATION_TIME_SHARE) / mode.seconds, trainer.world, trainer.device
     )

@@ -9,17 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from simplellm.checkpoint.find_runs import run_of
 from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import JsonlSink, Sinks
-from simplellm.checkpoint.step_folder import open_model
-from simplellm.checkpoint.step_names import step_of
-from simplellm.config.architectures import IMPORTED
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
@@ -28,10 +22,9 @@ from simplellm.data.prepared_corpus import PREPARED_FOLDER, Prepared, prepare
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import choose_precision, relative_speed, reuse_freed_memory
 from simplellm.errors import CheckpointError, SimpleLLMError
-from simplellm.model.scoring import evaluate
-from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import remove_leftovers
 from simplellm.storage.lock import FolderLock
+from simplellm.training.base_choice import Choice, choose_start
 from simplellm.training.context import Output, Runtime, TrainingContext
 from simplellm.training.distributed import any_of, from_main, wait_for_all
 from simplellm.training.initial_model import initial_model
@@ -40,13 +33,9 @@ from simplellm.training.repetition import Repetition
 from simplellm.training.run_info import RunInfo, start_facts, text_facts
 from simplellm.training.saver import Saver
 from simplellm.training.sources import Corpora, Sources
+from simplellm.training.trained_base import TrainedBase
 from simplellm.training.trainer import Trainer
 from simplellm.training.training_data import TrainingData
-
-PROBE_TOKENS = 4096  # of a new text, scored before a trained model is trained on it
-# Bits per byte on the new text, divided by those on the model's own text, from which a notice says
-# that the texts are very different (guess).
-DIFFERENT_TEXT_RATIO = 1.4
 
 
 @dataclass(frozen=True)
@@ -55,12 +44,14 @@ class Attempt:
 
     started_at: time.perf_counter() at which the budget began; by default now. speed: of the
     machine, by default measured. repetition: the recorded run that is trained again.
+    may_choose_base: whether the base model of the package is used where that pays.
     """
 
     lock: FolderLock | None = None
     started_at: float = dataclasses.field(default_factory=time.perf_counter)
     speed: float | None = None
     repetition: Repetition | None = None
+    may_choose_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,36 +71,9 @@ class TrainerFactory:
         context = self.context
         runtime = Runtime(context.device, precision, context.world, context.should_stop)
         model = initial_model(self.model, config, context.device, self.weights)
-        return Trainer(model, config, self.data, runtime, self.output)
-
-
-@dataclass(frozen=True)
-class _Base:
-    """A trained model that a run continues from, with its own tokenizer."""
-
-    model: SimpleLLM
-    tokenizer: Tokenizer
-    generation: Generation
-    bits_per_byte: float | None  # on its own validation text
-    is_open: bool  # trained by others
-
-    @classmethod
-    def open(cls, folder: Path) -> _Base:
-        opened = open_model(folder, torch.device("cpu"))
-        run = run_of(folder)
-        pointer = run.pointer("best") or {}
-        is_open = (
-            opened.model.config.architecture in IMPORTED
-            or run.is_imported()
-            or step_of(folder.resolve()) < 0
-        )
-        return cls(
-            opened.model,
-            opened.tokenizer,
-            opened.generation,
-            pointer.get("bits_per_byte"),
-            is_open,
-        )
+        trainer = Trainer(model, config, self.data, runtime, self.output)
+        trainer.is_warm = self.weights is not None
+        return trainer
 
 
 def prepare_run(
@@ -127,28 +91,28 @@ def prepare_run(
     reuse_freed_memory()
     attempt = attempt or Attempt()
     given = attempt.repetition.settings if attempt.repetition else given
-    base = _Base.open(base_folder) if base_folder else None
-    base_config, is_open = (base.model.config, base.is_open) if base else (None, False)
-    _, config = choose(0, given, base_config, is_open=is_open)  # refuses before any file is read
+    base = TrainedBase.open(base_folder) if base_folder else None
+    _, config = _configs(0, given, base)  # refuses wrong settings before any file is read
     corpora = sources.read(config.val_fraction, context.stdin, context.notice)
     speed = attempt.speed or measured_speed(context)
-    model_config, config = choose(corpora.train.n_bytes, given, base_config, speed, is_open)
+    may_choose = attempt.may_choose_base and base is None
+    choice = choose_start(corpora, config, given, speed, context) if may_choose else Choice(base)
+    base = choice.base
+    model_config, config = _configs(corpora.train.n_bytes, given, base, speed)
     tokenizer = base.tokenizer if base else config.tokenizer
     prepared = prepared_corpora(corpora, config, tokenizer, model_config.vocab_size, context)
     if base:
-        _report_different_text(base, prepared, context)
+        base.report_different_text(prepared, context.notice)
     n_rows = base.model.config.vocab_size if base else prepared.tokenizer.vocab_size
     model_config = dataclasses.replace(model_config, vocab_size=n_rows)
-    factory = TrainerFactory(
-        model_config,
-        TrainingData.of(prepared, config, model_config.block_size),
-        context,
-        make_output(run, prepared, context, attempt.lock, base.generation if base else None),
-        base.model.state_dict() if base else None,
+    output = make_output(run, prepared, context, attempt.lock, base.generation if base else None)
+    data = TrainingData.of(prepared, config, model_config.block_size)
+    weights = base.model.state_dict() if base else None
+    trainer = _planned(
+        TrainerFactory(model_config, data, context, output, weights), config, attempt
     )
-    trainer = _planned(factory, config, attempt)
     facts = {
-        **start_facts(trainer, context.command, base_folder),
+        **start_facts(trainer, context.command, base.folder if base else None, choice.line),
         **sources.to_mapping(),
         **text_facts(corpora, prepared),
         "validation_text": corpora.describe_validation(config.val_fraction),
@@ -157,6 +121,14 @@ def prepare_run(
     }
     info = RunInfo(sources, given, trainer.model.config, trainer.config, facts)
     return trainer, attempt.repetition.recorded_in(info) if attempt.repetition else info
+
+
+def _configs(
+    train_bytes: int, given: ExplicitSettings, base: TrainedBase | None, speed: float = 1.0
+) -> tuple[ModelConfig, TrainConfig]:
+    """By the recipe, for a new model or for `base`."""
+    shape, is_open = (base.model.config, base.is_open) if base else (None, False)
+    return choose(train_bytes, given, shape, speed, is_open)
 
 
 def _planned(factory: TrainerFactory, config: TrainConfig, attempt: Attempt) -> Trainer:
@@ -241,17 +213,3 @@ def make_output(
         return Output(saver)
     sink = Sinks(JsonlSink(run.log_path, context.notice), context.sink)
     return Output(saver, sink, context.make_preview and context.make_preview(run, prepared))
-
-
-def _report_different_text(base: _Base, prepared: Prepared, context: TrainingContext) -> None:
-    """A notice where the model predicts the new text much worse than its own."""
-    ids = np.asarray(prepared.val_ids[: PROBE_TOKENS + 1])
-    n_bytes = sum(len(base.tokenizer.token_bytes(int(token))) for token in ids[1:])
-    unscored = base.tokenizer.bos_ids
-    bits_per_byte = evaluate(base.model, ids, max(n_bytes, 1), unscored=unscored).bits_per_byte
-    if base.bits_per_byte and bits_per_byte > DIFFERENT_TEXT_RATIO * base.bits_per_byte:
-        context.notice(
-            f"this text is very different: {bits_per_byte:.2f} bits/byte before training, against "
-            f"{base.bits_per_byte:.2f} on the text the model was trained on; "
-            "a new run may do better"
-        )

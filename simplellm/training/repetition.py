@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from simplellm.base.packaged import BASE, base_folder
 from simplellm.checkpoint.run import Run
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
 from simplellm.data.source import TextFormat
@@ -196,6 +197,8 @@ class Repetition:
         recorded = self.info.facts.get("from")
         if not recorded:
             return None
+        if recorded == BASE:
+            return base_folder()
         if not Path(str(recorded)).is_dir():
             raise CheckpointError(
                 f"the model that {self.name} started from is no longer at {recorded}",

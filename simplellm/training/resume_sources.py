@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from simplellm.base.packaged import BASE, NONE
 from simplellm.data.source import TextFormat
 from simplellm.errors import SettingError
 from simplellm.training.run_info import RunInfo
@@ -15,13 +15,13 @@ from simplellm.training.sources import absolute_paths
 class NamedSources:
     """What a command that resumes a run names of the sources of the run; nothing by default.
 
-    base_folder: the checkpoint that training is said to have started from.
+    start: what training is said to have started from: `none`, or as in `run_info.start_name`.
     """
 
     texts: tuple[str, ...] = ()
     val_data: str | None = None
     format: TextFormat = TextFormat()
-    base_folder: Path | None = None
+    start: str | None = None
 
     def check(self, name: str, info: RunInfo) -> None:
         """SettingError where something that is named is not what the run `name` has."""
@@ -41,10 +41,11 @@ class NamedSources:
             if now[key] not in (plain[key], then[key]):
                 flag = "skip-bad" if key == "max_bad_share" else key.replace("_", "-")
                 raise _other(name, f"--{flag}", f"{key} {then[key]}", str(now[key]))
-        recorded_base = info.facts.get("from")
-        if self.base_folder and str(self.base_folder.resolve()) != recorded_base:
-            base = f"the model {recorded_base}" if recorded_base else "random weights"
-            raise _other(name, "--from", base, str(self.base_folder))
+        recorded_start = info.facts.get("from") or NONE
+        if self.start not in (None, recorded_start):
+            known = {NONE: "random weights", BASE: "the base model"}
+            started = known.get(recorded_start, f"the model {recorded_start}")
+            raise _other(name, "--from", started, str(self.start))
 
 
 def _other(name: str, flag: str, started: str, got: str) -> SettingError:

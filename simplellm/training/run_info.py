@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from simplellm.base.packaged import BASE, is_base
 from simplellm.checkpoint.run import Run
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, current_names
@@ -120,14 +121,27 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
     }
 
 
-def start_facts(trainer: Trainer, command: Sequence[str], base_folder: Path | None) -> Facts:
-    """When, how, from which weights and with what a run was started."""
+def start_name(base_folder: Path | None) -> str | None:
+    """What `from` in run.json is: `base`, the path of another model, None for random weights."""
+    if base_folder is None:
+        return None
+    return BASE if is_base(base_folder) else str(base_folder.resolve())
+
+
+def start_facts(
+    trainer: Trainer, command: Sequence[str], base_folder: Path | None, choice: str = ""
+) -> Facts:
+    """When, how, from which weights and with what a run was started.
+
+    choice: why the weights were chosen, where the user did not name them.
+    """
     weights = base_folder / WEIGHTS_NAME if base_folder else None
     return {
         "started_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         "command": list(command),
-        "from": str(base_folder.resolve()) if base_folder else None,
+        "from": start_name(base_folder),
         **({"from_sha256": sha256_of(weights)} if weights and weights.is_file() else {}),
+        **({"start": choice} if choice else {}),
         "parameters": trainer.model.n_parameters,
         **environment_facts(trainer),
     }

@@ -55,11 +55,13 @@ def start(
     context: TrainingContext,
     base_folder: Path | None = None,
     repetition: Repetition | None = None,
+    may_choose_base: bool = False,
 ) -> Result:
     """Train a new run `name` (default: after the text); `given` settings override the recipe.
 
     `base_folder`: a checkpoint to continue from instead of random weights. `repetition`: a recorded
-    run that is trained again, with its settings instead of `given`.
+    run that is trained again, with its settings instead of `given`. `may_choose_base`: without a
+    `base_folder`, training starts from the base model of the package where that pays.
     """
     started_at = context.started_at or time.perf_counter()
     _refuse_stdin(sources.texts, context.world)
@@ -67,7 +69,7 @@ def start(
     wait_for_all(context.world)  # before anything is written, all ranks have found the name free
     request = _Request(sources, given, run, base_folder, repetition)
     with claimed(run, context) as lock, Heartbeat() as heartbeat:
-        attempt = Attempt(lock, started_at, repetition=repetition)
+        attempt = Attempt(lock, started_at, repetition=repetition, may_choose_base=may_choose_base)
         try:
             return _train(request, context, attempt, heartbeat)
         except _FasterThanMeasured as error:
@@ -99,7 +101,7 @@ def _train(
         limits = Limits.of(trainer, info.given)
         return train_within_budget(trainer, limits, recorded=recorded.after(0))
     second_look = None
-    if attempt.speed is None and request.base_folder is None:
+    if attempt.speed is None and not trainer.is_warm:
         facts = info.facts
         second_look = functools.partial(
             _restart_if_faster, facts["corpus_bytes"], given, facts["speed"], context

@@ -32,6 +32,8 @@ from simplellm.training.validation import Validation
 
 RECENT_SECONDS = 3.0  # window over which the current speed is measured
 MAX_STOPPING_TOKENS = 2048  # scored when stopped before the first evaluation: stopping is quick
+# Evaluations as many of which scoring the weights of a base on the whole validation text may cost.
+MAX_BASE_EVALUATIONS = 3
 DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -49,6 +51,7 @@ class Trainer(Learner):
         super().__init__(model, config, data, runtime, output)
         self.validation = Validation(data.prepared, runtime.device, config.eval_tokens)
         self.final = Score(0)  # of the last step, on as much text as `score_best` reads
+        self.is_warm = False  # starts from trained weights, which count as step 0
         self.clock = Clock()
         self.after_step: Callable[[Trainer], None] = lambda trainer: None  # may call `take`
 
@@ -59,6 +62,8 @@ class Trainer(Learner):
         assert self.config.max_steps is not None, "the caller plans the steps"
         self.clock.begin(self.step)
         self.output.saver.remember_info()
+        if self.is_warm and self.progress.last is None:
+            self.evaluate_and_save()
         while self.step < self.config.max_steps and not self.is_out_of_patience:
             if any_of(self.runtime.should_stop(), self.world, self.device):  # one answer for all
                 break
@@ -110,11 +115,18 @@ class Trainer(Learner):
         return evaluation
 
     def _evaluate_step(self) -> Evaluation:
-        """Score on `eval_tokens`; at the last step also on as many as `score_best` reads."""
-        if self.step != self.config.max_steps:
+        """Score on `eval_tokens`; at the last step also on as many as `score_best` reads.
+
+        Before the first step too, unless that is very much more.
+        """
+        most = MAX_BASE_EVALUATIONS * self.config.eval_tokens
+        is_base_compared = self.step == 0 and self.validation.final_tokens <= most
+        if self.step != self.config.max_steps and not is_base_compared:
             return self.evaluate(self.config.eval_tokens)
         evaluation, final = self.validation.score_final(self.model)
         self.final = Score(self.step, final)
+        if self.step == 0:
+            self._report("base", self.final.to_mapping())
         return evaluation
 
     def save_unevaluated(self) -> None:

@@ -37,7 +37,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The settings of each started run. The first run ends before its training."""
     given: list[dict[str, Any]] = []
 
-    def start(sources: Any, settings: dict[str, Any], name: str, context: Any) -> Any:
+    def start(
+        sources: Any, settings: dict[str, Any], name: str, context: Any, *_: Any, **__: Any
+    ) -> Any:
         given.append(settings)
         raise SystemExit(9)
 
@@ -153,7 +155,7 @@ def test_a_run_that_fails_does_not_end_the_sweep(call, monkeypatch):
     }
     original = sweep.start
 
-    def start(sources: Any, settings: Any, name: str, context: Any) -> Any:
+    def start(sources: Any, settings: Any, name: str, context: Any, *_: Any, **__: Any) -> Any:
         if settings["beta1"] in failures:
             raise failures[settings["beta1"]]
         return original(sources, settings, name, context)
@@ -175,7 +177,7 @@ def test_an_error_of_the_text_is_not_reported_for_every_run(call, capsys, tmp_pa
 def test_a_signal_ends_the_sweep_after_the_table_of_the_finished_runs(call, monkeypatch, end, code):
     original = sweep.start
 
-    def start(sources: Any, settings: Any, name: str, context: Any) -> Any:
+    def start(sources: Any, settings: Any, name: str, context: Any, *_: Any, **__: Any) -> Any:
         if settings["beta1"] == 0.8:
             raise end
         return original(sources, settings, name, context)

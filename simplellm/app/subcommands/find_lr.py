@@ -11,11 +11,11 @@ from simplellm.app.interrupt import Interrupt
 from simplellm.app.options import FindLrOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import (
-    base_checkpoint,
     device_of,
     screen_of,
     settings_of,
     sources_of,
+    starting_point,
 )
 from simplellm.app.training_monitor import TrainingMonitor
 from simplellm.app.training_run import stdin_source, training_context
@@ -25,7 +25,7 @@ from simplellm.evaluation.chart import range_test_svg
 from simplellm.evaluation.picture.save import check_picture_path, save_picture
 from simplellm.training.distributed import World
 from simplellm.training.lr_range_test import STEPS, RangeTest, find_rate
-from simplellm.training.preparation import prepare_run
+from simplellm.training.preparation import Attempt, prepare_run
 
 CURVE_COLUMNS = 40
 SHOWN_EVERY = 4  # rates
@@ -38,7 +38,7 @@ def find_lr(options: FindLrOptions) -> int:
         check_picture_path(options.chart)
     settings = {"max_steps": STEPS, "compile": "off", **settings_of(options)}
     sources = sources_of(options)
-    base_folder = base_checkpoint(options, screen)
+    begin = starting_point(options, screen)
     device = device_of(options, screen)
     stdin = stdin_source(options, device)
 
@@ -49,7 +49,8 @@ def find_lr(options: FindLrOptions) -> int:
                 stdin(torch_device),
             )  # fmt: skip
             run = Run(options.checkpoints / "range-test")
-            trainer, _ = prepare_run(sources, settings, run, context, base_folder)
+            attempt = Attempt(may_choose_base=begin.is_chosen)
+            trainer, _ = prepare_run(sources, settings, run, context, begin.folder, attempt)
             return trainer.config, find_rate(trainer)
 
     config, test = device.run(test_on)

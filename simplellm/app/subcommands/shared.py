@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import torch
 
 from simplellm.app.console import decoded, standard_input
 from simplellm.app.device_fallback import DeviceFallback
-from simplellm.app.options import ModelOptions, Options, ReadingOptions, TrainingOptions
+from simplellm.app.options import (
+    ModelOptions,
+    Options,
+    ReadingOptions,
+    TextOptions,
+    TrainingOptions,
+)
 from simplellm.app.prompt_text import notes_on, without_line_end
 from simplellm.app.screen import Screen
+from simplellm.base.packaged import BASE, NONE, base_folder
 from simplellm.checkpoint.find_runs import find_checkpoint
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.config.toml import read_toml
@@ -21,6 +29,7 @@ from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError, TextError
 from simplellm.inference.quantize import quantize
 from simplellm.inference.sampler import Sampler
+from simplellm.training.run_info import start_name
 from simplellm.training.sources import Sources
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -106,8 +115,31 @@ def is_recording(path: Path) -> bool:
     return path.suffix.lower() == ".json" or path.is_dir()
 
 
-def base_checkpoint(options: TrainingOptions, screen: Screen) -> Path | None:
-    """The checkpoint folder of --from."""
-    if not options.base:
-        return None
-    return find_checkpoint(options.base, options.checkpoints, screen.notice)
+@dataclass(frozen=True)
+class StartingPoint:
+    """What --from names.
+
+    folder: a checkpoint; None for random weights. is_chosen: nothing was named, and the base model
+    of the package is used where that pays.
+    """
+
+    folder: Path | None = None
+    is_chosen: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """As in run.json, `none` for random weights; None where nothing was named."""
+        return None if self.is_chosen else start_name(self.folder) or NONE
+
+
+def starting_point(options: TextOptions, screen: Screen) -> StartingPoint:
+    if options.base is None:
+        return StartingPoint(is_chosen=True)
+    if options.base == NONE:
+        return StartingPoint()
+    if options.base != BASE:
+        return StartingPoint(find_checkpoint(options.base, options.checkpoints, screen.notice))
+    own = options.checkpoints / BASE
+    if own.is_dir():
+        screen.notice(f"--from {BASE} is the base model of the package; --from {own} is your run")
+    return StartingPoint(base_folder())

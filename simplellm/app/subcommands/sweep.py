@@ -15,11 +15,20 @@ from simplellm.app.console import standard_input, write_json
 from simplellm.app.interrupt import Interrupt
 from simplellm.app.options import SettingValues, SweepOptions
 from simplellm.app.screen import Screen
-from simplellm.app.subcommands.shared import DEFAULT_TEXT, device_of, screen_of
+from simplellm.app.subcommands.shared import (
+    DEFAULT_TEXT,
+    StartingPoint,
+    device_of,
+    screen_of,
+    starting_point,
+)
 from simplellm.app.training_run import run_training
+from simplellm.base.packaged import BASE, base_folder, is_present
 from simplellm.checkpoint.find_runs import MAX_DERIVED_CHARACTERS, free_name
+from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.run import Run
 from simplellm.config.equal_settings import FirstRun
+from simplellm.config.fine_tuning import contradiction
 from simplellm.config.recipe import choose
 from simplellm.config.setting import show
 from simplellm.data.source import spool
@@ -136,8 +145,9 @@ def _combinations(options: SweepOptions) -> list[SettingValues]:
             f"a sweep has at most {MOST_RUNS} runs, got {len(combinations)}",
             fix="give fewer values",
         )
+    base = read_source(base_folder()).config if options.base == BASE else None
     for settings in combinations:
-        choose(0, settings)  # refuses a wrong combination before the first training
+        choose(0, settings, base)  # refuses a wrong combination before the first training
     return list(combinations)
 
 
@@ -153,6 +163,7 @@ def _train_each(
     own_budget = replace(options, started_at=None)  # the budget of each run counts from its start
     stdin = spool(standard_input()) if options.reads_stdin and len(combinations) > 1 else None
     first: FirstRun | None = None
+    begin = _starting_point(combinations, options, screen)
     for number, settings in enumerate(combinations, 1):
         values = ", ".join(f"{name} {show(settings[name])}" for name in swept)
         screen.notice(f"run {number} of {len(combinations)}{': ' if values else ''}{values}")
@@ -160,14 +171,15 @@ def _train_each(
             screen.notice(f"same as in the first run: {', '.join(overruled)}")
         equalized = first.equalized(settings) if first else settings
         name = _run_name(_texts(options)[0], settings, swept, options.checkpoints)
-        job = partial(_train, sources, equalized, name, stdin)
+        job = partial(_train, sources, equalized, name, stdin, begin)
         try:
             trained = run_training(job, own_budget, screen, device_of(options, screen))
         except (SimpleLLMError, MemoryError, RuntimeError, ValueError) as error:
             yield _reported(error)
             continue
         yield SweepRun(settings, *trained)
-        first = first or _first_run(trained[0], options)
+        if first is None:
+            first, begin = _first_run(trained[0], options)
 
 
 def _reported(error: Exception) -> SimpleLLMError:
@@ -184,13 +196,14 @@ def _train(
     settings: SettingValues,
     name: str,
     stdin: BinaryIO | None,
+    begin: StartingPoint,
     context: TrainingContext,
 ) -> Result:
     """Train one run. `stdin`: a copy of standard input, which every run reads from its start."""
     if stdin is not None:
         stdin.seek(0)
         context = replace(context, stdin=stdin)
-    return start(sources, settings, name, context)
+    return start(sources, settings, name, context, begin.folder, may_choose_base=begin.is_chosen)
 
 
 def _run_name(text: str, settings: SettingValues, swept: list[str], checkpoints: Path) -> str:
@@ -204,12 +217,31 @@ def _run_name(text: str, settings: SettingValues, swept: list[str], checkpoints:
     return free_name(f"{stem}-{differing}", checkpoints)
 
 
-def _first_run(result: Result, options: SweepOptions) -> FirstRun:
+def _starting_point(
+    combinations: list[SettingValues], options: SweepOptions, screen: Screen
+) -> StartingPoint:
+    """Of the first run; random weights where a run of the sweep cannot use the base model."""
+    begin = starting_point(options, screen)
+    if not begin.is_chosen or not is_present():
+        return begin
+    base = read_source(base_folder()).config
+    for settings in combinations:
+        if why := contradiction(base, settings):
+            screen.notice(f"every run starts from random weights: {why}")
+            return StartingPoint()
+    return begin
+
+
+def _first_run(result: Result, options: SweepOptions) -> tuple[FirstRun, StartingPoint]:
+    """The first run, and what the others start from: the same as it."""
     info = RunInfo.read(Run(Path(result.path).parent))
     values = {**info.model.to_mapping(), **info.training.to_mapping()}
     steps = options.grid.get("max_steps", ())
     has_fixed_steps = info.training.budget is None and len(steps) == 1
-    return FirstRun(values, info.facts["corpus_bytes"], has_fixed_steps)
+    folder = base_folder() if info.facts["from"] == BASE else None
+    base = read_source(folder).config if folder else None
+    first = FirstRun(values, info.facts["corpus_bytes"], has_fixed_steps, base)
+    return first, StartingPoint(folder)
 
 
 # ---------------------------------------------------------------- the comparison

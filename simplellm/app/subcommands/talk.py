@@ -47,5 +47,8 @@ def _train_first(
     )
     sources = Sources((str(DEFAULT_TEXT),))
     return run_training(
-        lambda context: start(sources, options.settings, None, context), options, screen, device
+        lambda context: start(sources, options.settings, None, context, may_choose_base=True),
+        options,
+        screen,
+        device,
     )

@@ -11,15 +11,16 @@ from simplellm.app.interrupt import Interrupt
 from simplellm.app.options import TrainOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import (
-    base_checkpoint,
     device_of,
     is_recording,
     screen_of,
     settings_of,
     sources_of,
+    starting_point,
     text_format,
 )
 from simplellm.app.training_run import run_training
+from simplellm.base.packaged import BASE
 from simplellm.checkpoint.find_runs import find_run, free_name
 from simplellm.checkpoint.run import Run
 from simplellm.data.text_files import STDIN_NAME
@@ -75,9 +76,11 @@ def _start(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:
         return _repeated(options, Repetition.read(options.config, options.settings), screen)
     settings = settings_of(options)
     sources = sources_of(options)
-    base_folder = base_checkpoint(options, screen)
+    begin = starting_point(options, screen)
     return run_training(
-        lambda context: start(sources, settings, options.name, context, base_folder),
+        lambda context: start(
+            sources, settings, options.name, context, begin.folder, may_choose_base=begin.is_chosen
+        ),
         options,
         screen,
         device_of(options, screen),
@@ -90,7 +93,8 @@ def _repeated(
 ) -> tuple[Result, Interrupt]:
     """Train a recorded run again, under another name."""
     sources = repetition.sources(options.texts, options.val_data, text_format(options))
-    base_folder = base_checkpoint(options, screen) or repetition.base_folder
+    begin = starting_point(options, screen)
+    base_folder = repetition.base_folder if begin.is_chosen else begin.folder
     name = options.name or free_name(f"{repetition.name}-repeat", options.checkpoints)
     return run_training(
         lambda context: start(sources, {}, name, context, base_folder, repetition),
@@ -109,8 +113,8 @@ def _resume(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:
             fix="leave one of them out",
         )
     run, _ = find_run(options.name or options.run, options.checkpoints)
-    base_folder = base_checkpoint(options, screen)
-    named = NamedSources(options.texts, options.val_data, text_format(options), base_folder)
+    begin = _named_start(options, screen)
+    named = NamedSources(options.texts, options.val_data, text_format(options), begin)
     return run_training(
         lambda context: resume(run, settings, context, (), options.accept_changes, named),
         options,
@@ -118,3 +122,8 @@ def _resume(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:
         device_of(options, screen),
         options.track,
     )
+
+
+def _named_start(options: TrainOptions, screen: Screen) -> str | None:
+    """What --from names, to be compared with run.json; the base model need not be there."""
+    return BASE if options.base == BASE else starting_point(options, screen).name

@@ -7,11 +7,13 @@ that a model never is in memory twice.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from simplellm.checkpoint.int8_tensors import SCALE_SUFFIX, from_int8
 from simplellm.checkpoint.tensors import LazyTensor
 from simplellm.errors import CheckpointError
 from simplellm.storage.json_files import read_json
@@ -21,13 +23,14 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INT8 = "I8"
 
 
 def lazy_tensors(folder: Path, ignored: tuple[str, ...] = ()) -> dict[str, LazyTensor]:
     """All tensors of a model folder but those whose names end with one of `ignored`.
 
-    CheckpointError where files are missing or damaged, or a tensor has another type than F32, F16
-    or BF16.
+    Matrices in 8 bits become float32 when they are read. CheckpointError where files are missing or
+    damaged, or a tensor has another type than F32, F16 or BF16.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return _tensors_of(folder / WEIGHTS_FILE, None, ignored)
@@ -81,14 +84,18 @@ def _tensors_of(
     if absent is not None:
         raise CheckpointError(f"{path} lacks {absent[:100]!r}, which the index lists")
     start = data_start(path)
+    scales = {name + SCALE_SUFFIX for name, entry in entries.items() if entry.dtype == INT8}
     return {
-        name: _lazy(path, start, name, entries[name])
+        name: _lazy(path, start, name, entries)
         for name in (entries if listed is None else listed)
-        if not name.endswith(ignored)
+        if not name.endswith(ignored) and name not in scales
     }
 
 
-def _lazy(path: Path, start: int, name: str, entry: Entry) -> LazyTensor:
+def _lazy(path: Path, start: int, name: str, entries: Mapping[str, Entry]) -> LazyTensor:
+    entry = entries[name]
+    if entry.dtype == INT8:
+        return _lazy_int8(path, start, name, entries)
     if entry.dtype not in DTYPES:
         raise CheckpointError(
             f"{name[:100]!r} in {path} has type {entry.dtype}, expected {', '.join(DTYPES)}"
@@ -96,6 +103,23 @@ def _lazy(path: Path, start: int, name: str, entry: Entry) -> LazyTensor:
     dtype = DTYPES[entry.dtype]
     read = functools.partial(_read, path, start + entry.begin, entry.shape, dtype)
     return LazyTensor(entry.shape, dtype, read)
+
+
+def _lazy_int8(path: Path, start: int, name: str, entries: Mapping[str, Entry]) -> LazyTensor:
+    """A matrix in 8 bits with a scale for each row; see int8_tensors.py."""
+    entry, scale = entries[name], entries.get(name + SCALE_SUFFIX)
+    fits = scale is not None and (scale.dtype, scale.shape) == ("F32", entry.shape[:1])
+    if scale is None or not fits or len(entry.shape) != 2:
+        raise CheckpointError(
+            f"{name[:100]!r} in {path} is of type I8, without a scale for each row in F32"
+        )
+    places = (start + entry.begin, start + scale.begin)
+
+    def read() -> Tensor:
+        integers = _read(path, places[0], entry.shape, torch.int8)
+        return from_int8(integers, _read(path, places[1], entry.shape[:1], torch.float32))
+
+    return LazyTensor(entry.shape, torch.float32, read)
 
 
 def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
