@@ -118,7 +118,7 @@ def test_the_limits_of_the_start_may_be_repeated(tmp_path):
         (NamedSources(format=TextFormat("cp949")), "--encoding"),
         (NamedSources(format=TextFormat(text_key="content")), "--text-key"),
         (NamedSources(format=TextFormat(max_bad_share=0.1)), "--skip-bad"),
-        (NamedSources(base_folder=Path("elsewhere")), "--from"),
+        (NamedSources(start="elsewhere"), "--from"),
         (NamedSources(texts=("other.txt",)), "TEXT"),
     ],
 )
