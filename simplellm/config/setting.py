@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from simplellm.config.did_you_mean import did_you_mean
@@ -258,6 +259,7 @@ class Settings:
         return cls._declared("fact")
 
     @classmethod
+    @cache  # asked for again and again while a recipe is chosen
     def _declared(cls, key: str) -> tuple[Setting, ...]:
         return tuple(
             Setting(

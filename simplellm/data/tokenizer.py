@@ -11,6 +11,7 @@ import functools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import tiktoken
@@ -179,17 +180,18 @@ class Tokenizer:
         order = self._encoder.ranks
         if order is None or not all(part in order for part in parts):
             return self.encode(word)
-        while len(parts) > 1:
-            merges = [
-                (rank, i)
-                for i in range(len(parts) - 1)
-                if (rank := order.get(parts[i] + parts[i + 1])) is not None
-                and uniform() >= probability
-            ]
-            if not merges:
-                break
-            _, i = min(merges)
+        merges = [order.get(left + right) for left, right in pairwise(parts)]
+        while candidates := [
+            (rank, i)
+            for i, rank in enumerate(merges)
+            if rank is not None and uniform() >= probability
+        ]:
+            _, i = min(candidates)
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
+            first, end = max(i - 1, 0), i + 2  # the pairs that the new part belongs to
+            merges[first:end] = [
+                order.get(left + right) for left, right in pairwise(parts[first:end])
+            ]
         return [self.ranks[part] for part in parts]
 
     def token_bytes(self, token: int) -> bytes:
