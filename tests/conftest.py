@@ -38,7 +38,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).resolve().parents[1]
-STORY = ROOT / "the-verdict.txt"
+STORY = ROOT / "tests" / "fixtures" / "the-verdict.txt"  # the beginning of the-verdict.txt
 SHARED_DATA = Path(os.environ.get("SIMPLELLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 MAX_WORKERS = 8  # each needs about 0.5 GB of memory
 COUNT = "count"  # name of the user property that `report_count` sets

@@ -410,6 +410,7 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
         try:
             if "import" in step:
                 importlib.import_module(step["import"])
+                gc.freeze()
             elif "collect" in step:
                 import pytest
 
@@ -445,7 +446,7 @@ def main() -> None:
     sys.stdout = sys.stderr
     for name in THIRD_PARTY if any("code" not in step for step in steps) else ():
         importlib.import_module(name)
-    gc.freeze()  # keeps the objects of the libraries out of the collection before each step
+    gc.freeze()  # keeps the objects of modules out of the collection before each step
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"{PACKAGE}(\.|$)")
     if arguments.system == "windows":
         become_windows(Path(os.path.realpath(arguments.folder)))

@@ -138,7 +138,9 @@ def write_texts(folder: Path) -> None:
     text.parent.mkdir(parents=True)
     text.write_text(STORY.read_text(encoding="utf-8")[:9000] + MANY_CHARACTERS, encoding="utf-8")
     (text.parent / "second.txt").write_bytes(STORY.read_bytes()[:4000].replace(b"\n", b"\r\n"))
-    (folder / "held out 한글.txt").write_text(STORY.read_text("utf-8")[20000:], encoding="utf-8")
+    (folder / "held out 한글.txt").write_text(
+        (ROOT / "the-verdict.txt").read_text("utf-8")[20000:], encoding="utf-8"
+    )
     (folder / "my settings.toml").write_text(
         "\ufeff# 한글\n[training]\nbatch_size = 4\n", encoding="utf-8"
     )

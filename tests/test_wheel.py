@@ -77,7 +77,10 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_story(wheel: Path) ->
     assert names == {path.relative_to(ROOT).as_posix() for path in files} | {
         "simplellm/the-verdict.txt"
     }
-    assert zipfile.ZipFile(wheel).read("simplellm/the-verdict.txt") == STORY.read_bytes()
+    assert (
+        zipfile.ZipFile(wheel).read("simplellm/the-verdict.txt")
+        == (ROOT / "the-verdict.txt").read_bytes()
+    )
 
 
 def test_the_story_is_in_the_repository_once() -> None:

@@ -250,12 +250,12 @@ def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folde
 
 
 def test_a_stopped_run_resumes_within_its_budget(folder, monkeypatch):
-    stopped = train(folder, "stopped", stop_after=30, **FADING, budget=2.5)
-    assert stopped.stopped and stopped.steps == 30
+    stopped = train(folder, "stopped", stop_after=10, **FADING, budget=2.5)
+    assert stopped.stopped and stopped.steps == 10
     uneven(monkeypatch)
     done = resume(Run(folder / "stopped"), {}, training_context(folder))
     assert (
-        not done.stopped and done.steps > 30 and done.train_seconds == pytest.approx(2.5, rel=0.35)
+        not done.stopped and done.steps > 10 and done.train_seconds == pytest.approx(2.5, rel=0.35)
     )
 
 

@@ -259,7 +259,7 @@ def test_a_stride_below_the_block_gives_more_windows_and_overlapping_ones(folder
 
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
 def test_end_of_text_separates_documents(folder, tmp_path, story, bpe_dropout):
-    documents = [story[i : i + 900] for i in range(0, 9000, 900)]
+    documents = [story[i : i + 700] for i in range(0, 7000, 700)]
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"text": document}) + "\n" for document in documents)
     )
