@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, STORY, TINY_FLAGS
+from conftest import ROOT, TINY_FLAGS
 from program import environment
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
