@@ -239,7 +239,7 @@ def test_every_command_of_the_documentation_is_accepted(command: str) -> None:
 
 @pytest.mark.parametrize("page", [*GUIDES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_every_module_that_is_named_exists(page: Path) -> None:
-    folders = ("simplellm", "tests", "examples", "bench", "docs")
+    folders = ("simplellm", "tests", "examples", "base", "bench", "docs")
     known = {path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")}
     known.add((ROOT / "main.py").as_posix())
     named = set(re.findall(r"[\w/]+\.py\b", page.read_text(encoding="utf-8")))
