@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,13 @@ def read_json(path: Path) -> JsonObject:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path} is damaged: it is too large")
-        content = json.loads(
-            path.read_bytes(),
-            object_pairs_hook=reject_duplicate_keys,
-            parse_float=_finite,
-            parse_constant=_finite,
-        )
+        with _without_garbage_collection():
+            content = json.loads(
+                path.read_bytes(),
+                object_pairs_hook=reject_duplicate_keys,
+                parse_float=_finite,
+                parse_constant=_finite,
+            )
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -43,6 +46,18 @@ def read_json(path: Path) -> JsonObject:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it is not a JSON object")
     return content
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """JSON has no cycles, and looking for some takes half the time of a large tokenizer.json."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _finite(text: str) -> float:
