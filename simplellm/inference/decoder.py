@@ -3,9 +3,9 @@
 For a single token every product is a matrix times a vector: each weight is read once and used once,
 so that the time goes to reading memory and to calling operators. numpy's calls take a fifth of the
 time of torch's, and its BLAS reads memory twice as fast (measured: docs/performance.md). The
-computation is that of model/ on the same weights and the same cache. Weights are not copied, and
-nothing is allocated per token: every buffer is made once, when the decoder is
-built.
+computation is that of model/ on the same weights and the same cache. Nothing is allocated per
+token: every buffer is made once, when the decoder is built. Weights are copied only where 16 bits
+hold the same values (exact_weights.py).
 
 The kinds of layers decide what is computed (RMSNorm or LayerNorm, MLP or GatedMLP, rotary or
 learned positions, with or without QK-norm), not the name of the architecture.

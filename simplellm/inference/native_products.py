@@ -31,6 +31,7 @@ SOURCE = Path(__file__).with_name("products.c")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-fPIC", "-shared")
 COMPILE_SECONDS = 60  # at most
+BLOCK = 32  # weights with one scale, as in products.c
 PARALLEL_WEIGHTS = 1 << 16  # of a matrix; waking the threads costs more for a smaller one
 
 
@@ -39,28 +40,46 @@ class NativeProducts:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._int8 = library.int8_product
-        self._int8.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_int]
         self._float = library.float_product
-        self._float.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2, ctypes.c_int]
-        self._int8.restype = self._float.restype = None
+        self._bfloat16 = library.bfloat16_product
+        self._scaled = library.scaled_product
+        for function, n_arrays in (
+            (self._int8, 4),
+            (self._float, 3),
+            (self._bfloat16, 3),
+            (self._scaled, 4),
+        ):
+            pointers = [ctypes.c_void_p] * n_arrays
+            function.argtypes = [*pointers, *[ctypes.c_int64] * 2, ctypes.c_int]
+            function.restype = None
 
     def int8(self, weight: Array, scale: Array) -> VectorMap:
         """The product of `weight` (rows, columns) int8, times `scale` (rows), with a vector."""
-        product, shape = self._int8, _shape(weight)
-
-        def multiply(x: Array, result: Array) -> None:
-            product(weight.ctypes, scale.ctypes, x.ctypes, result.ctypes, *shape)
-
-        return multiply
+        return _product(self._int8, weight, scale)
 
     def float32(self, weight: Array) -> VectorMap:
         """The product of `weight` (rows, columns) float32 with a vector."""
-        product, shape = self._float, _shape(weight)
+        return _product(self._float, weight)
 
-        def multiply(x: Array, result: Array) -> None:
-            product(weight.ctypes, x.ctypes, result.ctypes, *shape)
+    def bfloat16(self, weight: Array) -> VectorMap:
+        """That of a matrix of which `weight` (rows, columns) uint16 has the upper 16 bits."""
+        return _product(self._bfloat16, weight)
 
-        return multiply
+    def scaled(self, weight: Array, scale: Array) -> VectorMap:
+        """That of `weight` (rows, columns) int16 times `scale` (rows, columns / BLOCK)."""
+        return _product(self._scaled, weight, scale)
+
+
+def _product(function: ctypes._NamedFuncPointer, *matrix: Array) -> VectorMap:
+    """`function` of the arrays that store a matrix, the first of which has its shape."""
+    shape = _shape(matrix[0])
+    addresses = [array.ctypes.data for array in matrix]
+
+    def multiply(x: Array, result: Array) -> None:
+        function(*addresses, x.ctypes.data, result.ctypes.data, *shape)
+
+    multiply.arrays = matrix  # type: ignore[attr-defined]  # whose memory the addresses name
+    return multiply
 
 
 def _shape(weight: Array) -> tuple[int, int, int]:
@@ -155,4 +174,11 @@ def _is_right(products: NativeProducts) -> bool:
     products.int8(weight, scale)(x, result)
     is_right = np.allclose(result, expected, rtol=1e-4)
     products.float32(weight.astype(np.float32))(x, result)
-    return is_right and np.allclose(result * scale, expected, rtol=1e-4)
+    is_right &= np.allclose(result * scale, expected, rtol=1e-4)
+    weight, x = weight[:, :128].astype(np.float32), x[:128].copy()
+    products.float32(weight)(x, result)
+    first = result.copy()
+    products.bfloat16((weight.view(np.uint32) >> 16).astype(np.uint16))(x, result)
+    is_right &= bool((result == first).all())
+    products.scaled(weight.astype(np.int16), np.ones((5, 128 // BLOCK), np.float32))(x, result)
+    return bool(is_right and (result == first).all())

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simplellm.inference.exact_weights import exact_product
 from simplellm.inference.native_products import Array, VectorMap, native_products
 from simplellm.inference.quantize import Int8Linear
 from simplellm.model.layers import RMSNorm
@@ -101,7 +102,10 @@ def product(module: nn.Module) -> VectorMap:
     """W x + b of a linear layer, or of an embedding table that is the output table."""
     if isinstance(module, Int8Linear):
         return _with_bias(_int8_product(module), module.bias)
-    return _with_bias(_float_product(array(module.weight)), getattr(module, "bias", None))
+    # The token table is also read row by row; a second copy of it would be large.
+    may_copy = not isinstance(module, nn.Embedding)
+    weight = array(module.weight)
+    return _with_bias(_float_product(weight, may_copy), getattr(module, "bias", None))
 
 
 def _with_bias(multiply: VectorMap, bias: object) -> VectorMap:
@@ -116,11 +120,18 @@ def _with_bias(multiply: VectorMap, bias: object) -> VectorMap:
     return affine
 
 
-def _float_product(weight: Array) -> VectorMap:
-    """By numpy on one core, or on all cores where that is faster for a large matrix."""
-    if weight.nbytes < LARGE_MATRIX_BYTES or torch.get_num_threads() == 1:
+def _float_product(weight: Array, may_copy: bool) -> VectorMap:
+    """By numpy on one core, or on all cores where that is faster for a large matrix.
+
+    may_copy: read a copy with fewer bytes where it has the same values.
+    """
+    if weight.nbytes < LARGE_MATRIX_BYTES:
         return cast("VectorMap", weight.dot)
     native = native_products()
+    if native is not None and may_copy and (exact := exact_product(native, weight)):
+        return exact
+    if torch.get_num_threads() == 1:
+        return cast("VectorMap", weight.dot)
     if native is not None:
         return native.float32(weight)
     if _is_faster_in_torch(*weight.shape):
