@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def test_each_document_begins_with_bos_and_only_its_end_is_scored(
 def test_training_sees_bos_before_each_document(
     llama: Path, story: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    documents = [story[start : start + 900] for start in range(0, 9000, 900)]
+    words, draw = story.split(), random.Random(1)
+    documents = [" ".join(draw.choices(words, k=150)) for _ in range(10)]  # none repeats another
     (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": d}) for d in documents))
     trained = answer(
         capsys, "train", tmp_path / "text.jsonl", "--from", llama, "--checkpoints", tmp_path,
@@ -171,14 +173,15 @@ def test_training_sees_bos_before_each_document(
     assert ids[0] == bos and prepared.val_ids[0] == bos
     begins = [index for index, token in enumerate(ids) if token == bos][1:]
     assert begins and all(ids[index - 1] == prepared.tokenizer.end_of_text for index in begins)
-    texts = prepared.train_documents()
-    assert len(texts) == len(begins) + 1 and texts[:3] == documents[:3]
+    texts = [text for text in prepared.train_documents() if text]
+    assert len(texts) == len(begins) + 1 and texts[:-1] == documents[: len(begins)]
     saved = open_model(Path(trained["path"]), CPU).tokenizer
     assert saved.bos_ids == (bos,)
-    (tmp_path / "held-out.txt").write_text(prepared.val_documents()[0])
+    held_out = [json.dumps({"text": text}) for text in prepared.val_documents()]
+    (tmp_path / "held-out.jsonl").write_text("\n".join(held_out))
     again = answer(
         capsys, "evaluate", "--run", "tuned", "--checkpoints", tmp_path, "--data",
-        tmp_path / "held-out.txt",
+        tmp_path / "held-out.jsonl",
     )  # fmt: skip
     assert again["bits_per_byte"] == pytest.approx(trained["bits_per_byte"], rel=1e-3)
 
