@@ -157,8 +157,8 @@ class Source:
 
     def records(self) -> Iterator[tuple[int, str | TextError]]:
         """Number and text of each used JSON line, or the error of an unusable one."""
-        for number, line in enumerate(_lines(self._decoded()), 1):
-            if number not in self.skipped_lines and not line.isspace() and line:
+        for number, line in _numbered_lines(self._decoded()):
+            if number not in self.skipped_lines:
                 yield number, self._text_of(number, line)
 
     def _text_of(self, number: int, line: str) -> str | TextError:
@@ -305,14 +305,20 @@ def _missing_key(where: str, key: str, record: object) -> TextError:
     return TextError(f'{where} has no string "{key}"; its keys: {keys}{more}', fix=fix)
 
 
-def _lines(parts: Iterable[str]) -> Iterator[str]:
-    """The lines of a text that comes in parts, without line ends."""
+def _numbered_lines(parts: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, without line ends, and their numbers. Parts are of any size."""
     begun: list[str] = []  # parts of the line that has not ended yet
+    number = 1  # of that line
     for part in parts:
+        if part.isspace() and not any(begun):  # a file may have millions of blank lines
+            number += part.count("\n")
+            continue
         first, *others = part.split("\n")
         begun.append(first)
         if others:
-            yield "".join(begun)
-            yield from others[:-1]
+            lines = ["".join(begun), *others[:-1]]
             begun = [others[-1]]
-    yield "".join(begun)
+            yield from (pair for pair in enumerate(lines, number) if pair[1].strip())
+            number += len(lines)
+    if (last := "".join(begun)).strip():
+        yield number, last
