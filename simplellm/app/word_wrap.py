@@ -20,6 +20,8 @@ NO_BREAK_SPACES = "\u00a0\u202f"
 # Scripts that are written without spaces: kana and Chinese characters
 UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
             (0x20000, 0x3FFFF))  # fmt: skip
+EMOJI = (0x1F000, 0x1FAFF)  # with flags and skin tones
+EMOJI_JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
 ERASE = "\b \b"  # the last column
 BACKGROUND = " on "  # in a style; a terminal that wraps such text colours the whole new line
 
@@ -64,7 +66,7 @@ class WordWrap:
                 out += self._add(character, style)
         has_room = width - self.column >= min(HELD_COLUMNS, width // 2)
         if has_room and self.column + self._word_cells < width:
-            out += self._show_word()
+            out += self._show_word(self._n_measurable())
         return joined(out)
 
     def finish(self) -> list[Span]:
@@ -90,8 +92,8 @@ class WordWrap:
         cells = self._cells(character)
         if self.column + self._word_cells + cells > self._width:
             if self.column:
-                shown = "".join(span.text for span in self._word[: self._n_shown])
-                out += [Span(ERASE * self._cells(shown)), Span("\n")]
+                n_columns = sum(self._cells(span.text) for span in self._word[: self._n_shown])
+                out += [Span(ERASE * n_columns), Span("\n")]
                 self.column = 0
                 self._n_shown = 0
             if self._word_cells + cells > self._width:
@@ -103,13 +105,21 @@ class WordWrap:
         self._word_cells += cells
         return out
 
-    def _show_word(self) -> list[Span]:
-        new = self._word[self._n_shown :]
-        self._n_shown = len(self._word)
+    def _n_measurable(self) -> int:
+        """How many characters of the word take the same columns on every terminal.
+
+        What follows them waits for the end of the word, so that it is never erased.
+        """
+        numbers = (n for n, span in enumerate(self._word) if is_emoji(span.text))
+        return next(numbers, len(self._word))
+
+    def _show_word(self, n_characters: int) -> list[Span]:
+        new = self._word[self._n_shown : n_characters]
+        self._n_shown = max(self._n_shown, n_characters)
         return new
 
     def _end_word(self) -> list[Span]:
-        new = self._show_word()
+        new = self._show_word(len(self._word))
         self.column += self._word_cells
         self._word = []
         self._word_cells = 0
@@ -120,6 +130,11 @@ class WordWrap:
 def is_unspaced(character: str) -> bool:
     """Whether a line may be broken before and after this character."""
     return any(first <= ord(character) <= last for first, last in UNSPACED)
+
+
+def is_emoji(character: str) -> bool:
+    """Whether it may be a part of an emoji sequence, which has another width on each terminal."""
+    return character in EMOJI_JOINERS or EMOJI[0] <= ord(character) <= EMOJI[1]
 
 
 def joined(spans: Iterable[Span]) -> list[Span]:

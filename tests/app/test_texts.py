@@ -207,9 +207,10 @@ def test_evaluate_gives_the_figures_of_training_for_a_text_with_copies(run, tmp_
     write_lines(tmp_path / "x.jsonl", [story[4000:6500], story[6500:9000], story[4000:6500]])
     for data in ("val", "val/1.jsonl"):
         _, trained, _ = run("train", "x.jsonl", "--val-data", data, "--eval-tokens", "100000")
-        _, scored, _ = run("evaluate", "--data", data)
+        _, scored, err = run("evaluate", "--data", data)
         assert scored["loss"] == trained["val_loss"]
         assert scored["bits_per_byte"] == trained["bits_per_byte"]
+        assert ("1 file is a copy of another one" in err) == (data == "val")
 
 
 # ---------------------------------------------------------------- encodings and marks

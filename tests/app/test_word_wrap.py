@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pyte
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from simplellm.app.screen import Screen
-from simplellm.app.word_wrap import ERASE, HELD_COLUMNS, WordWrap
+from simplellm.app.word_wrap import ERASE, HELD_COLUMNS, WordWrap, is_emoji
 
 WIDTH = 20
 KOREAN = "한국어 문장입니다 그리고 더 긴 문장"
+emoji_words = st.lists(
+    st.sampled_from(
+        [
+            *"ab한글e",
+            "e\u0301",
+            "👍",
+            "👍🏽",
+            "👩\u200d👩\u200d👧",
+            "🇰🇷",
+            "❤\ufe0f",
+            "1\ufe0f\u20e3",
+        ]
+    ),
+    min_size=1,
+    max_size=12,
+).map("".join)
 words = st.text(st.sampled_from("ab한글é.-👍日本"), min_size=1, max_size=9)
 
 
@@ -39,6 +56,23 @@ def test_no_word_is_split_and_none_is_lost(found: list[str], size: int) -> None:
     kept = [word for line in shown for word in line.split()]
     unspaced = str.maketrans({"日": " 日 ", "本": " 本 "})  # may be separated
     assert " ".join(kept).translate(unspaced).split() == " ".join(found).translate(unspaced).split()
+
+
+@settings(max_examples=30)
+@given(st.lists(emoji_words, max_size=20), st.integers(1, 7), st.integers(20, 80))
+def test_no_emoji_is_erased_because_its_width_differs_between_terminals(
+    found: list[str], size: int, width: int
+) -> None:
+    output = "".join(written(" ".join(found), size, width))
+    while match := re.search(f"({re.escape(ERASE)})+", output):
+        before, n_columns = output[: match.start()], len(match[0]) // len(ERASE)
+        kept = before
+        while cell_len(before[len(kept) :]) < n_columns:
+            kept = kept[:-1]
+        erased = before[len(kept) :]
+        assert cell_len(erased) == n_columns and not any(map(is_emoji, erased)), erased
+        output = kept + output[match.end() :]
+    assert "".join(output.split()) == "".join(found)
 
 
 @given(st.lists(words), st.integers(1, 7))

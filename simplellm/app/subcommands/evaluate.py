@@ -49,6 +49,10 @@ def evaluate(options: EvaluateOptions) -> int:
         write_json(evaluation.to_mapping())
     else:
         screen.table(("", "", ""), _rows(evaluation))
+    n_copies = len(corpus.fingerprint) - len({*corpus.fingerprint.values()})
+    if n_copies:
+        files = "1 file is a copy" if n_copies == 1 else f"{n_copies} files are copies"
+        screen.notice(f"{files} of another one; every file is scored, as with --val-data")
     if is_too_short(evaluation.tokens):
         size = evaluation.tokens, evaluation.bytes
         screen.notice(too_short_to_score(*size, "this text", "score a longer one"))
