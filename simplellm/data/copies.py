@@ -98,6 +98,9 @@ class _Text:
                 yield chunk.text
 
         prints = fingerprints(parts(), corpus.n_characters)
+        if not ends or ends[-1] < corpus.n_characters:  # a file has become shorter meanwhile
+            ends.append(corpus.n_characters)
+            is_record.append(False)
         return cls(prints, np.array(ends, np.int64), np.array(is_record, bool))
 
     @cached_property

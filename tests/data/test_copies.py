@@ -138,3 +138,11 @@ def test_equal_passages_have_a_fingerprint_in_common_in_texts_of_any_size(
         [*copied[copied < 6000], *(copied[copied < 6000] - 5000 + start)]
     )
     assert len(copied) >= 2
+
+
+@pytest.mark.parametrize("rest", ["", "a\n"])
+def test_a_file_that_becomes_shorter_meanwhile_is_no_error_here(tmp_path: Path, rest: str) -> None:
+    (tmp_path / "a.txt").write_text(prose(1), encoding="utf-8")
+    corpus = read_corpus([str(tmp_path)])
+    (tmp_path / "a.txt").write_text(rest, encoding="utf-8")
+    assert without_copies(corpus, 0.1, lambda text: None) == corpus, "found when it is encoded"
