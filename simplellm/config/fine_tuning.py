@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -37,6 +38,8 @@ OWN_MODEL: dict[str, Any] = {
     "composition": 0.0,
     "induction": False,
 }
+OWN_EPOCHS = 20.0  # of a small text; Wharton, 18 kB, is best after 12 to 20
+OWN_TUNED_BYTES = 18_000  # from which a smaller text may be read more often
 OWN_SMALL_TEXT: dict[str, Any] = {
     "block_size": 256,
     "tokens": 1024,
@@ -53,6 +56,9 @@ OWN_LARGER_TEXT: dict[str, Any] = {
     "muon_learning_rate": 0.01,
     "ema_decay": 0.98,
 }
+# A new model ends at about 0.9 of the bits of bz2, and a base at about 0.75 of its own bits on the
+# text (measured: docs/recipe.md).
+WARM_RATIO = 1.2
 # Settings of a new model that a trained one cannot follow, and what they do.
 FOR_NEW_MODELS = {
     "composition": "composes new embeddings",
@@ -74,7 +80,7 @@ def fine_tuning(
     chosen: settings by the recipe for a new model. train: those of them that concern training.
     SettingError where `given` has another shape than `base`.
     """
-    changed = dict(OPEN_MODEL) if is_open else _own_model(train_bytes, chosen)
+    changed = dict(OPEN_MODEL) if is_open else _own_model(train_bytes, chosen, given)
     block_size, tokens = changed.pop("block_size"), changed.pop("tokens")
     dropout = changed.pop("dropout", base.dropout)
     wanted = int(given.get("block_size") or min(base.block_size, block_size))
@@ -92,11 +98,15 @@ def fine_tuning(
     return model, {**train, **_not_given(changed, given)}
 
 
-def _own_model(train_bytes: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _own_model(
+    train_bytes: int, chosen: Mapping[str, Any], given: ExplicitSettings
+) -> dict[str, Any]:
     """The settings for a model of this project. The schedule is that of the recipe."""
-    if train_bytes < SMALL_TEXT_BYTES:
-        return {**OWN_MODEL, **OWN_SMALL_TEXT}
-    return {**OWN_MODEL, "dropout": chosen["dropout"], **OWN_LARGER_TEXT}
+    if train_bytes >= SMALL_TEXT_BYTES:
+        return {**OWN_MODEL, "dropout": chosen["dropout"], **OWN_LARGER_TEXT}
+    shortage = max(OWN_TUNED_BYTES / max(train_bytes, 1), 1.0)
+    limits = {} if "max_steps" in given else {"max_epochs": OWN_EPOCHS * math.sqrt(shortage)}
+    return {**OWN_MODEL, **OWN_SMALL_TEXT, **limits}
 
 
 def contradiction(base: ModelConfig, given: Mapping[str, Any]) -> str:
@@ -115,14 +125,13 @@ def contradiction(base: ModelConfig, given: Mapping[str, Any]) -> str:
     return ""
 
 
-def pays_to_start_warm(
-    bits_per_byte: float, train_bytes: int, given: ExplicitSettings, speed: float
-) -> bool:
+def pays_to_start_warm(bits_per_byte: float, compressed_bits: float) -> bool:
     """Whether a training from a base model ends better than one from random weights.
 
-    bits_per_byte: of the base on a sample of the text. speed: of the machine, see `recipe`.
+    bits_per_byte: of the base on a sample of the text. compressed_bits: of its end, compressed by
+    bz2 that has seen the text before; how well a new model learns a text follows from that.
     """
-    return bits_per_byte < 2.6
+    return bits_per_byte < WARM_RATIO * compressed_bits
 
 
 def _not_given(changed: Mapping[str, Any], given: ExplicitSettings) -> dict[str, Any]:

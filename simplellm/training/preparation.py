@@ -96,7 +96,7 @@ def prepare_run(
     corpora = sources.read(config.val_fraction, context.stdin, context.notice)
     speed = attempt.speed or measured_speed(context)
     may_choose = attempt.may_choose_base and base is None
-    choice = choose_start(corpora, config, given, speed, context) if may_choose else Choice(base)
+    choice = choose_start(corpora, config, given, context) if may_choose else Choice(base)
     base = choice.base
     model_config, config = _configs(corpora.train.n_bytes, given, base, speed)
     tokenizer = base.tokenizer if base else config.tokenizer

@@ -16,12 +16,13 @@ from simplellm.config.architectures import IMPORTED
 from simplellm.data.dataset import encode_document
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.data.utf8 import utf8_length
+from simplellm.device import fast_float32
 from simplellm.errors import Notice
 from simplellm.model.scoring import evaluate
 from simplellm.model.transformer import SimpleLLM
 
 OWN = "modern"  # only this project makes models of this architecture
+PASSAGE_TOKENS = 400  # of each passage of a sample
 PROBE_TOKENS = 4096  # of a new text, scored before a trained model is trained on it
 # Bits per byte on the new text, divided by those on the model's own text, from which a notice says
 # that the texts are very different (guess).
@@ -57,14 +58,15 @@ class TrainedBase:
         )
 
     def bits_per_byte_of(self, passages: list[str]) -> float:
-        """On passages of a text, each of which is read from its start."""
-        nats = n_bytes = 0.0
+        """On the beginnings of passages of a text, each of which is read from its start."""
+        bits = n_bytes = 0.0
         for passage in passages:
-            ids = encode_document(self.tokenizer, passage)
-            scores = evaluate(self.model, ids, utf8_length(passage))
-            nats += scores.bits_per_byte * scores.bytes
-            n_bytes += scores.bytes
-        return nats / max(n_bytes, 1)
+            ids = encode_document(self.tokenizer, passage)[: PASSAGE_TOKENS + 1]
+            size = sum(len(self.tokenizer.token_bytes(int(token))) for token in ids[1:])
+            with fast_float32(torch.device("cpu")):
+                bits += evaluate(self.model, ids, max(size, 1)).bits_per_byte * size
+            n_bytes += size
+        return bits / max(n_bytes, 1)
 
     def report_different_text(self, prepared: Prepared, notice: Notice) -> None:
         """A notice where the model predicts the new text much worse than its own."""
