@@ -56,9 +56,11 @@ OWN_LARGER_TEXT: dict[str, Any] = {
     "muon_learning_rate": 0.01,
     "ema_decay": 0.98,
 }
-# A new model ends at about 0.9 of the bits of bz2, and a base at about 0.75 of its own bits on the
-# text (measured: docs/recipe.md).
+# Bits of the base on a text, divided by those of bz2, below which starting from the base pays. A
+# base ends at about 0.75 of its bits on the text, a new model at 0.9 of those of bz2, and at more
+# on a small text (measured: docs/recipe.md).
 WARM_RATIO = 1.2
+WARM_RATIO_OF_SMALL_TEXT = 1.5
 # Settings of a new model that a trained one cannot follow, and what they do.
 FOR_NEW_MODELS = {
     "composition": "composes new embeddings",
@@ -125,13 +127,15 @@ def contradiction(base: ModelConfig, given: Mapping[str, Any]) -> str:
     return ""
 
 
-def pays_to_start_warm(bits_per_byte: float, compressed_bits: float) -> bool:
+def pays_to_start_warm(bits_per_byte: float, compressed_bits: float, train_bytes: int) -> bool:
     """Whether a training from a base model ends better than one from random weights.
 
     bits_per_byte: of the base on a sample of the text. compressed_bits: of its end, compressed by
     bz2 that has seen the text before; how well a new model learns a text follows from that.
     """
-    return bits_per_byte < WARM_RATIO * compressed_bits
+    is_small = train_bytes < SMALL_TEXT_BYTES
+    ratio = WARM_RATIO_OF_SMALL_TEXT if is_small else WARM_RATIO
+    return bits_per_byte < ratio * compressed_bits
 
 
 def _not_given(changed: Mapping[str, Any], given: ExplicitSettings) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _choice(
     bits = from_main(own, context.world, context.device)
     compressed = compressed_bits(text)
     reads = f"it reads a sample of this text at {bits:.2f} bits/byte, bz2 at {compressed:.2f}"
-    if pays_to_start_warm(bits, compressed):
+    if pays_to_start_warm(bits, compressed, corpus.n_bytes):
         return Choice(base, f"starting from the base model: {reads}; --from none does not")
     return Choice(None, f"{RANDOM_WEIGHTS}, not the base model: {reads}; --from base does")
 
