@@ -106,9 +106,13 @@ def _own_model(
     """The settings for a model of this project. The schedule is that of the recipe."""
     if train_bytes >= SMALL_TEXT_BYTES:
         return {**OWN_MODEL, "dropout": chosen["dropout"], **OWN_LARGER_TEXT}
-    shortage = max(OWN_TUNED_BYTES / max(train_bytes, 1), 1.0)
-    limits = {} if "max_steps" in given else {"max_epochs": OWN_EPOCHS * math.sqrt(shortage)}
+    limits = {} if "max_steps" in given else {"max_epochs": epochs_of_small_text(train_bytes)}
     return {**OWN_MODEL, **OWN_SMALL_TEXT, **limits}
+
+
+def epochs_of_small_text(train_bytes: int) -> float:
+    """Passes over a text under SMALL_TEXT_BYTES that a model of this project is trained for."""
+    return OWN_EPOCHS * math.sqrt(max(OWN_TUNED_BYTES / max(train_bytes, 1), 1.0))
 
 
 def contradiction(base: ModelConfig, given: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simplellm.config.architectures import ARCHITECTURES
-from simplellm.config.fine_tuning import SMALL_TEXT_BYTES, fine_tuning
+from simplellm.config.fine_tuning import SMALL_TEXT_BYTES, epochs_of_small_text, fine_tuning
 from simplellm.config.heads import fitted_shape
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, Setting
@@ -146,9 +146,11 @@ def _small_text(train_bytes: int) -> dict[str, Any]:
     }
 
 
-def usual_epochs(train_bytes: int) -> float:
-    """Passes over the text that a usual training makes."""
-    return _max_epochs(train_bytes) if train_bytes < SMALL_TEXT_BYTES else 1.0
+def usual_epochs(train_bytes: int, is_warm: bool = False) -> float:
+    """Passes over the text that a usual training makes. is_warm: from a trained model."""
+    if train_bytes >= SMALL_TEXT_BYTES:
+        return 1.0
+    return epochs_of_small_text(train_bytes) if is_warm else _max_epochs(train_bytes)
 
 
 def _max_epochs(train_bytes: int) -> float:

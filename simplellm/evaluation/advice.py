@@ -80,9 +80,11 @@ def short_validation(n_tokens: int, n_bytes: int) -> str:
     return too_short_to_score(n_tokens, n_bytes, "the held-out validation text", fix)
 
 
-def usual_steps(train_bytes: int, train_tokens: int, tokens_per_step: float) -> int:
-    """Optimizer updates of a usual training on a text of this size."""
-    steps = usual_epochs(train_bytes) * train_tokens / max(tokens_per_step, 1)
+def usual_steps(
+    train_bytes: int, train_tokens: int, tokens_per_step: float, is_warm: bool = False
+) -> int:
+    """Optimizer updates of a usual training on a text of this size, see `recipe.usual_epochs`."""
+    steps = usual_epochs(train_bytes, is_warm) * train_tokens / max(tokens_per_step, 1)
     return max(round(min(steps, USUAL_STEPS_AT_MOST)), 1)
 
 

@@ -129,9 +129,10 @@ def course_of(
     sizes = [record["tokens_per_step"] for record in records if "tokens_per_step" in record]
     n_bytes, n_tokens = prepared.train_bytes, len(prepared.train_ids)
     info = RunInfo.read(Run(folder))
+    is_warm = bool(info.facts.get("from"))
     return Course(
         steps=int(figures["steps"]),
-        usual_steps=advice.usual_steps(n_bytes, n_tokens, sizes[-1]) if sizes else 1,
+        usual_steps=advice.usual_steps(n_bytes, n_tokens, sizes[-1], is_warm) if sizes else 1,
         curves=LossCurves.of(records),
         regularization=advice.regularization_of(info.model, info.training),
         ended_early=any(record["kind"] == "early_stop" for record in records),

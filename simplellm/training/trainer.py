@@ -32,8 +32,9 @@ from simplellm.training.validation import Validation
 
 RECENT_SECONDS = 3.0  # window over which the current speed is measured
 MAX_STOPPING_TOKENS = 2048  # scored when stopped before the first evaluation: stopping is quick
-# Evaluations as many of which scoring the weights of a base on the whole validation text may cost.
-MAX_BASE_EVALUATIONS = 3
+# Limits of scoring the weights of a base on as much text as `score_best` reads: evaluations that
+# cost as much, and multiplications (10 s on 2 cores).
+MAX_BASE_EVALUATIONS, MAX_BASE_PRODUCTS = 3, 1e12
 DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -120,6 +121,7 @@ class Trainer(Learner):
         Before the first step too, unless that is very much more.
         """
         most = MAX_BASE_EVALUATIONS * self.config.eval_tokens
+        most = int(min(most, MAX_BASE_PRODUCTS / self.model.n_parameters))
         is_base_compared = self.step == 0 and self.validation.final_tokens <= most
         if self.step != self.config.max_steps and not is_base_compared:
             return self.evaluate(self.config.eval_tokens)
