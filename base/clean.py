@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SHARED_WORDS = 8  # a passage of so many words in common counts as an overlap
+# Source code has common lines (licences, idioms), so a file is dropped only from this share on.
+MOST_SHARED_CODE = 0.02
 SHORTEST = 200  # characters of a document
 BOILERPLATE = re.compile(
     r"copyright(?:ed by| holder| \(c\)| ©| \d)|©|all rights reserved|licensed under"
@@ -38,6 +40,11 @@ class Benchmarks:
 
     def overlaps(self, paragraph: str) -> bool:
         return any(passage in self._all for passage in passages(paragraph))
+
+    def share(self, text: str) -> float:
+        """The share of the passages of `text` that are in a benchmark."""
+        found = set(passages(text))
+        return len(found & self._all) / max(len(found), 1)
 
     def report(self, texts: Iterable[str]) -> dict[str, int]:
         """The number of shared passages by benchmark."""
@@ -79,16 +86,23 @@ class Filter:
 
     def document(self, text: str, language: str) -> str | None:
         """The document without bad paragraphs, or None if too little is left."""
-        separator = "\n\n"
         if language == "python":
-            kept = [text] if self._is_new(text) else []
-        else:
-            kept = [part for part in text.split(separator) if not self._drops(part, language)]
-        clean = separator.join(kept).strip()
+            return self._code(text)
+        kept = [part for part in text.split("\n\n") if not self._drops(part, language)]
+        clean = "\n\n".join(kept).strip()
         if len(clean) >= SHORTEST // (3 if language == "ko" else 1):
             return clean
         self.dropped["too short"] += len(clean)
         return None
+
+    def _code(self, text: str) -> str | None:
+        """A file of source code is kept or dropped as a whole."""
+        reason = None if self._is_new(text) else "duplicate"
+        if self._benchmarks.share(text) > MOST_SHARED_CODE:
+            reason = "benchmark overlap"
+        if reason:
+            self.dropped[reason] += len(text)
+        return None if reason else text
 
     def _drops(self, part: str, language: str) -> bool:
         reason = self._reason(part, language)

@@ -40,21 +40,17 @@ KINDS = ("fiction", "dialogue", "stories", "prose", "manual", "korean", "code")
 
 @dataclass(frozen=True)
 class Source:
-    """A row of `sources.toml`. packages: those that it consists of, by default `name`."""
+    """A row of `sources.toml`."""
 
     name: str
     registry: str
+    version: str
     licence: str
     language: str
     kind: str
     reader: str
     files: list[str]
     limit: int | None = None
-    packages: tuple[str, ...] = ()
-
-    @property
-    def package_names(self) -> tuple[str, ...]:
-        return tuple(self.packages) or (self.name,)
 
     @property
     def key(self) -> str:
@@ -96,11 +92,10 @@ def read_sources(path: Path = HERE / "sources.toml") -> list[Source]:
 
 def raw_documents(source: Source, packages: Path) -> Iterator[str]:
     """Texts of all files of a source, in the order of their paths."""
-    for name in source.package_names:
-        folder = packages / source.registry / name
-        for pattern in source.files:
-            for path in sorted(filter(Path.is_file, folder.glob(pattern))):
-                yield from READERS[source.reader](path)
+    folder = packages / source.registry / source.name
+    for pattern in source.files:
+        for path in sorted(filter(Path.is_file, folder.glob(pattern))):
+            yield from READERS[source.reader](path)
 
 
 def clean_documents(raw: list[str], source: Source, texts: Filter) -> list[str]:

@@ -7,14 +7,12 @@ A document is a string of paragraphs separated by blank lines. `READERS` names t
 from __future__ import annotations
 
 import ast
-import gettext
 import gzip
 import html.parser
-import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Documents = Iterator[str]
@@ -175,66 +173,6 @@ def sword(path: Path) -> Documents:
         yield from in_pieces([line for line in lines if line])
 
 
-def wesnoth(path: Path) -> Documents:
-    """Stories and spoken messages of a scenario; a message has its speaker in front."""
-    text = _text(path)
-    parts: list[str] = []
-    pattern = r'speaker=(\w[\w \-]*)|(?:message|story|description) *= *_ *"((?:[^"]|"")*)"'
-    speaker = ""
-    for match in re.finditer(pattern, text):
-        if match[1]:
-            speaker = match[1].strip()
-            continue
-        line = joined(re.sub(r"<[^>]*>", "", match[2].replace('""', '"')))
-        has_name = speaker[:1].isupper() and match[0].startswith("message")
-        parts.append(f"{speaker}: {line}" if has_name else line)
-        speaker = ""
-    yield from in_pieces([part for part in parts if part])
-
-
-def _catalogue(path: Path) -> list[tuple[str, str]]:
-    """Originals and translations of a compiled gettext catalogue; plural forms are left out."""
-    entries = vars(gettext.GNUTranslations(io.BytesIO(path.read_bytes())))["_catalog"]
-    pairs = ((key, value) for key, value in entries.items() if isinstance(key, str) and key)
-    return [(key.split("\x04")[-1], value) for key, value in pairs]
-
-
-def _spoken(texts: Iterable[str]) -> Documents:
-    """Sentences of a program, without labels, placeholders and markup."""
-    lines = (joined(re.sub(r"<[^>]*>", "", text)) for text in texts)
-    yield from in_pieces([s for s in lines if len(s) > 25 and not re.search(r"[%{}\\|]", s)])
-
-
-def translations(path: Path) -> Documents:
-    """Translated sentences of a compiled gettext catalogue."""
-    yield from _spoken(value for key, value in _catalogue(path) if value != key)
-
-
-def originals(path: Path) -> Documents:
-    """Original sentences of a compiled gettext catalogue."""
-    yield from _spoken(key for key, _ in _catalogue(path))
-
-
-def endless_sky(path: Path) -> Documents:
-    """Text in backquotes; lines with values that the game fills in are left out."""
-    names = {"<first>": "Sam", "<last>": "Weaver"}
-    lines = []
-    for match in re.finditer(r"`([^`\n]+)`", _text(path)):
-        line = re.sub("<first>|<last>", lambda name: names[name[0]], match[1])
-        if len(line) > 40 and not re.search(r"[<>&]", line):
-            lines.append(joined(line))
-    yield from in_pieces(lines)
-
-
-def records(path: Path) -> Documents:
-    """Descriptions separated by lines of %%%%, each after its key."""
-    for record in re.split(r"(?m)^%{4}.*$", _text(path)):
-        _, _, description = record.strip().partition("\n")
-        blocks = [joined(block) for block in description.split("\n\n") if block.strip()]
-        if blocks and not re.search(r"[{}@$]", description):
-            yield "\n\n".join(blocks)
-
-
 def chatterbot(path: Path) -> Documents:
     """Conversations in YAML: a list of lists of turns, one turn per line of the document."""
     turns: list[str] = []
@@ -293,11 +231,6 @@ READERS: dict[str, Callable[[Path], Documents]] = {
     "json_text": json_text,
     "r_data": r_data,
     "sword": sword,
-    "wesnoth": wesnoth,
-    "translations": translations,
-    "originals": originals,
-    "endless_sky": endless_sky,
-    "records": records,
     "chatterbot": chatterbot,
     "fortunes": fortunes,
     "dictionary": dictionary,

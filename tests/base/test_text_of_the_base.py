@@ -5,6 +5,7 @@ All packages are made up, and nothing is downloaded.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from collections import Counter
@@ -13,12 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from base import fetch, stories
 from base.clean import Benchmarks, Filter, in_language, is_repetitive
 from base.corpus import changed, main, read_sources
 from base.readers import READERS
 from base.stories import StoryWriter, batches, penalized, sample, seeds_done
 from base.story_filter import good_stories, problem, whole
-from base.story_prompts import KINDS, story_prompt
+from base.story_prompts import KINDS, StoryPrompt, story_prompt
+from simplellm.checkpoint.generation import NOTHING_STATED
+from simplellm.checkpoint.step_folder import OpenedModel
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.model.transformer import SimpleLLM
 
 SENTENCES = (
     "The old sailor looked at the sea and thought of his brother, who had never come home.",
@@ -28,11 +34,9 @@ SENTENCES = (
     "When the rain stopped, the dog ran into the garden and dug a hole beside the roses.",
 )
 BENCHMARK = "Seven grey geese flew over the quiet mill before the evening bell was rung."
-RECORD = "%%%%\nDungeon\n\nA deep cavern\nfull of riches.\n%%%%\nLair\n\nYou see {{ code }}.\n"
 CONVERSATION = (
     "categories:\n- food\nconversations:\n- - Hello\n  - Hi there\n- - Bye\n  - See you\n"
 )
-SCENARIO = '[message]\nspeaker=Konrad\nmessage= _ "What is this? <i>Look</i>!"\n[/message]\n'
 EXAMPLES = {
     "plain": ("One line\nof text.\n\nAnother.", ["One line of text.\n\nAnother."]),
     "html": (
@@ -41,12 +45,6 @@ EXAMPLES = {
         ["Head\n\nA bold word."],
     ),
     "json_text": (json.dumps({"text": "First.\nSecond."}), ["First.\n\nSecond."]),
-    "wesnoth": (SCENARIO, ["Konrad: What is this? Look!"]),
-    "endless_sky": (
-        "conversation\n\t`The captain <last> shook your hand and went away in silence.`\n\t`Yes`\n",
-        ["The captain Weaver shook your hand and went away in silence."],
-    ),
-    "records": (RECORD, ["A deep cavern full of riches."]),
     "chatterbot": (CONVERSATION, ["Hello\nHi there", "Bye\nSee you"]),
     "dictionary": (
         'header\nArrow \\Ar"row\\, n. [OE. arewe.]\n   A thin weapon that is shot from a {bow}.\n',
@@ -87,6 +85,16 @@ def test_a_paragraph_with_eight_words_of_a_benchmark_is_dropped(tmp_path: Path) 
     assert texts.dropped == Counter({"benchmark overlap": len(stolen)})
 
 
+def test_source_code_that_is_mostly_of_a_benchmark_is_dropped(tmp_path: Path) -> None:
+    code = "def add(first, second):\n    return first + second  # as everyone adds numbers\n"
+    (tmp_path / "code.txt").write_text(code, encoding="utf-8")
+    texts = Filter(Benchmarks([tmp_path / "code.txt"]))
+    own = "\n".join(f"value_{n} = compute_{n}(value_{n - 1})  # step {n}" for n in range(200))
+    assert texts.document(f"{code}\n{own}", "python") == f"{code}\n{own}"
+    assert texts.document(code * 5, "python") is None
+    assert texts.dropped == Counter({"benchmark overlap": len(code * 5)})
+
+
 def test_filters_name_what_they_drop() -> None:
     texts = Filter(Benchmarks([]))
     bad = {
@@ -110,6 +118,7 @@ SOURCES = """
 [[source]]
 name = "books"
 registry = "debian"
+version = "1.0"
 licence = "public domain"
 language = "en"
 kind = "fiction"
@@ -119,6 +128,7 @@ files = ["usr/**/*.txt"]
 [[source]]
 name = "talk"
 registry = "pypi"
+version = "2.0"
 licence = "BSD"
 language = "ko"
 kind = "korean"
@@ -200,6 +210,24 @@ def test_a_changed_package_is_noticed(packages: Path, capsys: pytest.CaptureFixt
     assert changed({"books (en)": "0"}, packages / "nowhere.json") == ["books (en)"]
 
 
+def test_a_package_is_fetched_once_and_another_version_is_reported(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unpack(name: str, version: str, folder: Path) -> str:
+        asked.append(f"{name} {version}")
+        folder.mkdir()
+        return f"{name}_1%3a1.0_all.deb"
+
+    monkeypatch.setattr(fetch, "REGISTRIES", {"debian": unpack, "pypi": unpack})
+    sources = read_sources(packages / "sources.toml")
+    lines = list(fetch.fetch(sources, packages / "new"))
+    assert lines == ["books_1%3a1.0_all.deb", "talk_1%3a1.0_all.deb: not version 2.0"]
+    assert list(fetch.fetch(sources, packages / "new")) == []
+    assert asked == ["books 1.0", "talk 2.0"]
+
+
 def test_a_seed_fixes_its_prompt_and_kinds_vary() -> None:
     prompts = [story_prompt(seed) for seed in range(300)]
     assert prompts == [story_prompt(seed) for seed in range(300)]
@@ -263,6 +291,21 @@ def test_stories_continue_where_they_stopped(tmp_path: Path) -> None:
     assert seeds_done(path) == {3, 9}
     assert path.read_text("utf-8") == '{"seed": 3}\n{"seed": 9}\n'
     assert seeds_done(tmp_path / "none.jsonl") == set()
+
+
+def test_equal_seeds_write_equal_stories(
+    trained_model: tuple[SimpleLLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = trained_model
+    monkeypatch.setattr(stories, "END", tokenizer.special_text(tokenizer.end_of_text))
+    monkeypatch.setattr(stories, "MAX_NEW_TOKENS", 12)
+    writer = StoryWriter(OpenedModel(copy.deepcopy(model), tokenizer, NOTHING_STATED))
+    prompts = [StoryPrompt(seed, "story", "Write.", "The judge") for seed in range(4)]
+    written = writer.write(prompts)
+    assert written == writer.write(prompts)
+    assert len({story.text for story in written}) > 1
+    assert all(story.text.startswith("The judge") and story.tokens <= 12 for story in written)
+    assert all(story.ended or story.tokens == 12 for story in written)
 
 
 class LengthOfRequest(StoryWriter):
