@@ -78,5 +78,5 @@ def test_regularization_and_rates_follow_from_the_size_of_the_text() -> None:
 
 def test_a_smaller_text_is_read_more_often_up_to_a_limit_of_passes() -> None:
     passes = [choose(size, {}, BASE)[1].max_epochs or 0 for size in (2_000, 6_000, 18_000, 90_000)]
-    assert passes == sorted(passes, reverse=True) and passes[-2:] == [20, 20]
+    assert passes == sorted(passes, reverse=True) and passes[-2:] == [12, 12]
     assert choose(18_000, {"max_steps": 5}, BASE)[1].max_epochs is None

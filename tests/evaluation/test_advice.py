@@ -79,7 +79,7 @@ def test_the_regularization_is_read_from_the_settings() -> None:
 
 def test_a_small_text_is_usually_read_many_times_and_a_large_one_once() -> None:
     assert usual_steps(24_000, 6000, 1024) == pytest.approx(85 * 6000 / 1024, abs=1)
-    assert usual_steps(24_000, 6000, 1024, is_warm=True) == pytest.approx(20 * 6 / 1.024, abs=1)
+    assert usual_steps(24_000, 6000, 1024, is_warm=True) == pytest.approx(12 * 6 / 1.024, abs=1)
     assert usual_steps(1_000_000, 400_000, 2048) == pytest.approx(400_000 / 2048, abs=1)
     assert usual_steps(10**9, 4 * 10**8, 2048) == 500 and usual_steps(0, 0, 1024) == 1
 

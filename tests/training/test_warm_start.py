@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import STORY
+from conftest import STORY, TINY_FLAGS
 from small_runs import digests, training_context
 
 from simplellm.app.cli import main
+from simplellm.app.options import SweepOptions
+from simplellm.app.screen import Screen
+from simplellm.app.subcommands.shared import StartingPoint
+from simplellm.app.subcommands.sweep import _starting_point
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.run_log import read_log
 from simplellm.storage.files import sha256_of
@@ -21,13 +25,24 @@ from simplellm.training.start import start
 
 SHORT = ["--max-steps", "2", "--eval-interval", "2", "--precision", "float32", "--device", "cpu"]
 NEW = "starting from random weights"
+COLD = ["--from", "none", *TINY_FLAGS]
 
 
 @pytest.fixture
-def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Run, str]]:
-    """Trains a short run on the story; returns it and what the command wrote on stderr."""
+def text(tmp_path: Path) -> Path:
+    """The beginning of the story, so that it is prepared quickly."""
+    path = tmp_path / "text.txt"
+    path.write_text(STORY.read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    return path
 
-    def train(*flags: str, name: str = "run", text: Path = STORY) -> tuple[Run, str]:
+
+@pytest.fixture
+def train(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Run, str]]:
+    """Trains a short run on the text; returns it and what the command wrote on stderr."""
+
+    def train(*flags: str, name: str = "run") -> tuple[Run, str]:
         arguments = ["train", str(text), "--name", name, "--checkpoints", str(tmp_path / "runs")]
         assert main([*arguments, *SHORT, *flags]) == 0
         return Run(tmp_path / "runs" / name), capsys.readouterr().err
@@ -58,14 +73,14 @@ def test_a_training_starts_from_the_base_model_where_that_pays(train, small_base
 
 def test_a_training_starts_from_random_weights_where_the_base_does_not_pay(train, small_base, pays):
     pays(False)
-    run, err = train("--n-embd", "32", "--batch-size", "8")
+    run, err = train(*TINY_FLAGS)
     assert f"{NEW}, not the base model: it reads a sample of this text at " in err
     assert run.read_info()["from"] is None
 
 
 def test_none_is_random_weights_and_base_forces_the_base(train, small_base, pays):
     pays(True)
-    new, err = train("--from", "none", "--n-layer", "2", "--n-embd", "32", name="new")
+    new, err = train(*COLD, name="new")
     assert new.read_info()["from"] is None and "starting from" not in err
     pays(False)
     forced, err = train("--from", "base", name="forced")
@@ -73,7 +88,7 @@ def test_none_is_random_weights_and_base_forces_the_base(train, small_base, pays
 
 
 def test_without_a_base_model_only_from_base_is_an_error(train, tmp_path, capsys):
-    run, err = train("--n-layer", "2", "--n-embd", "32")
+    run, err = train(*TINY_FLAGS)
     assert run.read_info()["from"] is None and "base model" not in err
     folder = tmp_path / "refused"
     code = main(["train", str(STORY), "--from", "base", "--checkpoints", str(folder)])
@@ -82,11 +97,10 @@ def test_without_a_base_model_only_from_base_is_an_error(train, tmp_path, capsys
     assert len(err.splitlines()) <= 2 and not folder.exists()
 
 
-@pytest.mark.parametrize("flags", [["--n-layer", "1"], ["--overfit"]])
-def test_settings_that_contradict_the_base_mean_random_weights(train, small_base, pays, flags):
+def test_settings_that_contradict_the_base_mean_random_weights(train, small_base, pays):
     pays(True)
-    run, err = train(*flags, "--n-embd", "32", "--batch-size", "2", "--max-steps", "1")
-    assert f"{NEW}: {flags[0]}" in err and run.read_info()["from"] is None
+    run, err = train(*TINY_FLAGS, "--n-layer", "1", "--max-steps", "1")
+    assert f"{NEW}: --n-layer 1" in err and run.read_info()["from"] is None
 
 
 def test_settings_that_fit_the_base_start_from_it(train, small_base, pays):
@@ -101,19 +115,19 @@ def test_a_damaged_base_is_not_used(train, small_base, tmp_path, capsys):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    run, err = train("--n-layer", "2", "--n-embd", "32")
+    run, err = train(*TINY_FLAGS)
     assert f"{NEW}, because the base model is unusable" in err and run.read_info()["from"] is None
     code = main(["train", str(STORY), "--from", "base", "--checkpoints", str(tmp_path / "x")])
     assert code == 1 and "damaged" in capsys.readouterr().err
 
 
-def test_a_resumed_run_needs_no_base_model(small_base, pays, tmp_path):
+def test_a_resumed_run_needs_no_base_model(small_base, pays, text, tmp_path):
     pays(True)
     given: dict[str, Any] = {"max_steps": 4, "eval_interval": 2, "precision": "float32"}
 
     def begin(name: str, stop_after: int | None = None) -> None:
         context = training_context(tmp_path, stop_after)
-        start(Sources((str(STORY),)), given, name, context, may_choose_base=True)
+        start(Sources((str(text),)), given, name, context, may_choose_base=True)
 
     begin("whole")
     begin("cut", stop_after=3)
@@ -125,7 +139,7 @@ def test_a_resumed_run_needs_no_base_model(small_base, pays, tmp_path):
 def test_a_repeated_run_starts_as_the_recorded_one(train, small_base, pays, tmp_path, capsys):
     pays(True)
     warm, _ = train(name="warm")
-    new, _ = train("--from", "none", "--n-layer", "2", "--n-embd", "32", name="new")
+    new, _ = train(*COLD, name="new")
     for run in (warm, new):
         folder = tmp_path / "runs"
         command = ["train", "--config", str(run.path / "run.json"), "--name", f"{run.name}-again"]
@@ -138,15 +152,15 @@ def test_a_repeated_run_starts_as_the_recorded_one(train, small_base, pays, tmp_
     assert "no base model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("named", "fits"), [("base", True), ("none", False)])
-def test_a_resume_that_names_another_start_is_refused(train, small_base, pays, named, fits, capsys):
+def test_a_resume_that_names_another_start_is_refused(train, small_base, pays, capsys):
     pays(True)
     run, _ = train()
     shutil.rmtree(small_base)
     command = ["train", "--resume", "--name", run.name, "--checkpoints", str(run.path.parent)]
-    code = main([*command, "--from", named])
-    assert (code == 0) == fits
-    assert fits or "the base model" in capsys.readouterr().err
+    assert main([*command, "--from", "base"]) == 0  # the same start, which is not needed again
+    capsys.readouterr()
+    assert main([*command, "--from", "none"]) == 2
+    assert "the base model" in capsys.readouterr().err
 
 
 def test_the_base_itself_is_step_0_and_can_be_the_best(train, small_base, pays):
@@ -162,6 +176,20 @@ def test_the_base_itself_is_step_0_and_can_be_the_best(train, small_base, pays):
     )
 
 
+def test_a_sweep_starts_from_random_weights_where_one_of_its_runs_has_another_shape(
+    small_base, capsys
+):
+    def begin(*grid: dict[str, Any], base: str | None = None) -> StartingPoint:
+        return _starting_point(list(grid), SweepOptions(base=base), Screen(color=False))
+
+    assert begin({"dropout": 0.0}, {"dropout": 0.2}) == StartingPoint(is_chosen=True)
+    assert begin({"architecture": "modern"}, {"architecture": "gpt2"}) == StartingPoint()
+    assert "every run starts from random weights: --architecture gpt2" in capsys.readouterr().err
+    assert begin({"dropout": 0.0}, base="none") == StartingPoint()
+    assert begin({"dropout": 0.0}, base="base") == StartingPoint(small_base)
+
+
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_start_alike(small_base, pays, tmp_path, capsys):
     pays(True)
 
