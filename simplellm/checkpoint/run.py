@@ -97,6 +97,17 @@ class Run:
         except CheckpointError:
             return False
 
+    def imported_from(self) -> str:
+        """The folder, file or hub name that the run was imported from; empty if trained here."""
+        try:
+            imported = self.read_info().get("imported")
+        except CheckpointError:
+            return ""
+        if imported is None:
+            return ""
+        source = imported.get("source") if isinstance(imported, dict) else None
+        return source if isinstance(source, str) and source else "an unknown source"
+
     def copied_share(self) -> float:
         """Share of the validation text that is also in the training text; 0 where unknown."""
         share = self._description()["copied_share"]

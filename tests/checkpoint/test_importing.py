@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import torch
 import simplellm
 from simplellm.app.cli import main
 from simplellm.checkpoint.importing import hub, import_run
+from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.data.tokenizer import Tokenizer
 from tests.model_folders import change_json, save_model
@@ -216,6 +218,23 @@ def test_the_info_of_a_run_names_its_source_and_the_digests(llama: Path, tmp_pat
     assert imported["source"] == str(llama)
     weights = "model.safetensors"
     assert imported["fingerprint"][weights] == manifest["files"][weights]["sha256"]
+
+
+def test_the_chat_shows_where_a_run_was_imported_from(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = ("--checkpoints", tmp_path)
+    assert run_command(capsys, "import", llama, *runs)[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("/info\nHe was\n/source\n"))
+    code, out, err = run_command(
+        capsys, "chat", "--run", "llama", "--max-new-tokens", 2, "--device", "cpu", *runs
+    )
+    assert f"imported from\t{llama}\n" in out
+    assert f"llama was imported from {llama}; its training text is not known" in out + err
+    info = tmp_path / "llama" / "run.json"
+    for damaged in (3, {}, {"source": 5}):
+        change_json(info, imported=damaged)
+        assert Run(info.parent).imported_from() == "an unknown source"
 
 
 def test_the_context_can_be_limited(

@@ -258,10 +258,11 @@ def test_a_file_name_that_is_not_valid_text(tmp_path: Path) -> None:
 def test_the_text_of_the_base_model_is_searched_too(tmp_path: Path) -> None:
     (tmp_path / "old.txt").write_text("What the base was trained on before\n" * 5)
     (tmp_path / "new.txt").write_text("What the model was trained on after\n" * 5)
-    base = train(tmp_path, "base", str(tmp_path / "old.txt"))
+    base = train(tmp_path, "before", str(tmp_path / "old.txt"))
     flags = ["--max-steps", "1", "--device", "cpu", "--checkpoints", str(base.parent)]
     assert (
-        main(["train", str(tmp_path / "new.txt"), "--from", "base", "--name", "fine", *flags]) == 0
+        main(["train", str(tmp_path / "new.txt"), "--from", "before", "--name", "fine", *flags])
+        == 0
     )
     run = base.parent / "fine"
     assert locations(run, "What the model was trained on after") == [("new.txt", 1, "")]
@@ -269,8 +270,29 @@ def test_the_text_of_the_base_model_is_searched_too(tmp_path: Path) -> None:
     shutil.rmtree(base)
     assert (
         locations(run, "What the base was trained on before") == []
-        and "base" in load_training_texts(run).missing[0]
+        and "before" in load_training_texts(run).missing[0]
     )
+
+
+def test_the_text_of_a_model_from_elsewhere_is_not_known(copy: Path) -> None:
+    step = max(copy.glob("step-*"))
+    folder = copy.parent / "모델 1"
+    shutil.copytree(step, folder)
+    with pytest.raises(CheckpointError, match="모델 1 was not trained here: it has no run.json"):
+        load_training_texts(folder)
+    runs = ["--checkpoints", str(copy.parent)]
+    assert main(["import", str(folder), "--name", "open", *runs]) == 0
+    with pytest.raises(CheckpointError, match=r"imported from .*모델 1; its training text is not"):
+        load_training_texts(copy.parent / "open")
+    info = json.loads((copy / "run.json").read_text())
+    for start, reason in (
+        ("base", "of its base model: the package has no copy"),
+        (folder, "of its base model 모델 1: 모델 1 was not trained here"),
+        (copy.parent / "open" / "step-000000", "of its base model open: open was imported from"),
+    ):
+        (copy / "run.json").write_text(json.dumps({**info, "from": str(start)}))
+        (missing,) = load_training_texts(copy).missing
+        assert missing.startswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,10 @@ def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
     if missing:
         quality = f"none, the validation text is {missing}"
     device = model.token_embedding.weight.device
+    source = run.imported_from()
     return {
         "run": run.name,
+        **({"imported from": source} if source else {}),
         "step": str(max(step_of(folder), 0)),
         "bits per byte": quality,
         "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, "

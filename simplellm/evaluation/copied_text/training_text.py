@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simplellm.base import packaged
+from simplellm.checkpoint.find_runs import run_of
+from simplellm.checkpoint.importing.read_source import is_model
 from simplellm.checkpoint.run import Run
 from simplellm.data.corpus import Corpus
 from simplellm.data.prepared_corpus import (
@@ -143,17 +146,43 @@ def load_training_texts(run_path: Path, notice: Notice = lambda text: None) -> T
     while path is not None and path not in runs:
         runs.append(path)
         try:
-            info = Run(path).read_info()
+            info = _info_of(path)
             text, lacking = _training_text(path, info, notice)
         except CheckpointError as error:
             if path == run_path:
                 raise
-            missing.append(f"of its base model {path.name}: {error}")
+            name = "" if packaged.is_base(path) else f" {path.name}"
+            missing.append(f"of its base model{name}: {error}")
             break
         texts.append(text)
         missing += lacking
-        path = Path(str(info["from"])).parent if info.get("from") else None
+        path = _base_of(info)
     return TrainingTexts(tuple(texts), tuple(missing))
+
+
+def _base_of(info: JsonObject) -> Path | None:
+    """The run or the model folder that a run was fine-tuned from."""
+    start = str(info.get("from") or "")
+    if start == packaged.BASE:
+        return packaged.FOLDER
+    return run_of(Path(start)).path if start else None
+
+
+def _info_of(run_path: Path) -> JsonObject:
+    """The content of run.json; CheckpointError for a model that was not trained here."""
+    run = Run(run_path)
+    if packaged.is_base(run_path):
+        raise CheckpointError("the package has no copy of the training text of its base model")
+    if not (run_path / "run.json").exists() and is_model(run_path):
+        raise CheckpointError(
+            f"{run.name} was not trained here: it has no run.json that names its training text"
+        )
+    info = run.read_info()
+    if source := run.imported_from():
+        raise CheckpointError(
+            f"{run.name} was imported from {source}; its training text is not known"
+        )
+    return info
 
 
 class _Recorded(NamedTuple):
