@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from simplellm.base.packaged import BASE, base_folder, is_present
-from simplellm.checkpoint.importing.read_source import is_model
+from simplellm.checkpoint.importing.read_source import instead_of, is_model
 from simplellm.checkpoint.run import Run
 from simplellm.checkpoint.step_names import STEP_NAME, step_of
 from simplellm.errors import CheckpointError, Notice, SettingError
@@ -47,6 +47,8 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     if not _is_run(path):
         names = ", ".join(run.name for run in list_runs(checkpoints))
         fix = f"runs there: {names}" if names else "name the folder of your runs with --checkpoints"
+        if not is_name and path.exists():
+            fix = instead_of(path)
         raise CheckpointError(f"there is no run {name} in {checkpoints}", fix=fix)
     return Run(path), None
 

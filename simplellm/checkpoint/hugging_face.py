@@ -25,6 +25,10 @@ EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+COMPUTED_WITH = ("max_position_embeddings", "n_positions", "num_attention_heads")
+OPTIONAL_NUMBERS = ("head_dim", "num_key_value_heads")  # null is a default
+
+
 def to_hub_config(config: ModelConfig, end_of_text: int, dtype: str = "float32") -> HubConfig:
     """The content of config.json."""
     shared = {
@@ -47,6 +51,7 @@ def from_hub_config(data: HubConfig, source: str, context: int | None = None) ->
         for architecture in ARCHITECTURES.values():
             if architecture.describes(data):
                 _refuse_options(data)
+                _check_numbers(data)
                 return architecture.from_hub_config(data, context)
     except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -57,6 +62,15 @@ def from_hub_config(data: HubConfig, source: str, context: int | None = None) ->
         f"{source}: {str(data['model_type'])[:50]} is not supported",
         fix=f"supported: {', '.join(supported_types())}",
     )
+
+
+def _check_numbers(data: HubConfig) -> None:
+    """ValueError for an entry that is computed with before ModelConfig checks it."""
+    for name in (*COMPUTED_WITH, *OPTIONAL_NUMBERS):
+        value = data.get(name, 1)
+        is_default = value is None and name in OPTIONAL_NUMBERS
+        if not is_default and (type(value) is not int or value == 0):
+            raise ValueError(f"{name} is a whole number over 0, got {value!r:.50}")
 
 
 def supported_types() -> list[str]:

@@ -52,8 +52,8 @@ def is_own(data: JsonObject) -> bool:
     try:
         pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         is_ours = data["post_processor"] is None and data["model"]["ignore_merges"] is True
-        return is_ours and pattern in OWN_PATTERNS
-    except (LookupError, TypeError):
+        return is_ours and pattern in OWN_PATTERNS and data.get("normalizer") is None
+    except (LookupError, TypeError, AttributeError):
         return False
 
 

@@ -233,8 +233,11 @@ class Tokenizer:
         except TokenizerError as error:
             raise TokenizerError(f"{source}: {error}", fix=error.fix or _FIX) from error
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            detail = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, TypeError | AttributeError):
+                detail = "an entry has the wrong type"
             raise TokenizerError(
-                f"{source} is not a byte-level BPE tokenizer: {error!r:.200}", fix=_FIX
+                f"{source} is not a byte-level BPE tokenizer: {detail:.200}", fix=_FIX
             ) from error
 
     @property

@@ -432,6 +432,34 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: change_json(folder / "generation_config.json", eos_token_id="</s>"),
         "no ids",
     ),
+    "positions that are no number": (
+        lambda folder: change_json(folder / "config.json", max_position_embeddings="128"),
+        "max_position_embeddings is a whole number over 0, got '128'",
+    ),
+    "no key heads": (
+        lambda folder: change_json(folder / "config.json", num_key_value_heads=0),
+        "num_key_value_heads is a whole number over 0, got 0",
+    ),
+    "heads that are an object": (
+        lambda folder: change_json(folder / "config.json", num_attention_heads={}),
+        "num_attention_heads is a whole number",
+    ),
+    "an unknown RoPE type": (
+        lambda folder: change_json(folder / "config.json", rope_scaling={"type": "longrope"}),
+        "the RoPE type 'longrope' is not supported",
+    ),
+    "a tokenizer of single words": (
+        lambda folder: change_json(folder / "tokenizer.json", model={"type": "WordPiece"}),
+        "WordPiece tokenizers are not supported",
+    ),
+    "a tokenizer that is no object": (
+        lambda folder: change_json(folder / "tokenizer.json", model=3),
+        "an entry has the wrong type",
+    ),
+    "a tokenizer in small letters": (
+        lambda folder: change_json(folder / "tokenizer.json", normalizer={"type": "Lowercase"}),
+        "the normalizer Lowercase is not supported",
+    ),
     "a config that is no JSON": (
         lambda folder: (folder / "config.json").write_text("import os"),
         "not JSON",
@@ -455,6 +483,25 @@ def test_a_damaged_folder_is_one_error_and_writes_nothing(
     damage, named = DAMAGE[kind]
     damage(copied)
     assert named in assert_refused(copied, tmp_path / "runs", capsys)
+
+
+def test_an_error_about_a_source_says_what_to_name_instead(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = copied.rename(tmp_path / "모델 1")
+    for file in ("model.safetensors", "config.json"):
+        assert f"name the folder of the model: {copied}" in assert_refused(
+            copied / file, tmp_path / "runs", capsys
+        )
+    for source in (copied / "model.safetensors", tmp_path):
+        code, _, err = run_command(capsys, "generate", "--run", source, "--prompt", "x")
+        assert code == 1
+        assert str(copied) in err
+    assert f"name a model in it: {copied}" in assert_refused(tmp_path, tmp_path / "runs", capsys)
+    for name in ("https://huggingface.co/nobody/no-model", "nobody/no-model"):
+        err = assert_refused(Path(name), tmp_path / "runs", capsys)
+        assert "does not exist" in err
+        assert "hf:nobody/no-model" in err
 
 
 @pytest.mark.parametrize("kind", SHARD_DAMAGE)

@@ -13,6 +13,7 @@ from simplellm.errors import CheckpointError, SettingError
 
 HUB_MARK = "hf:"
 SPEC = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+NO_ACCESS = (401, 403)  # HTTP status codes
 FILES = (
     "config.json",
     "generation_config.json",
@@ -62,10 +63,15 @@ def _hub() -> Any:
 def _explained(source: str, error: Exception) -> CheckpointError:
     """What the user can do about it, by the class of the error: it has many base classes."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"GatedRepoError"}:
+    status = _status_of(error)
+    if names & {"GatedRepoError"} or (status in NO_ACCESS and "HfHubHTTPError" in names):
         return CheckpointError(f"{source} asks for an account", fix="hf auth login")
     if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
         return CheckpointError(f"there is no model {source} on the hub", fix="check its name")
+    if status is not None:
+        return CheckpointError(
+            f"{source} cannot be downloaded: the hub answers {status}", fix="try again later"
+        )
     if "LocalEntryNotFoundError" in names or names & {"ConnectionError", "ConnectError"}:
         return CheckpointError(
             f"{source} is not on this machine, and the hub cannot be reached",
@@ -76,3 +82,13 @@ def _explained(source: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{source} cannot be downloaded: {type(error).__name__}", fix="try again, or name a folder"
     )
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """The HTTP status of the answer that caused an error; None where there was no answer."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        error = error.__cause__ or error.__context__
+    return None
