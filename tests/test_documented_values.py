@@ -19,7 +19,7 @@ from simplellm.app.commands.registry import COMMANDS, dispatch
 from simplellm.app.commands.settings import COMMAND_SETTINGS
 from simplellm.app.parser import parse
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
@@ -143,7 +143,7 @@ def test_every_documented_shape_works_alone_in_a_benchmark(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def sampler(trained: Path) -> Sampler:
-    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    return Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
 
 
 def session_of(sampler: Sampler) -> Session:

@@ -11,7 +11,7 @@ import torch
 
 from simplellm.app.screen import Screen
 from simplellm.app.training_progress import TrainingProgress
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import LogRecord, read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
@@ -46,12 +46,12 @@ class TrainingMonitor:
         self._screen = screen
         self._tracking = Tracking(trackers)
         self._progress = TrainingProgress(screen)
-        self._run: Run | None = None
+        self._run: RunFolder | None = None
         self._prepared: Prepared | None = None
         self._is_first = True
         self.has_saved = False  # a checkpoint, since the training started
 
-    def make_preview(self, run: Run, prepared: Prepared) -> Preview:
+    def make_preview(self, run: RunFolder, prepared: Prepared) -> Preview:
         """Called once the text of a run is prepared; returns the function that makes samples.
 
         Samples differ only by the weights of the model.
@@ -90,7 +90,7 @@ class TrainingMonitor:
             self._screen.notice(f"see it: {command}")
 
     @property
-    def run(self) -> Run | None:
+    def run(self) -> RunFolder | None:
         """The run that is trained, once its text is prepared."""
         return self._run
 

@@ -13,7 +13,7 @@ from simplellm.app.interrupt import Interrupt
 from simplellm.app.options import Options, TrainingOptions
 from simplellm.app.screen import Screen
 from simplellm.app.training_monitor import TrainingMonitor
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import Sinks
 from simplellm.data.source import spool
 from simplellm.device import failures_reported
@@ -153,7 +153,7 @@ def stdin_source(
     return stdin
 
 
-def _how_to_resume(run: Run | None, options: Options) -> str:
+def _how_to_resume(run: RunFolder | None, options: Options) -> str:
     """How to continue a training that a GPU failure ended."""
     try:
         last = run.last() if run is not None else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simplellm.base.packaged import BASE, base_folder, is_present
 from simplellm.checkpoint.importing.read_source import instead_of, is_model
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_names import STEP_NAME, step_of
 from simplellm.errors import CheckpointError, Notice, SettingError
 from simplellm.storage.files import TEMPORARY_MARK
@@ -23,13 +23,13 @@ WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IG
 FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
 
 
-def run_of(checkpoint: Path) -> Run:
+def run_of(checkpoint: Path) -> RunFolder:
     """The run that a checkpoint belongs to; a model from elsewhere stands for itself."""
     path = checkpoint.resolve()
-    return Run(path.parent if step_of(path) >= 0 else path)
+    return RunFolder(path.parent if step_of(path) >= 0 else path)
 
 
-def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
+def find_run(name: str | None, checkpoints: Path) -> tuple[RunFolder, Path | None]:
     """The run that `name` means, and the checkpoint where `name` is the path of one.
 
     `name` is the name of a run in the folder `checkpoints`, the path of a run or of a checkpoint,
@@ -43,14 +43,14 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[Run, Path | None]:
     if not is_name and "/" not in name and "\\" not in name and not path.is_dir():
         raise _bad_name(name)
     if STEP_NAME.fullmatch(path.name) and path.is_dir():
-        return Run(path.resolve().parent), path
+        return RunFolder(path.resolve().parent), path
     if not _is_run(path):
         names = ", ".join(run.name for run in list_runs(checkpoints))
         fix = f"runs there: {names}" if names else "name the folder of your runs with --checkpoints"
         if not is_name and path.exists():
             fix = instead_of(path)
         raise CheckpointError(f"there is no run {name} in {checkpoints}", fix=fix)
-    return Run(path), None
+    return RunFolder(path), None
 
 
 def foreign_model(name: str, checkpoints: Path) -> Path | None:
@@ -65,10 +65,10 @@ def foreign_model(name: str, checkpoints: Path) -> Path | None:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file() or bool(Run(path).step_folders())
+    return (path / "run.json").is_file() or bool(RunFolder(path).step_folders())
 
 
-def _newest_run(checkpoints: Path) -> Run:
+def _newest_run(checkpoints: Path) -> RunFolder:
     for run in list_runs(checkpoints):
         if run.step_folders():
             return run
@@ -98,7 +98,7 @@ def find_checkpoint(name: str | None, checkpoints: Path, notice: Notice) -> Path
     )
 
 
-def list_runs(checkpoints: Path) -> list[Run]:
+def list_runs(checkpoints: Path) -> list[RunFolder]:
     """The runs in a folder, last started first."""
     found = {path.parent for path in checkpoints.glob("*/run.json")}
     # Runs that lost their run.json:
@@ -106,17 +106,17 @@ def list_runs(checkpoints: Path) -> list[Run]:
     found = {
         path for path in found if not path.name.startswith(TEMPORARY_MARK)
     }  # of a killed import
-    return sorted(map(Run, found), key=lambda run: (_started_at(run), run.name), reverse=True)
+    return sorted(map(RunFolder, found), key=lambda run: (_started_at(run), run.name), reverse=True)
 
 
-def _started_at(run: Run) -> str:
+def _started_at(run: RunFolder) -> str:
     try:
         return str(run.read_info().get("started_at", ""))
     except CheckpointError:
         return ""
 
 
-def new_run(name: str, checkpoints: Path) -> Run:
+def new_run(name: str, checkpoints: Path) -> RunFolder:
     """A run called `name`, which must be unused and a valid file name on every system."""
     name = unicodedata.normalize("NFC", name)
     if not _is_valid(name):
@@ -127,7 +127,7 @@ def new_run(name: str, checkpoints: Path) -> Run:
         )
     if _is_taken(checkpoints / name):
         raise _taken_name(name, checkpoints)
-    return Run(checkpoints / name)
+    return RunFolder(checkpoints / name)
 
 
 def _is_valid(name: str) -> bool:

@@ -43,7 +43,7 @@ KEPT_LAST = 2  # checkpoints kept besides the best: the newest, and one more in 
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder, which may not exist yet."""
 
     path: Path

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import LogRecord, read_log
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import SettingValue, current_names
@@ -38,7 +38,7 @@ class ComparedRun:
     bits: LossCurves
 
     @classmethod
-    def read(cls, run: Run) -> ComparedRun:
+    def read(cls, run: RunFolder) -> ComparedRun:
         """CheckpointError where run.json is missing or damaged."""
         info = run.read_info()
         records = list(read_log(run.log_path))
@@ -108,7 +108,7 @@ def _plain(value: Any) -> SettingValue:
     return value if isinstance(value, (int, float, str)) else None
 
 
-def _figures(run: Run, info: JsonMapping, records: Sequence[LogRecord]) -> JsonObject:
+def _figures(run: RunFolder, info: JsonMapping, records: Sequence[LogRecord]) -> JsonObject:
     best = run.pointer("best") or {}
     figures = {name: best.get("step" if name == "best_step" else name) for name in FIGURES}
     last = run.pointer("last") or {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.copies import not_held_out
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.evaluation import advice
@@ -105,7 +105,7 @@ def make_report(
         str(svg),
         advice.short_validation(len(prepared.val_ids) - 1, prepared.val_bytes),
         tuple(advice.advice(course)),
-        not_held_out(Run(folder).copied_share()),
+        not_held_out(RunFolder(folder).copied_share()),
         *_base_figures(records),
     )
     replace_file(folder / "report.json", json_bytes(report.to_mapping()))
@@ -128,7 +128,7 @@ def course_of(
     """How the training of the run in `folder` went."""
     sizes = [record["tokens_per_step"] for record in records if "tokens_per_step" in record]
     n_bytes, n_tokens = prepared.train_bytes, len(prepared.train_ids)
-    info = RunInfo.read(Run(folder))
+    info = RunInfo.read(RunFolder(folder))
     is_warm = bool(info.facts.get("from"))
     return Course(
         steps=int(figures["steps"]),

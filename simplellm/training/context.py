@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import Sink, Sinks
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.errors import Notice
@@ -34,7 +34,7 @@ class TrainingContext:
     notice: Notice
     should_stop: Callable[[], bool]
     stdin: BinaryIO | None = None
-    make_preview: Callable[[Run, Prepared], Preview] | None = None
+    make_preview: Callable[[RunFolder, Prepared], Preview] | None = None
     command: tuple[str, ...] = ()
     started_at: float | None = None
 

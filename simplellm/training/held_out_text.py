@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.corpus import Corpus
 from simplellm.data.prepared_corpus import (
     PREPARED_FOLDER,
@@ -16,7 +16,7 @@ from simplellm.errors import CheckpointError, TextError
 from simplellm.training.run_info import RunInfo
 
 
-def held_out_documents(run: Run) -> list[str]:
+def held_out_documents(run: RunFolder) -> list[str]:
     """The validation documents of a run; empty where its files have changed or are gone.
 
     They come from the prepared ids, or from the texts themselves.

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from simplellm.checkpoint.generation import NOTHING_STATED, Generation
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import JsonlSink, Sinks
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
@@ -79,7 +79,7 @@ class TrainerFactory:
 def prepare_run(
     sources: Sources,
     given: ExplicitSettings,
-    run: Run,
+    run: RunFolder,
     context: TrainingContext,
     base_folder: Path | None = None,
     attempt: Attempt | None = None,
@@ -146,7 +146,7 @@ def measured_speed(context: TrainingContext) -> float:
 
 
 @contextlib.contextmanager
-def claimed(run: Run, context: TrainingContext) -> Iterator[FolderLock]:
+def claimed(run: RunFolder, context: TrainingContext) -> Iterator[FolderLock]:
     """Lock the run folder for this training and remove unfinished files of earlier ones.
 
     CheckpointError, on all ranks, where another process holds the lock.
@@ -199,7 +199,7 @@ def prepared_corpora(
 
 
 def make_output(
-    run: Run,
+    run: RunFolder,
     prepared: Prepared,
     context: TrainingContext,
     lock: FolderLock | None,

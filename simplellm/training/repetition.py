@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simplellm.base.packaged import BASE, base_folder
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
@@ -56,7 +56,7 @@ class Repetition:
         changed = {name: value for name, value in overrides.items() if value != known[name]}
         if path.name != RUN_FILE:
             return cls(path.stem, info, changed)
-        run = Run(path.resolve().parent)
+        run = RunFolder(path.resolve().parent)
         return cls(run.name, info, changed, run.steps_missing())
 
     @property

@@ -10,7 +10,7 @@ import torch
 
 from simplellm.checkpoint.generation import Generation
 from simplellm.checkpoint.pointers import mend_pointers
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import cut_log, read_log
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.checkpoint.training_state import load_training_state
@@ -66,7 +66,7 @@ class _Checkpoint:
 
 
 def resume(
-    run: Run,
+    run: RunFolder,
     given: ExplicitSettings,
     context: TrainingContext,
     texts: tuple[str, ...] = (),
@@ -100,7 +100,7 @@ def resume(
 
 
 def _restore(
-    run: Run, request: _Request, context: TrainingContext, lock: FolderLock
+    run: RunFolder, request: _Request, context: TrainingContext, lock: FolderLock
 ) -> tuple[Trainer, RunInfo, RecordedDecisions]:
     """A trainer in the state of the checkpoint, and the content of run.json from now on."""
     info = RunInfo.read(run)
@@ -166,7 +166,7 @@ def _report_higher_rate(trainer: Trainer, context: TrainingContext) -> None:
         )
 
 
-def _newest_checkpoint(run: Run, context: TrainingContext) -> _Checkpoint:
+def _newest_checkpoint(run: RunFolder, context: TrainingContext) -> _Checkpoint:
     if context.world.is_main:
         mend_pointers(run.path)
     wait_for_all(context.world)
@@ -177,7 +177,7 @@ def _newest_checkpoint(run: Run, context: TrainingContext) -> _Checkpoint:
 
 def _trainer_at(
     checkpoint: _Checkpoint,
-    run: Run,
+    run: RunFolder,
     info: RunInfo,
     config: TrainConfig,
     corpora: Corpora,

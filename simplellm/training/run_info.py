@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simplellm.base.packaged import BASE, is_base
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, current_names
 from simplellm.config.training import TrainConfig
@@ -82,7 +82,7 @@ class RunInfo:
         )
 
     @classmethod
-    def read(cls, run: Run) -> RunInfo:
+    def read(cls, run: RunFolder) -> RunInfo:
         """The info of a run, by current setting names; CheckpointError where it is damaged."""
         facts = run.read_info()
         if "imported" in facts:

@@ -14,7 +14,7 @@ import torch
 
 from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.pointers import Figures
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, Notice, SimpleLLMError, TrainingError
@@ -35,7 +35,7 @@ class Saver:
 
     def __init__(
         self,
-        run: Run,
+        run: RunFolder,
         world: World,
         device: torch.device,
         notice: Notice = lambda text: None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simplellm.checkpoint.find_runs import free_name, new_run
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
 from simplellm.data.text_files import STDIN_NAME
@@ -36,7 +36,7 @@ class _Request:
 
     sources: Sources
     given: ExplicitSettings
-    run: Run
+    run: RunFolder
     base_folder: Path | None
     repetition: Repetition | None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simplellm import device as devices
 from simplellm.checkpoint.pointers import Figures
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.checkpoint.step_names import step_name, step_of
 from simplellm.checkpoint.training_state import TrainingState
@@ -232,7 +232,7 @@ class Trainer(Learner):
     # ------------------------------------------------------------------ figures
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunFolder:
         return self.output.saver.run
 
     @property

@@ -168,9 +168,9 @@ def call(capsys: Any, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_a_checkpoint_shows_the_figures_measured_on_it(checkpoints, capsys, monkeypatch):
-    from simplellm.checkpoint.run import Run
+    from simplellm.checkpoint.run import RunFolder
 
-    run = Run(checkpoints / "tiny")
+    run = RunFolder(checkpoints / "tiny")
     figures = {folder.name: run.figures_of(folder) for folder in run.step_folders()}
     losses = [
         json.loads(line) for line in run.log_path.read_text(encoding="utf-8").split("\n") if line
@@ -224,9 +224,9 @@ def test_training_goes_on_when_the_reader_of_its_messages_leaves(tmp_path):
 
 
 def test_a_stopped_run_is_known_as_unfinished(checkpoints):
-    from simplellm.checkpoint.run import Run
+    from simplellm.checkpoint.run import RunFolder
 
-    run = Run(checkpoints / "tiny")
+    run = RunFolder(checkpoints / "tiny")
     assert run.steps_missing() is None
     (run.path / "report.json").unlink()
     assert run.steps_missing() is None  # all of its 30 steps are done

@@ -30,7 +30,7 @@ from simplellm.app.journal import Journal, last_conversation
 from simplellm.app.pastes import Pastes, improve_pastes
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SamplingError
@@ -39,7 +39,7 @@ from simplellm.inference.sampler import Sampler
 
 @pytest.fixture
 def session(trained: Path) -> Session:
-    sampler = Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    sampler = Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
     params = SamplingParams(max_new_tokens=6, seed=3)
     return Session(sampler, trained / "tiny", params, {"run": "tiny"}, params)
 

@@ -19,7 +19,7 @@ from simplellm.app.conversation import Turn
 from simplellm.app.journal import Journal
 from simplellm.app.results import Lines, Rows
 from simplellm.app.session import LoadedRun, Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError
@@ -43,7 +43,7 @@ BAD = [
 
 @pytest.fixture(scope="module")
 def sampler(trained: Path) -> Sampler:
-    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    return Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
 
 
 @pytest.fixture(scope="module", autouse=True)

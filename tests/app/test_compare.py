@@ -12,7 +12,7 @@ from simplellm.app.commands.compare import Comparison, parse
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.results import Columns
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
@@ -29,7 +29,7 @@ VALUES = {
 
 @pytest.fixture
 def session(trained: Path) -> Session:
-    sampler = Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    sampler = Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
     return Session(sampler, Path("tiny"), PARAMS, {"run": "tiny"}, PARAMS)
 
 

@@ -19,7 +19,7 @@ from simplellm.app.commands.inspection import MOST_TOKENS, TOP
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.results import Bars, Columns, Lines, Tokens
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
@@ -33,7 +33,7 @@ PARAMS = SamplingParams(max_new_tokens=8, seed=3)
 
 @pytest.fixture(scope="module")
 def sampler(trained: Path) -> Sampler:
-    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    return Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ def test_generate_adds_the_numbers_of_each_token(capsys, trained: Path, flags: l
     found = json.loads(generated(capsys, trained, "--json", "--probs", *flags)[0])
     assert "probs" not in plain and found["text"] == plain["text"]
     assert len(found["probs"]) == found["new_tokens"]
-    model, tokenizer = load_model(Run(trained / "tiny").best(), torch.device("cpu"))
+    model, tokenizer = load_model(RunFolder(trained / "tiny").best(), torch.device("cpu"))
     ids = tokenizer.encode("The judge")
     for one in found["probs"]:
         assert list(one) == ["token", "id", "probability", "rank", "entropy"]

@@ -22,7 +22,7 @@ from simplellm.app.pictures.tokens import placed
 from simplellm.app.results import Bar, Bars, Columns, Lines, Mark, Matrix, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
@@ -37,7 +37,7 @@ TEXTS = st.text(max_size=30)
 
 @pytest.fixture(scope="module")
 def sampler(trained: Path) -> Sampler:
-    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    return Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from simplellm.app.cli import main
 from simplellm.app.commands.registry import dispatch
 from simplellm.app.prompt_text import ABOUT_SPACE, notes_on, without_line_end
 from simplellm.app.session import Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.device import choose_device
@@ -25,7 +25,7 @@ SETTINGS = ["--seed", "3", "--max-new-tokens", "12", "--device", "cpu"]
 
 @pytest.fixture(scope="module")
 def sampler(trained: Path) -> Sampler:
-    return Sampler(*load_model(Run(trained / "tiny").best(), choose_device("cpu")))
+    return Sampler(*load_model(RunFolder(trained / "tiny").best(), choose_device("cpu")))
 
 
 @pytest.mark.parametrize("end", ["", " ", "  ", "\t", " \n", "\n", "\r\n", "\u3000"])

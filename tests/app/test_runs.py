@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 
 
 @pytest.fixture
@@ -18,9 +18,11 @@ def call(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = tmp_path / "runs"
     for name in "abc":
         shutil.copytree(trained / "tiny", folder / name)
-    info = Run(folder / "b").read_info()
-    Run(folder / "b").write_info({**info, "training": {**info["training"], "learning_rate": 0.5}})
-    Run(folder / "c").write_info({**info, "fingerprint": {"c.txt": "0" * 64}})
+    info = RunFolder(folder / "b").read_info()
+    RunFolder(folder / "b").write_info(
+        {**info, "training": {**info["training"], "learning_rate": 0.5}}
+    )
+    RunFolder(folder / "c").write_info({**info, "fingerprint": {"c.txt": "0" * 64}})
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -17,7 +17,7 @@ from simplellm.app.conversation import Turn, load
 from simplellm.app.journal import Journal, last_run
 from simplellm.app.preferences import Preferences
 from simplellm.app.session import TURN_END, LoadedRun, Session
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import CheckpointError, SettingError
@@ -28,7 +28,7 @@ GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 
 @pytest.fixture(scope="module")
 def sampler(trained: Path) -> Sampler:
-    return Sampler(*load_model(Run(trained / "tiny").best(), torch.device("cpu")))
+    return Sampler(*load_model(RunFolder(trained / "tiny").best(), torch.device("cpu")))
 
 
 @pytest.fixture

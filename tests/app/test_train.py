@@ -9,7 +9,7 @@ import pytest
 from conftest import STORY, TINY_FLAGS
 
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_missing_run_json_is_an_error_of_the_command_line(call, tmp_path):
 
 def test_the_folder_of_a_run_stands_for_its_run_json(call, trained, tmp_path):
     code, _, _ = call("--config", str(trained / "tiny"), "--max-steps", "1", "--name", "x")
-    assert code == 0 and Run(tmp_path / "x").read_info()["repeats"] == "tiny"
+    assert code == 0 and RunFolder(tmp_path / "x").read_info()["repeats"] == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_a_flag_that_a_resumed_run_would_ignore_is_refused(trained, capsys, flag
     code = main(["train", *run, *flags])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and len(err.splitlines()) == 2 and err.startswith("error: ")
-    assert Run(trained / "tiny").read_info()["training"]["max_steps"] == 30
+    assert RunFolder(trained / "tiny").read_info()["training"]["max_steps"] == 30

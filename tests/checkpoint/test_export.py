@@ -28,7 +28,7 @@ from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
 from simplellm.checkpoint.export.model_card import model_card
 from simplellm.checkpoint.export.writers import WRITERS
 from simplellm.checkpoint.find_runs import find_checkpoint
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.tensors import read_tensors
 from simplellm.config.export_formats import EXPORT_FORMATS
 from simplellm.config.model import ModelConfig
@@ -290,7 +290,7 @@ def test_the_held_out_text_of_a_run_is_read_again(
     folder = shutil.copytree(trained, tmp_path / "runs")
     if lost:  # then it comes from the file
         shutil.rmtree(folder / ".prepared")
-    documents = held_out_documents(Run(folder / "tiny"))
+    documents = held_out_documents(RunFolder(folder / "tiny"))
     assert len(documents) == 1 and len(documents[0]) > 500 and story.endswith(documents[0])
 
 

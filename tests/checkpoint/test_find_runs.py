@@ -17,7 +17,7 @@ from simplellm.checkpoint.find_runs import (
     list_runs,
     new_run,
 )
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.errors import CheckpointError, SettingError
 
 
@@ -29,9 +29,9 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 def test_find_run_accepts_names_and_paths(trained):
     tiny = trained / "tiny"
-    assert find_run("tiny", trained) == (Run(tiny), None)
-    assert find_run(str(tiny), Path("/nowhere")) == (Run(tiny), None)
-    assert find_run(None, trained) == (Run(tiny), None)
+    assert find_run("tiny", trained) == (RunFolder(tiny), None)
+    assert find_run(str(tiny), Path("/nowhere")) == (RunFolder(tiny), None)
+    assert find_run(None, trained) == (RunFolder(tiny), None)
     run, folder = find_run(str(tiny / "step-000020"), trained)
     assert (run.name, folder) == ("tiny", tiny / "step-000020")
     assert (
@@ -76,12 +76,12 @@ def test_a_new_run_needs_an_unused_name(trained):
 
 def test_runs_are_listed_from_the_last_started(tmp_path):
     for name, started in (("a", "2024-05-01"), ("b", "2024-06-01"), ("c", "2024-04-01")):
-        Run(tmp_path / name).write_info({"started_at": started})
+        RunFolder(tmp_path / name).write_info({"started_at": started})
     assert [run.name for run in list_runs(tmp_path)] == ["b", "a", "c"]
 
 
 def test_a_run_without_a_checkpoint_is_skipped(copy):
-    Run(copy / "newer").write_info({"started_at": "9999"})
+    RunFolder(copy / "newer").write_info({"started_at": "9999"})
     assert find_checkpoint(None, copy, lambda text: None).parent.name == "tiny"
 
 

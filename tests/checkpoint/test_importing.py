@@ -18,7 +18,7 @@ import torch
 import simplellm
 from simplellm.app.cli import main
 from simplellm.checkpoint.importing import hub, import_run
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.data.tokenizer import Tokenizer
 from tests.model_folders import change_json, save_model
@@ -234,7 +234,7 @@ def test_the_chat_shows_where_a_run_was_imported_from(
     info = tmp_path / "llama" / "run.json"
     for damaged in (3, {}, {"source": 5}):
         change_json(info, imported=damaged)
-        assert Run(info.parent).imported_from() == "an unknown source"
+        assert RunFolder(info.parent).imported_from() == "an unknown source"
 
 
 def test_the_context_can_be_limited(

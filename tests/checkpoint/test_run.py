@@ -12,7 +12,7 @@ import torch
 from simplellm.checkpoint.find_runs import (
     find_checkpoint,
 )
-from simplellm.checkpoint.run import KEPT_LAST, Run
+from simplellm.checkpoint.run import KEPT_LAST, RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
@@ -44,11 +44,11 @@ def files_of(folder: Path) -> list[str]:
 
 
 def model_and_tokenizer(trained: Path) -> tuple[SimpleLLM, Tokenizer]:
-    return load_model(Run(trained / "tiny").best(), CPU)
+    return load_model(RunFolder(trained / "tiny").best(), CPU)
 
 
 def save(
-    run: Run, step: int, loss: float, model: SimpleLLM, tokenizer: Tokenizer, best: bool
+    run: RunFolder, step: int, loss: float, model: SimpleLLM, tokenizer: Tokenizer, best: bool
 ) -> Path:
     state = TrainingState({"step": step}, {"x": torch.ones(2)})
     return run.save(step, model, tokenizer, state, {"val_loss": loss}, best)
@@ -71,7 +71,7 @@ def test_a_run_folder_has_the_files_of_the_contract(trained):
     "content", ["", "{}", "[]", "null", '{"path": 5}', '{"path": "../../x"}', '{"step": 1}', "\x00"]
 )
 def test_a_damaged_pointer_is_replaced(copy, content, tmp_path):
-    run = Run(copy / "tiny")
+    run = RunFolder(copy / "tiny")
     (run.path / "best.json").write_text(content)
     assert find_checkpoint(None, copy, lambda text: None) == run.path / "step-000030"
     model, tokenizer = load_model(run.best(), CPU)
@@ -81,7 +81,7 @@ def test_a_damaged_pointer_is_replaced(copy, content, tmp_path):
 
 def test_saves_update_the_pointers(trained, tmp_path):
     model, tokenizer = model_and_tokenizer(trained)
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     save(run, 1, 2.0, model, tokenizer, best=True)
     save(run, 2, 3.0, model, tokenizer, best=False)
     assert run.pointer("best") == {"step": 1, "path": "step-000001", "val_loss": 2.0}
@@ -91,7 +91,7 @@ def test_saves_update_the_pointers(trained, tmp_path):
 
 def test_the_best_and_the_last_checkpoints_are_kept(trained, tmp_path):
     model, tokenizer = model_and_tokenizer(trained)
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     for step in range(1, 8):
         save(run, step, 0.0, model, tokenizer, best=step == 2)
     assert {"step-000002", "step-000007"} <= {folder.name for folder in run.step_folders()}
@@ -109,7 +109,7 @@ def test_retention_deletes_no_other_folders(trained, tmp_path):
     for folder in others:
         folder.mkdir(parents=True)
     for step in range(1, 6):
-        save(Run(tmp_path / "run"), step, 0.0, model, tokenizer, best=False)
+        save(RunFolder(tmp_path / "run"), step, 0.0, model, tokenizer, best=False)
     assert all(folder.is_dir() for folder in others)
 
 
@@ -125,7 +125,7 @@ def test_retention_deletes_no_other_folders(trained, tmp_path):
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_save_changes_no_file(trained, tmp_path, monkeypatch, broken, error):
     model, tokenizer = model_and_tokenizer(trained)
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     save(run, 1, 2.0, model, tokenizer, best=True)
     before = files_of(tmp_path)
 

@@ -17,7 +17,7 @@ from simplellm.app.cli import main
 from simplellm.checkpoint.find_runs import (
     find_checkpoint,
 )
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import CheckpointError, TokenizerError
 from simplellm.storage.manifest import verify_manifest, write_manifest
@@ -54,7 +54,7 @@ def gpt2_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["modern", "gpt2"])
 def best(request: pytest.FixtureRequest, trained: Path, gpt2_run: Path) -> Path:
     """A checkpoint of each architecture, not to be changed."""
-    return Run(trained / "tiny" if request.param == "modern" else gpt2_run).best()
+    return RunFolder(trained / "tiny" if request.param == "modern" else gpt2_run).best()
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", STEP_FILES)
 def test_a_damaged_file_is_named_and_the_previous_checkpoint_is_used(copy, name, damage):
-    run = Run(copy / "tiny")
+    run = RunFolder(copy / "tiny")
     newest, previous = run.step_folders()
     DAMAGES[damage](newest / name)
     with pytest.raises(CheckpointError, match="step-000030/" if name == "manifest.json" else name):
@@ -145,14 +145,14 @@ def test_a_damaged_file_is_named_and_the_previous_checkpoint_is_used(copy, name,
 
 
 def test_an_added_file_is_named(copy):
-    folder = Run(copy / "tiny").best()
+    folder = RunFolder(copy / "tiny").best()
     (folder / "extra.bin").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"extra\.bin"):
         verify_manifest(folder)
 
 
 def test_every_flipped_bit_is_found(copy):
-    folder = Run(copy / "tiny").best()
+    folder = RunFolder(copy / "tiny").best()
 
     @settings(max_examples=60, deadline=None)
     @given(st.sampled_from(STEP_FILES), st.integers(0), st.integers(0, 7))
@@ -170,7 +170,7 @@ def test_every_flipped_bit_is_found(copy):
 
 
 def test_a_run_without_an_intact_checkpoint_is_refused(copy):
-    for folder in Run(copy / "tiny").step_folders():
+    for folder in RunFolder(copy / "tiny").step_folders():
         (folder / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="no intact checkpoint"):
         find_checkpoint("tiny", copy, lambda text: None)
@@ -233,7 +233,7 @@ def assert_typed_error(folder: Path, name: str, content: bytes) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_an_invalid_json_file_raises_a_typed_error(copy, name, kind):
-    assert_typed_error(Run(copy / "tiny").best(), name, CONFIGS[kind])
+    assert_typed_error(RunFolder(copy / "tiny").best(), name, CONFIGS[kind])
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_an_invalid_json_file_raises_a_typed_error(copy, name, kind):
     ],
 )
 def test_an_invalid_size_raises_a_typed_error(copy, key):
-    folder = Run(copy / "tiny").best()
+    folder = RunFolder(copy / "tiny").best()
     config = json.loads((folder / "config.json").read_text())
     for value in CONFIG_VALUES:
         assert_typed_error(folder, "config.json", json.dumps({**config, key: value}).encode())
@@ -255,7 +255,7 @@ def test_an_invalid_size_raises_a_typed_error(copy, key):
 
 @pytest.mark.parametrize("kind", TOKENIZER_CHANGES)
 def test_an_invalid_tokenizer_raises_a_typed_error(copy, kind):
-    folder = Run(copy / "tiny").best()
+    folder = RunFolder(copy / "tiny").best()
     data = json.loads((folder / "tokenizer.json").read_text())
     TOKENIZER_CHANGES[kind](data)
     assert_typed_error(folder, "tokenizer.json", json.dumps(data).encode())
@@ -266,7 +266,7 @@ def test_an_invalid_tokenizer_raises_a_typed_error(copy, kind):
     [b"", b"\x00" * 8, b"\xff" * 64, b"\x10" + b"\x00" * 7 + b'{"a":{"dtype":1}}', b"PK\x03\x04"],
 )
 def test_invalid_weights_raise_a_typed_error(copy, content):
-    assert_typed_error(Run(copy / "tiny").best(), "model.safetensors", content)
+    assert_typed_error(RunFolder(copy / "tiny").best(), "model.safetensors", content)
 
 
 WEIGHT_CHANGES = {
@@ -283,7 +283,7 @@ WEIGHT_CHANGES = {
 
 @pytest.mark.parametrize("kind", WEIGHT_CHANGES)
 def test_weights_that_do_not_fit_raise_a_typed_error(copy, kind):
-    folder = Run(copy / "tiny").best()
+    folder = RunFolder(copy / "tiny").best()
     state = safetensors.torch.load((folder / "model.safetensors").read_bytes())
     WEIGHT_CHANGES[kind](state, "model.embed_tokens.weight")
     assert_typed_error(folder, "model.safetensors", safetensors.torch.save(state))

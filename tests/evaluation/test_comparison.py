@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.errors import CheckpointError
 from simplellm.evaluation.comparison import ComparedRun, cautions, differences, picture_name
 from simplellm.evaluation.comparison_chart import COLORS, DASHES, comparison_svg
@@ -19,7 +19,7 @@ def changed(trained: Path, tmp_path: Path):
     """`changed(name, **keys)`: a copy of the run `tiny` with other keys in its run.json."""
 
     def changed(name: str, **keys: object) -> ComparedRun:
-        run = Run(shutil.copytree(trained / "tiny", tmp_path / name))
+        run = RunFolder(shutil.copytree(trained / "tiny", tmp_path / name))
         run.write_info({**run.read_info(), **keys})
         return ComparedRun.read(run)
 
@@ -27,7 +27,7 @@ def changed(trained: Path, tmp_path: Path):
 
 
 def test_only_settings_that_differ_are_listed(changed, trained):
-    info = Run(trained / "tiny").read_info()
+    info = RunFolder(trained / "tiny").read_info()
     other = changed("b", training={**info["training"], "learning_rate": 0.5}, device="cuda")
     assert differences([changed("a"), other]) == {
         "learning_rate": (info["training"]["learning_rate"], 0.5),
@@ -36,13 +36,13 @@ def test_only_settings_that_differ_are_listed(changed, trained):
 
 
 def test_former_names_of_settings_are_the_same_settings(changed, trained):
-    training = dict(Run(trained / "tiny").read_info()["training"])
+    training = dict(RunFolder(trained / "tiny").read_info()["training"])
     training["consistency"] = training.pop("r_drop")
     assert differences([changed("a"), changed("b", training=training)]) == {}
 
 
 def test_figures_on_different_validation_texts_are_not_comparable(changed, trained):
-    training = Run(trained / "tiny").read_info()["training"]
+    training = RunFolder(trained / "tiny").read_info()["training"]
     same, other = changed("a"), changed("b", fingerprint={"x.txt": "0" * 64})
     part = changed("c", training={**training, "val_fraction": 0.2})
     own = changed("d", val_fingerprint={"v.txt": "1" * 64})
@@ -75,7 +75,7 @@ def test_runs_without_any_evaluation_have_a_picture(changed, tmp_path):
     (tmp_path / "a" / "log.jsonl").unlink()
     (tmp_path / "a" / "best.json").unlink()
     shutil.rmtree(tmp_path / "a" / "step-000030")
-    empty = ComparedRun.read(Run(tmp_path / "a"))
+    empty = ComparedRun.read(RunFolder(tmp_path / "a"))
     root = ElementTree.fromstring(comparison_svg([empty, run], "t"))
     assert any(node.tag.endswith("}path") for node in root.iter())  # the curves of the other run
 
@@ -89,4 +89,4 @@ def test_a_run_with_a_damaged_run_json_is_one_typed_error(trained, tmp_path):
     shutil.copytree(trained / "tiny", tmp_path / "x")
     (tmp_path / "x" / "run.json").write_text("{")
     with pytest.raises(CheckpointError):
-        ComparedRun.read(Run(tmp_path / "x"))
+        ComparedRun.read(RunFolder(tmp_path / "x"))

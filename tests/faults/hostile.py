@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from faults.tiny import go_on, train, write_text
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SimpleLLMError
 from simplellm.inference.sampler import Sampler
@@ -296,7 +296,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints = write_text(Path(temporary)).parent / "checkpoints"
         train(checkpoints, max_steps=2, eval_interval=2)
-        run = Run(checkpoints / "run")
+        run = RunFolder(checkpoints / "run")
         run.write_info(
             {**(info := run.read_info()), "training": {**info["training"], "max_steps": 3}}
         )

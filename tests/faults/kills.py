@@ -28,7 +28,7 @@ import torch
 from faults.layer import Disk, Event
 from faults.tiny import INTERVAL, STEPS, TINY, digest, go_on, train, write_text
 from simplellm.app.cli import main as command
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.data.prepared_corpus import PREPARED_FOLDER
 from simplellm.errors import CheckpointError, StoppedEarly
@@ -62,7 +62,7 @@ class Harness:
         self.prepare(self.folder / "timed")
         assert wait(fork(lambda: train(self.folder / "timed"))) == 0
         self.seconds = time.perf_counter() - started_at
-        self.reference = digest(Run(self.folder / "reference" / "run").last())
+        self.reference = digest(RunFolder(self.folder / "reference" / "run").last())
 
     def prepare(self, checkpoints: Path) -> None:
         """Copy the prepared ids: training a tokenizer needs threads, which a fork does not have."""
@@ -114,7 +114,7 @@ class Harness:
             assert seconds < MAX_SECONDS, f"took {seconds:.1f} s"
             output = (checkpoints.parent / "output").read_text()
             assert "Traceback" not in output, output
-            is_done = Run(checkpoints / "run").path.joinpath(f"step-{STEPS:06d}").is_dir()
+            is_done = RunFolder(checkpoints / "run").path.joinpath(f"step-{STEPS:06d}").is_dir()
             assert code == SIGNALS[which] or (code == 0 and is_done), f"exit code {code}: {output}"
             self.kills += 1
             if f"--resume --name {'run'}" in output:
@@ -130,7 +130,7 @@ class Harness:
 
     def check_after_kill(self, checkpoints: Path) -> None:
         """A kill leaves whole and recent checkpoints, valid pointers and a free lock."""
-        run = Run(checkpoints / "run")
+        run = RunFolder(checkpoints / "run")
         for folder in run.step_folders():
             assert is_intact(folder), f"{folder.name} is damaged"
         for which in ("best", "last"):
@@ -145,7 +145,7 @@ class Harness:
         assert not lock_holder(run.path), "a dead process holds the lock"
 
     def check_stop(self, checkpoints: Path, output: str) -> None:
-        run = Run(checkpoints / "run")
+        run = RunFolder(checkpoints / "run")
         last = run.last()
         stopped_after = int(output.split("stopped after step ")[1].split()[0])
         assert int(last.name[5:]) == stopped_after, (
@@ -157,7 +157,7 @@ class Harness:
     def finish(self, checkpoints: Path) -> None:
         """The resumed run reaches the reference weights and leaves no temporary files."""
         assert wait(fork(lambda: continue_or_start(checkpoints))) == 0, "it cannot be resumed"
-        run = Run(checkpoints / "run")
+        run = RunFolder(checkpoints / "run")
         assert run.last().name == f"step-{STEPS:06d}" and digest(run.last()) == self.reference, (
             "other weights"
         )
@@ -192,7 +192,7 @@ def continue_or_start(checkpoints: Path) -> None:
     try:
         go_on(checkpoints)
     except (CheckpointError, StoppedEarly):
-        assert not Run(checkpoints / "run").step_folders()
+        assert not RunFolder(checkpoints / "run").step_folders()
         train(checkpoints)
 
 

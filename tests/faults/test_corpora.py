@@ -14,7 +14,7 @@ import pytest
 
 from faults.tiny import TEXT
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.storage.manifest import verify_manifest
 
 HANGUL = "판사는 등불을 보았다. 빵집 주인도 등불을 보았다. " * 60
@@ -92,7 +92,7 @@ def attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
         out, err = capsys.readouterr()
         run = tmp_path / "checkpoints" / "run"
         if code == TRAINS:
-            verify_manifest(Run(run).best())
+            verify_manifest(RunFolder(run).best())
         else:
             assert not run.exists() and out == "" and not list((tmp_path).rglob(".tmp-*"))
             assert 1 <= len(err.splitlines()) <= 2 and err.startswith("error: "), err

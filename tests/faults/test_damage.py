@@ -15,7 +15,7 @@ from faults.tiny import STEPS, TEXT, digest, go_on, train, training_context, wri
 from simplellm.app.cli import main
 from simplellm.app.subcommands import prune
 from simplellm.checkpoint.pointers import mend_pointers
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.manifest import MANIFEST_NAME, verify_manifest, write_manifest
@@ -45,7 +45,7 @@ def files_of(folder: Path) -> list[str]:
     )
 
 
-def stopped(checkpoints: Path, after: int, **given: object) -> Run:
+def stopped(checkpoints: Path, after: int, **given: object) -> RunFolder:
     """A run that was stopped after `after` steps."""
     asked = iter(range(10**9))
     train(
@@ -53,7 +53,7 @@ def stopped(checkpoints: Path, after: int, **given: object) -> Run:
         context=training_context(checkpoints, should_stop=lambda: next(asked) == after),
         **given,
     )
-    return Run(checkpoints / "run")
+    return RunFolder(checkpoints / "run")
 
 
 # ---------------------------------------------------------------- flipped bits and truncations
@@ -80,7 +80,7 @@ def damage_all(checkpoints: Path, count: int) -> int:
 
     Each damage is reported by name, and the previous checkpoint is used.
     """
-    run, generator, tried = Run(checkpoints / "run"), random.Random(0), 0
+    run, generator, tried = RunFolder(checkpoints / "run"), random.Random(0), 0
     newest, previous = run.step_folders()[:2]
     for name in files_of(newest):
         whole = (newest / name).read_bytes()
@@ -101,7 +101,7 @@ FOUND = "{0} flipped bits and truncations in {1} files: {0} found, 0 used"
 
 
 def test_a_damaged_bit_or_length_is_found(copy, report_count):
-    n_files = len(files_of(Run(copy / "run").last()))
+    n_files = len(files_of(RunFolder(copy / "run").last()))
     tried = damage_all(copy, 8)
     report_count(FOUND.format(tried, n_files))
     assert tried > 8 * n_files > 0
@@ -109,7 +109,7 @@ def test_a_damaged_bit_or_length_is_found(copy, report_count):
 
 @pytest.mark.slow
 def test_any_damaged_bit_or_length_is_found(copy, report_count):
-    n_files = len(files_of(Run(copy / "run").last()))
+    n_files = len(files_of(RunFolder(copy / "run").last()))
     tried = damage_all(copy, 400)
     report_count(FOUND.format(tried, n_files))
     assert tried > 400 * n_files > 0
@@ -119,7 +119,7 @@ def test_any_damaged_bit_or_length_is_found(copy, report_count):
     "change", ["link to a file", "link to a folder", "pipe", "extra", "folder", "link to itself"]
 )
 def test_a_checkpoint_with_links_or_extra_files_is_refused(copy, change):
-    folder = Run(copy / "run").last()
+    folder = RunFolder(copy / "run").last()
     path = folder / "config.json"
     if change != "extra":
         path.rename(copy / "elsewhere")
@@ -143,7 +143,7 @@ def test_a_checkpoint_with_links_or_extra_files_is_refused(copy, change):
 
 
 def test_a_manifest_that_points_outside_is_refused(copy):
-    folder = Run(copy / "run").last()
+    folder = RunFolder(copy / "run").last()
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     manifest["files"]["../../run.json"] = manifest["files"].pop("config.json")
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -194,7 +194,7 @@ def test_resume_from_an_earlier_checkpoint_reaches_the_same_weights(checkpoints,
     ],
 )
 def test_a_damaged_pointer_is_rebuilt_from_the_checkpoints(copy, which, content):
-    run = Run(copy / "run")
+    run = RunFolder(copy / "run")
     path = run.path / f"{which}.json"
     before = json.loads(path.read_text())
     path.unlink() if content is None else path.write_text(content)
@@ -217,7 +217,7 @@ def test_a_damaged_pointer_is_rebuilt_from_the_checkpoints(copy, which, content)
 
 
 def test_a_damaged_best_checkpoint_is_replaced_by_the_best_of_the_others(copy):
-    run = Run(copy / "run")
+    run = RunFolder(copy / "run")
     best = run.best()
     (best / "config.json").write_text("{}")
     others = [folder for folder in run.step_folders() if folder != best]
@@ -268,10 +268,10 @@ def test_a_stop_between_two_evaluations_changes_no_evaluation(checkpoints, undis
             for record in read_log(log)
             if record["kind"] == "evaluation"
         ]
-        for log in (Run(checkpoints / "whole").log_path, run.log_path)
+        for log in (RunFolder(checkpoints / "whole").log_path, run.log_path)
     ]
     assert series[0] == series[1] and len(series[0]) == 4 and digest(run.last()) == undisturbed
-    assert run.pointer("best") == Run(checkpoints / "whole").pointer("best")
+    assert run.pointer("best") == RunFolder(checkpoints / "whole").pointer("best")
 
 
 def test_a_stop_does_not_count_as_an_evaluation(checkpoints):
@@ -308,7 +308,7 @@ def change_text(checkpoints: Path) -> None:
 
 
 def change_tokenizer(checkpoints: Path) -> None:
-    folder = Run(checkpoints / "run").last()
+    folder = RunFolder(checkpoints / "run").last()
     content = json.loads((folder / "tokenizer.json").read_text())
     vocab = content["model"]["vocab"]
     first, second = list(vocab)[-2:]
@@ -319,7 +319,7 @@ def change_tokenizer(checkpoints: Path) -> None:
 
 
 def change_model(checkpoints: Path) -> None:
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     info = run.read_info()
     run.write_info({**info, "model": {**info["model"], "n_head": 4}})
 
@@ -402,7 +402,7 @@ def call(copy: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_verify_lists_whole_and_damaged_checkpoints(copy, call):
-    run = Run(copy / "run")
+    run = RunFolder(copy / "run")
     newest, *others = run.step_folders()
     code, out, err = call("verify")
     assert (code, err) == (0, "") and out.splitlines() == [
@@ -427,14 +427,14 @@ def test_verify_lists_whole_and_damaged_checkpoints(copy, call):
 
 def test_verify_of_a_missing_run_is_one_error(call, copy):
     assert call("verify", "nothing")[0] == 1 and call("verify", "a b")[0] == 2
-    for folder in Run(copy / "run").step_folders():
+    for folder in RunFolder(copy / "run").step_folders():
         shutil.rmtree(folder)
     code, out, err = call("verify", "run")
     assert (code, out) == (1, "") and "no checkpoint" in err
 
 
 def test_verify_finds_files_that_do_not_match(call, copy):
-    folder = Run(copy / "run").last()
+    folder = RunFolder(copy / "run").last()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     (folder / MANIFEST_NAME).unlink()
@@ -445,7 +445,7 @@ def test_verify_finds_files_that_do_not_match(call, copy):
 
 def add_garbage(copy: Path) -> list[Path]:
     """Add an old checkpoint, files of killed processes and unused ids; their paths."""
-    run = Run(copy / "run")
+    run = RunFolder(copy / "run")
     kept = run.step_folders()
     older = run.path / "step-000001"
     shutil.copytree(kept[-1], older)
@@ -502,7 +502,7 @@ def test_prune_reports_folders_that_cannot_be_deleted(copy, call, monkeypatch):
 
 
 def test_prune_keeps_the_last_whole_checkpoint(copy, call):
-    run = Run(copy / "run")
+    run = RunFolder(copy / "run")
     newest, *others = run.step_folders()
     for folder in (newest, *others[:-1]):
         (folder / "config.json").write_text("{}")
@@ -536,7 +536,7 @@ def test_prune_of_one_run_changes_no_other(copy, call):
 
 def test_prepared_ids_are_kept_while_a_run_does_not_name_its_own(copy, call):
     goes = [path for path in add_garbage(copy) if "0123456789abcdef" in path.name]
-    run = Run(copy / "run")
+    run = RunFolder(copy / "run")
     run.write_info({name: value for name, value in run.read_info().items() if name != "prepared"})
     assert call("runs", "--prune", "--yes")[0] == 0 and all(path.exists() for path in goes)
 

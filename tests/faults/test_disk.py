@@ -13,7 +13,7 @@ import torch
 
 from faults.layer import ERRORS, Disk, Durability, Event, Fail
 from faults.tiny import INTERVAL, STEPS, digest, go_on, train, training_context, write_text
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.checkpoint.step_names import step_of
@@ -35,7 +35,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return load_model(Path(train(folder / "checkpoints", max_steps=1).path), torch.device("cpu"))
 
 
-def save(run: Run, step: int, parts: Parts, best: bool = True) -> Path:
+def save(run: RunFolder, step: int, parts: Parts, best: bool = True) -> Path:
     state = TrainingState({"step": step}, {"optimizer/x": torch.ones(3)})
     return run.save(step, *parts, state, {"val_loss": 9.0 - step}, best)
 
@@ -44,7 +44,7 @@ def temporaries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".tmp-*")]
 
 
-def assert_old_state_is_whole(run: Run, old: Path) -> None:
+def assert_old_state_is_whole(run: RunFolder, old: Path) -> None:
     verify_manifest(old)
     for folder in run.step_folders():
         verify_manifest(folder)
@@ -59,7 +59,7 @@ def assert_old_state_is_whole(run: Run, old: Path) -> None:
 
 
 def test_a_save_is_durable_in_order(checkpoints, parts):
-    run, durability = Run(checkpoints / "run"), Durability()
+    run, durability = RunFolder(checkpoints / "run"), Durability()
     with Disk(checkpoints, durability.take) as disk:
         run.write_info({})
         for step in range(1, 6):
@@ -76,7 +76,7 @@ def test_a_save_is_durable_in_order(checkpoints, parts):
 
 def test_the_manifest_is_written_last(checkpoints, parts):
     with Disk(checkpoints) as disk:
-        save(Run(checkpoints / "run"), 1, parts)
+        save(RunFolder(checkpoints / "run"), 1, parts)
     names = [event.name for event in disk.events]
     rename = names.index("rename run/step")
     assert [name for name in names[:rename] if name.startswith("write ")][
@@ -103,7 +103,7 @@ def test_a_missing_fsync_is_found(checkpoints, parts, missing):
             durability.take(event)
 
     with Disk(checkpoints, take):
-        save(Run(checkpoints / "run"), 1, parts)
+        save(RunFolder(checkpoints / "run"), 1, parts)
     assert durability.finish() != []
 
 
@@ -111,7 +111,7 @@ def test_a_missing_fsync_is_found(checkpoints, parts, missing):
 
 
 def events_of_a_save(folder: Path, parts: Parts) -> int:
-    run = Run(folder / "count")
+    run = RunFolder(folder / "count")
     for step in (1, 2, 3):
         save(run, step, parts)
     with Disk(folder) as disk:
@@ -123,7 +123,7 @@ def test_any_failure_in_a_save_leaves_the_old_state_whole(checkpoints, parts, re
     n_events, refused = events_of_a_save(checkpoints, parts), 0
     for number in ERRORS:
         for at in range(n_events):
-            run = Run(checkpoints / f"run-{number}-{at}")
+            run = RunFolder(checkpoints / f"run-{number}-{at}")
             for step in (1, 2, 3):
                 old = save(run, step, parts)
             try:
@@ -145,7 +145,7 @@ def test_any_failure_in_a_save_leaves_the_old_state_whole(checkpoints, parts, re
 
 @pytest.mark.parametrize("at", [0, 5, 11, 17, 23])
 def test_a_disk_that_stays_full_leaves_the_old_state_whole(checkpoints, parts, at):
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     old = save(run, 1, parts)
     with (
         Disk(checkpoints, Fail(at, errno.ENOSPC, times=10**9)),
@@ -169,7 +169,7 @@ def test_files_that_could_not_be_deleted_are_removed_by_the_next_training(checkp
             lambda event: refuse() if event.kind == "fsync" and "step" in event.path else None,
         ):
             go_on(checkpoints, max_steps=STEPS, eval_interval=INTERVAL)
-    assert temporaries(checkpoints) and Run(checkpoints / "run").last().name == "step-000003"
+    assert temporaries(checkpoints) and RunFolder(checkpoints / "run").last().name == "step-000003"
     go_on(checkpoints, max_steps=STEPS, eval_interval=INTERVAL)
     assert temporaries(checkpoints) == []
 
@@ -203,7 +203,7 @@ def fail_one(checkpoints: Path, at: int, number: int, undisturbed: str) -> None:
     fail = Fail(at, number)
     with Disk(checkpoints, WhileTraining(fail)):
         result = train(checkpoints, "run", training_context(checkpoints, said.append))
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     assert (
         result.steps == STEPS and digest(run.last()) == undisturbed and Path(result.path).is_dir()
     )
@@ -265,8 +265,8 @@ def test_failed_saves_are_reported_and_retried(checkpoints, undisturbed, n_failu
         "the next evaluation tries again"
         for i in range(n_failures)
     ]
-    assert digest(Run(checkpoints / "run").last()) == undisturbed and result.path == str(
-        Run(checkpoints / "run").best()
+    assert digest(RunFolder(checkpoints / "run").last()) == undisturbed and result.path == str(
+        RunFolder(checkpoints / "run").best()
     )
 
 
@@ -276,7 +276,7 @@ def test_the_third_failed_save_in_a_row_ends_the_training(checkpoints, undisturb
         pytest.raises(TrainingError, match="No space left") as found,
     ):
         train(checkpoints, "run")
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     assert "as 2 before it" in str(found.value)
     assert (
         f"the last good checkpoint is {run.path / 'step-000003'}" in found.value.fix
@@ -300,13 +300,13 @@ def test_the_last_save_is_retried(checkpoints, undisturbed):
     seen = 0
     with Disk(checkpoints, last_two_fail):
         assert train(checkpoints).steps == STEPS
-    assert seen == 6 and digest(Run(checkpoints / "run").last()) == undisturbed
+    assert seen == 6 and digest(RunFolder(checkpoints / "run").last()) == undisturbed
 
 
 def test_the_log_marks_failed_saves(checkpoints):
     with Disk(checkpoints, failing_saves(10**9)), pytest.raises(TrainingError):
         train(checkpoints)
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     evaluations = [record for record in read_log(run.log_path) if record["kind"] == "evaluation"]
     assert [(record["step"], record["saved"]) for record in evaluations] == [
         (3, True),
@@ -327,7 +327,7 @@ def test_a_failed_log_write_is_reported_once_and_training_continues(checkpoints,
     counted: list[Event] = []
     with Disk(checkpoints, fail) as disk:
         train(checkpoints, "run", training_context(checkpoints, said.append))
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     assert (
         len([line for line in said if "log.jsonl" in line]) == 1
         and digest(run.last()) == undisturbed
@@ -359,7 +359,7 @@ def test_a_deleted_run_folder_is_created_again(checkpoints, undisturbed, at_step
         "run",
         training_context(checkpoints, said.append, delete_run(checkpoints, at_step)),
     )
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     assert any("was removed" in line for line in said) and digest(run.last()) == undisturbed
     assert run.read_info()["training"]["max_steps"] == STEPS and result.path == str(run.best())
     assert go_on(checkpoints).steps == STEPS
@@ -406,7 +406,7 @@ def test_a_run_folder_taken_by_another_training_ends_the_first(checkpoints):
 def test_retention_keeps_the_best_and_the_last_whole_checkpoints(checkpoints, parts, report_count):
     """A fifth of the checkpoints is damaged; neither a save nor a prune deletes a needed one."""
     generator = torch.Generator().manual_seed(0)
-    run, other = Run(checkpoints / "run"), Run(checkpoints / "other")
+    run, other = RunFolder(checkpoints / "run"), RunFolder(checkpoints / "other")
     kept, losses = save(other, 1, parts), {}
     for step in range(1, 41):
         losses[step] = float(torch.rand((), generator=generator))

@@ -11,7 +11,7 @@ import torch
 
 from faults.tiny import INTERVAL, STEPS, TINY, digest, go_on, train, training_context
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.checkpoint.tensors import refuse_non_finite
 from simplellm.checkpoint.training_state import TrainingState, load_training_state
@@ -83,7 +83,7 @@ def test_a_non_finite_number_ends_the_training_before_it_is_saved(
     )
     with pytest.raises(TrainingError) as found:
         train(checkpoints)
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     assert f"the last good checkpoint is {run.path / 'step-000006'}" in found.value.fix
     assert [folder.name for folder in run.step_folders()] == ["step-000006", "step-000003"]
     for folder in run.step_folders():
@@ -140,8 +140,8 @@ def test_a_save_refuses_non_finite_numbers(checkpoints, value):
     model, tokenizer = load_model(path, torch.device("cpu"))
     state = TrainingState({"step": 2}, {"optimizer/x": torch.tensor([1.0, value, 2.0])})
     with pytest.raises(CheckpointError, match="optimizer/x"):
-        Run(path.parent).save(2, model, tokenizer, state, {"val_loss": 1.0}, True)
-    assert Run(path.parent).step_folders() == [path]
+        RunFolder(path.parent).save(2, model, tokenizer, state, {"val_loss": 1.0}, True)
+    assert RunFolder(path.parent).step_folders() == [path]
 
 
 def test_fp16_overflows_are_counted_saved_and_not_fatal(checkpoints, monkeypatch):
@@ -165,10 +165,12 @@ def test_fp16_overflows_are_counted_saved_and_not_fatal(checkpoints, monkeypatch
     train(checkpoints, context=training_context(checkpoints, should_stop=lambda: next(asked) == 5))
     go_on(checkpoints)
     for name in ("whole", "run"):
-        figures = load_training_state(Run(checkpoints / name).last()).figures
+        figures = load_training_state(RunFolder(checkpoints / name).last()).figures
         assert (figures["overflows"], figures["skipped_steps"], figures["scaler"]["scale"]) == (
             3,
             0,
             1024 / 8,
         )
-    assert digest(Run(checkpoints / "run").last()) == digest(Run(checkpoints / "whole").last())
+    assert digest(RunFolder(checkpoints / "run").last()) == digest(
+        RunFolder(checkpoints / "whole").last()
+    )

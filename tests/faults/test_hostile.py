@@ -15,7 +15,7 @@ import torch
 from faults.hostile import entry, headers, patterns, tensors_file
 from faults.own_process import run_module
 from faults.tiny import go_on, train
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model, verify_checkpoint
 from simplellm.checkpoint.training_state import load_training_state
 from simplellm.errors import CheckpointError, TokenizerError
@@ -56,7 +56,7 @@ def test_a_valid_header_gives_type_shape_and_offsets(tmp_path):
 def folder(checkpoints: Path) -> Path:
     """A checkpoint after 3 of 4 steps."""
     train(checkpoints, max_steps=3)
-    run = Run(checkpoints / "run")
+    run = RunFolder(checkpoints / "run")
     info = run.read_info()
     run.write_info({**info, "training": {**info["training"], "max_steps": 4}})
     return run.last()

@@ -16,7 +16,7 @@ from faults.own_process import run_module
 from faults.tiny import digest, go_on, train, training_context, write_text
 from simplellm.app.cli import main
 from simplellm.app.interrupt import Interrupt
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.errors import CheckpointError
 from simplellm.storage.lock import FolderLock
 from simplellm.training.trainer import Trainer
@@ -89,7 +89,7 @@ def test_a_jumping_clock_changes_nothing(checkpoints, undisturbed, monkeypatch):
     asked = iter(range(10**9))
     train(checkpoints, context=training_context(checkpoints, should_stop=lambda: next(asked) == 5))
     go_on(checkpoints)
-    assert digest(Run(checkpoints / "run").last()) == undisturbed
+    assert digest(RunFolder(checkpoints / "run").last()) == undisturbed
 
 
 # ---------------------------------------------------------------- two trainings of one run
@@ -156,7 +156,7 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(checkpoin
         (folder / name).write_text('{"step": 2, "kind": "step"}\n' if name == "log.jsonl" else "{")
     with pytest.raises(CheckpointError):
         go_on(checkpoints)
-    assert digest(Path(train(checkpoints).path)) and digest(Run(folder).last()) == undisturbed
+    assert digest(Path(train(checkpoints).path)) and digest(RunFolder(folder).last()) == undisturbed
     assert not list(checkpoints.rglob(".tmp-*"))
 
 

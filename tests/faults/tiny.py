@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import Sinks
 from simplellm.errors import Notice
 from simplellm.training.context import TrainingContext
@@ -67,7 +67,7 @@ def train(
 def go_on(
     folder: Path, name: str = "run", context: TrainingContext | None = None, **given: Any
 ) -> Result:
-    return resume(Run(folder / name), given, context or training_context(folder))
+    return resume(RunFolder(folder / name), given, context or training_context(folder))
 
 
 def digest(folder: Path) -> str:

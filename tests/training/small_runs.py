@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import Sinks
 from simplellm.errors import Notice
 from simplellm.training.context import TrainingContext
@@ -29,7 +29,7 @@ def training_context(
     )
 
 
-def digests(run: Run) -> list[str]:
+def digests(run: RunFolder) -> list[str]:
     """SHA-256 of the averaged weights, and of the live weights with the optimizer's state."""
     files = [run.last() / name for name in ("model.safetensors", "training/state.safetensors")]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]

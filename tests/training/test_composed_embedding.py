@@ -10,7 +10,7 @@ from conftest import STORY
 from small_runs import digests, training_context
 from torch import Tensor
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.data.tokenizer import Tokenizer
@@ -160,7 +160,7 @@ def test_a_run_with_composition_resumes_bit_for_bit(tmp_path, tied):
     }  # fmt: skip
     for name, stop_after in (("whole", None), ("cut", 3)):
         start(Sources((str(STORY),)), given, name, training_context(tmp_path, stop_after))
-    cut, whole = Run(tmp_path / "cut"), Run(tmp_path / "whole")
+    cut, whole = RunFolder(tmp_path / "cut"), RunFolder(tmp_path / "whole")
     assert (
         cut.last().name == "step-000003" and resume(cut, {}, training_context(tmp_path)).steps == 6
     )

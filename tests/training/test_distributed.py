@@ -17,7 +17,7 @@ from conftest import STORY, TINY_FLAGS, posix_only
 from torch import nn
 
 from simplellm.app import cli
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.storage.files import sha256_of
 from simplellm.training.distributed import (
     World,
@@ -172,7 +172,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def weights(folder: Path) -> str:
-    return sha256_of(Run(folder / "two").last() / "model.safetensors")
+    return sha256_of(RunFolder(folder / "two").last() / "model.safetensors")
 
 
 STEPS = ("--max-steps", "60", "--eval-interval", "30")
@@ -216,7 +216,7 @@ def test_two_stopped_ranks_save_once_and_resume_bit_for_bit(
         "Continue with: simplellm train --resume --name two" in err
         and err.count("stopped after step") == 1
     ), err
-    assert Run(tmp_path / "two").last().name < "step-000060"
+    assert RunFolder(tmp_path / "two").last().name < "step-000060"
     process = torchrun(tmp_path, "--resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and out.count("two: ") == 1, err
@@ -231,6 +231,6 @@ def test_two_ranks_with_a_budget_make_the_same_decisions(tmp_path: Path) -> None
     process = torchrun(tmp_path, str(STORY), "--budget", "10s", "--max-epochs", "10000", "--json")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    info, result = Run(tmp_path / "two").read_info(), json.loads(out)
+    info, result = RunFolder(tmp_path / "two").read_info(), json.loads(out)
     assert result["steps"] == info["training"]["max_steps"] and info["world_size"] == 2
     assert 5 < result["train_seconds"] < 20

@@ -14,7 +14,7 @@ from conftest import STORY
 from small_runs import digests, training_context
 
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.errors import SettingError
@@ -94,7 +94,7 @@ def test_fine_tuning_lowers_the_training_loss(go_on):
     result = go_on(max_steps=60, eval_interval=60)
     losses = [
         record["loss"]
-        for record in read_log(Run(Path(result.path).parent).log_path)
+        for record in read_log(RunFolder(Path(result.path).parent).log_path)
         if record["kind"] == "step"
     ]
     assert sum(losses[-10:]) < sum(losses[:10])
@@ -110,15 +110,19 @@ def test_fine_tuning_keeps_the_tokenizer_of_the_base(go_on, base, tmp_path):
 
 
 def test_run_json_records_the_base(go_on, base):
-    assert Run(Path(go_on().path).parent).read_info()["from"] == str(Path(base.path).resolve())
+    assert RunFolder(Path(go_on().path).parent).read_info()["from"] == str(
+        Path(base.path).resolve()
+    )
 
 
 def test_fine_tuning_lowers_learning_rates_that_were_not_given(go_on, base):
-    of_base = Run(Path(base.path).parent).read_info()["training"]
-    lower = Run(Path(go_on().path).parent).read_info()["training"]
+    of_base = RunFolder(Path(base.path).parent).read_info()["training"]
+    lower = RunFolder(Path(go_on().path).parent).read_info()["training"]
     for name in ("learning_rate", "muon_learning_rate"):
         assert lower[name] < 0.5 * of_base[name]
-    given = Run(Path(go_on(name="given", learning_rate=5e-3).path).parent).read_info()["training"]
+    given = RunFolder(Path(go_on(name="given", learning_rate=5e-3).path).parent).read_info()[
+        "training"
+    ]
     assert (given["learning_rate"], given["muon_learning_rate"]) == (
         5e-3,
         lower["muon_learning_rate"],
@@ -189,7 +193,7 @@ def test_a_notice_appears_for_a_very_different_text_only(go_on, tmp_path, kind, 
 def test_frozen_blocks_and_embeddings_stay_bit_for_bit_and_others_change(go_on, base, n, optimizer):
     before = weights(base.path)
     result = go_on(freeze=n, optimizer=optimizer, weight_decay=0.1, max_steps=4, eval_interval=4)
-    after = weights(Run(Path(result.path).parent).last())
+    after = weights(RunFolder(Path(result.path).parent).last())
     stayed = {name for name in before if torch.equal(before[name], after[name])}
     frozen = ("token_embedding.", *(f"blocks.{layer}." for layer in range(n))) if n else ()
     assert stayed == {name for name in before if name.startswith(frozen or "none")}
@@ -211,5 +215,5 @@ def test_a_run_with_frozen_blocks_resumes_bit_for_bit(go_on, tmp_path, ema_decay
     }
     go_on(name="whole", **given)
     go_on(name="cut", stop_after=3, **given)
-    assert resume(Run(tmp_path / "cut"), {}, training_context(tmp_path)).steps == 6
-    assert digests(Run(tmp_path / "cut")) == digests(Run(tmp_path / "whole"))
+    assert resume(RunFolder(tmp_path / "cut"), {}, training_context(tmp_path)).steps == 6
+    assert digests(RunFolder(tmp_path / "cut")) == digests(RunFolder(tmp_path / "whole"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import digests, training_context
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.config.recipe import OVERFIT, choose
 from simplellm.errors import SettingError
@@ -22,12 +22,12 @@ SHAPE = {
 }  # fmt: skip
 
 
-def train(folder: Path, story: str, name: str, stop_after: int | None = None, **given) -> Run:
+def train(folder: Path, story: str, name: str, stop_after: int | None = None, **given) -> RunFolder:
     text = folder / "text.txt"
     text.write_text(story[:2000])
     context = training_context(folder, stop_after)
     start(Sources((str(text),)), {**SHAPE, **given}, name, context)
-    return Run(folder / name)
+    return RunFolder(folder / name)
 
 
 def test_the_training_loss_falls_far_below_the_validation_loss(tmp_path, story):
@@ -68,9 +68,9 @@ def test_it_is_kept_when_a_run_is_resumed_and_cannot_be_added_then(tmp_path, sto
 
 def test_a_fine_tuned_model_overfits_too(tmp_path, story):
     base = train(tmp_path, story, "base", max_steps=2, overfit=False)
-    assert Run(base.path).read_info()["model"]["dropout"] > 0
+    assert RunFolder(base.path).read_info()["model"]["dropout"] > 0
     context = training_context(tmp_path)
     given = {"overfit": True, "max_steps": 1}
     start(Sources((str(tmp_path / "text.txt"),)), given, "tuned", context, base.last())
-    info = Run(tmp_path / "tuned").read_info()
+    info = RunFolder(tmp_path / "tuned").read_info()
     assert info["model"]["dropout"] == 0 and info["training"]["r_drop"] == 0

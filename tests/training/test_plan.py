@@ -17,7 +17,7 @@ from small_runs import digests, training_context
 
 from simplellm import device as devices
 from simplellm.app.cli import main
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_names import step_of
 from simplellm.device import fast_float32
@@ -42,7 +42,10 @@ TINY = {
 
 def planned(folder: Path, **given: Any) -> Trainer:
     return prepare_run(
-        Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), training_context(folder)
+        Sources((str(STORY),)),
+        {**TINY, **given},
+        RunFolder(folder / "planned"),
+        training_context(folder),
     )[0]
 
 
@@ -208,7 +211,7 @@ def test_slow_steps_are_timed_fewer_times(folder, monkeypatch):
 
 
 def info_of(folder: Path, name: str) -> dict[str, Any]:
-    return Run(folder / name).read_info()
+    return RunFolder(folder / name).read_info()
 
 
 FADING = {
@@ -236,7 +239,7 @@ def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folde
     with monkeypatch.context() as busy:
         uneven(busy)
         train(folder, "uneven", **FADING, budget=3.0)
-    run, info = Run(folder / "uneven"), info_of(folder, "uneven")
+    run, info = RunFolder(folder / "uneven"), info_of(folder, "uneven")
     assert (
         len(info["decisions"]) > 2
         and info["training"]["max_steps"] == info["decisions"][-1]["max_steps"]
@@ -253,7 +256,7 @@ def test_a_stopped_run_resumes_within_its_budget(folder, monkeypatch):
     stopped = train(folder, "stopped", stop_after=10, **FADING, budget=2.5)
     assert stopped.stopped and stopped.steps == 10
     uneven(monkeypatch)
-    done = resume(Run(folder / "stopped"), {}, training_context(folder))
+    done = resume(RunFolder(folder / "stopped"), {}, training_context(folder))
     assert (
         not done.stopped and done.steps > 10 and done.train_seconds == pytest.approx(2.5, rel=0.35)
     )
@@ -261,10 +264,10 @@ def test_a_stopped_run_resumes_within_its_budget(folder, monkeypatch):
 
 def test_a_longer_budget_at_resume_gives_a_new_plan(folder):
     first = train(folder, "longer", **FADING, budget=1.0)
-    longer = resume(Run(folder / "longer"), {"budget": 2.0}, training_context(folder))
+    longer = resume(RunFolder(folder / "longer"), {"budget": 2.0}, training_context(folder))
     rates = [
         record["learning_rate"]
-        for record in read_log(Run(folder / "longer").log_path)
+        for record in read_log(RunFolder(folder / "longer").log_path)
         if record["kind"] == "step"
     ]
     assert longer.steps > first.steps and longer.train_seconds == pytest.approx(2.0, rel=0.35)
@@ -278,11 +281,13 @@ def test_max_steps_given_at_resume_overrides_the_budget(folder):
     first = train(folder, "steps", **FADING, budget=1.0)
     assert (
         resume(
-            Run(folder / "steps"), {"max_steps": first.steps + 7}, training_context(folder)
+            RunFolder(folder / "steps"), {"max_steps": first.steps + 7}, training_context(folder)
         ).steps
         == first.steps + 7
     )
-    assert resume(Run(folder / "steps"), {}, training_context(folder)).steps == first.steps + 7
+    assert (
+        resume(RunFolder(folder / "steps"), {}, training_context(folder)).steps == first.steps + 7
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,7 +302,7 @@ def test_max_steps_given_at_resume_overrides_the_budget(folder):
 def test_damaged_decisions_are_refused_in_one_line(folder, damage):
     if not (folder / "damaged").exists():
         train(folder, "damaged", stop_after=5, **FADING, budget=2.0)
-    run = Run(folder / "damaged")
+    run = RunFolder(folder / "damaged")
     info = run.read_info()
     run.write_info({**info, **damage})
     with pytest.raises(CheckpointError, match="decisions of damaged are damaged"):
@@ -344,7 +349,7 @@ def test_a_model_too_small_for_the_machine_is_replaced_once_soon_after_the_start
     )
     steps = [
         record["step"]
-        for record in read_log(Run(folder / result.run).log_path)
+        for record in read_log(RunFolder(folder / result.run).log_path)
         if record["kind"] == "step"
     ]
     assert steps == sorted(set(steps)), "the log is of the second attempt alone"
@@ -367,7 +372,7 @@ def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
     prepare_run(
         Sources((str(STORY),)),
         {**TINY, "budget": 600.0, "max_epochs": 2.0},
-        Run(folder / "planned"),
+        RunFolder(folder / "planned"),
         listening,
     )
     (told,) = [notice for notice in notices if "of its budget" in notice]
@@ -385,7 +390,7 @@ def test_a_budget_that_the_text_cannot_use_is_reported_before_training(folder):
 def test_no_notice_appears_for_a_budget_that_is_used(folder, given):
     notices: list[str] = []
     listening = training_context(folder, notice=notices.append)
-    prepare_run(Sources((str(STORY),)), {**TINY, **given}, Run(folder / "planned"), listening)
+    prepare_run(Sources((str(STORY),)), {**TINY, **given}, RunFolder(folder / "planned"), listening)
     assert not any("of its budget" in notice for notice in notices)
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import STORY
 from small_runs import digests, training_context
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.source import TextFormat
 from simplellm.errors import CheckpointError, SettingError, TextError
 from simplellm.training.repetition import Repetition
@@ -25,26 +25,26 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def train(folder: Path, name: str, stop_after: int | None = None, **given: Any) -> Run:
+def train(folder: Path, name: str, stop_after: int | None = None, **given: Any) -> RunFolder:
     context = training_context(folder, stop_after)
     start(Sources((str(STORY),)), {**SETTINGS, **given}, name, context)
-    return Run(folder / name)
+    return RunFolder(folder / name)
 
 
 def repeat(
-    run: Run,
+    run: RunFolder,
     name: str = "again",
     texts: tuple[str, ...] = (),
     stop_after: int | None = None,
     **overrides: Any,
-) -> tuple[Run, str]:
+) -> tuple[RunFolder, str]:
     """The repetition of a run, and its notices."""
     notices: list[str] = []
     repetition = Repetition.read(run.path / "run.json", overrides)
     sources = repetition.sources(texts, None, TextFormat())
     context = training_context(run.path.parent, stop_after, notices.append)
     start(sources, {}, name, context, repetition.base_folder, repetition)
-    return Run(run.path.parent / name), "\n".join(notices)
+    return RunFolder(run.path.parent / name), "\n".join(notices)
 
 
 def test_a_repeated_run_has_the_same_weights_and_record(tmp_path):
@@ -120,11 +120,11 @@ def test_a_run_from_a_base_is_repeated_from_the_same_weights(tmp_path):
     start(
         Sources((str(STORY),)), {"max_steps": 3, "eval_tokens": 64}, "tuned", context, base.last()
     )
-    again, _ = repeat(Run(tmp_path / "tuned"))
-    assert digests(again) == digests(Run(tmp_path / "tuned"))
+    again, _ = repeat(RunFolder(tmp_path / "tuned"))
+    assert digests(again) == digests(RunFolder(tmp_path / "tuned"))
     shutil.rmtree(base.path)
     with pytest.raises(CheckpointError, match="no longer at"):
-        repeat(Run(tmp_path / "tuned"), "third")
+        repeat(RunFolder(tmp_path / "tuned"), "third")
 
 
 def test_settings_given_beside_override_and_are_reported(tmp_path):
@@ -151,7 +151,7 @@ def test_another_text_is_reported_and_a_moved_text_can_be_named(tmp_path, story)
     first.write_text(story)
     context = training_context(tmp_path)
     start(Sources((str(first),)), {**SETTINGS, "max_steps": 2}, "run", context)
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     first.rename(moved)
     with pytest.raises(TextError, match=r"no longer at .*a\.txt"):
         repeat(run)

@@ -13,7 +13,7 @@ import pytest
 from conftest import STORY
 from small_runs import digests, training_context
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import CheckpointError, SettingError, SimpleLLMError, TextError, TrainingError
 from simplellm.training.result import Result
@@ -42,7 +42,7 @@ def train(
     return start(sources, {**TINY, **given}, name, training_context(folder, stop_after))
 
 
-def losses(run: Run) -> list[tuple[int, float, float, float]]:
+def losses(run: RunFolder) -> list[tuple[int, float, float, float]]:
     return [
         (record["step"], record["loss"], record["gradient_norm"], record["learning_rate"])
         for record in read_log(run.log_path)
@@ -55,9 +55,9 @@ def assert_resume_is_exact(
 ) -> None:
     settings = {**HARD, "max_steps": n_steps, "eval_interval": 5, **given}
     start(STORY_ONLY, settings, "whole", training_context(folder))
-    whole = Run(folder / "whole")
+    whole = RunFolder(folder / "whole")
     for k in places:
-        run = Run(folder / f"cut-{k}")
+        run = RunFolder(folder / f"cut-{k}")
         start(STORY_ONLY, settings, run.name, training_context(folder, stop_after=k))
         assert run.last().name == f"step-{k:06d}"
         assert resume(run, {}, training_context(folder)).steps == n_steps
@@ -68,7 +68,7 @@ def test_a_run_recorded_with_former_setting_names_resumes(tmp_path):
     settings = {"max_steps": 4, "r_drop": 0.5, "dropout": 0.2, "min_lr_ratio": 0.1}
     train(tmp_path, "whole", **settings)
     train(tmp_path, "cut", stop_after=2, **settings)
-    run = Run(tmp_path / "cut")
+    run = RunFolder(tmp_path / "cut")
     info = run.read_info()
     for group in ("given", "training"):
         values = info[group]
@@ -78,7 +78,7 @@ def test_a_run_recorded_with_former_setting_names_resumes(tmp_path):
     with pytest.raises(SettingError, match="r_drop 0.5, got 0.4"):
         resume(run, {"r_drop": 0.4}, training_context(tmp_path))
     resume(run, settings, training_context(tmp_path))
-    assert digests(run) == digests(Run(tmp_path / "whole"))
+    assert digests(run) == digests(RunFolder(tmp_path / "whole"))
     assert "min_lr_ratio" in run.read_info()["training"]
 
 
@@ -100,30 +100,32 @@ def test_a_run_resumed_many_times_ends_with_the_same_weights(tmp_path):
     train(tmp_path, "whole", max_steps=6, **{"dropout": 0.2})
     train(tmp_path, "cut", stop_after=1, max_steps=6, **{"dropout": 0.2})
     for _ in range(5):
-        result = resume(Run(tmp_path / "cut"), {}, training_context(tmp_path, stop_after=1))
-    assert not result.stopped and digests(Run(tmp_path / "cut")) == digests(Run(tmp_path / "whole"))
+        result = resume(RunFolder(tmp_path / "cut"), {}, training_context(tmp_path, stop_after=1))
+    assert not result.stopped and digests(RunFolder(tmp_path / "cut")) == digests(
+        RunFolder(tmp_path / "whole")
+    )
 
 
 def test_resume_continues_from_the_newest_whole_checkpoint(tmp_path):
     train(tmp_path, "whole", max_steps=6, eval_interval=2)
     train(tmp_path, "cut", stop_after=4, max_steps=6, eval_interval=2)
-    run = Run(tmp_path / "cut")
+    run = RunFolder(tmp_path / "cut")
     (run.last() / "model.safetensors").write_bytes(b"")
     resume(run, {}, training_context(tmp_path))
-    assert digests(run) == digests(Run(tmp_path / "whole")) and losses(run) == losses(
-        Run(tmp_path / "whole")
+    assert digests(run) == digests(RunFolder(tmp_path / "whole")) and losses(run) == losses(
+        RunFolder(tmp_path / "whole")
     )
 
 
 def test_training_lowers_the_loss_on_the_story(tmp_path):
     train(tmp_path, "run", max_steps=60, eval_interval=60)
-    series = [loss for _, loss, _, _ in losses(Run(tmp_path / "run"))]
+    series = [loss for _, loss, _, _ in losses(RunFolder(tmp_path / "run"))]
     assert sum(series[-10:]) / 10 < sum(series[:5]) / 5 - 0.5
 
 
 def test_run_json_has_configs_fingerprint_and_versions(tmp_path):
     train(tmp_path, "run", max_steps=2, n_layer=2)
-    info = Run(tmp_path / "run").read_info()
+    info = RunFolder(tmp_path / "run").read_info()
     assert (info["training"]["max_steps"], info["model"]["n_layer"], info["version"]) == (2, 2, 1)
     assert info["fingerprint"] == {str(STORY): hashlib.sha256(STORY.read_bytes()).hexdigest()}
     assert {"python", "torch", "tiktoken"} <= set(info["versions"])
@@ -132,7 +134,7 @@ def test_run_json_has_configs_fingerprint_and_versions(tmp_path):
 def test_equal_seeds_train_equal_weights_and_another_seed_others(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tmp_path, name, max_steps=2, seed=seed)
-    a, b, c = (digests(Run(tmp_path / name)) for name in "abc")
+    a, b, c = (digests(RunFolder(tmp_path / name)) for name in "abc")
     assert a == b != c
 
 
@@ -143,21 +145,26 @@ def test_a_budget_fixes_the_steps_and_is_kept(tmp_path):
     assert (
         1.0 < seconds < 20.0
     )  # 3.7 measured alone; another busy process makes it twice as long or more
-    assert Run(tmp_path / "run").read_info()["training"]["max_steps"] == result.steps > 10
+    assert RunFolder(tmp_path / "run").read_info()["training"]["max_steps"] == result.steps > 10
 
 
 def test_resume_of_a_finished_run_only_reports(tmp_path):
     first = train(tmp_path, "run", max_steps=3)
-    before = digests(Run(tmp_path / "run")), (tmp_path / "run" / "log.jsonl").read_bytes()
-    again = resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
+    before = digests(RunFolder(tmp_path / "run")), (tmp_path / "run" / "log.jsonl").read_bytes()
+    again = resume(RunFolder(tmp_path / "run"), {}, training_context(tmp_path))
     assert (again.steps, again.val_loss, again.stopped) == (3, first.val_loss, False)
-    assert (digests(Run(tmp_path / "run")), (tmp_path / "run" / "log.jsonl").read_bytes()) == before
+    assert (
+        digests(RunFolder(tmp_path / "run")),
+        (tmp_path / "run" / "log.jsonl").read_bytes(),
+    ) == before
 
 
 def test_a_finished_run_may_be_given_more_steps(tmp_path):
     train(tmp_path, "run", max_steps=3)
-    assert resume(Run(tmp_path / "run"), {"max_steps": 5}, training_context(tmp_path)).steps == 5
-    assert Run(tmp_path / "run").read_info()["training"]["max_steps"] == 5
+    assert (
+        resume(RunFolder(tmp_path / "run"), {"max_steps": 5}, training_context(tmp_path)).steps == 5
+    )
+    assert RunFolder(tmp_path / "run").read_info()["training"]["max_steps"] == 5
 
 
 def unchanged(folder: Path) -> dict[str, bytes]:
@@ -174,7 +181,7 @@ def test_resume_refuses_a_changed_text(tmp_path, story, change):
     path.write_text(change(story))
     before = unchanged(tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"changed.*text\.txt"):
-        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
+        resume(RunFolder(tmp_path / "run"), {}, training_context(tmp_path))
     assert unchanged(tmp_path / "run") == before
 
 
@@ -184,7 +191,7 @@ def test_resume_refuses_a_changed_validation_text(tmp_path, story):
     train(tmp_path, "run", sources=Sources((str(STORY),), str(path)), stop_after=2, max_steps=4)
     path.write_text(story[:2999])
     with pytest.raises(CheckpointError, match="changed"):
-        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
+        resume(RunFolder(tmp_path / "run"), {}, training_context(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +209,7 @@ def test_resume_refuses_changed_settings_and_names_them(tmp_path, given):
     train(tmp_path, "run", stop_after=2, max_steps=4)
     before = unchanged(tmp_path / "run")
     with pytest.raises(SettingError, match=next(iter(given))):
-        resume(Run(tmp_path / "run"), given, training_context(tmp_path))
+        resume(RunFolder(tmp_path / "run"), given, training_context(tmp_path))
     assert unchanged(tmp_path / "run") == before
 
 
@@ -214,7 +221,7 @@ def test_resume_accepts_the_settings_of_the_start(tmp_path):
         "precision": "auto",
     }  # the story has no 5000 tokens
     start(STORY_ONLY, given, "run", training_context(tmp_path, stop_after=2))
-    assert resume(Run(tmp_path / "run"), given, training_context(tmp_path)).steps == 4
+    assert resume(RunFolder(tmp_path / "run"), given, training_context(tmp_path)).steps == 4
 
 
 @pytest.mark.parametrize(
@@ -225,14 +232,14 @@ def test_resume_of_a_run_whose_run_json_is_damaged_is_one_typed_error(tmp_path, 
     train(tmp_path, "run", max_steps=1)
     (tmp_path / "run" / "run.json").write_text(content)
     with pytest.raises(SimpleLLMError):
-        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
+        resume(RunFolder(tmp_path / "run"), {}, training_context(tmp_path))
 
 
 def test_resume_of_a_run_that_never_saved_is_one_typed_error(tmp_path):
     with pytest.raises(TrainingError):
         train(tmp_path, "run", stop_after=0, max_steps=3)
     with pytest.raises(CheckpointError, match="no intact checkpoint"):
-        resume(Run(tmp_path / "run"), {}, training_context(tmp_path))
+        resume(RunFolder(tmp_path / "run"), {}, training_context(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "short", "a"])
@@ -264,5 +271,5 @@ def test_diverged_weights_never_reach_a_checkpoint(tmp_path):
         )
     except TrainingError as error:
         assert "step" in str(error)
-    for folder in Run(tmp_path / "run").step_folders():
+    for folder in RunFolder(tmp_path / "run").step_folders():
         json.loads((folder.parent / "last.json").read_text(), parse_constant=pytest.fail)

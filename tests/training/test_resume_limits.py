@@ -9,7 +9,7 @@ import pytest
 from conftest import STORY
 from small_runs import training_context
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.source import TextFormat
 from simplellm.errors import SettingError
 from simplellm.training.resume import resume
@@ -23,20 +23,20 @@ TINY = {
 }  # fmt: skip
 
 
-def trained(folder: Path, stop_after: int | None = None, **given: Any) -> Run:
+def trained(folder: Path, stop_after: int | None = None, **given: Any) -> RunFolder:
     context = training_context(folder, stop_after)
     start(Sources((str(STORY),)), {**TINY, **given}, "run", context)
-    return Run(folder / "run")
+    return RunFolder(folder / "run")
 
 
-def resumed(run: Run, **given: Any) -> dict[str, Any]:
+def resumed(run: RunFolder, **given: Any) -> dict[str, Any]:
     """The training settings in run.json after a resume with settings."""
     resume(run, given, training_context(run.path.parent))
     training: dict[str, Any] = run.read_info()["training"]
     return training
 
 
-def steps(run: Run) -> int:
+def steps(run: RunFolder) -> int:
     return int((run.pointer("last") or {})["step"])
 
 
@@ -137,4 +137,6 @@ def test_the_sources_of_the_start_may_be_named_again(tmp_path, story):
     sources = Sources((str(STORY),), str(held_out), format)
     start(sources, {**TINY, "max_steps": 2}, "run", training_context(tmp_path, 1))
     named = NamedSources((str(STORY),), str(held_out), format)
-    assert resume(Run(tmp_path / "run"), {}, training_context(tmp_path), named=named).steps == 2
+    assert (
+        resume(RunFolder(tmp_path / "run"), {}, training_context(tmp_path), named=named).steps == 2
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.errors import CheckpointError
@@ -28,26 +28,26 @@ CONTENT: dict[str, Any] = {
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    run = Run(tmp_path / "run")
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run")
     run.write_info(CONTENT)
     return run
 
 
-def test_former_setting_names_are_read_as_the_current_ones(run: Run) -> None:
+def test_former_setting_names_are_read_as_the_current_ones(run: RunFolder) -> None:
     info = RunInfo.read(run)
     assert info.given == {"r_drop": 0.5, "n_layer": 2}
     assert (info.model.n_layer, info.training.r_drop) == (2, 0.5)
 
 
-def test_unknown_keys_are_written_as_they_were_read(run: Run) -> None:
+def test_unknown_keys_are_written_as_they_were_read(run: RunFolder) -> None:
     info = RunInfo.read(run).with_facts({"speed": 2.0})
     run.write_info(info.to_mapping())
     expected = {**CONTENT, "given": {"r_drop": 0.5, "n_layer": 2}, "speed": 2.0}
     assert run.read_info() == expected
 
 
-def test_digests_are_those_of_the_training_and_the_validation_texts(run: Run) -> None:
+def test_digests_are_those_of_the_training_and_the_validation_texts(run: RunFolder) -> None:
     info = RunInfo.read(run)
     assert (info.text_digests, info.val_digests) == (["12ab"], [])
     assert info.with_facts({"val_fingerprint": {"b.txt": "34cd"}}).val_digests == ["34cd"]
@@ -64,7 +64,7 @@ def test_digests_are_those_of_the_training_and_the_validation_texts(run: Run) ->
         {"fingerprint": 3},
     ],
 )
-def test_a_damaged_run_json_is_one_checkpoint_error(run: Run, damage: dict[str, Any]) -> None:
+def test_a_damaged_run_json_is_one_checkpoint_error(run: RunFolder, damage: dict[str, Any]) -> None:
     run.write_info({**CONTENT, **damage})
     with pytest.raises(CheckpointError, match="run.json is damaged") as error:
         RunInfo.read(run)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from conftest import STORY
 from small_runs import training_context
 
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.config.recipe import choose
 from simplellm.data.bpe_dropout import Segmenter
@@ -59,14 +59,16 @@ def trainer_of(folder: Path, text: Path = STORY, **given: Any) -> Trainer:
     return prepare_run(
         Sources((str(text),)),
         {**PLAIN, **given},
-        Run(folder / "unwritten"),
+        RunFolder(folder / "unwritten"),
         training_context(folder),
     )[0]
 
 
 def log(folder: Path, result: Result, kind: str = "step") -> list[dict[str, Any]]:
     return [
-        record for record in read_log(Run(folder / result.run).log_path) if record["kind"] == kind
+        record
+        for record in read_log(RunFolder(folder / result.run).log_path)
+        if record["kind"] == kind
     ]
 
 
@@ -132,7 +134,7 @@ def test_bf16_on_a_cpu_trains(folder):
     for precision in ("float32", "bf16"):
         result = train(folder, precision=precision, max_steps=40, batch_size=8)
         losses[precision] = [record["loss"] for record in log(folder, result)]
-        assert Run(folder / result.run).read_info()["training"]["precision"] == precision
+        assert RunFolder(folder / result.run).read_info()["training"]["precision"] == precision
     assert sum(losses["bf16"][-5:]) / 5 < losses["bf16"][0] - 0.3
     assert (
         losses["bf16"][0] == pytest.approx(losses["float32"][0], rel=0.01)
@@ -167,7 +169,8 @@ def test_training_continues_eagerly_with_a_notice_where_compilation_fails(folder
     monkeypatch.setattr(torch, "compile", broken)
     result = train(folder, compile="on", notice=said.append)
     assert (
-        result.steps == 6 and Run(folder / result.run).read_info()["training"]["compile"] == "off"
+        result.steps == 6
+        and RunFolder(folder / result.run).read_info()["training"]["compile"] == "off"
     )
     unable = "torch.compile does not work here (RuntimeError); continuing without"
     assert [line for line in said if "torch.compile" in line] == [unable]
@@ -181,14 +184,16 @@ def test_a_compiled_run_resumes_on_a_machine_without_a_compiler(folder, monkeypa
         result = train(folder, compile="on", max_steps=3)
     monkeypatch.setattr(torch, "compile", lambda block: {}[block])
     resumed = resume(
-        Run(folder / result.run), {"max_steps": 5}, training_context(folder, notice=said.append)
+        RunFolder(folder / result.run),
+        {"max_steps": 5},
+        training_context(folder, notice=said.append),
     )
     assert (
         resumed.steps == 5
         and "torch.compile does not work here (KeyError); continuing without" in said
     )
     said.clear()
-    resume(Run(folder / result.run), {}, training_context(folder, notice=said.append))
+    resume(RunFolder(folder / result.run), {}, training_context(folder, notice=said.append))
     assert not any("compil" in line for line in said), "a run that is done has no step to compile"
 
 
@@ -218,7 +223,7 @@ def test_compiled_steps_compute_the_eager_steps(folder, monkeypatch, given):
 def test_compile_on_works_or_falls_back(folder):
     said: list[str] = []
     result = train(folder, compile="on", notice=said.append)
-    is_compiled = Run(folder / result.run).read_info()["training"]["compile"] == "on"
+    is_compiled = RunFolder(folder / result.run).read_info()["training"]["compile"] == "on"
     assert result.steps == 6 and any(
         ("compiled in" if is_compiled else "does not work") in line for line in said
     )

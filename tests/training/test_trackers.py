@@ -13,7 +13,7 @@ from conftest import STORY, TINY_FLAGS
 
 from simplellm.app.cli import main
 from simplellm.app.parser import parse
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.errors import SettingError, TrainingError
 from simplellm.training.trackers import Tracking, scalars
@@ -193,7 +193,9 @@ def test_a_tracked_run_logs_the_gradient_norm_of_every_layer(tmp_path, tensorboa
     code = main(["train", str(STORY), "--name", "x", *flags, *TINY_FLAGS])
     assert code == 0 and tensorboard[-1] == ("close",)
     steps = [
-        record for record in read_log(Run(tmp_path / "x").log_path) if record["kind"] == "step"
+        record
+        for record in read_log(RunFolder(tmp_path / "x").log_path)
+        if record["kind"] == "step"
     ]
     assert [record["step"] for record in steps] == [2, 4, 5]
     for record in steps:

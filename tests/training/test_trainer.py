@@ -11,7 +11,7 @@ import torch
 from conftest import STORY
 
 from simplellm import device as devices
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
@@ -60,7 +60,7 @@ def make(prepared: Prepared, tmp_path: Path):
         config = TrainConfig(
             **{"max_steps": 6, "batch_size": 4, "eval_interval": 100, "eval_tokens": 64, **given}
         )
-        run = Run(tmp_path / name)
+        run = RunFolder(tmp_path / name)
         run.write_info({})
         runtime = Runtime(CPU, precision, should_stop=should_stop)
         return Trainer(

@@ -16,7 +16,7 @@ from simplellm.app.options import SweepOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import StartingPoint
 from simplellm.app.subcommands.sweep import _starting_point
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
 from simplellm.storage.files import sha256_of
 from simplellm.training.resume import resume
@@ -39,13 +39,13 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture
 def train(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[Run, str]]:
+) -> Callable[..., tuple[RunFolder, str]]:
     """Trains a short run on the text; returns it and what the command wrote on stderr."""
 
-    def train(*flags: str, name: str = "run") -> tuple[Run, str]:
+    def train(*flags: str, name: str = "run") -> tuple[RunFolder, str]:
         arguments = ["train", str(text), "--name", name, "--checkpoints", str(tmp_path / "runs")]
         assert main([*arguments, *SHORT, *flags]) == 0
-        return Run(tmp_path / "runs" / name), capsys.readouterr().err
+        return RunFolder(tmp_path / "runs" / name), capsys.readouterr().err
 
     return train
 
@@ -132,8 +132,8 @@ def test_a_resumed_run_needs_no_base_model(small_base, pays, text, tmp_path):
     begin("whole")
     begin("cut", stop_after=3)
     shutil.rmtree(small_base)
-    assert resume(Run(tmp_path / "cut"), {}, training_context(tmp_path)).steps == 4
-    assert digests(Run(tmp_path / "cut")) == digests(Run(tmp_path / "whole"))
+    assert resume(RunFolder(tmp_path / "cut"), {}, training_context(tmp_path)).steps == 4
+    assert digests(RunFolder(tmp_path / "cut")) == digests(RunFolder(tmp_path / "whole"))
 
 
 def test_a_repeated_run_starts_as_the_recorded_one(train, small_base, pays, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_a_repeated_run_starts_as_the_recorded_one(train, small_base, pays, tmp_
         folder = tmp_path / "runs"
         command = ["train", "--config", str(run.path / "run.json"), "--name", f"{run.name}-again"]
         assert main([*command, "--checkpoints", str(folder)]) == 0
-        again = Run(folder / f"{run.name}-again")
+        again = RunFolder(folder / f"{run.name}-again")
         assert digests(again) == digests(run)
         assert again.read_info()["from"] == run.read_info()["from"]
     shutil.rmtree(small_base)
@@ -196,7 +196,7 @@ def test_the_runs_of_a_sweep_start_alike(small_base, pays, tmp_path, capsys):
     def starts(folder: str, *flags: str) -> set[str | None]:
         path = tmp_path / folder
         assert main(["sweep", str(STORY), *SHORT, "--checkpoints", str(path), *flags]) == 0
-        return {Run(file.parent).read_info()["from"] for file in path.glob("*/run.json")}
+        return {RunFolder(file.parent).read_info()["from"] for file in path.glob("*/run.json")}
 
     shape = ["--n-layer", "2", "--n-embd", "32"]
     assert starts("architectures", "--architecture", "modern,gpt2", *shape) == {None}

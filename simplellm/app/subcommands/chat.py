@@ -14,7 +14,7 @@ from simplellm.app.screen import Screen
 from simplellm.app.session import LoadedRun, Session
 from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
 from simplellm.checkpoint.find_runs import find_checkpoint, run_of
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.device import describe
@@ -61,7 +61,7 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
         checkpoints=options.checkpoints,
         notice=screen.notice,
     )
-    if screen.is_interactive and (steps := Run(loaded.path).steps_missing()) is not None:
+    if screen.is_interactive and (steps := RunFolder(loaded.path).steps_missing()) is not None:
         command = options.command(f"train --resume --name {loaded.path.name}")
         screen.notice(
             f"this training stopped at step {steps[0]} of {steps[1]}; finish it: {command}"
@@ -79,7 +79,7 @@ def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedR
     return LoadedRun(sampler, run.path, _facts(run, folder, sampler.model))
 
 
-def _facts(run: Run, folder: Path, model: SimpleLLM) -> dict[str, str]:
+def _facts(run: RunFolder, folder: Path, model: SimpleLLM) -> dict[str, str]:
     """What `/info` shows of a model."""
     config = model.config
     figures = run.figures_of(folder)

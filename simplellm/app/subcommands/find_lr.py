@@ -19,7 +19,7 @@ from simplellm.app.subcommands.shared import (
 )
 from simplellm.app.training_monitor import TrainingMonitor
 from simplellm.app.training_run import stdin_source, training_context
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.training import TrainConfig
 from simplellm.evaluation.chart import range_test_svg
 from simplellm.evaluation.picture.save import check_picture_path, save_picture
@@ -48,7 +48,7 @@ def find_lr(options: FindLrOptions) -> int:
                 options, screen, torch_device, World(), monitor, interrupt.is_set,
                 stdin(torch_device),
             )  # fmt: skip
-            run = Run(options.checkpoints / "range-test")
+            run = RunFolder(options.checkpoints / "range-test")
             attempt = Attempt(may_choose_base=begin.is_chosen)
             trainer, _ = prepare_run(sources, settings, run, context, begin.folder, attempt)
             return trainer.config, find_rate(trainer)

@@ -14,7 +14,7 @@ from simplellm.app.options import PruneOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import screen_of
 from simplellm.checkpoint.find_runs import find_run, list_runs
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.prepared_corpus import PREPARED_FOLDER, is_prepared_name
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.files import discard_folder, leftovers
@@ -60,7 +60,7 @@ def prune(options: PruneOptions) -> int:
     return 0
 
 
-def _lock(run: Run, locks: contextlib.ExitStack, screen: Screen) -> bool:
+def _lock(run: RunFolder, locks: contextlib.ExitStack, screen: Screen) -> bool:
     """Lock a run against training until `locks` is closed; False if it is being trained."""
     try:
         locks.enter_context(FolderLock(run.path))
@@ -73,12 +73,12 @@ def _lock(run: Run, locks: contextlib.ExitStack, screen: Screen) -> bool:
 # ---------------------------------------------------------------- what can be deleted
 
 
-def _of_run(run: Run) -> Iterator[Unneeded]:
+def _of_run(run: RunFolder) -> Iterator[Unneeded]:
     yield from (Unneeded(path, reason) for path, reason in run.superfluous().items())
     yield from (Unneeded(path, "unfinished") for path in leftovers(run.path, with_files=True))
 
 
-def _shared(folder: Path, runs: list[Run]) -> Iterator[Unneeded]:
+def _shared(folder: Path, runs: list[RunFolder]) -> Iterator[Unneeded]:
     """Files beside the runs: unfinished ones, and prepared texts that no run uses."""
     prepared = folder / PREPARED_FOLDER
     for place in (folder, prepared):
@@ -93,7 +93,7 @@ def _shared(folder: Path, runs: list[Run]) -> Iterator[Unneeded]:
                     yield Unneeded(one, "prepared text that no run uses")
 
 
-def _prepared_name(run: Run) -> str:
+def _prepared_name(run: RunFolder) -> str:
     """The folder name of the prepared ids of a run; empty if it is unknown."""
     try:
         return str(run.read_info().get("prepared") or "")

@@ -12,7 +12,7 @@ from simplellm.app.options import RunsOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import screen_of
 from simplellm.checkpoint.find_runs import find_run, list_runs
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.setting import SettingValue
 from simplellm.errors import SettingError
 from simplellm.evaluation.comparison import (
@@ -81,9 +81,9 @@ def _compare(options: RunsOptions, screen: Screen) -> int:
     return 0
 
 
-def _named(options: RunsOptions, screen: Screen) -> list[Run]:
+def _named(options: RunsOptions, screen: Screen) -> list[RunFolder]:
     """The runs in the order of their names; each once."""
-    found: dict[Path, Run] = {}
+    found: dict[Path, RunFolder] = {}
     for name in options.names:
         run, _ = find_run(name, options.checkpoints)
         path = run.path.resolve()

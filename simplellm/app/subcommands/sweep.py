@@ -26,7 +26,7 @@ from simplellm.app.training_run import run_training
 from simplellm.base.packaged import BASE, base_folder, is_present
 from simplellm.checkpoint.find_runs import MAX_DERIVED_CHARACTERS, free_name
 from simplellm.checkpoint.importing.read_source import read_source
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.config.equal_settings import FirstRun
 from simplellm.config.fine_tuning import contradiction
 from simplellm.config.recipe import choose
@@ -234,7 +234,7 @@ def _starting_point(
 
 def _first_run(result: Result, options: SweepOptions) -> tuple[FirstRun, StartingPoint]:
     """The first run, and what the others start from: the same as it."""
-    info = RunInfo.read(Run(Path(result.path).parent))
+    info = RunInfo.read(RunFolder(Path(result.path).parent))
     values = {**info.model.to_mapping(), **info.training.to_mapping()}
     steps = options.grid.get("max_steps", ())
     has_fixed_steps = info.training.budget is None and len(steps) == 1
@@ -248,7 +248,7 @@ def _first_run(result: Result, options: SweepOptions) -> tuple[FirstRun, Startin
 
 
 def _show(rows: list[SweepRun], options: SweepOptions, screen: Screen) -> None:
-    runs = [ComparedRun.read(Run(Path(row.result.path).parent)) for row in rows]
+    runs = [ComparedRun.read(RunFolder(Path(row.result.path).parent)) for row in rows]
     swept = _swept(options)
     differing = {name: values for name, values in differences(runs).items() if name not in swept}
     stem = _free_picture_name(f"sweep-{Path(_texts(options)[0]).stem}", options.checkpoints)

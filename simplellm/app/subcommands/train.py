@@ -22,7 +22,7 @@ from simplellm.app.subcommands.shared import (
 from simplellm.app.training_run import run_training
 from simplellm.base.packaged import BASE
 from simplellm.checkpoint.find_runs import find_run, free_name
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.evaluation.advice import missing_figure
@@ -54,7 +54,7 @@ def train(options: TrainOptions) -> int:
 
 def _repeat(result: Result) -> str:
     """The command, without the program, that trains a run again; empty without a run.json."""
-    run = Run(Path(result.path).parent)
+    run = RunFolder(Path(result.path).parent)
     try:
         texts = run.read_info()["texts"]
     except (CheckpointError, KeyError):
@@ -64,7 +64,7 @@ def _repeat(result: Result) -> str:
 
 
 def _quality(result: Result) -> str:
-    run = Run(Path(result.path).parent)
+    run = RunFolder(Path(result.path).parent)
     tokens = (run.pointer("best") or {}).get("tokens")
     if missing := missing_figure(tokens, run.copied_share()):
         return f"no figure, because the validation text is {missing},"

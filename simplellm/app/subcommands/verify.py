@@ -9,7 +9,7 @@ from simplellm.app.console import write_json
 from simplellm.app.options import VerifyOptions
 from simplellm.app.subcommands.shared import screen_of
 from simplellm.checkpoint.find_runs import find_run, foreign_model, run_of
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import verify_checkpoint
 from simplellm.checkpoint.step_names import step_of
 from simplellm.errors import CheckpointError, TokenizerError
@@ -46,14 +46,14 @@ def verify(options: VerifyOptions) -> int:
     return 0 if all(verdict.whole for verdict in verdicts) else 1
 
 
-def _requested(options: VerifyOptions) -> tuple[Run, Path | None]:
+def _requested(options: VerifyOptions) -> tuple[RunFolder, Path | None]:
     """The run to check, and one checkpoint or a model from elsewhere where that was named."""
     name = options.checkpoint or options.run
     model = foreign_model(name, options.checkpoints) if name else None
     return (run_of(model), model) if model else find_run(name, options.checkpoints)
 
 
-def _verdict(run: Run, folder: Path) -> Verdict:
+def _verdict(run: RunFolder, folder: Path) -> Verdict:
     problem = None
     try:
         verify_checkpoint(folder)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from simplellm.checkpoint.export.exported_model import ExportedModel
 from simplellm.checkpoint.find_runs import run_of
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_source
 from simplellm.errors import CheckpointError, Notice
 
 
 def exported_model(
     folder: Path,
-    held_out: Callable[[Run], Sequence[str]] = lambda run: (),
+    held_out: Callable[[RunFolder], Sequence[str]] = lambda run: (),
     notice: Notice = lambda text: None,
 ) -> ExportedModel:
     """A checkpoint, a model folder or a GGUF file, and what its run recorded about it.

@@ -11,7 +11,7 @@ from simplellm.checkpoint.hugging_face import check_tensors, to_hub_state
 from simplellm.checkpoint.importing.chat_template import check_template
 from simplellm.checkpoint.importing.source_model import SourceModel
 from simplellm.checkpoint.importing.weight_files import WEIGHTS_FILE
-from simplellm.checkpoint.run import RUN_VERSION, Run
+from simplellm.checkpoint.run import RUN_VERSION, RunFolder
 from simplellm.checkpoint.step_folder import description_files, empty_model
 from simplellm.checkpoint.step_names import step_name
 from simplellm.checkpoint.tensors import LazyTensor, tensor_chunks
@@ -23,7 +23,7 @@ from simplellm.storage.manifest import ManifestWriter
 STEP = 0  # no step of training was done here
 
 
-def import_run(source: SourceModel, run: Run, facts: Mapping[str, Any]) -> tuple[Path, int]:
+def import_run(source: SourceModel, run: RunFolder, facts: Mapping[str, Any]) -> tuple[Path, int]:
     """Write the run as a whole; returns its checkpoint and the number of its parameters.
 
     A failure leaves nothing behind.

@@ -19,7 +19,7 @@ import numpy as np
 from simplellm.base import packaged
 from simplellm.checkpoint.find_runs import run_of
 from simplellm.checkpoint.importing.read_source import is_model
-from simplellm.checkpoint.run import Run
+from simplellm.checkpoint.run import RunFolder
 from simplellm.data.corpus import Corpus
 from simplellm.data.prepared_corpus import (
     PREPARED_FOLDER,
@@ -170,7 +170,7 @@ def _base_of(info: JsonObject) -> Path | None:
 
 def _info_of(run_path: Path) -> JsonObject:
     """The content of run.json; CheckpointError for a model that was not trained here."""
-    run = Run(run_path)
+    run = RunFolder(run_path)
     if packaged.is_base(run_path):
         raise CheckpointError("the package has no copy of the training text of its base model")
     if not (run_path / "run.json").exists() and is_model(run_path):
