@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simplellm.config.model import ModelConfig
-from simplellm.config.recipe import OVERFIT, choose
+from simplellm.config.overfit import OVERFIT
+from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
 from simplellm.errors import SettingError
 

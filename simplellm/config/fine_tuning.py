@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from simplellm.config.model import ModelConfig
+from simplellm.config.overfit import OVERFIT
 from simplellm.config.setting import ExplicitSettings, flag_of, show
 from simplellm.errors import SettingError
 
@@ -83,6 +84,8 @@ def fine_tuning(
     SettingError where `given` has another shape than `base`.
     """
     changed = dict(OPEN_MODEL) if is_open else _own_model(train_bytes, chosen, given)
+    if given.get("overfit"):
+        changed |= OVERFIT
     block_size, tokens = changed.pop("block_size"), changed.pop("tokens")
     dropout = changed.pop("dropout", base.dropout)
     wanted = int(given.get("block_size") or min(base.block_size, block_size))

@@ -13,6 +13,7 @@ from simplellm.config.architectures import ARCHITECTURES
 from simplellm.config.fine_tuning import SMALL_TEXT_BYTES, epochs_of_small_text, fine_tuning
 from simplellm.config.heads import fitted_shape
 from simplellm.config.model import ModelConfig
+from simplellm.config.overfit import OVERFIT
 from simplellm.config.setting import ExplicitSettings, Setting
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
@@ -33,19 +34,6 @@ SHAPES = (  # minimum seconds of training, blocks, width
 SECONDS_PER_MEGABYTE = 40.0  # from here on dropout pays, more with each doubling of the time
 DROPOUT_PER_DOUBLING, MAX_DROPOUT = 0.05, 0.2
 BPE_DROPOUT_FROM_DOUBLINGS = 1.0
-OVERFIT: dict[str, Any] = {  # with the setting overfit: nothing keeps a model from memorising
-    "dropout": 0.0,
-    "r_drop": 0.0,
-    "bpe_dropout": 0.0,
-    "renaming": 0.0,
-    "token_noise": 0.0,
-    "composition": 0.0,
-    "label_smoothing": 0.0,
-    "weight_decay": 0.0,
-    "ema_decay": 0.0,  # an average of weights hides how far the last ones have gone
-    "patience": 0,
-    "max_epochs": None,
-}
 
 
 def choose(

@@ -33,8 +33,8 @@ KEYS = {
     "candidate": "token text probability kept sampling_probability",
     "train": "run path steps best_step val_loss perplexity bits_per_byte train_seconds "
     "tokens_per_second parameters",
-    "runs": "run path best_step val_loss bits_per_byte tokens architecture n_layer n_embd "
-    "parameters texts seed started_at",
+    "runs": "run path best_step val_loss bits_per_byte tokens copied_share architecture n_layer "
+    "n_embd parameters texts seed started_at",
 }
 
 

@@ -105,10 +105,10 @@ def test_an_unreadable_file_of_a_folder_is_left_out_and_named_alone_it_is_an_err
 
 
 def test_the_validation_text_is_named(run, tmp_path, story):
-    for name, start in (("2.txt", 0), ("10.txt", 5000)):
-        (tmp_path / name).write_text(story[start : start + 5000], encoding="utf-8")
+    for name, start in (("2.txt", 0), ("10.txt", 3900)):
+        (tmp_path / name).write_text(story[start : start + 3900], encoding="utf-8")
     _, result, err = run("train", ".", "--val-fraction", "0.25")
-    assert "validation text: the last 2,50" in err and "10.txt" in err and " 2.txt" not in err
+    assert "validation text: the last 1,95" in err and "10.txt" in err and " 2.txt" not in err
     info = json.loads((tmp_path / "checkpoints" / result["run"] / "run.json").read_text())
     assert [Path(file["path"]).name for file in info["files"]] == ["2.txt", "10.txt"]
     assert info["validation_text"].endswith("10.txt")
@@ -139,8 +139,8 @@ def test_validation_text_inside_the_training_text_is_left_out_of_it(run, tmp_pat
 
 
 def test_a_validation_file_cut_out_of_the_text_is_left_out_of_it(run, tmp_path, story):
-    (tmp_path / "x.txt").write_text(story[:9000], encoding="utf-8")
-    (tmp_path / "rest.txt").write_text(story[2500:9000], encoding="utf-8")
+    (tmp_path / "x.txt").write_text(story[:7000], encoding="utf-8")
+    (tmp_path / "rest.txt").write_text(story[2500:7000], encoding="utf-8")
     (tmp_path / "val.txt").write_text(story[:2500], encoding="utf-8")
     _, honest, _ = run("train", "rest.txt", "--val-data", "val.txt")
     code, result, err = run("train", "x.txt", "--val-data", "val.txt", "--name", "cut")
@@ -151,11 +151,11 @@ def test_a_validation_file_cut_out_of_the_text_is_left_out_of_it(run, tmp_path, 
 
 
 def test_a_text_repeated_in_one_file_counts_once(run, tmp_path, story):
-    (tmp_path / "x.txt").write_text(story[:9000], encoding="utf-8")
+    (tmp_path / "x.txt").write_text(story[:7000], encoding="utf-8")
     _, once, _ = run("train", "x.txt", "--name", "once")
-    (tmp_path / "xx.txt").write_text(story[:9000] * 2, encoding="utf-8")
+    (tmp_path / "xx.txt").write_text(story[:7000] * 2, encoding="utf-8")
     code, twice, err = run("train", "xx.txt", "--name", "twice")
-    assert code == 0 and "left out: 9,000 characters" in err
+    assert code == 0 and "left out: 7,000 characters" in err
     assert twice["val_loss"] == once["val_loss"]
     code, _, err = run("train", "--resume", "--name", "twice", "--max-steps", "3")
     assert code == 0, err

@@ -296,6 +296,7 @@ def test_what_is_not_supported_is_refused_by_name(
     assert str(caught.value).startswith("here.json") and caught.value.fix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
 @pytest.mark.parametrize("character", [" ", "\n", " \n", "a", "A", "1", ".", "\u0301"], ids=ascii)
 def test_every_known_pattern_cuts_in_linear_time(pattern: SplitPattern, character: str) -> None:

@@ -105,6 +105,7 @@ def test_ids_on_disk_are_memory_mapped(make: Prepare, story: str) -> None:
         prepared.train_ids[0] = 0
 
 
+@pytest.mark.slow
 def test_a_vocabulary_over_65536_uses_four_bytes_per_id(make: Prepare) -> None:
     singles = {bytes([i]): i for i in range(256)}
     pairs = {bytes([i, j]): 256 + 256 * i + j for i in range(256) for j in range(256)}

@@ -79,6 +79,7 @@ def learned(of: SimpleLLM, steps: int = 40) -> float:
     return float(losses(of, copies(seed=steps))[:, PERIOD:].mean())
 
 
+@pytest.mark.slow
 def test_training_improves_the_planted_heads() -> None:
     assert learned(model()) < 1.5
 

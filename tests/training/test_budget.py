@@ -116,6 +116,7 @@ def test_a_budget_is_used_and_kept(monkeypatch, profile: str, schedule: str, pla
         )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
 @given(
     pieces=st.lists(st.tuples(st.floats(0.5, 20), st.floats(0.2, 3)), min_size=1, max_size=20),

@@ -58,7 +58,7 @@ def test_a_repeated_run_has_the_same_weights_and_record(tmp_path):
 
 
 def test_the_decisions_of_a_budget_are_repeated_however_fast_the_machine_is(tmp_path):
-    run = train(tmp_path, "run", budget=4.0)
+    run = train(tmp_path, "run", budget=2.0)
     again, _ = repeat(run)
     assert run.read_info()["decisions"] == again.read_info()["decisions"]
     assert again.last().name == run.last().name and digests(again) == digests(run)
@@ -137,9 +137,9 @@ def test_settings_given_beside_override_and_are_reported(tmp_path):
     }
 
 
-@pytest.mark.parametrize("limits", [{"max_steps": 2}, {"max_epochs": 0.01}, {"budget": 5.0}])
+@pytest.mark.parametrize("limits", [{"max_steps": 2}, {"max_epochs": 0.01}, {"budget": 2.5}])
 def test_another_limit_plans_the_steps_anew(tmp_path, limits):
-    run = train(tmp_path, "run", budget=4.0, max_steps=10)
+    run = train(tmp_path, "run", budget=2.0, max_steps=10)
     again, _ = repeat(run, **limits)
     training = again.read_info()["training"]
     assert {name: training[name] for name in limits} == limits

@@ -113,6 +113,7 @@ def test_the_adapting_thread_ends_with_its_block(monkeypatch: pytest.MonkeyPatch
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs libgomp and two cores"
 )
