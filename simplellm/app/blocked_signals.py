@@ -44,6 +44,7 @@ def blocked_signals_end_the_program(numbers: Collection[int]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        watch.end()
         with contextlib.suppress(OSError):
             writer.send(bytes([SHUTDOWN]))
         thread.join()
@@ -61,6 +62,7 @@ class _Watch:
         self._numbers = numbers
         self._restore = restore
         self._is_running = threading.Event()  # the main thread executes bytecodes
+        self._is_over = False
         self._answer = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._set_running)
 
     def run(self) -> None:
@@ -70,12 +72,19 @@ class _Watch:
                 self._restore()
                 os._exit(128 + number)
 
+    def end(self) -> None:
+        """Called by the main thread, which then waits for this one and executes no bytecodes."""
+        self._is_over = True
+        self._is_running.set()
+
     def _is_handled(self) -> bool:
         """Whether the main thread executes bytecodes within the grace time: then handlers run."""
         seconds = grace.seconds
         if seconds is None:
             return True
         self._is_running.clear()
+        if self._is_over:
+            return True
         ctypes.pythonapi.Py_AddPendingCall(self._answer, None)
         return self._is_running.wait(seconds)
 

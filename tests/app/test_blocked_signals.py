@@ -14,7 +14,7 @@ SCRIPT = """
 import ctypes, signal, sys, threading
 from simplellm.app.blocked_signals import blocked_signals_end_the_program
 from simplellm.app.interrupt import grace
-grace.seconds = 1.0  # a busy machine may stop a process for a while
+grace.seconds = 0.5
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))
 with blocked_signals_end_the_program([signal.SIGTERM, signal.SIGINT]):
     threading.Timer(0.2, print, ["ready"], {"flush": True}).start()  # once it waits
