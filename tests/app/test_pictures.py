@@ -128,7 +128,7 @@ def test_any_tokens_bars_columns_and_matrices_are_well_formed(pairs, title) -> N
         Columns(names, names, title, title),
         Matrix(names, rows, title, marks[:2], title),
     ):
-        ElementTree.fromstring(picture(shown))
+        assert ElementTree.fromstring(picture(shown)).tag.endswith("svg")
 
 
 @pytest.mark.parametrize("make", ["tokens", "bars", "columns", "matrix"])

@@ -277,7 +277,8 @@ def test_no_text_leaves_stale_panels(open_terminal, text, cells):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_progress, "PANEL_SECONDS", 0.0)
         patch.setattr(pyte.screens, "wcwidth", CELLS[cells])
-        draw_with(open_terminal, 60, "".join(text * 20)[:400])
+        terminal = draw_with(open_terminal, 60, "".join(text * 20)[:400])
+    assert n_panels(terminal) == 0
 
 
 def test_the_frame_keeps_its_place_beside_text_of_ambiguous_width(open_terminal):

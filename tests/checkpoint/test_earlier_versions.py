@@ -71,7 +71,8 @@ def test_a_run_replies(capsys, checkpoints, run):
 
 @pytest.mark.parametrize("run", EXPECTED)
 def test_a_run_verifies(capsys, checkpoints, run):
-    result(capsys, checkpoints, "verify", run)
+    verified = result(capsys, checkpoints, "verify", run)
+    assert verified and all(step["whole"] for step in verified)
 
 
 @pytest.mark.parametrize("run", STOPPED)
