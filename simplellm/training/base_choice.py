@@ -66,10 +66,14 @@ def _choice(
     own = base.bits_per_byte_of(_passages(text))
     bits = from_main(own, context.world, context.device)
     compressed = compressed_bits(text)
-    reads = f"it reads a sample of this text at {bits:.2f} bits/byte, bz2 at {compressed:.2f}"
+    scores = f"{bits:.2f} bits/byte on a sample of this text, bz2 {compressed:.2f}"
     if pays_to_start_warm(bits, compressed, corpus.n_bytes):
-        return Choice(base, f"starting from the base model: {reads}; --from none does not")
-    return Choice(None, f"{RANDOM_WEIGHTS}, not the base model: {reads}; --from base does")
+        return Choice(
+            base, f"starting from the base model: {scores}; for random weights, --from none"
+        )
+    return Choice(
+        None, f"{RANDOM_WEIGHTS}, not the base model: {scores}; for the base, --from base"
+    )
 
 
 def _passages(text: str) -> list[str]:
