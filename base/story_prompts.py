@@ -59,7 +59,7 @@ def _pick(rng: random.Random, name: str) -> str:
     return rng.choice(words()[name])
 
 
-def _wish(rng: random.Random) -> str:
+def _details(rng: random.Random) -> str:
     """A word to use, for variety, and the length."""
     word = _pick(rng, rng.choice(("nouns", "verbs", "adjectives")))
     return f'Use the word "{word}". Write about {rng.choice((100, 150, 200))} words.'
@@ -71,7 +71,7 @@ def _story(rng: random.Random) -> tuple[str, str]:
     request = (
         f"Write a short story {_pick(rng, 'styles')}. It is about {name}, {person}. "
         + rng.choice((f"It is about {thing}. ", f"It happens {place}. ", ""))
-        + f"In the story {problem}. At the end {name} is {_pick(rng, 'feelings')}. {_wish(rng)}"
+        + f"In the story {problem}. At the end {name} is {_pick(rng, 'feelings')}. {_details(rng)}"
     )
     opening = rng.choice(
         [
@@ -99,7 +99,7 @@ def _tale(rng: random.Random) -> tuple[str, str]:
     request = (
         f"Tell a short {rng.choice(('fairy tale', 'fable', 'folk tale', 'bedtime story'))} "
         f"{_pick(rng, 'styles')} about {person} and {_pick(rng, 'objects')}. "
-        f"It begins when {_pick(rng, 'problems')}. {_wish(rng)}"
+        f"It begins when {_pick(rng, 'problems')}. {_details(rng)}"
     )
     opening = rng.choice(
         [
@@ -123,7 +123,7 @@ def _dialogue(rng: random.Random) -> tuple[str, str]:
     first, second = _two_names(rng)
     request = (
         f"Write a conversation between {first} and {second} about {_pick(rng, 'topics')}. "
-        f"{first} is {_pick(rng, 'feelings')}. Each line begins with the name. {_wish(rng)}"
+        f"{first} is {_pick(rng, 'feelings')}. Each line begins with the name. {_details(rng)}"
     )
     opening = rng.choice(
         [
@@ -143,7 +143,7 @@ def _scene(rng: random.Random) -> tuple[str, str]:
     first, second = _two_names(rng)
     request = (
         f"Write a scene from a novel. {first} and {second} talk {_pick(rng, 'places')} about "
-        f"{_pick(rng, 'topics')}, and {_pick(rng, 'problems')}. {_wish(rng)} "
+        f"{_pick(rng, 'topics')}, and {_pick(rng, 'problems')}. {_details(rng)} "
         "Most of it is what they say, in quotation marks."
     )
     opening = rng.choice(
@@ -166,7 +166,7 @@ def _letter(rng: random.Random) -> tuple[str, str]:
     first, second = _two_names(rng)
     request = (
         f"Write a letter from {first}, {_pick(rng, 'people')}, to {second}. It is about "
-        f"{_pick(rng, 'topics')} and tells that {_pick(rng, 'problems')}. {_wish(rng)} "
+        f"{_pick(rng, 'topics')} and tells that {_pick(rng, 'problems')}. {_details(rng)} "
         f"{first} is {_pick(rng, 'feelings')}."
     )
     opening = f"{rng.choice(('Dear', 'My dear', 'Dearest', 'Dear'))} {second},\n\n"
@@ -177,7 +177,7 @@ def _memory(rng: random.Random) -> tuple[str, str]:
     request = (
         f"Write a short story in the first person, {_pick(rng, 'styles')}. The narrator remembers "
         f"{_pick(rng, 'people')} {_pick(rng, 'places')}. "
-        f"{_pick(rng, 'problems').capitalize()}. {_wish(rng)}"
+        f"{_pick(rng, 'problems').capitalize()}. {_details(rng)}"
     )
     opening = rng.choice(
         [
@@ -201,7 +201,7 @@ def _memory(rng: random.Random) -> tuple[str, str]:
 def _diary(rng: random.Random) -> tuple[str, str]:
     request = (
         f"Write a page of the diary of {_pick(rng, 'people')}. Today {_pick(rng, 'problems')} "
-        f"{_pick(rng, 'places')}. The writer is {_pick(rng, 'feelings')}. {_wish(rng)}"
+        f"{_pick(rng, 'places')}. The writer is {_pick(rng, 'feelings')}. {_details(rng)}"
     )
     day = rng.choice(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"])
     opening = rng.choice([f"{day}. ", "Today ", "This morning ", f"{day} evening. I "])
@@ -211,7 +211,7 @@ def _diary(rng: random.Random) -> tuple[str, str]:
 def _description(rng: random.Random) -> tuple[str, str]:
     request = (
         f"Describe {_pick(rng, 'sights')} {rng.choice(('in plain words', 'like a novelist'))}. "
-        f"{_wish(rng)}"
+        f"{_details(rng)}"
     )
     return request, rng.choice(["The", "It was", "There was", "In the", "At first", "On the"])
 
