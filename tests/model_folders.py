@@ -20,6 +20,7 @@ SHAPE = {
     "max_position_embeddings": 128,
 }
 BOS_TEXT = "<|begin_of_text|>"
+LATER, MARK = "<|later|>", "<mark>"  # added by `with_gaps`
 GPT2 = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 128}
 
 
@@ -73,4 +74,25 @@ def with_bos(tokenizer: Tokenizer) -> Tokenizer:
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {BOS_TEXT: {"id": BOS_TEXT, "ids": [bos], "tokens": [BOS_TEXT]}},
     }
+    return Tokenizer.from_mapping(data)
+
+
+def with_gaps(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer` without three of its last tokens, and with two tokens beyond its table.
+
+    `<|later|>` is special, `<mark>` is found in any text; ids in between have no token.
+    """
+    data = json.loads(json.dumps(tokenizer.to_mapping()))
+    model, size = data["model"], tokenizer.vocab_size
+    words = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    parts = {part for merge in model["merges"] for part in merge}
+    for word in [word for word in words if word not in parts and len(word) > 1][-9:-3:2]:
+        del model["vocab"][word]
+        model["merges"] = [merge for merge in model["merges"] if "".join(merge) != word]
+    end = data["added_tokens"][0]
+    for text, number, special in [(LATER, size + 5, True), (MARK, size + 9, False)]:
+        data["added_tokens"].append({**end, "id": number, "content": text, "special": special})
+    # In the vocabulary, or `tokenizers` gives them the ids after its length, which are in use.
+    model["vocab"] |= {added["content"]: added["id"] for added in data["added_tokens"]}
+    data["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     return Tokenizer.from_mapping(data)

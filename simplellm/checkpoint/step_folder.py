@@ -113,8 +113,7 @@ def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, special: JsonOb
 
 
 def _special_names(tokenizer: Tokenizer) -> dict[int, str]:
-    added = tokenizer.to_mapping()["added_tokens"]
-    return {token["id"]: token["content"] for token in added}
+    return {token.id: token.content for token in tokenizer.added_tokens}
 
 
 def seconds_to_save(

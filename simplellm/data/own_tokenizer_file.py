@@ -48,9 +48,14 @@ def own_mapping(ranks: Ranks, pattern: str, end_of_text: int) -> JsonObject:
 
 
 def is_own(data: JsonObject) -> bool:
-    """Whether a tokenizer.json was written by `own_mapping`, perhaps damaged since."""
+    """Whether a tokenizer.json was written by `own_mapping`, perhaps damaged since.
+
+    Not one to which another program has added tokens.
+    """
     try:
         pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        if any(item["content"] != END_OF_TEXT for item in data["added_tokens"]):
+            return False
         is_ours = data["post_processor"] is None and data["model"]["ignore_merges"] is True
         return is_ours and pattern in OWN_PATTERNS and data.get("normalizer") is None
     except (LookupError, TypeError, AttributeError):

@@ -104,6 +104,11 @@ class Tokenizer:
         return cls(dict(encoding._mergeable_ranks), GPT2_SPLIT_PATTERN, encoding.eot_token)
 
     @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """Tokens that are found before words are merged: special ones, and others by their text."""
+        return self._added.tokens
+
+    @property
     def special_tokens(self) -> dict[str, int]:
         """Tokens that only templates produce, by their texts."""
         return {token.content: token.id for token in self._added.tokens if token.special}

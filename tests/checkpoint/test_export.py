@@ -28,15 +28,18 @@ from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
 from simplellm.checkpoint.export.model_card import model_card
 from simplellm.checkpoint.export.writers import WRITERS
 from simplellm.checkpoint.find_runs import find_checkpoint
+from simplellm.checkpoint.generation import Generation
 from simplellm.checkpoint.run import RunFolder
+from simplellm.checkpoint.step_folder import open_source
 from simplellm.checkpoint.tensors import read_tensors
 from simplellm.config.export_formats import EXPORT_FORMATS
 from simplellm.config.model import ModelConfig
 from simplellm.data.split_patterns import EARLIER_SPLIT_PATTERN, named_patterns
-from simplellm.data.tokenizer import Tokenizer
+from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.errors import CheckpointError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.held_out_text import held_out_documents
+from tests.model_folders import LATER, MARK, with_gaps
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
@@ -215,6 +218,87 @@ def test_a_gguf_file_has_the_tokenizer(model: ExportedModel, tmp_path: Path) -> 
     assert value(file, "tokenizer.ggml.model") == "gpt2"
     assert value(file, "tokenizer.ggml.eos_token_id") == 299
     assert value(file, "tokenizer.ggml.add_bos_token") is False
+
+
+@pytest.fixture
+def with_unused_rows(tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """A model folder with ids that have no token: in the vocabulary, and beyond all tokens."""
+    gaps = with_gaps(tokenizer)
+    config = ModelConfig(
+        architecture="llama", n_layer=1, n_head=2, n_embd=32, vocab_size=gaps.vocab_size + 6
+    )
+    network = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
+    return export(ExportedModel("gaps", source_of(network, gaps, "")), "hf", "f32", tmp_path / "hf")
+
+
+def test_ids_without_a_token_are_padding_in_a_gguf_file_and_none_when_it_is_read(
+    with_unused_rows: Path, tokenizer: Tokenizer, tmp_path: Path, story: str
+) -> None:
+    path, folder = tmp_path / "model.gguf", ["--checkpoints", str(tmp_path)]
+    assert main(["import", str(with_unused_rows), "--name", "gaps", *folder]) == 0
+    arguments = ["--run", "gaps", "--format", "gguf", "--out", str(path)]
+    assert main(["export", *arguments, *folder]) == 0
+    file = reader(path)
+    tokens, types = value(file, "tokenizer.ggml.tokens"), value(file, "tokenizer.ggml.token_type")
+    gaps = with_gaps(tokenizer)
+    used = gaps.to_mapping()["model"]["vocab"]
+    assert len(tokens) == len(types) == len(set(tokens)) == gaps.vocab_size + 6
+    assert {text: tokens.index(text) for text in used} == used
+    unused = sorted(set(range(len(tokens))) - set(used.values()))
+    assert len(unused) > 10 and unused[0] < gaps.end_of_text
+    assert [(tokens[i], types[i]) for i in unused] == [
+        (f"[PAD{i}]", gguf.TokenType.UNUSED) for i in unused
+    ]
+    assert types[used[LATER]] == gguf.TokenType.CONTROL
+    assert types[used[MARK]] == gguf.TokenType.USER_DEFINED
+    again = open_source(path).tokenizer
+    text = f"{story[:300]}{MARK}{LATER}[PAD{unused[0]}]"
+    assert again.encode(text) == gaps.encode(text)
+    assert again.encode_template(text) == gaps.encode_template(text)
+    assert set(again.to_mapping()["model"]["vocab"]) == set(used)
+
+
+def test_no_two_texts_of_a_gguf_file_are_equal(with_unused_rows: Path, tmp_path: Path) -> None:
+    """A token that reads like the padding of another row; two tokens with one id are refused."""
+    source = open_source(with_unused_rows)
+    data = source.tokenizer.to_mapping()
+    row = max(data["model"]["vocab"].values()) + 3
+    data["model"]["vocab"][f"[PAD{row}]"] = row - 1
+    model = ExportedModel("odd", replace(source, tokenizer=Tokenizer.from_mapping(data)))
+    tokens = value(reader(export(model, "gguf", "f32", tmp_path / "a")), "tokenizer.ggml.tokens")
+    assert len(set(tokens)) == len(tokens) and tokens[row] == f"[[PAD{row}]]"
+
+    vocabulary = data["model"]["vocab"]
+    del vocabulary[END_OF_TEXT]  # its id is then the number of tokens
+    vocabulary[f"[PAD{row}]"] = len(vocabulary)
+    model = ExportedModel("odd", replace(source, tokenizer=Tokenizer.from_mapping(data)))
+    with pytest.raises(CheckpointError, match=r"odd has two tokens with the id \d+, .*endoftext"):
+        export(model, "gguf", "f32", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("format", ["gguf", "hf"])
+def test_added_tokens_are_exported_with_the_ids_that_tokenizers_gives_them(
+    with_unused_rows: Path, tmp_path: Path, format: str
+) -> None:
+    """The ids in a tokenizer.json that another program wrote may be others, and are ignored."""
+    source = open_source(with_unused_rows)
+    data = source.tokenizer.to_mapping()
+    vocabulary = data["model"]["vocab"]
+    vocabulary.update(dict(zip(vocabulary, range(len(vocabulary)), strict=True)))
+    real = len(vocabulary) - 1
+    del vocabulary[MARK]
+    data["added_tokens"][-1] |= {"id": 10**6, "special": True}
+    assert data["added_tokens"][-1]["content"] == MARK
+    tokenizer = Tokenizer.from_mapping(data)
+    generation = Generation((real,))
+    odd = replace(source, tokenizer=tokenizer, generation=generation)
+    path = export(ExportedModel("odd", odd), format, "f32", tmp_path / "model")
+    if format == "gguf":
+        assert value(reader(path), "tokenizer.ggml.tokens")[real] == MARK
+    else:
+        config = json.loads((path / "tokenizer_config.json").read_text())
+        assert config["eos_token"] == MARK
 
 
 @pytest.mark.parametrize("type", ["f16", "bf16", "q8_0"])

@@ -231,6 +231,21 @@ def test_special_tokens_come_from_templates_only(plain: Json) -> None:
     assert tokenizer.decode(tokenizer.encode_template(template)) == "user\nA<think>b"
 
 
+def test_tokens_that_another_program_added_to_a_tokenizer_of_ours_are_known(
+    tokenizer: Tokenizer, corpus: list[str]
+) -> None:
+    saved = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.to_mapping()))
+    saved.add_special_tokens(["<|im_start|>"])
+    saved.add_tokens(["<think>"])
+    data = json.loads(saved.to_str())
+    imported = Tokenizer.from_mapping(data)
+    new = {"<|im_start|>": tokenizer.vocab_size, "<think>": tokenizer.vocab_size + 1}
+    assert imported.special_tokens.items() >= {("<|im_start|>", new["<|im_start|>"])}
+    assert imported.encode_template("".join(new)) == list(new.values())
+    assert imported.end_of_text == tokenizer.end_of_text
+    assert differences(data, corpus[::17]) == []
+
+
 def test_an_imported_tokenizer_is_saved_as_it_was_read(plain: Json, corpus: list[str]) -> None:
     tokenizer = Tokenizer.from_mapping(copy.deepcopy(plain))
     assert tokenizer.to_mapping() == plain

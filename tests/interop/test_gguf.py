@@ -22,6 +22,7 @@ from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError
 from simplellm.inference.sampler import Sampler
 from simplellm.model.transformer import SimpleLLM
+from tests.model_folders import LATER, MARK, with_gaps
 
 N_STRINGS = 1000
 N_NEW = 64
@@ -73,6 +74,25 @@ def test_llama_cpp_gives_the_same_ids(
     with LlamaCpp(export(runs, run, tmp_path / "model.gguf")) as reader:
         for text in strings():
             assert reader.encode(text) == sampler.tokenizer.encode(text), repr(text)
+
+
+def test_llama_cpp_gives_the_same_ids_where_some_have_no_token(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Rows of the table without a token: in the vocabulary, after it, and beyond all tokens."""
+    gaps = with_gaps(tokenizer)
+    network = random_network(CONFIGS["llama"], gaps.vocab_size + 30)
+    ExportJob.of("hf", None, tmp_path / "hf").write(exported("gaps", network, gaps))
+    folder = ["--checkpoints", str(tmp_path)]
+    assert main(["import", str(tmp_path / "hf"), "--name", "gaps", *folder]) == 0
+    sampler = Sampler(*load_model(find_checkpoint("gaps", tmp_path, print), torch.device("cpu")))
+    added = [MARK, LATER, "<mark", f"[PAD{gaps.vocab_size + 3}]"]
+    texts = strings() + [f"{text}{token} {text}" for text in strings()[:100] for token in added]
+    with LlamaCpp(export(tmp_path, "gaps", tmp_path / "model.gguf"), is_exact=True) as reader:
+        for text in texts:
+            assert reader.encode(text) == sampler.tokenizer.encode(text), repr(text)
+        ids = sampler.encode("The judge put")
+        assert reader.complete(ids, 32)["tokens"] == greedy(sampler, ids, 32)
 
 
 def test_llama_cpp_gives_the_same_tokens_from_float32(

@@ -43,21 +43,31 @@ def gguf_tokenizer(metadata: JsonMapping, source: str) -> Tokenizer:
     types = metadata.get(f"{PREFIX}token_type") or [1] * len(tokens)
     if not isinstance(types, list) or len(types) != len(tokens):
         raise TokenizerError(f"{source} has another number of token types than tokens")
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens) or "" in vocabulary:
+    if len(set(tokens)) != len(tokens) or "" in tokens:
         raise TokenizerError(f"{source} has a token twice, or an empty one")
+    vocabulary = {
+        token: number
+        for number, token in enumerate(tokens)
+        if types[number] != UNUSED or not _is_padding(token, number)
+    }
     data = _mapping(vocabulary, _texts(metadata, "merges", source), pattern)
     data["added_tokens"] = [
         _added(number, tokens[number], types[number] in SPECIAL)
-        for number in range(len(tokens))
+        for number in vocabulary.values()
         if types[number] == USER_DEFINED or types[number] in SPECIAL
     ]
     end, bos = (metadata.get(f"{PREFIX}{name}_token_id") for name in ("eos", "bos"))
-    if puts_bos(metadata) and type(bos) is int and 0 <= bos < len(tokens):
+    ids = set(vocabulary.values())
+    if puts_bos(metadata) and type(bos) is int and bos in ids:
         steps = [data["post_processor"], bos_processor(tokens[bos], bos)]
         data["post_processor"] = {"type": "Sequence", "processors": steps}
-    is_token = type(end) is int and 0 <= end < len(tokens)
+    is_token = type(end) is int and end in ids
     return Tokenizer.from_mapping(data, source, end if is_token else None)
+
+
+def _is_padding(text: str, number: int) -> bool:
+    """Whether a converter made this text for a row of the model's table without a token."""
+    return text.strip("[]") == f"PAD{number}"
 
 
 def puts_bos(metadata: JsonMapping) -> bool:
