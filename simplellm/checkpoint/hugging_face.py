@@ -170,7 +170,7 @@ def _joined(place: _HubPlace, hub: Mapping[str, LazyTensor], like: Tensor, sourc
         for part, name in zip(parts, place.names, strict=True):
             part.copy_(hub[name].read())
     refuse_non_finite(dict(zip(place.names, parts, strict=True)), source)
-    return joined.t() if place.is_transposed else joined
+    return joined.t().contiguous() if place.is_transposed else joined
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from conftest import posix_only
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simplellm.checkpoint.step_folder import open_model, write_checkpoint
+from simplellm.checkpoint.training_state import TrainingState
 from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.inference import vector_operations
@@ -113,3 +115,23 @@ def test_replies_do_not_depend_on_the_copies(
     expected = Sampler(network, tokenizer).next_logits([5, 6, 7])
     assert found.tobytes() == expected.tobytes()
     assert len(shapes) == 4 * config.n_layer and (config.vocab_size, config.n_embd) not in shapes
+
+
+def test_a_saved_gpt2_opens_with_the_layout_that_decoding_reads(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder has the matrices of the blocks transposed, as transformers wants them."""
+    config = ModelConfig(
+        architecture="gpt2", n_layer=1, n_head=2, n_embd=64, vocab_size=tokenizer.vocab_size
+    )
+    network = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
+    folder = tmp_path / "step-000001"
+    folder.mkdir()
+    write_checkpoint(folder, network, tokenizer, TrainingState({}, {}))
+    opened = open_model(folder, torch.device("cpu"))
+    matrices = [weight for weight in opened.model.parameters() if weight.dim() == 2]
+    assert len(matrices) == 6 and all(weight.is_contiguous() for weight in matrices)
+    monkeypatch.setattr(vector_operations, "LARGE_MATRIX_BYTES", 1)
+    found = Sampler(opened.model, tokenizer).next_logits([5, 6, 7])
+    expected = network(torch.tensor([[5, 6, 7]]))[0, -1].detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -50,7 +50,8 @@ def generate(options: GenerateOptions) -> int:
     if options.probs:
         screen.notice(summary_of(pieces))
     elif n_invalid := n_invalid_bytes(sampler.tokenizer, reply.new_ids):
-        screen.notice(f"{ABOUT_INVALID}; this reply has {n_invalid} such bytes")
+        such_bytes = "one such byte" if n_invalid == 1 else f"{n_invalid} such bytes"
+        screen.notice(f"{ABOUT_INVALID}; this reply has {such_bytes}")
     return 0
 
 
