@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from simplellm.base.packaged import BASE, NONE, base_folder
+from simplellm.checkpoint.export.checkpoint_model import exported_model, with_network
+from simplellm.checkpoint.export.export import Exported, ExportJob
 from simplellm.checkpoint.find_runs import find_checkpoint, free_name
 from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.run_log import LogRecord, Sinks
@@ -37,12 +39,15 @@ from simplellm.device import choose_device, fast_float32
 from simplellm.errors import Notice, SettingError, TextError
 from simplellm.evaluation.analyze import Candidate, candidates
 from simplellm.inference.beams import reply_to
+from simplellm.inference.quantize import is_quantized
 from simplellm.inference.quantize import quantize as quantized
 from simplellm.inference.sampler import Sampler
 from simplellm.model.scoring import Evaluation, evaluate
 from simplellm.model.transformer import SimpleLLM
+from simplellm.storage.user_paths import expand_user
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import joined
+from simplellm.training.held_out_text import held_out_documents
 from simplellm.training.result import Result
 from simplellm.training.sources import Sources
 from simplellm.training.start import start
@@ -124,6 +129,28 @@ class Model:
         _require_text(prompt)
         chosen = _sampling_params(params, settings)
         return candidates(self._sampler, self._sampler.encode(prompt), chosen, top)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        format: str,
+        type: str | None = None,
+        *,
+        force: bool = False,
+        notice: Notice = lambda message: None,
+    ) -> Exported:
+        """Write the model for other programs, as `simplellm export` does; what was written.
+
+        path: the file or folder to write. format: "gguf", "onnx" or "hf". type: number format of
+        the matrices, such as "f16"; None is "f32". force: replace an earlier export. notice:
+        receives messages. The weights are those of `network`, also if they were changed; those of
+        the checkpoint if `network` has weights in 8 bits.
+        """
+        job = ExportJob.of(format, type, _output_path(path), force)
+        model = exported_model(self.path, held_out_documents, notice)
+        if not is_quantized(self.network):
+            model = with_network(model, self.network)
+        return job.write(model)
 
     @property
     def config(self) -> ModelConfig:
@@ -258,6 +285,13 @@ def _path_of(source: RunOrPath) -> str:
     except TypeError as error:
         fix = "load('my-run')"
         raise SettingError(f"a run is a Run, a name or a path, got {source!r}", fix=fix) from error
+
+
+def _output_path(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(expand_user(os.fsdecode(path)))
+    except TypeError as error:
+        raise SettingError(f"export() needs a path, got {path!r}", fix="'model.gguf'") from error
 
 
 def _require_text(text: object) -> None:

@@ -1,4 +1,4 @@
-"""The public Python API: train, load, generate, stream, evaluate and next_tokens."""
+"""The public Python API: train, load, generate, stream, evaluate, next_tokens and export."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, STORY
 
 import simplellm
 from simplellm.app.cli import main
+from simplellm.checkpoint.export.export import Exported
 
 TINY: dict[str, Any] = {
     "n_layer": 1, "n_embd": 32, "block_size": 32, "vocab_size": 300, "batch_size": 4,
@@ -155,6 +157,39 @@ def test_int8_weights_reply(run):
     assert simplellm.load(run, quantize="int8").generate("a", seed=1, max_new_tokens=3)
 
 
+@pytest.mark.parametrize(("format", "type"), [("gguf", "f32"), ("gguf", "q8_0"), ("hf", "bf16")])
+def test_an_export_has_the_files_of_the_command(run, model, tmp_path, format, type):
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    exported = model.export(tmp_path / "own", format, type)
+    command = ["export", "--run", "story", "--checkpoints", str(run.path.parent)]
+    flags = ["--format", format, "--type", type, "--out", str(tmp_path / "other")]
+    assert main([*command, *flags]) == 0
+    own, other = (_contents(tmp_path / name) for name in ("own", "other"))
+    assert own == other and len(own) == (1 if format == "gguf" else 6)
+    n_bytes = sum(map(len, own.values()))
+    assert exported == Exported(str(tmp_path / "own"), format, type, n_bytes)
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else path.iterdir()
+    return {file.name if path.is_dir() else "": file.read_bytes() for file in files}
+
+
+def test_an_export_has_the_weights_of_the_network_as_they_are_now(run, tmp_path):
+    changed, quantized = run.load(), simplellm.load(run, quantize="int8")
+    with torch.no_grad():
+        changed.network.final_norm.weight.fill_(0.25)
+    changed.export(tmp_path / "model", format="hf")
+    again = simplellm.load(tmp_path / "model")
+    assert (again.network.final_norm.weight == 0.25).all()
+    assert again.generate("The", seed=2) == changed.generate("The", seed=2)
+    with pytest.raises(simplellm.SimpleLLMError, match="already exists"):
+        quantized.export(tmp_path / "model", format="hf")
+    quantized.export(tmp_path / "model", format="hf", force=True)
+    again = simplellm.load(tmp_path / "model")  # the weights in 8 bits cannot be written
+    assert torch.equal(again.network.final_norm.weight, run.load().network.final_norm.weight)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -173,6 +208,11 @@ def test_int8_weights_reply(run):
         (lambda model: simplellm.load(quantize="int4"), "int4"),
         (lambda model: model.generate("a", top_q=1), "top_q"),
         (lambda model: model.generate("a", temperature=-1), "temperature"),
+        (lambda model: model.export("a", format="ggml"), "gguf, onnx, hf"),
+        (lambda model: model.export("a", format=None), "gguf, onnx, hf"),
+        (lambda model: model.export("a", format="hf", type="q8_0"), "f32 or f16 or bf16"),
+        (lambda model: model.export("no/such/folder", format="hf"), "a folder that exists"),
+        (lambda model: model.export(3, format="hf"), "needs a path"),
     ],
 )
 def test_a_mistake_raises_an_error_of_the_package_that_names_it(

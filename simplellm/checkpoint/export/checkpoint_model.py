@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from simplellm.checkpoint.export.exported_model import ExportedModel
+from simplellm.checkpoint.export.exported_model import ExportedModel, source_of
 from simplellm.checkpoint.find_runs import run_of
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_source
 from simplellm.errors import CheckpointError, Notice
+from simplellm.model.transformer import SimpleLLM
 
 
 def exported_model(
@@ -37,6 +39,17 @@ def exported_model(
         partial(held_out, run),
         notice,
     )
+
+
+def with_network(model: ExportedModel, network: SimpleLLM) -> ExportedModel:
+    """`model` with the weights and the config of `network`, which was loaded from it.
+
+    The tensors keep their order, so that an unchanged network gives the same file.
+    """
+    source = model.source
+    loaded = source_of(network, source.tokenizer, source.source, source.generation)
+    tensors = {name: loaded.tensors[name] for name in source.tensors}
+    return replace(model, source=replace(loaded, tensors=tensors))
 
 
 def _title(name: str) -> str:

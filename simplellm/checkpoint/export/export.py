@@ -38,8 +38,12 @@ class ExportJob:
 
     @classmethod
     def of(cls, format: str, type: str | None, path: Path, force: bool = False) -> ExportJob:
-        """SettingError for a type that the format lacks, a missing package, or a wrong path."""
-        facts = EXPORT_FORMATS[format]
+        """SettingError for an unknown format or type, a missing package, or a wrong path."""
+        facts = EXPORT_FORMATS.get(str(format))
+        if facts is None:
+            raise SettingError(
+                f"--format is {', '.join(EXPORT_FORMATS)}, got {format!r:.50}", fix="--format gguf"
+            )
         if type is not None and type not in facts.types:
             raise SettingError(
                 f"--format {format} is written as {' or '.join(facts.types)}, got --type {type}",

@@ -83,4 +83,4 @@ def source_of(
 
 
 def _hub_tensor(name: str, tensor: Tensor, config: ModelConfig, hub_name: str) -> Tensor:
-    return to_hub_state({name: tensor}, config)[hub_name].clone()
+    return to_hub_state({name: tensor.cpu()}, config)[hub_name].clone()
