@@ -5,7 +5,6 @@ All packages are made up, and nothing is downloaded.
 
 from __future__ import annotations
 
-import copy
 import gzip
 import json
 from collections import Counter
@@ -13,16 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from base import fetch, stories
 from base.clean import Benchmarks, Filter, in_language, is_repetitive
 from base.corpus import changed, main, read_sources
 from base.readers import READERS
-from base.stories import StoryWriter, batches, penalized, sample, seeds_done
+from base.stories import TEMPERATURE, StoryWriter, batches, penalized, sample, seeds_done
 from base.story_filter import good_stories, problem, whole
 from base.story_prompts import KINDS, StoryPrompt, story_prompt
 from simplellm.checkpoint.generation import NOTHING_STATED
 from simplellm.checkpoint.step_folder import OpenedModel
+from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.model.transformer import SimpleLLM
 
@@ -275,7 +276,7 @@ def test_sampling_follows_the_probabilities_and_the_limits() -> None:
     shares = torch.bincount(tokens, minlength=65) / 1000
     assert shares[4:].sum() == 0  # below MIN_P of the most likely
     assert shares[0] > shares[1] > shares[2] > 0
-    weights = torch.tensor([0.5, 0.3, 0.15]) ** (1 / 0.8)
+    weights = torch.tensor([0.5, 0.3, 0.15]) ** (1 / TEMPERATURE)
     assert torch.allclose(shares[:3], weights / weights.sum(), atol=0.03)
 
 
@@ -293,19 +294,53 @@ def test_stories_continue_where_they_stopped(tmp_path: Path) -> None:
     assert seeds_done(tmp_path / "none.jsonl") == set()
 
 
-def test_equal_seeds_write_equal_stories(
-    trained_model: tuple[SimpleLLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, tokenizer = trained_model
+@pytest.fixture
+def writer(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> StoryWriter:
+    config = ModelConfig(
+        n_layer=1, n_head=2, n_embd=32, block_size=128, vocab_size=tokenizer.vocab_size
+    )
+    model = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     monkeypatch.setattr(stories, "END", tokenizer.special_text(tokenizer.end_of_text))
     monkeypatch.setattr(stories, "MAX_NEW_TOKENS", 12)
-    writer = StoryWriter(OpenedModel(copy.deepcopy(model), tokenizer, NOTHING_STATED))
+    monkeypatch.setattr(stories, "SYSTEM", "Be brief.")
+    return StoryWriter(OpenedModel(model, tokenizer, NOTHING_STATED))
+
+
+def test_equal_seeds_write_equal_stories(writer: StoryWriter) -> None:
     prompts = [StoryPrompt(seed, "story", "Write.", "The judge") for seed in range(4)]
     written = writer.write(prompts)
     assert written == writer.write(prompts)
     assert len({story.text for story in written}) > 1
     assert all(story.text.startswith("The judge") and story.tokens <= 12 for story in written)
     assert all(story.ended or story.tokens == 12 for story in written)
+    assert all(-12 < story.log_probability < 0 for story in written)
+
+
+def test_a_story_does_not_depend_on_those_that_end_before_it(
+    writer: StoryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probability of the end is raised, so that texts leave the batch at several steps."""
+    prompts = [StoryPrompt(seed, "story", "Write.", "The judge") for seed in range(40)]
+    end, usual = writer._end, stories.penalized
+
+    def often_ending(logits: Tensor, recent: Tensor) -> Tensor:
+        after = usual(logits, recent)
+        after[:, end] = after.amax(1)
+        return after
+
+    monkeypatch.setattr(stories, "penalized", often_ending)
+    together = writer.write(prompts)
+    assert len({story.tokens for story in together}) > 2
+    monkeypatch.setattr(stories, "COMPACT_SHARE", 0.0)  # ended texts stay in the batch
+    assert [(s.text, s.tokens) for s in writer.write(prompts)] == [
+        (s.text, s.tokens) for s in together
+    ]
+
+
+def test_shorter_prompts_get_empty_lines_in_the_system_message(writer: StoryWriter) -> None:
+    rows = writer._padded([[1, 2, 3], [4]]).tolist()
+    system, [line] = writer._system, writer._tokenizer.encode("\n")
+    assert rows == [[*system, 1, 2, 3], [*system, line, line, 4]]
 
 
 class LengthOfRequest(StoryWriter):
@@ -318,9 +353,11 @@ class LengthOfRequest(StoryWriter):
         return [0] * (len(prompt.request) // 10)
 
 
-def test_batches_have_prompts_of_one_length_and_lose_none() -> None:
+def test_batches_have_prompts_of_similar_length_and_lose_none() -> None:
     writer = LengthOfRequest()
     groups = list(batches(range(200), writer, 8))
     assert sorted(prompt.seed for group in groups for prompt in group) == list(range(200))
-    assert all(len({len(writer.encode(prompt)) for prompt in group}) == 1 for group in groups)
-    assert max(map(len, groups)) == 8
+    assert [len(group) for group in groups] == [8] * 25
+    lengths = [[len(writer.encode(prompt)) for prompt in group] for group in groups]
+    within = sum(max(group) - min(group) for group in lengths)
+    assert within < 0.3 * 25 * (max(map(max, lengths)) - min(map(min, lengths)))
