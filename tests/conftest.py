@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -88,6 +89,15 @@ def built_once(request: pytest.FixtureRequest, name: str, build: Callable[[Path]
             build(folder)
             is_built.touch()
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that use `transformers` first, so that few workers import it: that takes 5 s.
+
+    Tests at the end are the ones that another worker takes over.
+    """
+    files = {item.path for item in items if "transformers" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in files)
 
 
 # ---------------------------------------------------------------- counts of the fault tests
@@ -171,6 +181,12 @@ def small_base(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_int8_folder(folder, *load_model(checkpoint, torch.device("cpu")), "# A small model")
     monkeypatch.setattr("simplellm.base.packaged.FOLDER", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def transformers() -> ModuleType:
+    """The package `transformers`. Every test that imports it requests this fixture."""
+    return pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from simplellm.data.tokenizer import Tokenizer
@@ -33,7 +32,8 @@ def save_model(
     **options: Any,
 ) -> Any:
     """Write a folder and return the model of `transformers` in it. kind: Llama, Qwen2, GPT2, ..."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     end = tokenizer.end_of_text
     shape = {"bos_token_id": end, "eos_token_id": end, "vocab_size": tokenizer.vocab_size}
     shape |= {**(GPT2 if kind == "GPT2" else SHAPE), **options}

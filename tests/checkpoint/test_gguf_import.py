@@ -6,14 +6,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 import pytest
 import tokenizers
 import torch
-import transformers
 from tokenizers import models, pre_tokenizers, trainers
 
 from simplellm.checkpoint.importing.gguf_file import read_gguf
@@ -22,7 +21,11 @@ from simplellm.checkpoint.step_folder import open_model
 from simplellm.errors import CheckpointError, SettingError, TokenizerError
 from simplellm.storage.gguf_header import TYPES, GgufEntry
 
+if TYPE_CHECKING:
+    import transformers
+
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("transformers")
 VOCABULARY = 320
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SHARED = {
@@ -34,17 +37,16 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64, "rope_theta": 50_000.0,
 }  # fmt: skip
-MODELS: dict[str, transformers.PretrainedConfig] = {
-    "llama": transformers.LlamaConfig(**SHARED, tie_word_embeddings=True),
-    "llama, untied, biases": transformers.LlamaConfig(**SHARED, attention_bias=True, mlp_bias=True),
-    "llama, heads of 32": transformers.LlamaConfig(**SHARED, head_dim=32),
-    "llama3": transformers.LlamaConfig(
-        **{**SHARED, "rope_theta": 50_000.0}, rope_scaling=LLAMA3, tie_word_embeddings=True
-    ),
-    "qwen2": transformers.Qwen2Config(**SHARED, tie_word_embeddings=True),
-    "qwen3": transformers.Qwen3Config(**SHARED, head_dim=32, tie_word_embeddings=False),
-    "gpt2": transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {**SHARED, "tie_word_embeddings": True}),
+    "llama, untied, biases": ("Llama", {**SHARED, "attention_bias": True, "mlp_bias": True}),
+    "llama, heads of 32": ("Llama", {**SHARED, "head_dim": 32}),
+    "llama3": ("Llama", {**SHARED, "rope_scaling": LLAMA3, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", {**SHARED, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {**SHARED, "head_dim": 32, "tie_word_embeddings": False}),
+    "gpt2": (
+        "GPT2",
+        {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
     ),
 }
 
@@ -65,7 +67,12 @@ def vocabulary(story: str) -> dict[str, Any]:
     return json.loads(tokenizer.to_str())["model"]
 
 
-def random_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
+def random_model(name: str) -> transformers.PreTrainedModel:
+    """The model of `MODELS` with random weights."""
+    import transformers
+
+    kind, options = MODELS[name]
+    config = getattr(transformers, f"{kind}Config")(**options)
     torch.manual_seed(3)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():
@@ -161,7 +168,7 @@ def _add_tensor(
 def test_logits_equal_those_of_transformers(
     tmp_path: Path, vocabulary: dict[str, Any], name: str
 ) -> None:
-    model = random_model(MODELS[name])
+    model = random_model(name)
     opened = open_model(write_gguf(tmp_path / "m.gguf", model, vocabulary), CPU)
     ids = torch.arange(100)[None] * 3 % VOCABULARY
     with torch.no_grad():
@@ -176,7 +183,7 @@ def test_a_quantized_file_has_the_values_of_the_gguf_package(
     tmp_path: Path, vocabulary: dict[str, Any], kind: str
 ) -> None:
     code = gguf.GGMLQuantizationType[kind]
-    model = random_model(MODELS["qwen3"])
+    model = random_model("qwen3")
     path = write_gguf(tmp_path / "m.gguf", model, vocabulary, code)
     weight = model.state_dict()["model.embed_tokens.weight"].numpy()
     expected = gguf.dequantize(gguf.quantize(weight, code), code)
@@ -202,7 +209,7 @@ def test_every_number_format_is_read_as_the_gguf_package_does(
 
 
 def test_special_tokens_of_a_text_are_text(tmp_path: Path, vocabulary: dict[str, Any]) -> None:
-    path = write_gguf(tmp_path / "m.gguf", random_model(MODELS["llama"]), vocabulary)
+    path = write_gguf(tmp_path / "m.gguf", random_model("llama"), vocabulary)
     tokenizer = read_gguf(path).tokenizer
     assert not {0, 1, 2} & set(tokenizer.encode("<|im_start|>user<|im_end|>"))
     assert tokenizer.encode_template("<|im_start|>")[0] == 1
@@ -230,7 +237,7 @@ def test_metadata_that_is_not_supported_is_refused(
     tmp_path: Path, vocabulary: dict[str, Any], key: str
 ) -> None:
     value, message = REFUSED_METADATA[key]
-    model = random_model(MODELS["llama"])
+    model = random_model("llama")
     path = write_gguf(tmp_path / "m.gguf", model, vocabulary, **{key: value})
     with pytest.raises(CheckpointError, match=message):
         open_model(path, CPU)
@@ -239,7 +246,7 @@ def test_metadata_that_is_not_supported_is_refused(
 def test_a_huge_number_of_blocks_is_refused_at_once(
     tmp_path: Path, vocabulary: dict[str, Any]
 ) -> None:
-    model = random_model(MODELS["llama"])
+    model = random_model("llama")
     path = write_gguf(tmp_path / "m.gguf", model, vocabulary, block_count=1 << 31)
     started_at = time.process_time()
     with pytest.raises(CheckpointError):
@@ -248,7 +255,7 @@ def test_a_huge_number_of_blocks_is_refused_at_once(
 
 
 def test_the_fuzzed_name_of_a_tensor_is_refused(tmp_path: Path, vocabulary: dict[str, Any]) -> None:
-    path = write_gguf(tmp_path / "m.gguf", random_model(MODELS["llama"]), vocabulary)
+    path = write_gguf(tmp_path / "m.gguf", random_model("llama"), vocabulary)
     content = path.read_bytes()
     for name in (b"output_norm-weight", b"outputxnorm.weight", b"output_norm.weighs"):
         path.write_bytes(content.replace(b"output_norm.weight", name))
@@ -260,7 +267,7 @@ def test_quantized_weights_without_the_gguf_package_name_the_extra(
     tmp_path: Path, vocabulary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = gguf.GGMLQuantizationType.Q8_0
-    path = write_gguf(tmp_path / "m.gguf", random_model(MODELS["llama"]), vocabulary, kind)
+    path = write_gguf(tmp_path / "m.gguf", random_model("llama"), vocabulary, kind)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(SettingError, match="need the package gguf") as caught:
         open_model(path, CPU)
@@ -279,7 +286,7 @@ def test_quantized_weights_without_the_gguf_package_name_the_extra(
 def test_other_tokenizers_are_refused_by_name(
     tmp_path: Path, vocabulary: dict[str, Any], change: dict[str, Any], message: str
 ) -> None:
-    model = random_model(MODELS["llama"])
+    model = random_model("llama")
     path = write_gguf(tmp_path / "m.gguf", model, {**vocabulary, **change})
     with pytest.raises(TokenizerError, match=message):
         read_gguf(path)

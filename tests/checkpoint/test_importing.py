@@ -25,6 +25,7 @@ from tests.model_folders import change_json, save_model
 
 CPU = torch.device("cpu")
 KINDS = ["Llama", "Mistral", "Qwen2", "Qwen3", "GPT2"]
+pytestmark = pytest.mark.usefixtures("transformers")
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ print(json.dumps([peak() - before, 4 * model.n_parameters]))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_weights_are_in_memory_once(

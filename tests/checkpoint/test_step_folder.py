@@ -63,6 +63,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "checkpoints"))
 
 
+@pytest.mark.usefixtures("transformers")
 def test_transformers_opens_a_checkpoint_with_equal_logits(best):
     from transformers import AutoModelForCausalLM
 
@@ -77,6 +78,7 @@ def test_transformers_opens_a_checkpoint_with_equal_logits(best):
         torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize(
     "text",
     [
@@ -97,6 +99,7 @@ def test_transformers_opens_a_checkpoint_with_equal_ids(best, text):
     assert theirs.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.usefixtures("transformers")
 def test_transformers_gives_equal_ids_for_the_story(best, story):
     from transformers import AutoTokenizer
 
@@ -105,6 +108,7 @@ def test_transformers_gives_equal_ids_for_the_story(best, story):
     assert theirs.eos_token_id == tokenizer.end_of_text
 
 
+@pytest.mark.usefixtures("transformers")
 def test_transformers_pads_a_batch_of_texts(best):
     from transformers import AutoTokenizer
 

@@ -197,6 +197,7 @@ def test_character_spans_cover_all_tokens_and_the_text(
 # ---------------------------------------------------------------- attention
 
 
+@pytest.mark.usefixtures("transformers")
 def test_attention_equals_that_of_transformers(tiny_model):
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -68,9 +68,9 @@ def test_json_has_the_keys_of_the_contract(measured, kind):
     assert figures["parameters"] == sum(p.numel() for p in bench.SimpleLLM(TINY).parameters())
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_comparison_has_a_ratio(measured, kind):
-    pytest.importorskip("transformers")
     figures = measured(*KINDS[kind], "--versus", "transformers")
     assert set(figures) == KEYS | VERSUS and figures["versus"] == "transformers"
     assert figures["ratio"] > 0 and figures["versus_tokens_per_second"] > 0
@@ -148,8 +148,7 @@ def test_turns_alternate_and_the_ratio_is_the_median(monkeypatch):
     )
 
 
-def test_both_implementations_give_the_same_logits():
-    transformers = pytest.importorskip("transformers")
+def test_both_implementations_give_the_same_logits(transformers):
     model = bench.SimpleLLM(TINY).init_weights(torch.Generator().manual_seed(0))
     block = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(0))
     hub_model = bench._hub_model(model, CPU).eval()
@@ -181,8 +180,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("given", SHAPES, ids=str)
-def test_a_comparison_measures_one_shape_on_both_sides(given):
-    transformers = pytest.importorskip("transformers")
+def test_a_comparison_measures_one_shape_on_both_sides(transformers, given):
     config = bench_model(given, {})
     assert all(getattr(config, name) == value for name, value in given.items())
     model = bench.SimpleLLM(config).init_weights(torch.Generator().manual_seed(0)).eval()
@@ -194,6 +192,7 @@ def test_a_comparison_measures_one_shape_on_both_sides(given):
     torch.testing.assert_close(hub_model(ids).logits, model(ids), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
@@ -205,7 +204,6 @@ def test_a_comparison_measures_one_shape_on_both_sides(given):
     ],
 )
 def test_a_documented_flag_works_alone_in_a_comparison(measured, monkeypatch, kind, flags):
-    pytest.importorskip("transformers")
     monkeypatch.setattr(bench, "WARM_UP_TURNS", 1)
     short = ["--n-layer", "1", "--max-new-tokens", "3", "--device", "cpu", "--compile", "off"]
     figures = measured(kind, *short, "--precision", "float32", *flags, "--versus", "transformers")

@@ -66,6 +66,7 @@ def hf_search(
     )
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("n_beams", [2, 3, 8, 64])
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 def test_the_best_beam_equals_that_of_transformers(architecture: str, n_beams: int) -> None:
@@ -77,6 +78,7 @@ def test_the_best_beam_equals_that_of_transformers(architecture: str, n_beams: i
         assert best.ids == ids and best.score == pytest.approx(score, abs=1e-4)
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 def test_beams_that_end_equal_those_of_transformers(architecture: str) -> None:
     """Likely tokens take the role of END_OF_TEXT, so that beams end early, late and never."""

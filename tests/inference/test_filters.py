@@ -58,6 +58,7 @@ def hf_scores(logits: torch.Tensor, recent: list[int], params: SamplingParams) -
     )[0]
 
 
+@pytest.mark.usefixtures("transformers")
 @settings(deadline=None, max_examples=300)
 @given(
     values=distinct_logits | logits_with_ties,

@@ -130,6 +130,7 @@ def test_the_repetition_penalty_applies_to_its_window_only(sampler):
     assert next(iter(sampler.stream(ids, params))).token == expected
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("architecture", ["modern", "gpt2"])
 def test_greedy_replies_equal_those_of_transformers(architecture):
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -19,6 +19,11 @@ FLAGS = [
 ]  # fmt: skip
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Do not import the packages of tests that are not selected."""
+    return True if "not interop" in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

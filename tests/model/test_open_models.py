@@ -23,7 +23,7 @@ from simplellm.inference.decoder import Decoder
 from simplellm.model.cache import KVCache
 from simplellm.model.transformer import SimpleLLM
 
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("transformers")
 
 N_PROMPT, N_NEW = 24, 32
 SHAPE = {
@@ -63,6 +63,8 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
 
 def theirs_of(kind: str, options: dict[str, Any]) -> Any:
     """A model of `transformers` with random weights, also of norms and biases."""
+    import transformers
+
     shape = {"bos_token_id": 0, "eos_token_id": 0} if kind == "GPT2" else SHAPE
     config = getattr(transformers, f"{kind}Config")(**{**shape, **options})
     model = getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(
@@ -145,12 +147,11 @@ def test_a_model_is_saved_as_the_architecture_it_came_from(
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(to_hub_config(ours.config, 0)))
     import safetensors.torch
+    from transformers import AutoModelForCausalLM
 
     hub = to_hub_state(ours.state_dict(), ours.config)
     safetensors.torch.save_file(hub, folder / "model.safetensors", {"format": "pt"})
-    again, info = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True
-    )
+    again, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert type(again) is type(theirs)
     with torch.no_grad():
@@ -163,6 +164,8 @@ def test_a_model_is_saved_as_the_architecture_it_came_from(
 
 
 def config_of(kind: str, **changes: Any) -> dict[str, Any]:
+    import transformers
+
     config = getattr(transformers, f"{kind}Config")(**SHAPE).to_dict()
     return {**config, **changes}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,13 +11,16 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from simplellm.checkpoint.hugging_face import to_hub_config, to_hub_state
 from simplellm.config.model import ModelConfig
 from simplellm.model.cache import KVCache
 from simplellm.model.transformer import SimpleLLM
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+pytestmark = pytest.mark.usefixtures("transformers")
 law = settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -44,6 +48,8 @@ def build(shape: str, seed: int = 1) -> SimpleLLM:
 
 
 def as_transformers(model: SimpleLLM) -> PreTrainedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+
     config = to_hub_config(model.config, end_of_text=0)
     kind, config_kind = (
         (GPT2LMHeadModel, GPT2Config)

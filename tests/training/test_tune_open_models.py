@@ -17,6 +17,7 @@ from tests.conftest import STORY
 from tests.model_folders import change_json, save_model
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("transformers")
 
 
 @pytest.fixture(scope="module")
