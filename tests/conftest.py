@@ -6,13 +6,14 @@ the slow tests (`-m slow`), of the interop tests (`-m interop`) or with `-n 0` u
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -139,6 +140,33 @@ def fixed_speed() -> Iterator[None]:
     """Trainings assume the speed of the reference machine: measuring it takes 0.3 s each time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simplellm.training.preparation.relative_speed", lambda device: 1.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_timed_step() -> Iterator[None]:
+    """The plan of a training times one step and one evaluation instead of five and three."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in ("TIMED_STEPS", 1), ("WARM_UP_STEPS", 0), ("TIMED_EVALUATIONS", 1):
+            patch.setattr(f"simplellm.training.plan.{name}", number)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_trained_once() -> Iterator[None]:
+    """Trainings on the same text share its tokenizer: learning the merges takes 40 ms each time."""
+    from simplellm.data import prepared_corpus
+
+    new_tokenizer, known = prepared_corpus._new_tokenizer, {}
+
+    def shared(name: str, split: Any, vocab_size: int) -> Tokenizer:
+        key = (name, str(prepared_corpus._identity(split.train)), split.train_stop, vocab_size)
+        if key not in known:
+            known[key] = new_tokenizer(name, split, vocab_size)
+        return copy.copy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared_corpus, "_new_tokenizer", shared)
         yield
 
 

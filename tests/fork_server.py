@@ -189,6 +189,8 @@ def _import_everything() -> None:
 
     import simplellm
 
+    importlib.import_module("torch._dynamo")  # which an optimizer of torch imports
+
     for module in pkgutil.walk_packages(simplellm.__path__, "simplellm."):
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # of a package of an extra

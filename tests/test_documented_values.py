@@ -76,6 +76,10 @@ def values_of(setting: Setting, default: str, range_: str, meaning: str) -> list
 
 ROWS = list(documented_settings())
 FLAG_ROWS = [row for row in ROWS if row[0] != "sampling"]
+FLAG_VALUES = {
+    (group, name): [value for *row, value in FLAG_ROWS if row == [group, name]]
+    for group, name, _ in FLAG_ROWS
+}
 SAMPLING_ROWS = [row for row in ROWS if row[0] == "sampling"]
 
 
@@ -97,35 +101,38 @@ def test_the_tables_name_values_of_every_setting() -> None:
     assert ("training", "budget", "10m") in ROWS and ("model", "n_kv_head", "auto") in ROWS
 
 
-@pytest.mark.parametrize(("group", "name", "value"), FLAG_ROWS)
-def test_every_documented_value_is_a_flag_of_train_sweep_and_bench(group, name, value) -> None:
-    expected = CONFIGS[group].setting(name).parse(value)
-    train = parse(["train", "x.txt", *flag(name, value)])
-    assert train.settings[name] == expected
-    bench = parse(["bench", "train", *flag(name, value)])
-    assert bench.settings[name] == expected
-    assert parse(["sweep", *flag(name, value)]).grid[name] == [expected]
+@pytest.mark.parametrize(("group", "name"), FLAG_VALUES)
+def test_every_documented_value_is_a_flag_of_train_sweep_and_bench(group, name) -> None:
+    for value in FLAG_VALUES[group, name]:
+        expected = CONFIGS[group].setting(name).parse(value)
+        train = parse(["train", "x.txt", *flag(name, value)])
+        assert train.settings[name] == expected
+        bench = parse(["bench", "train", *flag(name, value)])
+        assert bench.settings[name] == expected
+        assert parse(["sweep", *flag(name, value)]).grid[name] == [expected]
 
 
-@pytest.mark.parametrize(("group", "name", "value"), FLAG_ROWS)
-def test_every_documented_value_is_a_value_in_a_toml_file(group, name, value, tmp_path) -> None:
+@pytest.mark.parametrize(("group", "name"), FLAG_VALUES)
+def test_every_documented_value_is_a_value_in_a_toml_file(group, name, tmp_path) -> None:
     setting = CONFIGS[group].setting(name)
-    is_number = setting.kind in ("int", "float") and value != "auto"
-    (tmp_path / "c.toml").write_text(f"{name} = {value if is_number else repr(value)}\n")
-    read = read_toml(tmp_path / "c.toml")
-    assert setting.check(read[name]) == setting.parse(value)
+    for value in FLAG_VALUES[group, name]:
+        is_number = setting.kind in ("int", "float") and value != "auto"
+        (tmp_path / "c.toml").write_text(f"{name} = {value if is_number else repr(value)}\n")
+        read = read_toml(tmp_path / "c.toml")
+        assert setting.check(read[name]) == setting.parse(value)
 
 
-@pytest.mark.parametrize(("group", "name", "value"), FLAG_ROWS)
-def test_every_documented_value_works_alone_in_the_recipe(group, name, value) -> None:
-    parsed = CONFIGS[group].setting(name).parse(value)
-    given = {name: parsed}
-    if name == "freeze" and parsed:
-        given["n_layer"] = parsed  # it is a number of blocks that there are
-    if name == "r_drop" and parsed:
-        given["dropout"] = 0.1
-    model, train = choose(20_000, given)
-    assert getattr(model if group == "model" else train, name) == parsed or parsed is None
+@pytest.mark.parametrize(("group", "name"), FLAG_VALUES)
+def test_every_documented_value_works_alone_in_the_recipe(group, name) -> None:
+    for value in FLAG_VALUES[group, name]:
+        parsed = CONFIGS[group].setting(name).parse(value)
+        given = {name: parsed}
+        if name == "freeze" and parsed:
+            given["n_layer"] = parsed  # it is a number of blocks that there are
+        if name == "r_drop" and parsed:
+            given["dropout"] = 0.1
+        model, train = choose(20_000, given)
+        assert getattr(model if group == "model" else train, name) == parsed or parsed is None
 
 
 @pytest.mark.parametrize("name", ModelConfig.names())
@@ -224,8 +231,9 @@ def required_words(command: str, name: str) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize(("command", "name", "value"), sorted(set(documented_flags())))
-def test_every_documented_value_of_a_flag_is_accepted(command, name, value) -> None:
-    words = [*required_words(command, name), *COMPANIONS.get(name, [])]
-    arguments = (command, *words, name, *([value] if value else []))
-    assert parse(arguments).arguments == arguments
+@pytest.mark.parametrize("command", sorted({command for command, _, _ in documented_flags()}))
+def test_every_documented_value_of_a_flag_is_accepted(command) -> None:
+    for _, name, value in (row for row in documented_flags() if row[0] == command):
+        words = [*required_words(command, name), *COMPANIONS.get(name, [])]
+        arguments = (command, *words, name, *([value] if value else []))
+        assert parse(arguments).arguments == arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,6 +160,7 @@ def environment_facts(trainer: Trainer) -> Facts:
     }
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)

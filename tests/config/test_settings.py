@@ -20,41 +20,52 @@ from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
 CONFIGS = [ModelConfig, TrainConfig, SamplingParams]
-ALL = [
-    pytest.param(config, item, id=f"{config.title}-{item.name}")
-    for config in CONFIGS
-    for item in config.settings()
-]
-NUMBERS = [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
 OTHER_TYPES: dict[str, list[Any]] = {
     "int": [True, "1", 1.5, ""], "float": [True, "1", ""], "seconds": [True, "one", ""],
     "str": [True, 1, 1.5, "", "\0"],
     "texts": [True, 1, 1.5, "", [""]], "bool": [1, "on"],
 }  # fmt: skip
-LIMITED = [case for case in NUMBERS if case.values[1].maximum is not None]
+of_each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.title)
 
 
-@pytest.mark.parametrize(("config", "item"), ALL)
-def test_a_default_is_allowed(config: type[Settings], item: Setting) -> None:
-    assert item.check(item.default) == item.default
+def numbers(config: type[Settings]) -> list[Setting]:
+    return [item for item in config.settings() if item.kind in ("int", "float", "seconds")]
 
 
-@pytest.mark.parametrize(("config", "item"), ALL)
-def test_a_default_can_be_typed(config: type[Settings], item: Setting) -> None:
-    typed = item.default[0] if item.kind == "texts" and item.default else show(item.default)
-    assert item.kind == "texts" or item.parse(typed) == item.default
+def limited(config: type[Settings]) -> list[Setting]:
+    return [item for item in numbers(config) if item.maximum is not None]
 
 
-@pytest.mark.parametrize(("config", "item"), ALL)
-def test_a_setting_has_a_range_a_help_a_default_and_a_flag(
-    config: type[Settings], item: Setting
-) -> None:
-    assert item.range and item.help and item.default_text and item.flag.startswith("--")
+@of_each_config
+def test_a_default_is_allowed(config: type[Settings]) -> None:
+    for item in config.settings():
+        assert item.check(item.default) == item.default
 
 
-@pytest.mark.parametrize(("config", "item"), NUMBERS)
-def test_a_limit_is_allowed_unless_it_is_open(config: type[Settings], item: Setting) -> None:
-    for limit, is_open in ((item.minimum, item.open_minimum), (item.maximum, item.open_maximum)):
+@of_each_config
+def test_a_default_can_be_typed(config: type[Settings]) -> None:
+    for item in config.settings():
+        typed = item.default[0] if item.kind == "texts" and item.default else show(item.default)
+        assert item.kind == "texts" or item.parse(typed) == item.default
+
+
+@of_each_config
+def test_a_setting_has_a_range_a_help_a_default_and_a_flag(config: type[Settings]) -> None:
+    for item in config.settings():
+        assert item.range and item.help and item.default_text and item.flag.startswith("--")
+
+
+@of_each_config
+def test_a_limit_is_allowed_unless_it_is_open(config: type[Settings]) -> None:
+    limits = [
+        pair
+        for item in numbers(config)
+        for pair in (
+            (item, item.minimum, item.open_minimum),
+            (item, item.maximum, item.open_maximum),
+        )
+    ]
+    for item, limit, is_open in limits:
         if limit is not None and is_open:
             with pytest.raises(SettingError):
                 item.check(limit)
@@ -62,39 +73,30 @@ def test_a_limit_is_allowed_unless_it_is_open(config: type[Settings], item: Sett
             assert item.check(limit) == limit
 
 
-@pytest.mark.parametrize(("config", "item"), LIMITED)
-def test_a_value_outside_the_range_is_refused_by_name(
-    config: type[Settings], item: Setting
-) -> None:
-    for value in (item.minimum - 1, item.maximum + 1, math.inf, -math.inf, math.nan):
-        with pytest.raises(SettingError, match=rf"^{item.name} ") as caught:
-            config(**{item.name: value})
-        assert caught.value.fix
+@of_each_config
+def test_a_value_outside_the_range_is_refused_by_name(config: type[Settings]) -> None:
+    for item in limited(config):
+        for value in (item.minimum - 1, item.maximum + 1, math.inf, -math.inf, math.nan):
+            with pytest.raises(SettingError, match=rf"^{item.name} ") as caught:
+                config(**{item.name: value})
+            assert caught.value.fix
 
 
-@pytest.mark.parametrize(("config", "item"), ALL)
-def test_a_value_of_another_type_is_refused_by_name(config: type[Settings], item: Setting) -> None:
-    for value in (
-        object(),
-        {},
-        b"1",
-        {"a": 1},
-        [1],
-        1j,
-        *OTHER_TYPES[item.kind],
-        *([] if item.auto else [None]),
-    ):
-        with pytest.raises(SettingError, match=rf"^{item.name} is "):
-            item.check(value)
+@of_each_config
+def test_a_value_of_another_type_is_refused_by_name(config: type[Settings]) -> None:
+    never = [object(), {}, b"1", {"a": 1}, [1], 1j]
+    for item in config.settings():
+        for value in (*never, *OTHER_TYPES[item.kind], *([] if item.auto else [None])):
+            with pytest.raises(SettingError, match=rf"^{item.name} is "):
+                item.check(value)
 
 
-@pytest.mark.parametrize(("config", "item"), LIMITED)
-def test_a_number_too_large_for_a_float_is_refused_by_name(
-    config: type[Settings], item: Setting
-) -> None:
-    for number in (10**400, -(10**400)):
-        with pytest.raises(SettingError, match=rf"^{item.name} is "):
-            item.check(number)
+@of_each_config
+def test_a_number_too_large_for_a_float_is_refused_by_name(config: type[Settings]) -> None:
+    for item in limited(config):
+        for number in (10**400, -(10**400)):
+            with pytest.raises(SettingError, match=rf"^{item.name} is "):
+                item.check(number)
 
 
 @pytest.mark.parametrize("digits", ["1" * 400, "1" * 5000, "-" + "1" * 400], ids=len)
@@ -185,15 +187,14 @@ def test_a_bool_setting_refuses_other_words(text: str) -> None:
         Setting("lamp", "bool", False, "light").parse(text)
 
 
-@pytest.mark.parametrize(
-    ("config", "item"), [case for case in ALL if case.values[1].kind in ("int", "float", "seconds")]
-)
-def test_auto_is_allowed_only_where_none_is(config: type[Settings], item: Setting) -> None:
-    if item.auto:
-        assert item.parse("auto") is None
-    else:
-        with pytest.raises(SettingError):
-            item.parse("auto")
+@of_each_config
+def test_auto_is_allowed_only_where_none_is(config: type[Settings]) -> None:
+    for item in numbers(config):
+        if item.auto:
+            assert item.parse("auto") is None
+        else:
+            with pytest.raises(SettingError):
+                item.parse("auto")
 
 
 @settings(deadline=None, max_examples=300)
