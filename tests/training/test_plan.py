@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import STORY, TINY_FLAGS
-from small_runs import digests, training_context
+from small_runs import digests, slow_steps, training_context
 
 from simplellm import device as devices
 from simplellm.app.cli import main
@@ -199,6 +199,8 @@ def test_the_suggested_budget_is_long_enough(folder):
 
 def test_slow_steps_are_timed_fewer_times(folder, monkeypatch):
     """A busy machine: what is spent on timing is missing from the training."""
+    monkeypatch.setattr("simplellm.training.plan.TIMED_STEPS", 3)
+    monkeypatch.setattr("simplellm.training.plan.WARM_UP_STEPS", 2)
     taken, train_step = [], Trainer.train_step
 
     def slow(self: Trainer, *arguments: Any) -> None:
@@ -224,21 +226,15 @@ FADING = {
 }
 
 
-def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let steps take longer in the middle of a run than before and after."""
-    train_step = Trainer.train_step
-
-    def slow(self: Trainer, *arguments: Any) -> None:
-        time.sleep(0.05 if 30 <= self.step < 60 else 0.003)
-        train_step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "train_step", slow)
+def uneven(step: int) -> float:
+    """Seconds of a step: more in the middle of a run than before and after."""
+    return 0.1 if 20 <= step < 40 else 0.03
 
 
 def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folder, monkeypatch):
     with monkeypatch.context() as busy:
-        uneven(busy)
-        train(folder, "uneven", **FADING, budget=3.0)
+        slow_steps(busy, uneven)
+        train(folder, "uneven", **FADING, budget=4.0)
     run, info = RunFolder(folder / "uneven"), info_of(folder, "uneven")
     assert (
         len(info["decisions"]) > 2
@@ -255,14 +251,15 @@ def test_decisions_are_recorded_and_a_resumed_run_repeats_them_bit_for_bit(folde
 def test_a_stopped_run_resumes_within_its_budget(folder, monkeypatch):
     stopped = train(folder, "stopped", stop_after=10, **FADING, budget=2.5)
     assert stopped.stopped and stopped.steps == 10
-    uneven(monkeypatch)
+    slow_steps(monkeypatch, uneven)
     done = resume(RunFolder(folder / "stopped"), {}, training_context(folder))
     assert (
         not done.stopped and done.steps > 10 and done.train_seconds == pytest.approx(2.5, rel=0.35)
     )
 
 
-def test_a_longer_budget_at_resume_gives_a_new_plan(folder):
+def test_a_longer_budget_at_resume_gives_a_new_plan(folder, monkeypatch):
+    slow_steps(monkeypatch)
     first = train(folder, "longer", **FADING, budget=1.0)
     longer = resume(RunFolder(folder / "longer"), {"budget": 2.0}, training_context(folder))
     rates = [
@@ -277,7 +274,8 @@ def test_a_longer_budget_at_resume_gives_a_new_plan(folder):
     )
 
 
-def test_max_steps_given_at_resume_overrides_the_budget(folder):
+def test_max_steps_given_at_resume_overrides_the_budget(folder, monkeypatch):
+    slow_steps(monkeypatch)
     first = train(folder, "steps", **FADING, budget=1.0)
     assert (
         resume(
@@ -335,6 +333,7 @@ def shape_by_speed(monkeypatch: pytest.MonkeyPatch, *speeds: float) -> list[floa
 def test_a_model_too_small_for_the_machine_is_replaced_once_soon_after_the_start(
     folder, monkeypatch, speeds, width, left
 ):
+    slow_steps(monkeypatch)
     measured, notices, records = shape_by_speed(monkeypatch, *speeds), [], []
     sink = type("Sink", (), {"write": lambda self, record: records.append(record)})()
     listening = replace(training_context(folder), notice=notices.append, sink=sink)
@@ -356,6 +355,7 @@ def test_a_model_too_small_for_the_machine_is_replaced_once_soon_after_the_start
 
 
 def test_a_given_model_shape_is_not_replaced(folder, monkeypatch):
+    slow_steps(monkeypatch)
     shape_by_speed(monkeypatch, 1.0, 20.0)
     result = start(
         Sources((str(STORY),)), {**TINY, "budget": 1.5}, "given-shape", training_context(folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import STORY
-from small_runs import digests, training_context
+from small_runs import digests, slow_steps, training_context
 
 from simplellm.checkpoint.run import RunFolder
 from simplellm.data.source import TextFormat
@@ -57,8 +57,10 @@ def test_a_repeated_run_has_the_same_weights_and_record(tmp_path):
     assert now["repeats"] == "run"
 
 
-def test_the_decisions_of_a_budget_are_repeated_however_fast_the_machine_is(tmp_path):
-    run = train(tmp_path, "run", budget=2.0)
+def test_the_decisions_of_a_budget_are_repeated_however_fast_the_machine_is(tmp_path, monkeypatch):
+    with monkeypatch.context() as slow:
+        slow_steps(slow)
+        run = train(tmp_path, "run", budget=2.0)
     again, _ = repeat(run)
     assert run.read_info()["decisions"] == again.read_info()["decisions"]
     assert again.last().name == run.last().name and digests(again) == digests(run)
@@ -138,7 +140,8 @@ def test_settings_given_beside_override_and_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize("limits", [{"max_steps": 2}, {"max_epochs": 0.01}, {"budget": 2.5}])
-def test_another_limit_plans_the_steps_anew(tmp_path, limits):
+def test_another_limit_plans_the_steps_anew(tmp_path, monkeypatch, limits):
+    slow_steps(monkeypatch)
     run = train(tmp_path, "run", budget=2.0, max_steps=10)
     again, _ = repeat(run, **limits)
     training = again.read_info()["training"]

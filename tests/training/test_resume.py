@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import STORY
-from small_runs import digests, training_context
+from small_runs import digests, slow_steps, training_context
 
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
@@ -138,13 +138,12 @@ def test_equal_seeds_train_equal_weights_and_another_seed_others(tmp_path):
     assert a == b != c
 
 
-def test_a_budget_fixes_the_steps_and_is_kept(tmp_path):
+def test_a_budget_fixes_the_steps_and_is_kept(tmp_path, monkeypatch):
+    slow_steps(monkeypatch)
     started_at = time.perf_counter()
     result = train(tmp_path, "run", budget=4.0)
     seconds = time.perf_counter() - started_at
-    assert (
-        1.0 < seconds < 20.0
-    )  # 3.7 measured alone; another busy process makes it twice as long or more
+    assert 3.0 < seconds < 8.0  # 3.9 measured; other busy processes make the end late
     assert RunFolder(tmp_path / "run").read_info()["training"]["max_steps"] == result.steps > 10
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import STORY
-from small_runs import training_context
+from small_runs import slow_steps, training_context
 
 from simplellm.checkpoint.run import RunFolder
 from simplellm.data.source import TextFormat
@@ -56,7 +56,8 @@ def test_epochs_replace_an_earlier_number_of_steps_and_steps_earlier_epochs(tmp_
     assert resumed(run, max_steps=steps(run) + 1)["max_epochs"] is None
 
 
-def test_a_budget_trains_a_run_longer_that_was_ended_by_steps(tmp_path):
+def test_a_budget_trains_a_run_longer_that_was_ended_by_steps(tmp_path, monkeypatch):
+    slow_steps(monkeypatch)
     run = trained(tmp_path, max_steps=2)
     training = resumed(run, budget=4.0)
     assert steps(run) == training["max_steps"] > 2 and training["budget"] == 4.0
