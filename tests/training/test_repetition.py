@@ -20,9 +20,11 @@ from simplellm.training.sources import Sources
 from simplellm.training.start import start
 
 SETTINGS = {
-    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 5000, "batch_size": 2,
-    "eval_tokens": 64, "log_interval": 1, "precision": "float32",
+    "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300, "batch_size": 2,
+    "eval_tokens": 64, "log_interval": 1, "precision": "float32", "bpe_dropout": 0.0,
+    "renaming": 0.0,
 }  # fmt: skip
+RANDOM = {"dropout": 0.2, "bpe_dropout": 0.1, "renaming": 0.5}
 
 
 def train(folder: Path, name: str, stop_after: int | None = None, **given: Any) -> RunFolder:
@@ -48,7 +50,7 @@ def repeat(
 
 
 def test_a_repeated_run_has_the_same_weights_and_record(tmp_path):
-    run = train(tmp_path, "run", max_steps=6, eval_interval=3, dropout=0.2, seed=5)
+    run = train(tmp_path, "run", max_steps=6, eval_interval=3, seed=5, **RANDOM)
     again, notices = repeat(run)
     assert digests(again) == digests(run)
     assert "same text, settings and versions give the same weights" in notices
