@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from simplellm.data.shared_passages import PassageIndex, PassageSearch
-from simplellm.data.source import Source, TextChunk, TextFormat, spool
+from simplellm.data.source import Source, TextChunk, TextFormat, report_bad_lines, spool
 from simplellm.data.text_files import STDIN_NAME, TextFile, find_text_files
 from simplellm.data.utf8 import utf8_length
 from simplellm.errors import Notice, TextError
@@ -109,7 +109,7 @@ class _Reader:
     def read(self, file: TextFile, stdin: BinaryIO | None) -> None:
         """Read a file; one that a folder listed is left out, with a notice, if it is unreadable."""
         try:
-            self.read_source(_open(file.name, self.format, stdin))
+            self.read_source(open_source(file.name, self.format, stdin))
         except TextError as error:
             if not file.is_listed:
                 raise
@@ -171,7 +171,7 @@ class _Reader:
             n_bytes += len(encoded)
             if search:
                 search.add(record, True)
-        self._report_bad_lines(source, bad, n_lines)
+        report_bad_lines(source.name, bad, n_lines, self.format, self.notice)
         if n_lines and len(skipped) == n_lines:
             self.notice(f"left out: {source.name} has no new text")
             return
@@ -198,18 +198,6 @@ class _Reader:
             has_words = has_words or bool(chunk.text.strip())
         if has_words:
             self._keep(rest, n_characters, n_bytes, has_words)
-
-    def _report_bad_lines(self, source: Source, bad: list[TextError], n_lines: int) -> None:
-        if not bad:
-            return
-        share = len(bad) / n_lines
-        what = f"{source.name}: {len(bad)} of {n_lines} lines are unusable"
-        if share > self.format.max_bad_share:
-            raise TextError(
-                f"{what}, more than {self.format.max_bad_share:.0%}; the first: {bad[0]}",
-                fix="correct the file, or allow more with --max-bad-share",
-            )
-        self.notice(f"{what} and left out; the first: {bad[0]}")
 
     def _is_known(self, digest: bytes) -> bool:
         """Whether a document with this digest was there before; it is from now on."""
@@ -240,7 +228,7 @@ class _Reader:
         return Corpus(tuple(self.sources), tuple(self.characters), self.n_bytes, digests)
 
 
-def _open(name: str, format: TextFormat, stdin: BinaryIO | None) -> Source:
+def open_source(name: str, format: TextFormat, stdin: BinaryIO | None) -> Source:
     """A source for a file, for standard input, or for a named pipe, which is copied first."""
     if name == STDIN_NAME:
         return Source(name, format, spool(stdin))

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,7 +26,7 @@ from simplellm.data.text_files import (
     container_type,
     is_json_lines,
 )
-from simplellm.errors import TextError
+from simplellm.errors import Notice, TextError
 from simplellm.storage.files import sha256_of_stream
 from simplellm.storage.json_files import JsonObject
 
@@ -157,7 +157,7 @@ class Source:
 
     def records(self) -> Iterator[tuple[int, str | TextError]]:
         """Number and text of each used JSON line, or the error of an unusable one."""
-        for number, line in _numbered_lines(self._decoded()):
+        for number, line in numbered_lines(self.decoded()):
             if number not in self.skipped_lines:
                 yield number, self._text_of(number, line)
 
@@ -177,7 +177,7 @@ class Source:
     def _plain_text(self) -> Iterator[TextChunk]:
         buffer = ""
         searched = 0  # characters of the buffer that have no place to cut
-        for text in self._decoded():
+        for text in self.decoded():
             buffer += text
             while (cut := safe_cut(buffer, searched)) is not None:
                 yield TextChunk(buffer[:cut], False)
@@ -186,7 +186,7 @@ class Source:
             searched = max(len(buffer) - 1, 0) if len(buffer) > CHUNK_CHARACTERS else 0
         yield TextChunk(buffer, True)
 
-    def _decoded(self) -> Iterator[str]:
+    def decoded(self) -> Iterator[str]:
         """The text in parts of any length, with line ends as \\n.
 
         TextError, with the byte offset and the likely cause, if the bytes are not text.
@@ -269,6 +269,21 @@ def read_block(file: BinaryIO, name: str, size: int) -> bytes:
         raise cannot_read(name, error) from error
 
 
+def report_bad_lines(
+    name: str, bad: Sequence[TextError], n_lines: int, format: TextFormat, notice: Notice
+) -> None:
+    """Say how many lines of a file are left out; TextError if that is too large a share."""
+    if not bad:
+        return
+    what = f"{name}: {len(bad)} of {n_lines} lines are unusable"
+    if len(bad) / n_lines > format.max_bad_share:
+        raise TextError(
+            f"{what}, more than {format.max_bad_share:.0%}; the first: {bad[0]}",
+            fix="correct the file, or allow more with --max-bad-share",
+        )
+    notice(f"{what} and left out; the first: {bad[0]}")
+
+
 def safe_cut(buffer: str, start: int = 0) -> int | None:
     """Last position from `start` on where a long buffer can be cut without a change of its tokens.
 
@@ -305,7 +320,7 @@ def _missing_key(where: str, key: str, record: object) -> TextError:
     return TextError(f'{where} has no string "{key}"; its keys: {keys}{more}', fix=fix)
 
 
-def _numbered_lines(parts: Iterable[str]) -> Iterator[tuple[int, str]]:
+def numbered_lines(parts: Iterable[str]) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without line ends, and their numbers. Parts are of any size."""
     begun: list[str] = []  # parts of the line that has not ended yet
     number = 1  # of that line

@@ -55,6 +55,8 @@ def alternating(texts: Iterable[str]) -> list[Turn]:
 
 def _one_turn(turns: list[Turn]) -> Turn:
     """Turns of one role as one turn."""
+    if len(turns) == 1:
+        return turns[0]
     names = {turn.name for turn in turns}
     return Turn(
         turns[0].role,
