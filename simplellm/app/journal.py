@@ -11,6 +11,7 @@ from pathlib import Path
 
 from simplellm.app.conversation import Turn, load, parse_line, read_header, to_line, to_lines
 from simplellm.app.preferences import OWNER_ONLY, make_private
+from simplellm.checkpoint.run_names import cut_name
 from simplellm.errors import Notice, TextError
 from simplellm.storage.json_files import JsonObject
 
@@ -102,7 +103,7 @@ def _n_same(old: Sequence[Turn], new: Sequence[Turn]) -> int:
 
 
 def _file_name(run: Path) -> str:
-    return run.name[:MOST_NAME]
+    return cut_name(run.name, MOST_NAME)
 
 
 def _new_file(folder: Path, run: Path, data: bytes) -> Path:

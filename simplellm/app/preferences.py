@@ -26,14 +26,18 @@ MOST_BYTES = 10_000_000  # a larger file was not written by this program
 SWITCHES = ("context", "probs")  # on or off, kept beside the sampling settings
 
 
-def state_folder() -> Path:
+def state_folder() -> Path | None:
     """The folder of history, conversations and settings: in XDG_STATE_HOME or ~/.local/state.
 
-    It may not exist yet.
+    It may not exist yet. None if the home folder of the user is unknown.
     """
     named = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path(expand_user("~"), ".local", "state")
-    return home / "simplellm"
+    if os.path.isabs(named):
+        return Path(named, "simplellm")
+    try:
+        return Path(expand_user("~"), ".local", "state", "simplellm")
+    except SettingError:
+        return None
 
 
 def make_private(folder: Path) -> None:

@@ -119,7 +119,10 @@ def _feed(typed: bytes, source: Any) -> None:
 
 def _history_path() -> Path | None:
     """The history file, which only its owner can read; None if it cannot be written."""
-    path = state_folder() / "history"
+    folder = state_folder()
+    if folder is None:
+        return None
+    path = folder / "history"
     try:
         make_private(path.parent)
         path.touch(mode=OWNER_ONLY)

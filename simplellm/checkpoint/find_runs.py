@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import unicodedata
 from pathlib import Path
 
 from simplellm.base.packaged import BASE, base_folder, is_present
 from simplellm.checkpoint.importing.read_source import instead_of, is_model
 from simplellm.checkpoint.run import RunFolder
+from simplellm.checkpoint.run_names import bad_name, check_new_name, is_run_name, name_from
 from simplellm.checkpoint.step_names import STEP_NAME, step_of
-from simplellm.errors import CheckpointError, Notice, SettingError
+from simplellm.errors import CheckpointError, Notice
 from simplellm.storage.files import TEMPORARY_MARK
 from simplellm.storage.lock import LOCK_NAME, lock_holder
 from simplellm.storage.manifest import MANIFEST_NAME
 
-RUN_NAME = re.compile(r"[^\W_][\w.-]{0,99}")  # letters of any script
-MAX_NAME_BYTES = 200  # file systems allow 255, and temporary names are longer
-MAX_DERIVED_CHARACTERS = 60
-WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
 
 
@@ -37,11 +33,10 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[RunFolder, Path | Non
     """
     if name is None:
         return _newest_run(checkpoints), None
-    is_name = RUN_NAME.fullmatch(name) is not None
-    name = unicodedata.normalize("NFC", name) if is_name else name
-    path = checkpoints / name if is_name else Path(name)
+    is_name = is_run_name(name)
+    path = _named_folder(name, checkpoints) if is_name else Path(name)
     if not is_name and "/" not in name and "\\" not in name and not path.is_dir():
-        raise _bad_name(name)
+        raise bad_name(name)
     if STEP_NAME.fullmatch(path.name) and path.is_dir():
         return RunFolder(path.resolve().parent), path
     if not _is_run(path):
@@ -53,13 +48,20 @@ def find_run(name: str | None, checkpoints: Path) -> tuple[RunFolder, Path | Non
     return RunFolder(path), None
 
 
+def _named_folder(name: str, checkpoints: Path) -> Path:
+    """The folder of the run `name`. New runs have NFC names; other systems may copy them as NFD."""
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    folders = [checkpoints / form for form in (*forms, name)]
+    return next((folder for folder in folders if _is_run(folder)), folders[0])
+
+
 def foreign_model(name: str, checkpoints: Path) -> Path | None:
     """The model folder or GGUF file that `name` is the path of, unless it is a run's name.
 
     `base` is the base model of the package.
     """
     path = base_folder() if name == BASE and is_present() else Path(name)
-    if _is_run(checkpoints / name) or _is_run(path) or STEP_NAME.fullmatch(path.name):
+    if _is_run(_named_folder(name, checkpoints)) or _is_run(path) or STEP_NAME.fullmatch(path.name):
         return None
     return path if is_model(path) else None
 
@@ -119,30 +121,15 @@ def _started_at(run: RunFolder) -> str:
 def new_run(name: str, checkpoints: Path) -> RunFolder:
     """A run called `name`, which must be unused and a valid file name on every system."""
     name = unicodedata.normalize("NFC", name)
-    if not _is_valid(name):
-        raise _bad_name(name)
-    if WINDOWS_DEVICE.fullmatch(name):
-        raise SettingError(
-            f"{name} is the name of a device on Windows", fix="choose a name such as my-run"
-        )
+    check_new_name(name)
     if _is_taken(checkpoints / name):
         raise _taken_name(name, checkpoints)
     return RunFolder(checkpoints / name)
 
 
-def _is_valid(name: str) -> bool:
-    """Whether `name` is a run name that no checkpoint folder has."""
-    fits = len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
-    is_reserved = STEP_NAME.fullmatch(name) is not None or name.endswith(".")
-    return RUN_NAME.fullmatch(name) is not None and fits and not is_reserved
-
-
 def free_name(stem: str, checkpoints: Path) -> str:
     """A valid and unused run name made from `stem`, with a number appended if needed."""
-    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).strip("-._")
-    plain = plain[:MAX_DERIVED_CHARACTERS].rstrip("-._")
-    if not _is_valid(plain) or WINDOWS_DEVICE.fullmatch(plain):
-        plain = f"run-{plain}" if plain else "run"
+    plain = name_from(stem)
     names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, 1_000_000))
     return next(name for name in names if not _is_taken(checkpoints / name))
 
@@ -166,11 +153,4 @@ def _taken_name(name: str, checkpoints: Path) -> CheckpointError:
     return CheckpointError(
         f"run {name} already exists",
         fix=f"--resume continues it; or choose another --name than {name}",
-    )
-
-
-def _bad_name(name: str) -> SettingError:
-    return SettingError(
-        f"a run name has letters, digits, dots, dashes and underscores, got {name!r}",
-        fix="choose a name such as my-run",
     )

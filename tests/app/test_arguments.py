@@ -122,7 +122,9 @@ def test_an_unknown_home_folder_is_an_error_and_creates_nothing(monkeypatch, tmp
     ("stem", "name"),
     [("日記", "日記"), ("나의 글", "나의-글"), ("ñandú", "ñandú"), ("Ω-1", "Ω-1"), ("...", "run"),
      ("step-000400", "run-step-000400"), ("con", "run-con"), ("e\u0301te\u0301", "\u00e9t\u00e9"),
-     ("가" * 200, "가" * 60)],
+     ("가" * 200, "가" * 60), ("हिन्दी", "हिन्दी"), ("บันทึก", "บันทึก"), ("COM\u00b9", "run-COM\u00b9"),
+     ("🎉 잔치 🎉", "잔치"), ("base", "run-base"), ("none", "run-none"), ("\U00020000" * 90,
+     "\U00020000" * 47)],
 )  # fmt: skip
 def test_a_name_is_derived_from_a_text_in_any_script(tmp_path, stem, name):
     derived = free_name(stem, tmp_path)

@@ -269,6 +269,12 @@ def test_a_deleted_journal_is_not_recreated_without_its_header(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_conversation_is_saved_for_the_longest_run_name(tmp_path):
+    run = Path("/nowhere", "\U00020000" * 50)  # 4 bytes each
+    Journal(tmp_path, run).write([Turn("a", "b")])
+    assert [turn.prompt for turn in last_conversation(tmp_path, run, pytest.fail)[1]] == ["a"]
+
+
 def test_the_conversation_changed_last_is_continued(tmp_path):
     for number, run in enumerate([RUN, RUN, Path("/nowhere/tiny-2"), Path("/elsewhere/tiny")]):
         journal = Journal(tmp_path, run)

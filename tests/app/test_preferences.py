@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from conftest import posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.app.cli import main
 from simplellm.app.preferences import Preferences, state_folder
 from simplellm.config.sampling import SamplingParams
 
@@ -105,6 +109,18 @@ def test_a_path_that_cannot_be_used_is_reported_once(tmp_path, place):
         preferences.write(Path("run"), {"top_k": n})
     assert len(told) == 1 and "\n" not in told[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_chat_without_a_home_folder_keeps_nothing(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda text: text)  # no HOME, no entry for the user
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The judge\n")))
+    chat = ["chat", "--run", str(trained / "tiny"), "--continue", "--max-new-tokens", "2"]
+    assert state_folder() is None and main([*chat, "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("The judge") and "nothing is kept" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_state_folder_follows_the_xdg_rules(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.checkpoint.find_runs import (
-    RUN_NAME,
     find_checkpoint,
     find_run,
     free_name,
@@ -18,6 +18,7 @@ from simplellm.checkpoint.find_runs import (
     new_run,
 )
 from simplellm.checkpoint.run import RunFolder
+from simplellm.checkpoint.run_names import is_run_name
 from simplellm.errors import CheckpointError, SettingError
 
 
@@ -25,6 +26,13 @@ from simplellm.errors import CheckpointError, SettingError
 def copy(trained: Path, tmp_path: Path) -> Path:
     """A checkpoints folder with the run `tiny`, which a test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "checkpoints"))
+
+
+def test_a_run_whose_folder_another_system_named_in_nfd_is_found_by_either_form(tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "가나")
+    RunFolder(folder).write_info({"started_at": "2026-01-01"})
+    names = [unicodedata.normalize(form, "가나") for form in ("NFC", "NFD")]
+    assert [find_run(name, tmp_path)[0].path for name in names] == [folder, folder]
 
 
 def test_find_run_accepts_names_and_paths(trained):
@@ -89,7 +97,7 @@ def test_a_run_without_a_checkpoint_is_skipped(copy):
 @settings(deadline=None, max_examples=100)
 def test_a_free_name_is_always_valid(stem):
     name = free_name(stem, Path("/nowhere"))
-    assert RUN_NAME.fullmatch(name) and new_run(name, Path("/nowhere")).name == name
+    assert is_run_name(name) and new_run(name, Path("/nowhere")).name == name
 
 
 def test_a_free_name_of_an_existing_run_has_a_number(trained, tmp_path):

@@ -22,11 +22,13 @@ from simplellm.evaluation.advice import missing_figure
 from simplellm.inference.quantize import is_quantized
 from simplellm.model.transformer import SimpleLLM
 
+CONVERSATIONS = "conversations"  # folder of the saved ones, in the state folder
+
 
 def chat(options: ChatOptions) -> int:
     screen = screen_of(options)
-    if options.continue_last and not options.run:
-        run = last_run(state_folder() / "conversations", options.checkpoints)
+    if options.continue_last and not options.run and (state := state_folder()):
+        run = last_run(state / CONVERSATIONS, options.checkpoints)
         options = replace(options, run=str(run)) if run else options
     folder = checkpoint_of(options, screen)
     return chat_with(folder, options, screen, device_of(options, screen))
@@ -40,9 +42,13 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
     """
     loaded = _load(folder, options, device)
     params = SamplingParams(**options.sampling)
-    state = state_folder()
-    keeps_settings = screen.is_interactive
-    keeps_conversation = options.keep_history and (screen.is_interactive or options.continue_last)
+    state = _used_state_folder(options, screen)
+    preferences = None
+    if state and screen.is_interactive:
+        preferences = Preferences(state / "settings.json", screen.notice)
+    journal = None
+    if state and options.keep_history:
+        journal = Journal(state / CONVERSATIONS, loaded.path)
 
     def load_run(requested: str) -> LoadedRun:
         found = find_checkpoint(requested, options.checkpoints, screen.notice)
@@ -55,8 +61,8 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
         facts=loaded.facts,
         defaults=params,
         flags=tuple(options.sampling),
-        preferences=Preferences(state / "settings.json", screen.notice) if keeps_settings else None,
-        journal=Journal(state / "conversations", loaded.path) if keeps_conversation else None,
+        preferences=preferences,
+        journal=journal,
         load_run=load_run,
         checkpoints=options.checkpoints,
         notice=screen.notice,
@@ -67,10 +73,23 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
             f"this training stopped at step {steps[0]} of {steps[1]}; finish it: {command}"
         )
     session.recall_settings()
-    if options.continue_last:
-        session.resume(*last_conversation(state / "conversations", loaded.path, screen.notice))
+    if options.continue_last and state:
+        session.resume(*last_conversation(state / CONVERSATIONS, loaded.path, screen.notice))
     chat_loop(session, screen, options.keep_history)
     return 0
+
+
+def _used_state_folder(options: ChatOptions, screen: Screen) -> Path | None:
+    """Where this chat keeps settings and conversations; None for a chat that keeps nothing."""
+    if not (screen.is_interactive or options.continue_last):
+        return None
+    folder = state_folder()
+    if folder is None:
+        screen.notice(
+            "nothing is kept for the next chat, because the home folder is unknown; "
+            "XDG_STATE_HOME can name a folder"
+        )
+    return folder
 
 
 def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedRun:

@@ -24,9 +24,10 @@ from simplellm.app.subcommands.shared import (
 )
 from simplellm.app.training_run import run_training
 from simplellm.base.packaged import BASE, base_folder, is_present
-from simplellm.checkpoint.find_runs import MAX_DERIVED_CHARACTERS, free_name
+from simplellm.checkpoint.find_runs import free_name
 from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.run import RunFolder
+from simplellm.checkpoint.run_names import MAX_DERIVED_CHARACTERS
 from simplellm.config.equal_settings import FirstRun
 from simplellm.config.fine_tuning import contradiction
 from simplellm.config.recipe import choose
