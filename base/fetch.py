@@ -92,6 +92,7 @@ def _untar(file: Path, folder: Path) -> None:
 
 def fetch(sources: list[Source], out: Path) -> Iterator[str]:
     """Unpack every package that is missing, with a line about each."""
+    out = out.resolve()  # the programs run in folders of their own
     for source in sources:
         folder = out / source.registry / source.name
         if folder.exists():

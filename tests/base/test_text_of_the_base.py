@@ -218,14 +218,16 @@ def test_a_package_is_fetched_once_and_another_version_is_reported(
 
     def unpack(name: str, version: str, folder: Path) -> str:
         asked.append(f"{name} {version}")
+        assert folder.is_absolute()  # a program that runs elsewhere writes into it
         folder.mkdir()
         return f"{name}_1%3a1.0_all.deb"
 
     monkeypatch.setattr(fetch, "REGISTRIES", {"debian": unpack, "pypi": unpack})
     sources = read_sources(packages / "sources.toml")
-    lines = list(fetch.fetch(sources, packages / "new"))
+    monkeypatch.chdir(packages)
+    lines = list(fetch.fetch(sources, Path("new")))
     assert lines == ["books_1%3a1.0_all.deb", "talk_1%3a1.0_all.deb: not version 2.0"]
-    assert list(fetch.fetch(sources, packages / "new")) == []
+    assert list(fetch.fetch(sources, Path("new"))) == []
     assert asked == ["books 1.0", "talk 2.0"]
 
 
@@ -267,6 +269,23 @@ def test_a_story_that_begins_like_another_is_left_out(tmp_path: Path) -> None:
     dropped: Counter[str] = Counter()
     assert good_stories(tmp_path / "stories.jsonl", dropped) == [text]
     assert dropped == Counter(duplicate=1)
+
+
+def test_a_story_that_its_writer_finds_improbable_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        {
+            "seed": seed,
+            "kind": "story",
+            "text": f"{name} " + " ".join(SENTENCES),
+            "ended": True,
+            "log_probability": log_probability,
+        }
+        for seed, (name, log_probability) in enumerate((("Anna", -2.1), ("Boris", -1.2)))
+    ]
+    (tmp_path / "stories.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    dropped: Counter[str] = Counter()
+    [kept] = good_stories(tmp_path / "stories.jsonl", dropped)
+    assert kept.startswith("Boris") and dropped == Counter(improbable=1)
 
 
 def test_sampling_follows_the_probabilities_and_the_limits() -> None:
