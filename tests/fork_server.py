@@ -13,6 +13,7 @@ a shell: `python fork_server.py SOCKET ARGUMENTS` behaves like `python ARGUMENTS
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import gc
 import io
@@ -33,8 +34,9 @@ STREAMS = (0, 1, 2)
 FAILED_FLUSH = 120  # exit code of the interpreter
 ANSWER = struct.Struct("i")  # a process id or an exit code
 IS_SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "send_fds")
-# What the interpreter or a library reads once, when it is started or loaded.
+# What the interpreter or a library reads once, when it is started or loaded,
 READ_AT_START = ("PYTHON", "OMP_", "GOMP_", "OPENBLAS_", "LC_", "LANG")
+APPLIED_TO_COPIES = ("PYTHONPATH", "PYTHONIOENCODING")  # except for these
 
 
 # ---------------------------------------------------------------- the side of the tests
@@ -128,7 +130,7 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_AT_START) and name != "PYTHONPATH"
+        if name.startswith(READ_AT_START) and name not in APPLIED_TO_COPIES
     }
 
 
@@ -243,15 +245,17 @@ def _become(
 
 def _open_streams() -> None:
     """Open the standard streams as the interpreter does."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
-    sys.stdout = _output(1, "surrogateescape")
-    sys.stderr = _output(2, "backslashreplace")
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8:surrogateescape").partition(":")
+    encoding, errors = codecs.lookup(encoding).name, errors or "strict"
+    sys.stdin = open(0, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
+    sys.stdout = _output(1, encoding, errors)
+    sys.stderr = _output(2, encoding, "backslashreplace")
 
 
-def _output(number: int, errors: str) -> io.TextIOWrapper:
+def _output(number: int, encoding: str, errors: str) -> io.TextIOWrapper:
     binary = open(number, "wb", closefd=False)  # noqa: SIM115
     is_line_buffered = number == 2 or os.isatty(number)
-    return io.TextIOWrapper(binary, "utf-8", errors, line_buffering=is_line_buffered)
+    return io.TextIOWrapper(binary, encoding, errors, line_buffering=is_line_buffered)
 
 
 def _run(arguments: list[str]) -> NoReturn:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import STORY, TINY_FLAGS, posix_only
-from program import SIMPLELLM, environment
+from program import QUICK_CONSTANTS, SIMPLELLM, environment
 from rich.cells import cell_len
 from terminal import Key, Terminal
 
@@ -19,8 +19,11 @@ from simplellm.app.dumb_terminal import name_dumb_terminal
 
 SECONDS_FOR_CPR = 2.0  # that prompt_toolkit waits for the position of the cursor
 ALL = """
-import json, sys
+import importlib, json, sys
 from simplellm.app.cli import main
+for path, value in json.loads(sys.argv[2]).items():
+    module, _, name = path.rpartition(".")
+    setattr(importlib.import_module(module), name, value)
 print("ends", sum(main(arguments) for arguments in json.loads(sys.argv[1])))
 """
 Open = Callable[..., Terminal]
@@ -44,7 +47,7 @@ def chat(folder: Path) -> list[str]:
     return [*SIMPLELLM, "chat", *flags]
 
 
-@pytest.mark.parametrize("term", ["", "dumb"])
+@pytest.mark.parametrize("term", ["", pytest.param("dumb", marks=pytest.mark.slow)])
 def test_a_chat_without_escape_sequences(start: Open, trained: Path, term: str) -> None:
     terminal = start(*chat(trained), TERM=term)
     terminal.ready()
@@ -98,7 +101,8 @@ def test_commands_without_escape_sequences(start: Open, trained: Path, tmp_path:
         ["--help"],
         ["no-command"],
     ]
-    terminal = start(sys.executable, "-c", ALL, json.dumps(commands), TERM="")
+    words = [json.dumps(commands), json.dumps(QUICK_CONSTANTS)]
+    terminal = start(sys.executable, "-c", ALL, *words, TERM="")
     terminal.wait(lambda: b"ends 2" in terminal.raw)
     assert b"bits/byte" in terminal.raw and b"\x1b" not in terminal.raw
 

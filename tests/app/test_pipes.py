@@ -42,7 +42,9 @@ READERS_WHO_LEAVE = [
     "--bogus 2>&1 | true || test $? = 2",
 ]
 CLOSED_STREAMS = [
-    "generate {flags} --prompt a --max-new-tokens 2 >&-",
+    pytest.param(
+        "generate {flags} --prompt a --max-new-tokens 2 >&-", marks=pytest.mark.slow
+    ),  # starts torch
     "--bogus >&- 2>&- <&- || test $? = 2",
 ]
 
