@@ -15,21 +15,11 @@ from typing import NamedTuple
 from simplellm.data.conversations.chat_export import visible
 
 AM = (
-    "am",
-    "a.m.",
-    "a. m.",
-    "오전",
-    "上午",
-    "午前",
-    "凌晨",
-    "早上",
-    "清晨",
-    "ص",
-    "πμ",
-    "π.μ.",
-    "de.",
-)
-PM = ("pm", "p.m.", "p. m.", "오후", "下午", "午後", "中午", "晚上", "م", "μμ", "μ.μ.", "du.")
+    "am", "a.m.", "a. m.", "오전", "上午", "午前", "凌晨", "早上", "清晨", "ص", "πμ", "π.μ.", "de.",
+)  # fmt: skip
+PM = (
+    "pm", "p.m.", "p. m.", "오후", "下午", "午後", "中午", "晚上", "م", "μμ", "μ.μ.", "du.",
+)  # fmt: skip
 YEAR_FIRST = ("오전", "오후", "上午", "下午", "午前", "午後")  # languages that write the year first
 HALF = "|".join(re.escape(word) for word in (*AM, *PM))
 STAMP = re.compile(

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.data.conversations.conversation import ROLES, Turn
@@ -100,6 +100,7 @@ def test_alternating_texts_begin_with_the_user() -> None:
     assert alternating([]) == []
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.builds(

@@ -67,7 +67,9 @@ def _chats(value: Any) -> list[list[Any]]:
         return [value["messages"]]
     chats = value.get("chats")
     listed = chats.get("list") if isinstance(chats, dict) else None
-    return [chat["messages"] for chat in listed or () if _is_chat(chat)]
+    if not isinstance(listed, list):
+        return []
+    return [chat["messages"] for chat in listed if _is_chat(chat)]
 
 
 def _is_chat(value: Any) -> bool:

@@ -57,7 +57,8 @@ MIN_SPEAKER_SHARE = 0.2  # of the lines of a sample that begin a turn (guess)
 MAX_SINGLE = 0.5  # share of blocks of one turn, up to which empty lines end conversations (guess)
 RULE_GAP = 2  # empty lines that end a conversation in any case; a line of dashes counts as many
 SAID = re.compile(  # also **Name:** text, and the wide colon of Chinese, Japanese and Korean
-    r"[*_]{0,2}(?P<name>[^\W\d_][^:：*]{0,39}?)[*_]{0,2} ?[:：][*_]{0,2}(?:\s+(?P<text>.*)|)"
+    r"[*_]{0,2}(?P<name>[^\W\d_][^:：*]{0,39}?)[*_]{0,2} ?(?::[*_]{0,2}(?=\s|$)|：[*_]{0,2})"
+    r"\s*(?P<text>.*)"
 )
 RULE = re.compile(r"[-=*_#~]{3,}|<\|endoftext\|>")  # a line between conversations
 BEFORE_FIRST = "lines before the first name"
@@ -113,7 +114,7 @@ def _parse(number: int, text: str) -> Line:
     match = SAID.fullmatch(visible(text))
     if match is None:
         return Line(number, text.rstrip(), None, text.rstrip())
-    return Line(number, match["text"] or "", clean_name(match["name"]), text.rstrip())
+    return Line(number, match["text"], clean_name(match["name"]), text.rstrip())
 
 
 def _speakers(counts: Counter[str], me: str | None) -> set[str]:
