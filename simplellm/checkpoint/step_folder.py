@@ -80,7 +80,9 @@ def description_files(
         "config.json": json_bytes(hub_config),
         "generation_config.json": json_bytes({**special, "do_sample": True}),
         "tokenizer.json": _tokenizer_json(tokenizer),
-        "tokenizer_config.json": json_bytes(_tokenizer_config(config, tokenizer, special)),
+        "tokenizer_config.json": json_bytes(
+            _tokenizer_config(config, tokenizer, special, generation.chat_template is not None)
+        ),
     }
     if generation.chat_template is not None:
         files[TEMPLATE_FILE] = generation.chat_template.encode("utf-8", "surrogatepass")
@@ -93,7 +95,9 @@ def _tokenizer_json(tokenizer: Tokenizer) -> bytes:
     return json_bytes(tokenizer.to_mapping())
 
 
-def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, special: JsonObject) -> JsonObject:
+def _tokenizer_config(
+    config: ModelConfig, tokenizer: Tokenizer, special: JsonObject, has_template: bool
+) -> JsonObject:
     ends = special["eos_token_id"]
     end = ends[0] if isinstance(ends, list) else ends
     is_own = end == tokenizer.end_of_text == special["bos_token_id"]
@@ -107,8 +111,9 @@ def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, special: JsonOb
         "pad_token": eos_name,  # batches of texts of different lengths need one
         "model_max_length": config.block_size,
         "clean_up_tokenization_spaces": False,
-        # <|endoftext|> in a text is ordinary text; other models keep the rule of `transformers`
-        **({"split_special_tokens": True} if is_own else {}),
+        # <|endoftext|> in a text is ordinary text; other models, and those whose template has
+        # special tokens, keep the rule of `transformers`
+        **({"split_special_tokens": True} if is_own and not has_template else {}),
     }
 
 

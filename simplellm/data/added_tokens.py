@@ -47,6 +47,16 @@ class AddedTokens:
                 normal = self._normal(part)
                 yield from _cut(normal, self._finders(with_special, True))
 
+    def parts(self, text: str) -> Iterator[str]:
+        """`text` cut around the tokens that are found before it is normalized."""
+        finder = self._finders(True, False)
+        begin = 0
+        for match in finder.pattern.finditer(text) if finder else ():
+            yield from filter(None, (text[begin : match.start()], match[0]))
+            begin = match.end()
+        if begin < len(text):
+            yield text[begin:]
+
     @functools.cached_property
     def is_plain(self) -> bool:
         """Whether `cut` without special tokens returns any text as it is."""

@@ -25,25 +25,29 @@ def own_mapping(ranks: Ranks, pattern: str, end_of_text: int) -> JsonObject:
         "trim_offsets": True,
         "use_regex": False,
     }
-    special = {
-        "id": end_of_text,
-        "content": END_OF_TEXT,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [special],
+        "added_tokens": [added_entry(END_OF_TEXT, end_of_text)],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": None,
         "decoder": byte_level,
         "model": _model_mapping(ranks),
+    }
+
+
+def added_entry(text: str, number: int) -> JsonObject:
+    """A special token in the "added_tokens" of a `tokenizer.json`."""
+    return {
+        "id": number,
+        "content": text,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
     }
 
 

@@ -21,7 +21,14 @@ from simplellm.data.byte_pairs import BytePairEncoder
 from simplellm.data.own_tokenizer_file import (
     END_OF_TEXT as END_OF_TEXT,
 )
-from simplellm.data.own_tokenizer_file import Ranks, is_own, own_mapping, read_own_mapping
+from simplellm.data.own_tokenizer_file import (
+    Ranks,
+    added_entry,
+    is_own,
+    own_mapping,
+    read_own_mapping,
+)
+from simplellm.data.special_text import NO_STAND_INS, StandIns
 from simplellm.data.split_patterns import (
     GPT2_SPLIT_PATTERN,
     SPLIT_PATTERN,
@@ -134,9 +141,17 @@ class Tokenizer:
         """
         return [*self.bos_ids, *self.encode(text)] or [self.end_of_text]
 
-    def encode_template(self, text: str) -> list[int]:
-        """Ids of a rendered template: the texts of special tokens in it become their ids."""
-        return self._encode_cut(text, with_special=True)
+    def encode_template(self, text: str, stand_ins: StandIns = NO_STAND_INS) -> list[int]:
+        """Ids of a rendered template: the texts of special tokens in it become their ids.
+
+        stand_ins: what hides such texts in what people wrote; see data/special_text.py.
+        """
+        return self._encode_cut(text, with_special=True, stand_ins=stand_ins)
+
+    def template_parts(self, text: str) -> Iterator[str]:
+        """A rendered template cut around its special tokens; `encode_template` of each is a part
+        of the ids."""
+        return self._added.parts(text)
 
     def encode_array(self, text: str) -> np.ndarray:
         """`encode` as a uint32 array; releases the interpreter lock."""
@@ -159,10 +174,15 @@ class Tokenizer:
         """The id that each document has once, in `document_start`."""
         return (*self.bos_ids, self.end_of_text)[0]
 
-    def _encode_cut(self, text: str, with_special: bool) -> list[int]:
+    def _encode_cut(
+        self, text: str, with_special: bool, stand_ins: StandIns = NO_STAND_INS
+    ) -> list[int]:
         ids: list[int] = []
-        for part in self._added.cut(encodable(text), with_special):
-            ids += [part.id] if isinstance(part, AddedToken) else self._encoder.encode(part)
+        for part in self._added.cut(text if stand_ins else encodable(text), with_special):
+            if isinstance(part, AddedToken):
+                ids.append(part.id)
+            else:
+                ids += self._encoder.encode(part.translate(stand_ins) if stand_ins else part)
         return ids
 
     def encode_with_dropout(
@@ -244,6 +264,27 @@ class Tokenizer:
             raise TokenizerError(
                 f"{source} is not a byte-level BPE tokenizer: {detail:.200}", fix=_FIX
             ) from error
+
+    def with_special_tokens(self, texts: Iterable[str]) -> Tokenizer:
+        """This tokenizer with more special tokens, whose ids follow its last one.
+
+        Texts that are special tokens already keep their ids. TokenizerError where the ids have
+        gaps, so that other programs would give the new tokens other ids.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self.special_tokens]
+        if not new:
+            return self
+        data = self.to_mapping()
+        added = [added_entry(text, self.vocab_size + i) for i, text in enumerate(new)]
+        data = {**data, "added_tokens": [*(data.get("added_tokens") or ()), *added]}
+        tokenizer = Tokenizer.from_mapping(data, end_of_text=self.end_of_text)
+        ids = [tokenizer.special_tokens[text] for text in new]
+        if ids != [entry["id"] for entry in added]:
+            raise TokenizerError(
+                f"the tokenizer cannot get the special token {new[0]}: its ids have gaps, or it "
+                "has an ordinary token of this text"
+            )
+        return tokenizer
 
     @property
     def fingerprint(self) -> str:
