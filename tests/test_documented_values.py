@@ -112,6 +112,19 @@ def test_every_documented_value_is_a_flag_of_train_sweep_and_bench(group, name) 
         assert parse(["sweep", *flag(name, value)]).grid[name] == [expected]
 
 
+def test_a_switch_of_a_sweep_may_also_stand_alone() -> None:
+    options = parse(["sweep", "--overfit", "x.txt", "--no-induction", "--compile", "auto,off"])
+    assert options.texts == ("x.txt",)
+    assert options.grid == {"overfit": [True], "induction": [False], "compile": ["auto", "off"]}
+    assert parse(["sweep", "x.txt", "--overfit"]).grid == {"overfit": [True]}
+    assert parse(["sweep", "--overfit", "ON,off", "x.txt"]).grid == {"overfit": [True, False]}
+
+
+def test_the_seed_of_a_training_may_be_auto() -> None:
+    assert "seed" not in parse(["train", "x.txt", "--seed", "auto"]).settings
+    assert parse(["generate", "--prompt", "x", "--seed", "auto"]).sampling["seed"] is None
+
+
 @pytest.mark.parametrize(("group", "name"), FLAG_VALUES)
 def test_every_documented_value_is_a_value_in_a_toml_file(group, name, tmp_path) -> None:
     setting = CONFIGS[group].setting(name)

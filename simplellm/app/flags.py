@@ -123,8 +123,20 @@ def add_sweep_flags(parser: ArgumentParser) -> None:
     for config in (ModelConfig, TrainConfig):
         group = parser.add_argument_group(f"{config.title} settings, each with one or more values")
         for setting in _flag_settings(config):
-            _add_flag(group, setting, {"metavar": "A,B,..."})
+            if setting.kind == "bool":
+                _add_sweep_switch(group, setting)
+            else:
+                _add_flag(group, setting, {"metavar": "A,B,..."})
     _add_chart(parser, "write the loss curves of all runs to")
+
+
+def _add_sweep_switch(group: argparse._ArgumentGroup, setting: Setting) -> None:
+    """`--overfit on,off`, and as in `train` also `--overfit` and `--no-overfit`."""
+    _add_flag(group, setting, {"metavar": "on,off", "nargs": "?", "const": "on"})
+    off = f"--no-{setting.flag.removeprefix('--')}"
+    group.add_argument(
+        off, dest=setting.name, action="store_const", const="off", help=argparse.SUPPRESS
+    )
 
 
 def add_bench_flags(parser: ArgumentParser) -> None:

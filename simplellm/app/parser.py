@@ -19,7 +19,7 @@ from simplellm.app.options import Options, SweepOptions, TalkOptions
 from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
-from simplellm.config.setting import Settings, current_names
+from simplellm.config.setting import SWITCH_WORDS, Settings, current_names
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
 
@@ -118,6 +118,13 @@ class Parser(argparse.ArgumentParser):
             return f"{flag}={value}"
         return None
 
+    def is_switch_alone(self, words: Sequence[str]) -> bool:
+        """Whether the first of `words` is a switch of a sweep, and the next is not its value."""
+        action = self._option_string_actions.get(words[0])
+        values = words[1].split(",") if len(words) > 1 else ["none"]
+        takes_values = action is not None and action.const == "on" and action.nargs == "?"
+        return takes_values and not all(value.lower() in SWITCH_WORDS for value in values)
+
     def _suggestion(self, message: str) -> str:
         unknown = re.search(
             r"unrecognized arguments: (--[\w-]+)|invalid choice: '([^']*)'", message
@@ -151,7 +158,9 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
     if (seed := values.pop("seed", None)) is not None:
         is_list = issubclass(options_class, SweepOptions)
         value = seed if is_list else SamplingParams.setting("seed").parse(seed)
-        settings["seed"] = sampling["seed"] = value
+        sampling["seed"] = value
+        if value is not None:  # auto is the default
+            settings["seed"] = value
     if issubclass(options_class, SweepOptions):
         values["grid"] = {name: _sweep_values(name, given) for name, given in settings.items()}
     values |= {"settings": settings, "sampling": sampling}
@@ -184,7 +193,8 @@ def _joined_values(arguments: Sequence[str], parser: Parser) -> list[str]:
             continue
         found = (each.joins(words[0], words[1]) for each in parsers) if len(words) > 1 else ()
         pair = next(filter(None, found), None)
-        joined.append(pair or words[0])
+        is_on = pair is None and any(each.is_switch_alone(words) for each in parsers)
+        joined.append(f"{flag}=on" if is_on else pair or words[0])
         words = words[2:] if pair else words[1:]
     return joined
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from simplellm.data.shared_passages import PassageIndex, PassageSearch
 from simplellm.data.source import Source, TextChunk, TextFormat, report_bad_lines, spool
-from simplellm.data.text_files import STDIN_NAME, TextFile, find_text_files
+from simplellm.data.text_files import STDIN_NAME, TextFile, find_text_files, shown_name
 from simplellm.data.utf8 import utf8_length
 from simplellm.errors import Notice, TextError
 
@@ -214,7 +214,7 @@ class _Reader:
         self.has_words = self.has_words or has_words
 
     def corpus(self, texts: Sequence[str]) -> Corpus:
-        names = ", ".join(str(text) for text in texts[:MAX_NAMES_SHOWN])
+        names = ", ".join(shown_name(str(text)) for text in texts[:MAX_NAMES_SHOWN])
         if not self.has_words and (self.digests or self.shared):
             raise TextError(
                 f"{names} has no text but that of the validation text",

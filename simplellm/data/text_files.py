@@ -87,6 +87,11 @@ def container_type(head: bytes) -> str | None:
     return found
 
 
+def shown_name(text: str) -> str:
+    """The name of a text in messages."""
+    return "standard input" if text == STDIN_NAME else text
+
+
 def container_error(name: str, kind: str) -> TextError:
     fix = "unpack it first" if kind in PACKED else "save its text as .txt (UTF-8) and name that"
     return TextError(f"{name} is not text but {kind}", fix=fix)

@@ -104,12 +104,14 @@ def _restore(
 ) -> tuple[Trainer, RunInfo, RecordedDecisions]:
     """A trainer in the state of the checkpoint, and the content of run.json from now on."""
     info = RunInfo.read(run)
-    request.named.check(run.name, info)
+    sources = request.named.sources(run.name, info)
     config, changed = changes.with_settings(info, request.given, request.accept_changes)
     limits = NewLimits.of(info, request.given)
     config = limits.applied(config)
     checkpoint = _newest_checkpoint(run, context)
-    corpora = info.sources.read(config.val_fraction, context.stdin, context.notice)
+    corpora = sources.read(config.val_fraction, context.stdin, context.notice)
+    if sources != info.sources:
+        request.named.check_content(run.name, info, corpora)
     model_changes = changes.of_model(info.model, checkpoint.model.config)
     changed += changes.of_world(info, context.world.size)
     changed += changes.of_texts(info, corpora)
@@ -126,8 +128,12 @@ def _restore(
         context.notice(f"accepted: {change}")
     info = _with_part(limits.remembered(info), config, changed, trainer, context)
     if changed:
-        info = info.with_facts(text_facts(corpora, trainer.data.prepared))
+        info = info.with_facts({"world_size": context.world.size})
         info = info.with_facts(changes.accepted_facts(info, changed, trainer.step))
+    if changed or sources != info.sources:
+        info = info.with_facts(
+            {**sources.to_mapping(), **text_facts(corpora, trainer.data.prepared)}
+        )
     info = info.with_facts(recorded.facts())
     return trainer, dataclasses.replace(info, training=trainer.config), recorded
 

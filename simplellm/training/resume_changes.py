@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 
 from simplellm.checkpoint.hugging_face import to_hub_config
 from simplellm.config.model import ModelConfig
-from simplellm.config.setting import ExplicitSettings, show
+from simplellm.config.setting import AUTO, ExplicitSettings, SettingValue, show
 from simplellm.config.training import TrainConfig
+from simplellm.data.text_files import shown_name
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.training.run_info import Facts, RunInfo
@@ -35,7 +36,7 @@ def with_settings(
     known = {**info.model.to_mapping(), **info.training.to_mapping()}
     changes = []
     for name, value in given.items():
-        if name in EXTENDABLE or value in (known[name], info.given.get(name)):
+        if name in EXTENDABLE or value == known[name] or is_as_given(info, name, value):
             continue
         can_change = name in TrainConfig.names() and name not in FIXED
         if not (accept and can_change):
@@ -50,9 +51,16 @@ def with_settings(
         for name, value in given.items()
         if name in TrainConfig.names()
         and name not in FIXED
-        and (name in EXTENDABLE or value != info.given.get(name))
+        and (name in EXTENDABLE or not is_as_given(info, name, value))
     }
     return TrainConfig.from_mapping({**info.training.to_mapping(), **applied}), changes
+
+
+def is_as_given(info: RunInfo, name: str, value: SettingValue) -> bool:
+    """Whether the run was started with this value, which may be `auto`."""
+    if name not in info.given:
+        return value in (None, AUTO)
+    return value == info.given[name]
 
 
 def of_texts(info: RunInfo, corpora: Corpora) -> list[str]:
@@ -63,7 +71,7 @@ def of_texts(info: RunInfo, corpora: Corpora) -> list[str]:
     if now == then:
         return []
     digests = corpus.fingerprint.items()
-    names = [name for name, digest in digests if digest not in info.text_digests]
+    names = [shown_name(name) for name, digest in digests if digest not in info.text_digests]
     return [f"the text changed since the run was started: {', '.join(names) or 'other files'}"]
 
 
@@ -72,7 +80,10 @@ def of_world(info: RunInfo, world_size: int) -> list[str]:
     started = info.facts.get("world_size", 1)
     if started == world_size:
         return []
-    return [f"the run was started with {started} processes, got {world_size}"]
+    return [
+        f"the run was started with {started} process{'es' * (started != 1)}, got {world_size} "
+        f"(torchrun --nproc-per-node {started} starts as many)"
+    ]
 
 
 def of_tokenizer(info: RunInfo, saved: Tokenizer) -> list[str]:

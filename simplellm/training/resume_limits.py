@@ -11,9 +11,16 @@ from dataclasses import dataclass, replace
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
 from simplellm.errors import SettingError
+from simplellm.training.resume_changes import is_as_given
 from simplellm.training.run_info import RunInfo
 from simplellm.training.schedule import Decision
-from simplellm.training.step_limits import LIMITS, replaced_limits, steps_limit, steps_of_epochs
+from simplellm.training.step_limits import (
+    LIMITS,
+    epochs_of_steps,
+    replaced_limits,
+    steps_limit,
+    steps_of_epochs,
+)
 from simplellm.training.trainer import Trainer
 
 
@@ -78,7 +85,7 @@ class NewLimits:
                 fix=f"--budget {math.ceil(seconds) + 1}s or more",
             )
         if steps_of_epochs(trainer) <= step:
-            epochs = step / max(steps_of_epochs(trainer), 1) * (config.max_epochs or 0)
+            epochs = epochs_of_steps(trainer, step)
             return SettingError(
                 f"run {name} has read its text {epochs:.3g} times, "
                 f"and max_epochs {config.max_epochs:.3g} ends it",
@@ -96,7 +103,7 @@ def refuse_without_effect(
     """SettingError for changed settings of a run that is finished: nothing would be trained."""
     known = info.training.to_mapping()
     changed = [name for name in given if name in known and given[name] != known[name]]
-    changed = [name for name in changed if given[name] != info.given.get(name)]
+    changed = [name for name in changed if not is_as_given(info, name, given[name])]
     is_finished = trainer.step == trainer.config.max_steps or trainer.is_out_of_patience
     if is_finished and changed and not limits.changed:
         raise SettingError(

@@ -96,7 +96,8 @@ class RunInfo:
         except DAMAGED as error:
             fix = f"start a new run; train TEXT --from {run.name} continues from its weights"
             path = run.path / "run.json"
-            raise CheckpointError(f"{path} is damaged: {error}", fix=fix) from error
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise CheckpointError(f"{path} is damaged: {what}", fix=fix) from error
 
 
 def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:

@@ -11,7 +11,7 @@ from simplellm.data.copies import without_copies
 from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.prepared_corpus import train_characters
 from simplellm.data.source import TextFormat
-from simplellm.data.text_files import STDIN_NAME
+from simplellm.data.text_files import STDIN_NAME, shown_name
 from simplellm.errors import Notice
 from simplellm.storage.json_files import JsonObject
 from simplellm.storage.user_paths import expand_user
@@ -34,7 +34,7 @@ class Corpora(NamedTuple):
             used = min(n_characters, n_characters - start)
             start = max(start - n_characters, 0)
             if used > 0:
-                name = "standard input" if source.name == STDIN_NAME else source.name
+                name = shown_name(source.name)
                 whole = used == n_characters
                 parts.append(name if whole else f"the last {used:,} characters of {name}")
         shown = parts[:MAX_NAMES_SHOWN]

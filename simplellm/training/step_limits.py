@@ -48,5 +48,13 @@ def steps_of_epochs(trainer: Trainer) -> float:
     max_epochs = trainer.config.max_epochs
     if max_epochs is None:
         return math.inf
-    windows_per_step = trainer.tokens_per_step // trainer.dataset.block_size
-    return math.ceil(max_epochs * trainer.dataset.windows_per_epoch / windows_per_step)
+    return math.ceil(max_epochs * trainer.dataset.windows_per_epoch / _windows_per_step(trainer))
+
+
+def epochs_of_steps(trainer: Trainer, step: int) -> float:
+    """How many times `step` steps read the text."""
+    return step * _windows_per_step(trainer) / trainer.dataset.windows_per_epoch
+
+
+def _windows_per_step(trainer: Trainer) -> int:
+    return trainer.tokens_per_step // trainer.dataset.block_size

@@ -11,7 +11,7 @@ from small_runs import slow_steps, training_context
 
 from simplellm.checkpoint.run import RunFolder
 from simplellm.data.source import TextFormat
-from simplellm.errors import SettingError
+from simplellm.errors import CheckpointError, SettingError, TextError
 from simplellm.training.resume import resume
 from simplellm.training.resume_sources import NamedSources
 from simplellm.training.sources import Sources
@@ -129,6 +129,48 @@ def test_other_sources_are_refused(tmp_path, named, flag, stop_after):
     with pytest.raises(SettingError) as caught:
         resume(run, {}, training_context(tmp_path), named=named)
     assert flag in caught.value.fix
+
+
+def test_texts_that_were_moved_may_be_named_where_they_are_now(tmp_path, story):
+    names = ("a.txt", "v.txt", "moved.txt", "other.txt")
+    text, held_out, moved, other = (tmp_path / name for name in names)
+    text.write_text(story[2000:8000])
+    held_out.write_text(story[:2000])
+    sources = Sources((str(text),), str(held_out))
+    start(sources, {**TINY, "max_steps": 2}, "run", training_context(tmp_path, 1))
+    run = RunFolder(tmp_path / "run")
+    text.rename(moved)
+    other.write_text("Another text, which the run does not know. " * 9)
+    with pytest.raises(TextError, match=r"no longer at .*a\.txt"):
+        resume(run, {}, training_context(tmp_path))
+    with pytest.raises(SettingError, match="other texts"):
+        resume(run, {}, training_context(tmp_path), (str(other),), accept_changes=True)
+    named = NamedSources((str(moved),))
+    assert resume(run, {}, training_context(tmp_path), named=named).steps == 2
+    info = run.read_info()
+    assert info["texts"] == [str(moved)] and info["files"][0]["path"] == str(moved)
+    assert resume(run, {"max_steps": 3}, training_context(tmp_path)).steps == 3
+
+
+def test_the_value_auto_is_the_one_of_a_run_that_was_started_without_it(tmp_path):
+    context, free = training_context(tmp_path, 1), {**TINY, "max_steps": 2}
+    start(
+        Sources((str(STORY),)), {k: v for k, v in free.items() if k != "precision"}, "run", context
+    )
+    run = RunFolder(tmp_path / "run")
+    before = run.read_info()["training"]
+    assert resumed(run, precision="auto", compile="auto") == before
+    with pytest.raises(SettingError, match="precision"):
+        resumed(trained(tmp_path / "other", max_steps=2), precision="auto")
+
+
+def test_an_accepted_number_of_processes_is_that_of_the_run_from_then_on(tmp_path):
+    run = trained(tmp_path, max_steps=2)
+    run.write_info({**run.read_info(), "world_size": 2})
+    with pytest.raises(CheckpointError, match="started with 2 processes, got 1"):
+        resumed(run)
+    resume(run, {"max_steps": 3}, training_context(tmp_path), accept_changes=True)
+    assert run.read_info()["world_size"] == 1 and resumed(run, max_steps=4)["max_steps"] == 4
 
 
 def test_the_sources_of_the_start_may_be_named_again(tmp_path, story):
