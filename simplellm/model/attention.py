@@ -16,7 +16,7 @@ from simplellm.model.kernels import causal_attention
 from simplellm.model.layers import Linear, RMSNorm
 from simplellm.model.rope import rotate
 
-Rope = tuple[Tensor, Tensor]  # cos and sin of the tokens' positions, (T, 1, D) each
+Rope = tuple[Tensor, Tensor]  # cos and sin of the tokens' positions, (T, 1, D) or (B, T, 1, D)
 
 
 def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
@@ -57,12 +57,24 @@ class MultiHeadAttention(nn.Module):
             self.q_norm = RMSNorm(config.head_size, qk_norm_eps, torch.float32)
             self.k_norm = RMSNorm(config.head_size, qk_norm_eps, torch.float32)
 
-    def forward(self, x: Tensor, rope: Rope | None, cache: KVCache | None) -> Tensor:
-        """(B, T, C) -> (B, T, C). `rope` is None where positions are learned embeddings."""
+    def forward(
+        self,
+        x: Tensor,
+        rope: Rope | None,
+        cache: KVCache | None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C). `rope` is None where positions are learned embeddings.
+
+        visible: which tokens each token attends to, (B, 1, T, T) bool; None is all earlier ones.
+        """
         B, T, _ = x.shape
         H, _, D = self.sizes
         q, k, v = self.heads(x, rope)
-        y = causal_attention(q, k, v) if cache is None else self.attend_to_cache(q, k, v, cache)
+        if cache is None:
+            y = causal_attention(q, k, v, visible)
+        else:
+            y = self.attend_to_cache(q, k, v, cache)
         return self.proj(y.transpose(1, 2).reshape(B, T, H * D))  # (B, T, C)
 
     def heads(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,9 +35,15 @@ class TransformerBlock(nn.Module):
         self.feed_forward = feed_forward
         self.dropout = dropout
 
-    def forward(self, x: Tensor, rope: Rope | None, cache: KVCache | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.drop(self.attention(self.attention_norm(x), rope, cache))
+    def forward(
+        self,
+        x: Tensor,
+        rope: Rope | None,
+        cache: KVCache | None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); see `MultiHeadAttention.forward`."""
+        x = x + self.drop(self.attention(self.attention_norm(x), rope, cache, visible))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
     def drop(self, x: Tensor) -> Tensor:

@@ -77,25 +77,28 @@ class _RMSNorm(torch.autograd.Function):
 # ---------------------------------------------------------------- attention
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, where a token attends to itself and earlier ones (B, H, T, D).
 
-    k and v are (B, G, T, D); each of their heads is shared by H / G heads of q. Torch's operator
-    takes as long in float32 (2% of a step less to 3% more), and 13 to 22% of a step more in bf16.
+    k and v are (B, G, T, D); each of their heads is shared by H / G heads of q. visible: which
+    tokens (columns) each token (row) attends to instead, (B, 1, T, T) bool; never a later one.
+    Torch's operator takes as long in float32 (2% of a step less to 3% more), and 13 to 22% of a
+    step more in bf16.
     """
     is_grouped = k.shape[1] != q.shape[1]
     if q.device.type != "cpu" or q.shape[2] > MAX_DENSE_TOKENS:
+        is_causal = visible is None and q.shape[2] > 1
         return F.scaled_dot_product_attention(
-            q, k, v, is_causal=q.shape[2] > 1, enable_gqa=is_grouped
+            q, k, v, visible, is_causal=is_causal, enable_gqa=is_grouped
         )
     if is_grouped:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     if torch.compiler.is_compiling():
-        return _attention_to_compile(q, k, v)
-    return _CausalAttention.apply(q.contiguous(), k.contiguous(), v.contiguous())
+        return _attention_to_compile(q, k, v, visible)
+    return _CausalAttention.apply(q.contiguous(), k.contiguous(), v.contiguous(), visible)
 
 
-def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
     """The formula itself: a compiler fuses the operations between the matrix products.
 
     Torch's own operator takes 9 times as long here, because it multiplies in many small oneDNN
@@ -106,10 +109,13 @@ def _attention_to_compile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for i, (start, end) in enumerate(_query_blocks(q.shape[2])):
         k = torch.cat(keys[: i + 1], dim=2)  # (B, H, end, D)
         v = torch.cat(values[: i + 1], dim=2)  # (B, H, end, D)
-        rows = torch.arange(start, end, device=q.device)[:, None]
-        visible = rows >= torch.arange(end, device=q.device)  # (end - start, end)
+        if visible is None:
+            rows = torch.arange(start, end, device=q.device)[:, None]
+            is_visible = rows >= torch.arange(end, device=q.device)  # (end - start, end)
+        else:
+            is_visible = visible[:, :, start:end, :end]  # (B, 1, end - start, end)
         scores = (queries[i] @ k.mT).float() * q.shape[-1] ** -0.5
-        weights = torch.softmax(torch.where(visible, scores, float("-inf")), dim=-1)
+        weights = torch.softmax(torch.where(is_visible, scores, float("-inf")), dim=-1)
         results.append(weights.to(v.dtype) @ v)
     return torch.cat(results, dim=2)
 
@@ -122,14 +128,14 @@ class _CausalAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         B, H, T, D = q.shape
         q, k, v = (x.view(B * H, T, D) for x in (q, k, v))
-        mask = torch.full((T, T), float("-inf"), dtype=q.dtype).triu_(1)
+        mask = _attention_mask(visible, T, q.dtype)
         result = torch.empty_like(q)
         blocks = []
         for start, end in _query_blocks(T):
-            hidden = mask[start:end, :end].expand(B * H, end - start, end)
+            hidden = mask[..., start:end, :end].expand(B, H, end - start, end).flatten(0, 1)
             scores = torch.baddbmm(hidden, q[:, start:end], k[:, :end].mT, alpha=D**-0.5)
             weights = torch.softmax(scores, dim=-1)  # (B H, end - start, end)
             torch.bmm(weights, v[:, :end], out=result[:, start:end])
@@ -140,7 +146,7 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, *blocks = ctx.saved_tensors
         shape = grad.shape
         scale = q.shape[-1] ** -0.5
@@ -157,7 +163,14 @@ class _CausalAttention(torch.autograd.Function):
             beta = 0 if end == T else 1
             grad_k[:, :end].baddbmm_(grad_scores.mT, q[:, start:end], beta=beta)
             grad_v[:, :end].baddbmm_(weights.mT, grad[:, start:end], beta=beta)
-        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape)
+        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None
+
+
+def _attention_mask(visible: Tensor | None, T: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: (T, T), or (B, 1, T, T) for `visible`."""
+    if visible is None:
+        return torch.full((T, T), float("-inf"), dtype=dtype).triu_(1)
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
 def _query_blocks(T: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from simplellm.model.kernels import Context, prefers_torch
 
+MIN_WEIGHT = 1e-6  # of a batch: the loss of one without weights is 0
 MIN_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact nevertheless
 
 
@@ -102,3 +103,24 @@ class _RDropCrossEntropy(torch.autograd.Function):
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_logits,) = ctx.saved_tensors
         return grad_logits.mul_(grad.to(grad_logits.dtype)), None, None, None
+
+
+def weighted_cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float, r_drop: float
+) -> Tensor:
+    """sum(weights * loss of each target) / sum(weights), nats in float32; 0 if all weights are 0.
+
+    `logits` are (N, V), with `r_drop` (2 N, V) as in `r_drop_cross_entropy`; `targets`, `weights`
+    (N). Plain torch: conversations are packed loosely, so a hand-written gradient saves little.
+    """
+    logits = logits.float()
+    passes = 2 if r_drop else 1
+    repeated = targets.repeat(passes)
+    losses = F.cross_entropy(
+        logits, repeated, reduction="none", label_smoothing=label_smoothing
+    ).view(passes, -1)
+    losses = losses.mean(0)  # (N)
+    if r_drop:
+        p, q = (half.log_softmax(-1) for half in logits.chunk(2))
+        losses = losses + r_drop * ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
+    return (losses * weights).sum() / weights.sum().clamp_min(MIN_WEIGHT)

@@ -20,9 +20,14 @@ from simplellm.config.model import ModelConfig
 from simplellm.model.attention import Rope
 from simplellm.model.block import TransformerBlock
 from simplellm.model.cache import KVCache
+from simplellm.model.documents import positions_in, visible_in
 from simplellm.model.kernels import dropout
 from simplellm.model.layers import Embedding, Linear
-from simplellm.model.losses import cross_entropy, r_drop_cross_entropy
+from simplellm.model.losses import (
+    cross_entropy,
+    r_drop_cross_entropy,
+    weighted_cross_entropy,
+)
 from simplellm.model.registry import ARCHITECTURES
 from simplellm.model.rope import rope_table
 
@@ -30,8 +35,8 @@ from simplellm.model.rope import rope_table
 class SimpleLLM(nn.Module):
     """A decoder-only transformer.
 
-    `run_block(block, x, rope, cache)` runs one block; a caller may replace it to run blocks
-    compiled, recomputed or sharded.
+    `run_block(block, x, rope, cache, visible)` runs one block; a caller may replace it to run
+    blocks compiled, recomputed or sharded.
     """
 
     rope: Tensor | None  # (2, block_size, 1, D): see `rope_table`
@@ -66,21 +71,33 @@ class SimpleLLM(nn.Module):
         """
         return self.logits(self.hidden(ids, cache))
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The normalized residual stream (B, T, C) from which the logits are computed."""
+    def hidden(
+        self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
+    ) -> Tensor:
+        """The normalized residual stream (B, T, C) from which the logits are computed.
+
+        documents: number of the document of each token, (B, T) int64, in ascending order. Tokens
+        attend to their own document only, and positions restart with each; not with a cache.
+        """
         past = cache.length if cache is not None else 0
         T = ids.shape[1]
         assert past + T <= self.config.block_size, "the caller keeps the context within block_size"
+        assert cache is None or documents is None, "a cache belongs to one document"
+        positions: Tensor | slice = slice(past, past + T)
+        visible: Tensor | None = None
+        if documents is not None:
+            positions = positions_in(documents)  # (B, T)
+            visible = visible_in(documents)  # (B, 1, T, T)
         x = self.token_embedding(ids)  # (B, T, C)
         rope: Rope | None = None
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[past : past + T]
+            x = x + self.position_embedding.weight[positions]
         if self.rope is not None:
-            cos, sin = self.rope[:, past : past + T]  # (T, 1, D)
+            cos, sin = self.rope[:, positions]  # (T, 1, D), with documents (B, T, 1, D)
             rope = (cos, sin)
         x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
-            x = self.run_block(block, x, rope, cache)
+            x = self.run_block(block, x, rope, cache, visible)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)
@@ -92,20 +109,52 @@ class SimpleLLM(nn.Module):
         return F.linear(hidden, self.token_embedding.weight)
 
     def loss(
-        self, ids: Tensor, targets: Tensor, label_smoothing: float = 0.0, r_drop: float = 0.0
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        label_smoothing: float = 0.0,
+        r_drop: float = 0.0,
+        weights: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Mean cross entropy in nats per token; `ids` and `targets` are (B, T).
 
         With `r_drop` the batch passes twice with different dropout masks, and the divergence of the
-        two predictions is added with this weight (R-Drop, Liang et al. 2021).
+        two predictions is added with this weight (R-Drop, Liang et al. 2021). weights: of each
+        target in the mean, (B, T) float; None is 1. documents: see `hidden`.
         """
         if r_drop:
             ids = ids.repeat(2, 1)
-        hidden = dropout(self.hidden(ids), self.config.dropout, self.training)
+            documents = documents.repeat(2, 1) if documents is not None else None
+        hidden = self.hidden(ids, documents=documents)
+        hidden = dropout(
+            hidden, self.config.dropout, self.training
+        )  # (B, T, C), r_drop (2 B, T, C)
+        if weights is not None:
+            return self._weighted_loss(hidden, targets, label_smoothing, r_drop, weights)
         logits = self.logits(hidden).flatten(0, 1)  # (B T, V), with r_drop (2 B T, V)
         if r_drop:
             return r_drop_cross_entropy(logits, targets.flatten(), label_smoothing, r_drop)
         return cross_entropy(logits, targets.flatten(), label_smoothing)
+
+    def _weighted_loss(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        label_smoothing: float,
+        r_drop: float,
+        weights: Tensor,
+    ) -> Tensor:
+        """`loss` for the residual stream `hidden` (B, T, C), with r_drop (2 B, T, C)."""
+        targets, weights = targets.flatten(), weights.flatten()  # (B T)
+        passes = hidden.view(2 if r_drop else 1, len(targets), -1)
+        # Logits of targets that do not count are left out on a CPU; elsewhere, finding them would
+        # wait for the device.
+        if weights.device.type == "cpu" and not torch.compiler.is_compiling():
+            counts = weights.nonzero().flatten()  # (N)
+            passes, targets, weights = passes[:, counts], targets[counts], weights[counts]
+        logits = self.logits(passes.flatten(0, 1))  # (N, V), with r_drop (2 N, V)
+        return weighted_cross_entropy(logits, targets, weights, label_smoothing, r_drop)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> SimpleLLM:
