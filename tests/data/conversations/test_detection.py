@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from conftest import STORY
+from conftest import ROOT, STORY
 from reading_files import detected, read, write
 
 from simplellm.data.conversations.options import ReadOptions
@@ -103,3 +104,20 @@ def test_every_format_has_one_line_of_help() -> None:
     assert {name for name, format in FORMATS.items() if format.uses_me} == {
         "telegram", "whatsapp", "kakaotalk", "transcript",
     }  # fmt: skip
+
+
+SECTION = re.compile(r"^### `(\w+)`\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTIONS = dict(SECTION.findall((ROOT / "docs" / "conversations.md").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_examples_of_the_documentation_are_in_their_formats(tmp_path: Path, name: str) -> None:
+    examples = BLOCK.findall(SECTIONS[name])
+    me = "유나" if name in ("whatsapp", "kakaotalk", "telegram") else None
+    formats = [read(tmp_path, one, "a.txt", me=me).summary.format for one in examples]
+    assert examples and set(formats) == {name}
+
+
+def test_the_documentation_describes_all_formats() -> None:
+    assert set(SECTIONS) == set(FORMATS)

@@ -155,6 +155,11 @@ def test_each_conversation_of_a_chatterbot_record_has_its_number(tmp_path: Path)
     assert result.dropped == {"conversations without a reply": 1, "turns after the last reply": 1}
 
 
+def test_a_text_in_place_of_a_conversation_has_no_reply(tmp_path: Path) -> None:
+    result = read(tmp_path, [{"conversations": [["가", "나"], "다 - '라'"]}])
+    assert len(result.turns) == 1 and result.dropped == {"conversations without a reply": 1}
+
+
 CALL = {"type": "function", "function": {"name": "날씨", "arguments": "{}"}}
 
 
@@ -214,8 +219,10 @@ def test_tool_calls_are_refused_by_name_and_line(
         ("alpaca", {"instruction": "a", "input": "b"}, "has no texts \"instruction\" and"),
         ("alpaca", [], "has no texts \"instruction\" and"),
         ("chatterbot", {"categories": []}, "has no list \"conversations\""),
-        ("chatterbot", {"conversations": [["a", "b"], "가 - 나"]},
-         "conversation 2 is no list of texts but str"),
+        ("chatterbot", {"conversations": [["a", "b"], {"가": "나"}]},
+         "conversation 2 has no list \"conversations\"; its keys: '가'"),
+        ("chatterbot", {"conversations": [["a", "b"], 3]},
+         "conversation 2 is no list of texts but int"),
         ("chatterbot", {"conversations": [["a", True]]}, "has a turn that is no text but bool"),
     ],
 )  # fmt: skip

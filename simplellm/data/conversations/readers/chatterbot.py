@@ -4,7 +4,8 @@
 
 That is the YAML of chatterbot-corpus as JSON, a whole file or a line for each file. A record may
 also be one conversation: `["Hello", "Hi"]`, or a list under the key conversation or dialog. The
-first text is the user's.
+first text is the user's. A text in place of a conversation, a typing error of the corpus, is a
+conversation without a reply.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def parts(record: Any) -> Iterator[tuple[str, Any]]:
 def turns(conversation: Any) -> list[Turn]:
     if isinstance(conversation, dict):
         raise BadRecord(f'has no list "conversations"; its keys: {keys_of(conversation)}')
+    if isinstance(conversation, str):
+        conversation = [conversation]
     if not isinstance(conversation, list):
         raise BadRecord(f"is no list of texts but {type(conversation).__name__}")
     for text in conversation:
