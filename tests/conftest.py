@@ -51,6 +51,8 @@ TINY_FLAGS = [
     "--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "32",
     "--vocab-size", "384", "--batch-size", "8", "--device", "cpu", "--precision", "float32",
 ]  # fmt: skip
+# Without random segmentations and made-up names, which take a third of a short training to prepare.
+NO_AUGMENTATION = ["--bpe-dropout", "0", "--renaming", "0"]
 
 
 # ---------------------------------------------------------------- parallel runs
@@ -209,6 +211,15 @@ def small_base(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_int8_folder(folder, *load_model(checkpoint, torch.device("cpu")), "# A small model")
     monkeypatch.setattr("simplellm.base.packaged.FOLDER", folder)
     return folder
+
+
+@pytest.fixture
+def quick_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten what takes long in commands and what the test does not examine."""
+    from program import QUICK_CONSTANTS
+
+    for name, value in QUICK_CONSTANTS.items():
+        monkeypatch.setattr(name, value)
 
 
 @pytest.fixture(scope="session")

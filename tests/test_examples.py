@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import io
 import re
 import runpy
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,6 +31,16 @@ def run_example(name: str, folder: Path, *arguments: str) -> str:
         patch.setattr(sys, "path", [str(path.parent), *sys.path])
         runpy.run_path(str(path), run_name="__main__")
     return shown.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_training() -> Iterator[None]:
+    """The examples that use a model of tiny_model.py get the same one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "examples")
+        tiny_model = importlib.import_module("tiny_model")
+        patch.setattr(tiny_model, "open_or_train", cache(tiny_model.open_or_train))
+        yield
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

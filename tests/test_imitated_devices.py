@@ -144,7 +144,11 @@ def train(text: str, folder: Path) -> Callable[..., Outcome]:
 # ---------------------------------------------------------------- training
 
 
-CASES = [("mps", "float32"), ("cuda", "bf16"), ("cuda", "fp16")]
+CASES = [
+    ("mps", "float32"),
+    pytest.param("cuda", "bf16", marks=pytest.mark.slow),
+    ("cuda", "fp16"),
+]
 
 
 @pytest.mark.parametrize(("kind", "precision"), CASES)
@@ -187,7 +191,7 @@ def test_training_with_all_features_and_all_uses_of_a_run(
     )
 
 
-@pytest.mark.parametrize("kind", ["mps", "cuda"])
+@pytest.mark.parametrize("kind", ["mps", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_gpt2_and_fine_tuning(
     train: Callable[..., Outcome], folder: Path, text: str, kind: str
 ) -> None:
@@ -215,7 +219,7 @@ def test_gpt2_and_fine_tuning(
     assert moved and not any("wte" in name or "h.0." in name for name in moved)
 
 
-@pytest.mark.parametrize("kind", ["mps", "cuda"])
+@pytest.mark.parametrize("kind", [pytest.param("mps", marks=pytest.mark.slow), "cuda"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     train: Callable[..., Outcome], folder: Path, kind: str
 ) -> None:
@@ -310,7 +314,7 @@ def test_an_fp16_overflow_is_counted_and_leaves_the_weights(
     assert [is_same for _, is_same in steps_of_the_run] == [i < n_overflows for i in range(12)]
 
 
-@pytest.mark.parametrize("kind", ["mps", "cuda"])
+@pytest.mark.parametrize("kind", ["mps", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_experiments_run_on_a_device(text: str, folder: Path, kind: str) -> None:
     common = ["--checkpoints", str(folder), "--json"]
     found = run(kind, "train", text, "--find-lr", *TINY, *PLAIN, *common)
@@ -400,7 +404,7 @@ def test_a_named_gpu_that_fails_is_an_error_and_the_name_stays_free(
     assert train("cpu", "named", *PLAIN, "--max-steps", "1").code == 0
 
 
-@pytest.mark.parametrize("device", ["auto", "mps"])
+@pytest.mark.parametrize("device", ["auto", pytest.param("mps", marks=pytest.mark.slow)])
 def test_a_later_gpu_failure_is_an_error_that_names_the_last_checkpoint(
     train: Callable[..., Outcome], device: str
 ) -> None:

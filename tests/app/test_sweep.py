@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import STORY, TINY_FLAGS
+from conftest import NO_AUGMENTATION, STORY, TINY_FLAGS
 
 from simplellm.app.cli import main
 from simplellm.app.subcommands import sweep
@@ -21,12 +21,13 @@ KEYS = ["run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train
 
 
 @pytest.fixture
-def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_constants: None):
     """A sweep of tiny runs on the story: (exit code, stdout, stderr)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main(["sweep", str(STORY), "--checkpoints", str(tmp_path), *TINY_FLAGS, *arguments])
+        flags = ["--checkpoints", str(tmp_path), *TINY_FLAGS, *NO_AUGMENTATION]
+        code = main(["sweep", str(STORY), *flags, *arguments])
         return code, *capsys.readouterr()
 
     return call

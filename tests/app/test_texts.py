@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import STORY, TINY_FLAGS, posix_only
-from program import QUICK_CONSTANTS
+from conftest import NO_AUGMENTATION, STORY, TINY_FLAGS, posix_only
 
 from simplellm.app.cli import main
 from simplellm.data.corpus import read_corpus
@@ -22,7 +21,7 @@ from simplellm.data.source import Source, safe_cut
 Run = Callable[..., tuple[int, Any, str]]
 FLAGS = [
     *TINY_FLAGS, "--max-steps", "2", "--eval-interval", "2", "--eval-tokens", "64",
-    "--compile", "off",
+    "--compile", "off", *NO_AUGMENTATION,
 ]  # fmt: skip
 
 
@@ -31,11 +30,9 @@ def story_part(story: str, number: int) -> str:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, quick_constants: None) -> Run:
     """Runs a command in a folder of its own: (exit code, JSON object or text, stderr)."""
     monkeypatch.chdir(tmp_path)
-    for name, value in QUICK_CONSTANTS.items():
-        monkeypatch.setattr(name, value)
 
     def run(*arguments: str) -> tuple[int, Any, str]:
         capsys.readouterr()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import NO_AUGMENTATION
 
 from faults.tiny import TEXT
 from simplellm.app.cli import main
@@ -21,7 +22,7 @@ HANGUL = "판사는 등불을 보았다. 빵집 주인도 등불을 보았다. "
 FLAGS = [
     "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16",
     "--vocab-size", "300", "--batch-size", "2", "--max-steps", "2", "--device", "cpu",
-    "--precision", "float32",
+    "--precision", "float32", *NO_AUGMENTATION,
 ]  # fmt: skip
 TRAINS, REFUSED = 0, 1
 
@@ -71,7 +72,9 @@ FILES: dict[str, tuple[bytes, int, str]] = {  # content, exit code, part of the 
 
 
 @pytest.fixture
-def attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def attempt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_constants: None
+) -> Callable[..., tuple[int, str]]:
     """Runs `train` on texts: (exit code, stderr). An error is one line, or two with the fix."""
 
     def attempt(*texts: str, **options: str) -> tuple[int, str]:

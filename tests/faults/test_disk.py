@@ -119,10 +119,14 @@ def events_of_a_save(folder: Path, parts: Parts) -> int:
     return len(disk.events)
 
 
-def test_any_failure_in_a_save_leaves_the_old_state_whole(checkpoints, parts, report_count):
+@pytest.mark.parametrize("n_errors", [1, pytest.param(len(ERRORS), marks=pytest.mark.slow)])
+def test_any_failure_in_a_save_leaves_the_old_state_whole(
+    checkpoints, parts, report_count, n_errors
+):
+    """Each event of a save fails with one error, or with each of them."""
     n_events, refused = events_of_a_save(checkpoints, parts), 0
-    for number in ERRORS:
-        for at in range(n_events):
+    for at in range(n_events):
+        for number in (ERRORS[(at + i) % len(ERRORS)] for i in range(n_errors)):
             run = RunFolder(checkpoints / f"run-{number}-{at}")
             for step in (1, 2, 3):
                 old = save(run, step, parts)
@@ -134,11 +138,10 @@ def test_any_failure_in_a_save_leaves_the_old_state_whole(checkpoints, parts, re
             assert_old_state_is_whole(run, old)
             assert save(run, 4, parts) == run.last() == run.best()
             shutil.rmtree(run.path)
-    assert refused > 0.8 * n_events * len(
-        ERRORS
-    )  # a failure to delete an old checkpoint is ignored
+    # A failure to delete an old checkpoint is ignored.
+    assert refused > 0.8 * n_events * n_errors
     report_count(
-        f"{n_events * len(ERRORS)} failing writes, fsyncs, renames and new folders of a save: "
+        f"{n_events * n_errors} failing writes, fsyncs, renames and new folders of a save: "
         "0 lost, 0 files left behind"
     )
 

@@ -73,7 +73,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_non_finite_number_ends_the_training_before_it_is_saved(
     checkpoints, undisturbed, monkeypatch, place, value

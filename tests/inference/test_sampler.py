@@ -81,11 +81,12 @@ def model_of_a_kind(request, trained_model, monkeypatch):
     return (model if request.param == "float32" else quantize(model)), tokenizer
 
 
-def test_a_repeated_prompt_gets_the_reply_of_a_new_one(model_of_a_kind):
+@pytest.mark.parametrize("n_seeds", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_repeated_prompt_gets_the_reply_of_a_new_one(model_of_a_kind, n_seeds):
     model, tokenizer = model_of_a_kind
     repeated = Sampler(model, tokenizer)
     prompt = tokenizer.encode("The judge looked at the picture")
-    for seed in range(20):
+    for seed in range(n_seeds):
         params = SamplingParams(seed=seed, max_new_tokens=12)
         replies = []
         for sampler in (repeated, Sampler(model, tokenizer)):
@@ -103,11 +104,12 @@ def new_ids(sampler: Sampler, ids: list[int], seed: int) -> list[int]:
     return reply.new_ids
 
 
-def test_what_the_cache_holds_changes_no_reply(model_of_a_kind):
+@pytest.mark.parametrize("n_seeds", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_what_the_cache_holds_changes_no_reply(model_of_a_kind, n_seeds):
     """Earlier replies in the context, regenerated replies, edited, shorter and long prompts."""
     model, tokenizer = model_of_a_kind
     prompt = tokenizer.encode("The judge looked at")
-    for seed in range(12):
+    for seed in range(n_seeds):
         used = Sampler(model, tokenizer)
         reply = new_ids(used, prompt, seed)
         for ids in (
@@ -122,14 +124,15 @@ def test_what_the_cache_holds_changes_no_reply(model_of_a_kind):
             assert new_ids(used, ids, seed) == new_ids(Sampler(model, tokenizer), ids, seed)
 
 
-def test_a_batch_gives_the_replies_of_one_after_another(model_of_a_kind):
+@pytest.mark.parametrize("n_seeds", [8, pytest.param(25, marks=pytest.mark.slow)])
+def test_a_batch_gives_the_replies_of_one_after_another(model_of_a_kind, n_seeds):
     model, tokenizer = model_of_a_kind
     sampler = Sampler(model, tokenizer)
     prompt = tokenizer.encode("The judge looked at")
-    settings = [SamplingParams(seed=seed, max_new_tokens=12) for seed in range(25)]
+    settings = [SamplingParams(seed=seed, max_new_tokens=12) for seed in range(n_seeds)]
     batch = ReplyBatch(sampler, prompt, settings)
     for _ in batch:
         pass
     assert [reply.new_ids for reply in batch.replies] == [
-        new_ids(sampler, prompt, seed) for seed in range(25)
+        new_ids(sampler, prompt, seed) for seed in range(n_seeds)
     ]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import STORY, TINY_FLAGS
+from conftest import NO_AUGMENTATION, STORY, TINY_FLAGS
 
 from simplellm.app.cli import main
 from simplellm.errors import StoppedEarly, TrainingError
@@ -25,9 +25,8 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]):
 
     def call(*arguments: str, texts: tuple[str, ...] = (str(STORY),)) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main(
-            ["train", *texts, "--find-lr", "--checkpoints", str(folder), *TINY_FLAGS, *arguments]
-        )
+        flags = ["--checkpoints", str(folder), *TINY_FLAGS, *NO_AUGMENTATION]
+        code = main(["train", *texts, "--find-lr", *flags, *arguments])
         return code, *capsys.readouterr()
 
     return call
@@ -146,7 +145,7 @@ def test_the_rate_of_muon_is_suggested_too(call, few_steps):
     assert "--muon-learning-rate" in call("--optimizer", "muon")[1]
 
 
-@pytest.mark.parametrize("architecture", ["modern", "gpt2"])
+@pytest.mark.parametrize("architecture", ["modern", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_divergence_ends_the_test_without_an_error(call, architecture):
     wild = [
         "--learning-rate",

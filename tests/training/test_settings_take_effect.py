@@ -200,7 +200,10 @@ def test_a_compiled_run_resumes_on_a_machine_without_a_compiler(folder, monkeypa
 @pytest.mark.parametrize(
     "given",
     [
-        {"architecture": "modern", "n_kv_head": 1, "r_drop": 1.0, "block_size": 160},
+        pytest.param(
+            {"architecture": "modern", "n_kv_head": 1, "r_drop": 1.0, "block_size": 160},
+            marks=pytest.mark.slow,
+        ),
         {"architecture": "gpt2", "gradient_checkpointing": True, "freeze": 1},
     ],
 )
