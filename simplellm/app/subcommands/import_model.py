@@ -17,12 +17,16 @@ from simplellm.storage.files import remove_leftovers
 from simplellm.storage.json_files import JsonObject
 from simplellm.storage.user_paths import expand_user
 
+SLOW_PARAMETERS = 20_000_000  # from which an import may take more than 3 seconds (measured)
+
 
 def import_model(options: ImportOptions) -> int:
     screen = screen_of(options)
     name = options.name or free_name(_stem(options.source), options.checkpoints)
     run = new_run(name, options.checkpoints)  # before anything is downloaded or read
     source = _source(options)
+    if source.n_parameters >= SLOW_PARAMETERS:
+        screen.notice(f"reading {source.source}: {source.n_parameters:,} parameters")
     remove_leftovers(options.checkpoints)
     folder, n_parameters = import_run(source, run, {"command": list(options.arguments)})
     result: JsonObject = {

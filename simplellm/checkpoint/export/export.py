@@ -12,6 +12,8 @@ from simplellm.config.export_formats import EXPORT_FORMATS
 from simplellm.errors import CheckpointError, SettingError
 from simplellm.storage.outputs import check_output, new_output
 
+SLOW_PARAMETERS = 20_000_000  # from which an export may take more than 3 seconds (measured)
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -60,6 +62,8 @@ class ExportJob:
 
     def write(self, model: ExportedModel) -> Exported:
         """Write the model. CheckpointError, with nothing written, where that is impossible."""
+        if model.n_parameters >= SLOW_PARAMETERS:
+            model.notice(f"writing {self.path}: {model.n_parameters:,} parameters as {self.type}")
         try:
             with new_output(self.path, is_folder=self.is_folder, force=self.force) as temporary:
                 self.writer(model, self.type, temporary)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
 
 from torch import Tensor
 
@@ -63,7 +62,7 @@ class ExportedModel:
 
     @property
     def n_parameters(self) -> int:
-        return sum(prod(tensor.shape) for tensor in self.tensors.values())
+        return self.source.n_parameters
 
 
 def source_of(

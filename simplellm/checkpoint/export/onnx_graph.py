@@ -1,14 +1,13 @@
-"""The model as ONNX computes it: plain torch operations, the KV cache as inputs and outputs.
+"""The model as ONNX computes it, in three parts of plain torch operations.
 
-Names of inputs and outputs are those of Optimum, so that its users can run the model.
+The KV cache is an argument and a result. All blocks compute the same with other weights, so that
+one of them is exported for all.
 
 Shapes: B batch, T new tokens, P past tokens, C n_embd, H heads, G key/value heads, D head size,
 V vocabulary.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,44 +18,33 @@ from simplellm.model.block import TransformerBlock
 from simplellm.model.transformer import SimpleLLM
 
 HIDDEN_SCORE = -1e9  # finite, so that a row without any visible token has no NaN
-Past = Sequence[Tensor]  # keys and values (B, G, P, D) of each block in turns
 
 
-class CachedModel(nn.Module):
-    """A model whose cache is an argument and a result."""
+class FirstPart(nn.Module):
+    """What all blocks read."""
 
     frequencies: Tensor  # (D / 2), radians per position
 
     def __init__(self, network: SimpleLLM) -> None:
         super().__init__()
-        self.network = network
-        frequencies = network.architecture.rope_frequencies(network.config)
-        self.register_buffer("frequencies", torch.from_numpy(frequencies), persistent=False)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Past
-    ) -> tuple[Tensor, ...]:
-        """Logits (B, T, V), then keys and values (B, G, P + T, D) of each block in turns.
-
-        input_ids and position_ids are (B, T); attention_mask (B, P + T) is 0 for padding.
-        """
-        network = self.network
-        x = network.token_embedding(input_ids)  # (B, T, C)
-        rope = None
+        self.token_embedding = network.token_embedding
+        self.position_embedding = network.position_embedding
         if network.position_embedding is None:
-            rope = self._rope(position_ids)
-        else:
-            x = x + network.position_embedding(position_ids)
+            frequencies = network.architecture.rope_frequencies(network.config)
+            self.register_buffer("frequencies", torch.from_numpy(frequencies))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings (B, T, C), the mask of the scores, and cos and sin of rotary positions.
+
+        inputs: input_ids (B, T), attention_mask (B, P + T), which is 0 for padding, and
+        position_ids (B, T).
+        """
+        input_ids, attention_mask, position_ids = inputs
+        x = self.token_embedding(input_ids)  # (B, T, C)
         mask = attention_scores_mask(attention_mask, input_ids.shape[1])
-        present: list[Tensor] = []
-        for i, block in enumerate(network.blocks):
-            assert isinstance(block, TransformerBlock)
-            h = block.attention_norm(x)
-            y, keys, values = attend(block.attention, h, rope, mask, past[2 * i], past[2 * i + 1])
-            x = x + y
-            x = x + block.feed_forward(block.feed_forward_norm(x))
-            present += [keys, values]
-        return (network.logits(network.final_norm(x)), *present)
+        if self.position_embedding is not None:
+            return x + self.position_embedding(position_ids), mask
+        return x, mask, *self._rope(position_ids)
 
     def _rope(self, positions: Tensor) -> Rope:
         """cos and sin (B, T, 1, D) as `model.rope.rotate` needs them."""
@@ -64,6 +52,43 @@ class CachedModel(nn.Module):
         cos = angles.cos()
         sin = angles.sin()
         return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+class CachedBlock(nn.Module):
+    """A block whose cache is an argument and a result."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(block, TransformerBlock)
+        self.block = block
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, C), and keys and values (B, G, P + T, D).
+
+        inputs: x, past keys and values (B, G, P, D), and all but the first of `FirstPart`.
+        """
+        x, keys, values, mask, *rope = inputs
+        block = self.block
+        h = block.attention_norm(x)
+        cos_sin = (rope[0], rope[1]) if rope else None
+        y, keys, values = attend(block.attention, h, cos_sin, mask, keys, values)
+        x = x + y
+        return x + block.feed_forward(block.feed_forward_norm(x)), keys, values
+
+
+class LastPart(nn.Module):
+    """What follows the blocks."""
+
+    def __init__(self, network: SimpleLLM) -> None:
+        super().__init__()
+        self.final_norm = network.final_norm
+        is_tied = network.config.tie_embeddings
+        self.table = (network.token_embedding if is_tied else network.head).weight  # (V, C)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """x (B, T, C) -> logits (B, T, V)."""
+        (x,) = inputs
+        return F.linear(self.final_norm(x), self.table)
 
 
 def attention_scores_mask(attention_mask: Tensor, T: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from simplellm.checkpoint.generation import Generation as Generation
 from simplellm.checkpoint.tensors import LazyTensor as LazyTensor
@@ -30,3 +31,7 @@ class SourceModel:
     tensors: Mapping[str, LazyTensor]
     tokenizer: Tokenizer
     generation: Generation = field(default_factory=Generation)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(prod(tensor.shape) for tensor in self.tensors.values())
