@@ -23,9 +23,10 @@ PM = (
 YEAR_FIRST = ("오전", "오후", "上午", "下午", "午前", "午後")  # languages that write the year first
 HALF = "|".join(re.escape(word) for word in (*AM, *PM))
 STAMP = re.compile(
-    r"(\d{1,4})(?:[./-] ?|년 ?|年 ?)(\d{1,2})(?:[./-] ?|월 ?|月 ?)(\d{1,4})(?:\.|일|日)?"
-    r"(?: ?[,،]| ?\([^)]{1,3}\))?(?: (?:um|at|às|a las|alle ore|alle|à|kl\.|o|в))? ?"
-    rf"(?P<before>{HALF})? ?(\d{{1,2}})[:.h](\d{{2}})(?:[:.](\d{{2}}))? ?(?P<after>{HALF})?",
+    r"(\d{1,4})(?:[./-] ?|년 ?|年 ?)(\d{1,2})(?:[./-] ?|월 ?|月 ?)(\d{1,4})(?:\.|일|日| г\.)?"
+    r"(?: ?[,،]| ?\([^)]{1,3}\))?(?: (?:um|at|às|a las|alle ore|alle|à|klo|kl\.|o|в))? ?"
+    rf"(?P<before>{HALF})? ?(\d{{1,2}})[:.h](\d{{2}})(?:[:.](\d{{2}}))?"
+    rf" ?(?P<after>{HALF})?(?: ?ч\.)?",
     re.IGNORECASE,
 )
 UNUSUAL_SPACE = re.compile(r"[^\S ]")

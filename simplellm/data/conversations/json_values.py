@@ -18,6 +18,7 @@ from simplellm.errors import TextError
 SPACE = re.compile(r"[ \t\n\r,]*")  # between two values; commas separate those of an array
 ROLE_KEYS = ("role", "from", "speaker")  # of a message
 TEXT_KEYS = ("content", "value", "text")
+MAX_CUT = 12  # characters of a literal or an escape that the end of a part cuts
 DECODER = json.JSONDecoder()
 Placed = tuple[str, Any]  # where a value begins, for messages, and the value or its TextError
 
@@ -31,7 +32,7 @@ def json_values(source: Source) -> Iterator[Placed]:
     first = next(lines, None)
     if first is None:
         return
-    if isinstance(_line_value(source, *first), TextError):
+    if isinstance(_line_value(source, *first), TextError) and _begins_a_value(source):
         spanning = _spanning_values(source)
         begin = next(spanning, None)
         if begin is not None and not isinstance(begin[1], TextError):
@@ -60,6 +61,22 @@ def _not_json(source: Source, number: int) -> TextError:
     return TextError(
         f"{source.name} line {number} is not JSON", fix="correct the file, or use --skip-bad"
     )
+
+
+def _begins_a_value(source: Source) -> bool:
+    """Whether a file begins with an object or an array of records or texts, or a part of one.
+
+    A large text that does not is not read as a whole.
+    """
+    text = "".join(itertools.islice(source.decoded(), 2)).lstrip()
+    try:
+        value, _ = DECODER.raw_decode(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text) - MAX_CUT or error.msg.startswith("Unterminated string")
+    except (ValueError, RecursionError):
+        return False
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, (dict, list, str))
 
 
 def _records(number: int, value: Any) -> Iterator[Placed]:

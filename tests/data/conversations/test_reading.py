@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reading_files import read, write
 
+from simplellm.data import source
 from simplellm.data.conversations.options import ReadOptions
-from simplellm.data.conversations.readers.registry import FORMATS
+from simplellm.data.conversations.readers.registry import FORMATS, detect_format
 from simplellm.data.conversations.reading import read_conversations
 from simplellm.data.conversations.summary import Summary
-from simplellm.data.source import TextFormat
+from simplellm.data.source import Source, TextFormat
 from simplellm.errors import SimpleLLMError, TextError
 
 
@@ -154,6 +156,48 @@ def test_any_text_is_read_or_refused(tmp_path: Path, text: str) -> None:
             assert str(error)
             refused += 1
     assert refused <= 4
+
+
+@pytest.mark.parametrize("name", [None, "messages", "telegram", "chatterbot"])
+@pytest.mark.parametrize("begin", ['{"messages": ', '{"messages": [{"role": "user", "content": '])
+def test_deep_json_is_read_or_refused(tmp_path: Path, name: str | None, begin: str) -> None:
+    end = "}" if begin.endswith('s": ') else "}]}"
+    content = begin + "[" * 900 + "]" * 900 + end
+    with pytest.raises(TextError) as caught:
+        read(tmp_path, content, "a.txt", format=name, me="user")
+    assert caught.value.fix
+
+
+class CountedSource(Source):
+    """A source that counts the parts that are read."""
+
+    n_parts = 0
+
+    def decoded(self) -> Iterator[str]:
+        for part in super().decoded():
+            CountedSource.n_parts += 1
+            yield part
+
+
+@pytest.mark.parametrize("line", ["[1] Minsu, 2024.\n", "{note}\n", "[31.01.24] x\n", "[a]: b\n"])
+def test_a_large_text_that_is_no_json_is_not_read_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(source, "READ_BYTES", 512)
+    monkeypatch.setattr(CountedSource, "n_parts", 0)
+    path = write(tmp_path, line + "text\n" * 100_000, "a.txt")
+    assert detect_format(CountedSource(str(path)), ReadOptions()) is None
+    assert 0 < CountedSource.n_parts < 30
+
+
+def test_a_value_longer_than_the_first_part_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "READ_BYTES", 64)
+    for text in ("가" * 2000, "\u1234\\u1234" * 300, "a b " * 500):
+        content = json.dumps([record("질문", text), record("다", text)], indent=1)
+        for cut in range(3):
+            assert len(read(tmp_path, " " * cut + content, "a.json").turns) == 2
 
 
 @pytest.mark.slow

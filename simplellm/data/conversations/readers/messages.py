@@ -16,7 +16,7 @@ from simplellm.data.conversations.found import BadRecord, keys_of
 from simplellm.data.conversations.json_values import ROLE_KEYS, TEXT_KEYS
 from simplellm.data.conversations.readers.roles import refuse_tools, role_of, text_of
 
-KEYS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+KEYS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "items")
 
 
 def fits(record: Any) -> bool:

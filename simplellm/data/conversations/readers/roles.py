@@ -80,5 +80,7 @@ def _part(part: Any) -> str:
             f"has a part of the type {str(kind)[:MAX_QUOTE]!r}: only text is supported",
             fix=NO_TOOLS,
         )
-    text = part.get("text")
-    return text_of(text if isinstance(text, str) else part.get("content"))
+    text = part.get("text", part.get("content"))
+    if not isinstance(text, str):
+        raise BadRecord(f"has a part of a turn that is no text but {type(text).__name__}")
+    return text

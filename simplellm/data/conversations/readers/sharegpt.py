@@ -13,11 +13,11 @@ from typing import Any
 from simplellm.data.conversations.conversation import SYSTEM, Turn
 from simplellm.data.conversations.readers import messages
 
-KEYS = ("conversations", "conversation", "dialog", "dialogue", "turns")
-
 
 def fits(record: Any) -> bool:
-    return isinstance(record, dict) and any(messages.has_messages(record.get(key)) for key in KEYS)
+    if not isinstance(record, dict):
+        return False
+    return any(messages.has_messages(record.get(key)) for key in messages.KEYS)
 
 
 def turns(record: Any) -> list[Turn]:

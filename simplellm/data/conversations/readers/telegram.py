@@ -98,12 +98,10 @@ def _messages(entries: list[Any], dropped: Dropped) -> list[Message]:
 
 
 def _text(value: Any) -> str:
-    """A text that is plain or a list of parts."""
-    if isinstance(value, list):
-        return "".join(map(_text, value))
-    if isinstance(value, dict):
-        return _text(value.get("text", ""))
-    return value if isinstance(value, str) else ""
+    """A text that is plain or a list of plain and formatted parts."""
+    parts = value if isinstance(value, list) else [value]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _seconds(entry: dict[str, Any]) -> float | None:
