@@ -53,15 +53,15 @@ def parse_stamp(text: str) -> Stamp | None:
     match = STAMP.fullmatch(plain(text))
     if match is None:
         return None
-    first, second, third = (int(match[number]) for number in (1, 2, 3))
-    hour, minute, second_of_minute = (int(match[number] or 0) for number in (5, 6, 7))
-    half = match["before"] or match["after"] or ""
+    first, second, third, before, hours, minutes, seconds, after = match.groups()
+    half = before or after or ""
+    hour, minute, second_of_minute = int(hours), int(minutes), int(seconds or 0)
     if hour > 24 or minute > 59 or second_of_minute > 60:
         return None
     if half:
         hour = hour % 12 + (12 if half.lower() in PM else 0)
-    seconds = hour * 3600 + minute * 60 + second_of_minute
-    return Stamp((first, second, third), seconds, half)
+    day = (int(first), int(second), int(third))
+    return Stamp(day, hour * 3600 + minute * 60 + second_of_minute, half)
 
 
 def plain(text: str) -> str:

@@ -25,12 +25,13 @@ def without_duplicates(
     conversations: Iterable[Conversation], notice: Notice = lambda text: None
 ) -> list[Conversation]:
     """The first of equal conversations, in order; a notice says how many are left out."""
-    given = list(conversations)
-    first = {one.digest: one for one in reversed(given)}
-    kept = [one for one in given if first[one.digest] is one]
-    if len(kept) < len(given):
-        notice(f"left out: {len(given) - len(kept):,} conversations that occur more than once")
-    return kept
+    first: dict[bytes, Conversation] = {}
+    n_given = 0
+    for n_given, conversation in enumerate(conversations, 1):
+        first.setdefault(conversation.digest, conversation)
+    if len(first) < n_given:
+        notice(f"left out: {n_given - len(first):,} conversations that occur more than once")
+    return list(first.values())
 
 
 def without_those_of(
