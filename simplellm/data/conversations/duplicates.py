@@ -26,11 +26,11 @@ def without_duplicates(
 ) -> list[Conversation]:
     """The first of equal conversations, in order; a notice says how many are left out."""
     first: dict[bytes, Conversation] = {}
-    n_given = 0
-    for n_given, conversation in enumerate(conversations, 1):
+    given = list(conversations)
+    for conversation in given:
         first.setdefault(conversation.digest, conversation)
-    if len(first) < n_given:
-        notice(f"left out: {n_given - len(first):,} conversations that occur more than once")
+    if len(first) < len(given):
+        notice(f"left out: {len(given) - len(first):,} conversations that occur more than once")
     return list(first.values())
 
 

@@ -209,7 +209,7 @@ def test_the_time_to_read_grows_with_the_size(tmp_path: Path, layout: str) -> No
         began = time.process_time()
         read_conversations([str(path)], ReadOptions(me="유나" if layout == "whatsapp" else None))
         seconds.append(time.process_time() - began)
-    assert seconds[1] < 8 * seconds[0], "five times the size"
+    assert seconds[1] < 12 * seconds[0], "five times the size; quadratic time would be 25 times"
 
 
 def repeated(layout: str, n_bytes: int) -> str:
