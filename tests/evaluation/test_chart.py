@@ -74,6 +74,14 @@ def test_the_label_of_the_best_loss_is_above_the_axis():
     assert float(height) < float(labels[0]) < HEIGHT - BOTTOM
 
 
+@pytest.mark.parametrize("loss", [6.696830378638373, 1e25, 123456.7, 1e-9, 0.0, -2.0])
+def test_labels_of_the_loss_axis_are_short_and_differ(loss):
+    svg = loss_svg(LossCurves([(5, loss)], [(5, loss), (6, loss)]), "run")
+    labels = re.findall(r'text-anchor="end"[^>]*>([^<]*)<', svg)
+    labels = [label for label in labels if re.fullmatch(r"[\d.,e+-]+", label)]
+    assert labels and len(set(labels)) == len(labels) and max(map(len, labels)) <= 7
+
+
 def test_a_long_curve_is_drawn_faintly_below_its_mean():
     losses = [(step, 2.0 + step % 2) for step in range(1001)]
     faint, mean = curves_of(loss_svg(LossCurves(losses, []), "run"), FIRST)

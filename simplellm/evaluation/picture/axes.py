@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from simplellm.evaluation.picture import svg
 
 HEIGHT = 540
-LEFT, RIGHT, TOP, BOTTOM = 84, 36, 64, 68  # margins
+LEFT, RIGHT, TOP, BOTTOM = 96, 36, 64, 68  # margins
 TICKS = 6  # per axis, approximately
 LABEL_ROOM = 40  # below the lowest point, for the label of a marked one
 HEADROOM = 0.03  # of the axis, above the highest point
 LABEL_WIDTH = 200  # closer to an edge, a label is aligned with its end instead of its middle
+LEAST_SPREAD = 0.01  # of the highest value: an axis shows at least this range
+LABEL_CHARACTERS = 6  # of a number beside the vertical axis; the name of the axis is next to it
 ZERO_SHARE = 0.25  # lowest to highest value, below which the axis begins at 0
 Point = tuple[float, float]
 
@@ -59,9 +61,9 @@ def frame_of(points: Sequence[Point], log_x: bool = False) -> Frame:
     bottom = HEIGHT - BOTTOM
     low, high = _range(places, 1e-9 if log_x else 1.0)
     across = Scale(low if log_x else axis_start(low, high), high, LEFT, svg.WIDTH - RIGHT, log_x)
-    low, high = _range(values, 1e-3)
+    low, high = _range(values, max(1e-2, LEAST_SPREAD * max(values)))
     room = (high - low) * LABEL_ROOM / (bottom - TOP - LABEL_ROOM)
-    floor = axis_start(low, high) and max(low - room, 0.0)
+    floor = axis_start(low, high) and max(low - room, min(low, 0.0))
     return Frame(across, Scale(floor, high + HEADROOM * (high - floor), bottom, TOP))
 
 
@@ -97,15 +99,15 @@ def axes(frame: Frame, x_name: str, y_name: str) -> list[str]:
     """Grid, axes, ticks and the names of both axes."""
     bottom, right = HEIGHT - BOTTOM, svg.WIDTH - RIGHT
     values = frame.y.ticks()
-    digits = _digits(values)
+    labels = _y_labels(values)
     places = frame.x.ticks()
     if not frame.x.is_log:
         places = [place for place in places if place == int(place)]
     return [
         *(svg.line(LEFT, frame.y(value), right, frame.y(value), "grid") for value in values),
         *(
-            svg.text(LEFT - 10, frame.y(value) + 5, f"{value:,.{digits}f}", anchor="end")
-            for value in values
+            svg.text(LEFT - 10, frame.y(value) + 5, words, anchor="end")
+            for value, words in labels.items()
         ),
         *(_x_label(frame.x, place, bottom) for place in places),
         svg.path(f"M{LEFT} {TOP}V{bottom}H{right}", "axis", 1.5),
@@ -119,6 +121,15 @@ def _x_label(scale: Scale, place: float, bottom: float) -> str:
     x = scale(place)
     tick = svg.line(x, bottom, x, bottom + 5, "axis")
     return tick + svg.text(x, bottom + 24, words, anchor="middle")
+
+
+def _y_labels(values: Sequence[float]) -> dict[float, str]:
+    """A short label for each value; values whose label would be the same share one."""
+    exact = [f"{value:,.{_digits(values)}f}" for value in values]
+    is_short = max(map(len, exact), default=0) <= LABEL_CHARACTERS
+    words = exact if is_short else [f"{value:.2g}" for value in values]
+    first = dict(zip(reversed(words), reversed(values), strict=True))
+    return {value: label for label, value in first.items()}
 
 
 def _digits(values: Sequence[float]) -> int:
