@@ -51,5 +51,10 @@ def complete_text(reply: Reply, tokenizer: Tokenizer) -> tuple[str, tuple[int, .
             n_complete = number
     ids = tuple(reply.new_ids[:n_complete])
     text = tokenizer.decode(ids)
-    is_whole_reply = reply.text in (text, text + "\ufffd")
-    return (text, ids) if is_whole_reply else (reply.text, None)
+    if reply.text in (text, text + "\ufffd"):
+        return text, ids
+    for n_tokens in range(len(reply.new_ids), n_complete, -1):  # invalid bytes at the end
+        ids = tuple(reply.new_ids[:n_tokens])
+        if tokenizer.decode(ids) == reply.text:
+            return reply.text, ids
+    return reply.text, None

@@ -94,3 +94,12 @@ def test_every_setting_can_be_compared_and_gives_the_replies_of_its_values(sessi
         list(reply)
         assert text == reply.text and header.startswith(name)
     assert session.turns == [] and session.params == PARAMS
+
+
+def test_bytes_that_are_no_character_are_explained(session):
+    session.params = SamplingParams(temperature=5, top_k=0, top_p=1, max_new_tokens=60, seed=1)
+    wild = dispatch(session, "/compare temperature 4 5 The judge")
+    calm = dispatch(session, "/compare max-new-tokens 1 2 The judge")
+    assert isinstance(wild, Columns) and isinstance(calm, Columns)
+    assert any("\ufffd" in text for text in wild.texts) and "no character" in wild.summary
+    assert "\ufffd" in "".join(calm.texts) or "no character" not in calm.summary

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplellm.app.answer import Answer
+from simplellm.app.answer import Answer, complete_text
 from simplellm.app.conversation import Turn, load
 from simplellm.app.journal import Journal, last_run
 from simplellm.app.preferences import Preferences
@@ -513,3 +514,10 @@ def test_the_last_conversation_of_any_run_names_its_run(tmp_path):
         journal.write([Turn("a", "b")])
         os.utime(journal.path, (1e9 - age, 1e9 - age))
     assert last_run(folder, checkpoints) == (checkpoints / "talked").resolve()
+
+
+def test_the_ids_of_a_reply_that_ends_with_invalid_bytes_are_kept(tokenizer):
+    table = {tokenizer.token_bytes(token): token for token in range(256)}
+    ids = [table[bytes([byte])] for byte in (65, 0xF1, 0xDD, 0xDD)]
+    reply = SimpleNamespace(text="A\ufffd\ufffd", new_ids=ids, end_ids=frozenset())
+    assert complete_text(reply, tokenizer) == (reply.text, tuple(ids[:3]))

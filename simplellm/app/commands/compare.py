@@ -13,6 +13,7 @@ from simplellm.app.commands.helpers import context_of
 from simplellm.app.commands.settings import SETTING_NAMES
 from simplellm.app.results import Columns
 from simplellm.app.session import Session
+from simplellm.app.shading import ABOUT_INVALID
 from simplellm.config.did_you_mean import did_you_mean
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import show
@@ -46,10 +47,11 @@ def _compare(session: Session, text: str) -> Shown:
     n_tokens = max(len(reply.new_ids) for reply in replies)
     about_seed = "" if name == "seed" else f", seed {seed}"
     context = context_of(session, comparison.text)
+    invalid = f"; {ABOUT_INVALID}" * any("\ufffd" in reply.text for reply in replies)
     return Columns(
         tuple(f"{name} {show(value)}" for value in comparison.values),
         tuple(reply.text for reply in replies),
-        f"{n_tokens} tokens{about_seed}{ending}",
+        f"{n_tokens} tokens{about_seed}{ending}{invalid}",
         title=f"Replies to \u201c{context}\u201d" if context else "Replies",
     )
 
