@@ -38,6 +38,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+hypothesis.settings.register_profile(
+    "few examples", hypothesis.settings.get_profile("tests"), max_examples=30
+)
 hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "tests" / "fixtures" / "the-verdict.txt"  # the beginning of the-verdict.txt
@@ -73,6 +76,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     option.dist = "worksteal"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "slow":
+        hypothesis.settings.load_profile("few examples")
+
+
+def examples(number: int) -> int:
+    """Number of examples of a hypothesis test: a third of `number`, except in the slow tier."""
+    is_few = hypothesis.settings().max_examples < 100
+    return max(number // 3, 5) if is_few else number
+
+
 def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
@@ -94,11 +108,17 @@ def built_once(request: pytest.FixtureRequest, name: str, build: Callable[[Path]
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the files that use `transformers` first, so that few workers import it: that takes 5 s.
 
-    Tests at the end are the ones that another worker takes over.
+    Tests at the end are the ones that another worker takes over. The slow tier runs the hypothesis
+    tests too, with all their examples.
     """
+    if config.option.markexpr == "slow":
+        for item in items:
+            if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.slow)
     files = {item.path for item in items if "transformers" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in files)
 

@@ -400,6 +400,15 @@ def patched(values: dict[str, Any]) -> Iterator[None]:
             setattr(module, name, old)
 
 
+def import_error(name: str) -> str:
+    """The traceback of importing a module; empty where that works."""
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        return "".join(traceback.format_exception(error))
+    return ""
+
+
 def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
     gc.collect()
     open_before_step.clear()
@@ -408,8 +417,8 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
     started_at = time.perf_counter()
     with streams(step, newline) as (out, notices), patched(step.get("patch", {})):
         try:
-            if "import" in step:
-                importlib.import_module(step["import"])
+            if "imports" in step:
+                result["errors"] = {name: import_error(name) for name in step["imports"]}
                 gc.freeze()
             elif "collect" in step:
                 import pytest

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, STORY, TINY_FLAGS, built_once
+from conftest import NO_AUGMENTATION, ROOT, STORY, TINY_FLAGS, built_once
 from program import QUICK_CONSTANTS
 
 pytestmark = pytest.mark.skipif(
@@ -51,9 +51,10 @@ def step(*argv: str, **options: Any) -> dict[str, Any]:
 def scenario() -> dict[str, dict[str, Any]]:
     """Every command, in an order in which each finds the files it needs."""
     where = ["--checkpoints", RUNS, "--device", "cpu"]
-    tiny = [flag for flag in TINY_FLAGS if flag not in ("--device", "cpu")]
+    tiny = [flag for flag in TINY_FLAGS if flag not in ("--device", "cpu")] + NO_AUGMENTATION
     smallest = ["--n-layer", "1", "--n-embd", "16", "--n-head", "1"]
     quick = [*where, *tiny, "--max-steps", "4", "--eval-interval", "2"]
+    quickest = [*where, *tiny, *smallest, "--max-steps", "1"]
     first = [*where, "--run", "first"]
     short_chat = ["chat", *first, "--max-new-tokens", "5"]
     story_start = STORY.read_text("utf-8")[:9000]
@@ -65,12 +66,13 @@ def scenario() -> dict[str, dict[str, Any]]:
         "train from": step("train", f"{TEXT_FOLDER}/*.txt", "--from", "first", "--name", "second",
                            *where, "--max-steps", "2", "--config", "my settings.toml",
                            "--val-data", "held out 한글.txt", **western),
-        "train folder": step("train", TEXT_FOLDER, *quick, **korean),
-        "train stdin": step("train", "-", *quick, **western, stdin=story_start),
+        "train folder": step("train", TEXT_FOLDER, *quickest, **korean),
+        "train stdin": step("train", "-", *quickest, **western, stdin=story_start),
         "train badly": step("train", "없는 파일 😀.txt", *quick, **korean),
-        "find-lr": step("train", TEXT, "--find-lr", *where, *tiny, **korean),
+        "find-lr": step("train", TEXT, "--find-lr", *where, *tiny, *smallest, **korean),
         "sweep": step("sweep", TEXT, "--learning-rate", "1e-3,2e-3", *where, "--max-steps", "2",
-                      *smallest, "--block-size", "16", "--precision", "float32", "--json"),
+                      *smallest, "--block-size", "16", "--precision", "float32",
+                      *NO_AUGMENTATION, "--json"),
         "generate": step("generate", *first, "--prompt", MANY_CHARACTERS, "--max-new-tokens", "8",
                          **korean),
         "generate as json": step("generate", *first, "--prompt", "-", "--max-new-tokens", "8",
@@ -151,7 +153,7 @@ def run_scenario(system: str, folder: Path) -> None:
     home = folder / "home"
     home.mkdir()
     write_texts(home)
-    steps = {name: {"import": name} for name in MODULES} | {
+    steps = {"imports": {"imports": MODULES}} | {
         name: SCENARIO[name] for where, name in COMMANDS if where == system
     }
     results = dict(zip(steps, run_steps(system, home, list(steps.values())), strict=True))
@@ -179,7 +181,8 @@ def needs_an_extra(error: str) -> bool:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_module_can_be_imported(results: Any, system: str) -> None:
     """Modules whose package of an extra is not installed are left out."""
-    errors = {module: results(system)[module]["error"] for module in MODULES}
+    errors = results(system)["imports"]["errors"]
+    assert list(errors) == MODULES
     assert {name: e for name, e in errors.items() if e and not needs_an_extra(e)} == {}
     assert sum(error == "" for error in errors.values()) > 200
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import posix_only
+from conftest import examples, posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("conversations") / "c.jsonl"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(turns=some_turns)
 def test_a_saved_conversation_loads_unchanged(place, turns):
     save(place, turns, RUN)
@@ -102,7 +102,7 @@ def test_a_file_that_is_not_a_conversation_raises_one_typed_error(tmp_path, cont
     assert str(tmp_path / "c") in str(found.value) and len(str(found.value)) < 400
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(
     content=st.binary()
     | st.lists(st.sampled_from([HEADER, TURN, b"{", b'{"turns": 0}\n', b"\n"])).map(b"".join)
@@ -209,7 +209,7 @@ def after(turns: list[Turn], step: str, number: int) -> list[Turn]:
     return {"undo": turns[:-1], "nothing": turns, "all": [*turns, *turns]}[step][:20]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(steps=steps)
 def test_a_journal_equals_the_conversation_after_every_step(tmp_path_factory, steps):
     journal, turns = Journal(tmp_path_factory.mktemp("state") / "new" / "folder", RUN), []

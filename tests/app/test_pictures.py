@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from conftest import STORY, TINY_FLAGS
+from conftest import STORY, TINY_FLAGS, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +115,7 @@ def test_help_shows_the_rule_for_all_of_them() -> None:
 # ---------------------------------------------------------------- the pictures
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.lists(st.tuples(TEXTS, SHARES), max_size=12), TEXTS)
 def test_any_tokens_bars_columns_and_matrices_are_well_formed(pairs, title) -> None:
     marks = tuple(Mark(text, share, text[:5]) for text, share in pairs)

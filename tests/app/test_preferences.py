@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import posix_only
+from conftest import examples, posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "simplellm" / "settings.json"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(one=values, other=values)
 def test_settings_kept_for_a_run_do_not_affect_other_runs(tmp_path_factory, one, other):
     preferences = Preferences(tmp_path_factory.mktemp("state") / "p")

@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 import pytest
+from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def cut(text: str, places: list[int]) -> list[str]:
     return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @example("a\r\nb", [2])
 @example("\x1b[31m", [1, 2, 3])
 @example("\U0001f3f4\U000e0067", [1])
@@ -67,7 +68,7 @@ def test_the_result_does_not_depend_on_how_the_text_is_split(text: str, places: 
     )  # no state of the old text is left
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(some_text)
 def test_no_control_character_is_left_and_sanitizing_is_idempotent(text: str) -> None:
     shown = visible(text)
@@ -76,7 +77,7 @@ def test_no_control_character_is_left_and_sanitizing_is_idempotent(text: str) ->
     assert shown.encode("utf-8").decode("utf-8") == shown
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(
     st.text().filter(
         lambda text: all(character.isprintable() or character in "\n\t" for character in text)
@@ -135,7 +136,7 @@ in_json = some_text.filter(
 )  # two surrogates become one character there
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(in_json | st.lists(in_json, max_size=3) | st.dictionaries(in_json, in_json, max_size=3))
 def test_safe_json_is_equivalent_and_safe_to_show(value: object) -> None:
     document = safe_json(json.dumps(value, ensure_ascii=False))

@@ -6,6 +6,7 @@ import io
 import re
 
 import pytest
+from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -117,7 +118,7 @@ def test_every_output_method_writes_only_our_own_sequences(attack, terminal):
         assert visible(like_ours) in terminal.getvalue()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @example("x" * 100 + " " * 30)
 @example("a\tb")
 @example("x" * 300 + "\n")

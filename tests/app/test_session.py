@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -309,7 +310,7 @@ def context_of(turns: list[Turn], sampler: Sampler, **params: int) -> Session:
     return Session(sampler, Path("x"), SamplingParams(**params), turns=turns, keeps_context=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     turns=st.lists(st.builds(Turn, st.text(max_size=20), st.text(max_size=20)), max_size=8),
     prompt=st.text(min_size=1, max_size=40),

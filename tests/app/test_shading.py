@@ -9,6 +9,7 @@ import re
 
 import pyte
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -293,7 +294,7 @@ def test_shades_need_256_colours(
     assert not Screen(out=io.StringIO()).has_shades
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(
     st.lists(st.sampled_from(["a", " the", "-->", "\n", " abcdefgh"]), min_size=1, max_size=60),
     st.integers(0, 50),
@@ -370,7 +371,7 @@ def plain(terminal: FakeTerminal) -> str:
     return ESCAPES.sub("", terminal.getvalue())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(pieces, st.booleans())
 def test_tokens_drawn_together_look_like_tokens_drawn_one_by_one(
     found: list[StreamedToken], color: bool

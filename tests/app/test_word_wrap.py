@@ -7,6 +7,7 @@ import re
 
 import pyte
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -58,7 +59,7 @@ def test_no_word_is_split_and_none_is_lost(found: list[str], size: int) -> None:
     assert " ".join(kept).translate(unspaced).split() == " ".join(found).translate(unspaced).split()
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(emoji_words, max_size=20), st.integers(1, 7), st.integers(20, 80))
 def test_no_emoji_is_erased_because_its_width_differs_between_terminals(
     found: list[str], size: int, width: int

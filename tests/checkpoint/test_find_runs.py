@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,7 +95,7 @@ def test_a_run_without_a_checkpoint_is_skipped(copy):
 
 
 @given(st.text(max_size=80))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_a_free_name_is_always_valid(stem):
     name = free_name(stem, Path("/nowhere"))
     assert is_run_name(name) and new_run(name, Path("/nowhere")).name == name

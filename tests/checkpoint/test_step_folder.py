@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import STORY, TINY_FLAGS
+from conftest import STORY, TINY_FLAGS, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,7 +158,7 @@ def test_an_added_file_is_named(copy):
 def test_every_flipped_bit_is_found(copy):
     folder = RunFolder(copy / "tiny").best()
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(st.sampled_from(STEP_FILES), st.integers(0), st.integers(0, 7))
     def law(name: str, position: int, bit: int) -> None:
         intact = (folder / name).read_bytes()

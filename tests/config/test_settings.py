@@ -10,6 +10,7 @@ from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -197,7 +198,7 @@ def test_auto_is_allowed_only_where_none_is(config: type[Settings]) -> None:
                 item.parse("auto")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     st.sampled_from(["modern", "gpt2"]), st.integers(2, 600), st.integers(1, 70),
     st.none() | st.integers(1, 70)

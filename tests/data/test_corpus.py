@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from conftest import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -273,7 +274,9 @@ def test_a_read_error_of_standard_input_is_a_text_error() -> None:
 
 
 law = settings(
-    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=examples(100),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 long_text = st.text(alphabet="ab .'1\n\n\t가", min_size=1, max_size=200).filter(
     lambda text: not text.isspace()

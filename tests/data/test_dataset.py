@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from simplellm.data.dataset import TextDataset, encode_document
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import TextError
 
-law = settings(deadline=None, max_examples=60)
+law = settings(deadline=None, max_examples=examples(60))
 
 
 def _counting(n: int, block_size: int = 8, seed: int = 1, **options: Any) -> TextDataset:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+from conftest import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_tokenizer import SAMPLES, _random_texts
@@ -36,7 +37,9 @@ NEW_TOKENS = [("<|im_start|>", False, True), ("<think>", False, False), ("<tok>"
 PATTERNS = [pattern for pattern in _KNOWN if pattern.name]
 any_text = st.text(max_size=40) | st.lists(st.sampled_from(PARTS), max_size=12).map("".join)
 law = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=examples(60),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

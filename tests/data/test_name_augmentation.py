@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def test_a_kind_is_the_prefix_and_the_case_of_a_word(
 
 
 @given(seed=st.integers(0, 1000), share=st.floats(0, 1))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_a_name_is_replaced_by_one_of_its_kind(seed: int, share: float) -> None:
     words = list(range(len(WORDS)))
     for before, after in zip(words, renamed(words, [6] * len(words), share, seed), strict=True):
@@ -94,7 +95,7 @@ def test_some_new_names_are_made_up() -> None:
     share=st.floats(0, 1),
     passage=st.integers(1, 50),
 )
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 def test_any_text_can_be_augmented(texts: list[str], share: float, passage: int) -> None:
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)})
     ids = Segmenter(texts, tokenizer, 0.1, 1, share, passage)(0)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiktoken
 import tokenizers
+from conftest import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
@@ -41,7 +42,9 @@ some_text = st.text(max_size=60) | st.text(
     alphabet=" \n\r\t'aL1가\u1100\u1161👍\u200d\ufe0f\u0301.é\0", max_size=60
 )
 law = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=examples(150),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

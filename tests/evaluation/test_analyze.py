@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,7 +176,7 @@ def test_a_partial_character_is_shown_as_bytes(tokenizer: Tokenizer):
     assert "several tokens" in about_bytes(texts) and not about_bytes(["a", "한", END_OF_TEXT])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.integers(0, 256), max_size=20), st.text("aé한🙂", max_size=6))
 def test_character_spans_cover_all_tokens_and_the_text(
     tokenizer: Tokenizer, noise: list[int], text: str

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +76,7 @@ def passages_by_search(
     return len(copied) / max(len(visible), 1), longest
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(texts, st.lists(texts, min_size=1, max_size=3), texts, st.integers(1, 8))
 @example("a a a", ["a a a a"], "", 3)
 @example("bc a", ["a bc a"], "a ", 4)

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_words import texts, words
@@ -37,7 +38,7 @@ def known(shard: Shard, text: str) -> np.ndarray:
     return numbers[: unknown[0]] if len(unknown) else numbers
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(texts, texts, st.booleans())
 def test_the_longest_match_equals_that_of_an_exhaustive_search(
     text: str, other: str, in_characters: bool
@@ -49,7 +50,7 @@ def test_the_longest_match_equals_that_of_an_exhaustive_search(
         assert found == longest_by_search(words(sample), whole)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(texts, texts)
 def test_the_first_position_is_the_first_occurrence(text: str, sample: str) -> None:
     (shard,) = build_shards([DOCUMENT_MARK + text])
@@ -61,7 +62,7 @@ def test_the_first_position_is_the_first_occurrence(text: str, sample: str) -> N
     assert not wanted or shard.first_position(needle) == (positions[0] if positions else None)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(texts, texts, texts)
 def test_an_index_of_the_sample_words_alone_finds_the_same_matches(
     text: str, other: str, sample: str
@@ -80,7 +81,7 @@ def test_an_index_of_the_sample_words_alone_finds_the_same_matches(
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(texts, texts, st.integers(1, 9))
 def test_matches_up_to_the_length_of_the_overlap_are_found_across_shards(
     text: str, other: str, overlap: int
@@ -101,7 +102,7 @@ def test_matches_up_to_the_length_of_the_overlap_are_found_across_shards(
     assert np.concatenate([shard.marks for shard in shards]).tolist() == alone.marks.tolist() == [0]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(texts)
 def test_suffixes_are_sorted(text: str) -> None:
     (shard,) = build_shards([DOCUMENT_MARK + text])

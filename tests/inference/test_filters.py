@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from byte_models import GREEDY
+from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +60,7 @@ def hf_scores(logits: torch.Tensor, recent: list[int], params: SamplingParams) -
 
 
 @pytest.mark.usefixtures("transformers")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     values=distinct_logits | logits_with_ties,
     temperature=st.sampled_from([0.1, 0.5, 0.8, 1.0, 2.0, 5.0]),
@@ -84,7 +85,7 @@ def test_the_kept_tokens_equal_those_of_transformers(
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @example([-3.4e38, -3.4e38], SamplingParams(repetition_penalty=10, top_k=0, top_p=1), [0, 1], 1)
 @example([1.0, 1.0, 1.0], SamplingParams(top_k=1), [], 1)
 @given(wild_logits, any_params, st.lists(st.integers(0, 19), max_size=8), st.integers(0, 2**63 - 1))

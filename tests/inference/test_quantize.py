@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import random_model, read_all
@@ -22,7 +23,7 @@ from simplellm.model.scoring import evaluate
 ARCHITECTURES = ["modern", "gpt2"]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(
     st.integers(1, 40),
     st.integers(1, 40),

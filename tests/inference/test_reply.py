@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from byte_models import BYTES, GREEDY, PLAIN, byte_model, uncached_logits
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ def test_without_a_seed_every_reply_gets_a_random_one(sampler):
     assert sampler.stream([1], PLAIN).seed != sampler.stream([1], PLAIN).seed
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.one_of(st.binary(max_size=40), st.text("한글각힣é🇰🇷👩‍👧a", max_size=15).map(str.encode)))
 def test_streamed_text_is_the_decoded_text_and_at_most_three_bytes_behind(data):
     shown, pieces = b"", list(BYTES.decode_stream(data))

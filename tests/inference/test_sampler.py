@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from byte_models import BYTES, PLAIN, byte_model, uncached_logits
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def test_cached_logits_equal_uncached_ones_also_beyond_the_context(architecture,
         )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=20), min_size=1, max_size=5),
     st.sampled_from(["modern", "gpt2"]),

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from byte_models import BYTES, byte_model
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,7 +101,7 @@ def check_a_reply(logits: np.ndarray, params: SamplingParams, prompt: list[int])
 prompts = st.lists(st.integers(0, V - 1), min_size=1, max_size=80)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(any_logits(), any_params, prompts)
 def test_the_settings_allow_every_token_of_a_reply(logits, params, prompt):
     check_a_reply(logits, params, prompt)
@@ -124,7 +125,7 @@ def test_the_settings_allow_every_token_of_ten_thousand_replies(capsys):
         )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(any_logits(SPECIAL + BROKEN), any_params, prompts)
 def test_non_finite_logits_give_a_sampling_error_and_no_token(logits, params, prompt):
     reply = FakeModel(logits).stream(prompt, params)
@@ -137,7 +138,7 @@ def test_non_finite_logits_give_a_sampling_error_and_no_token(logits, params, pr
         assert np.isfinite(logits.max())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(any_logits(), prompts, st.integers(0, 9))
 def test_temperature_zero_takes_the_argmax(logits, prompt, seed):
     params = SamplingParams(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ def filtered(chunks: list[str], stops: list[str]) -> str:
     return shown + stop_filter.finish()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     st.lists(st.text("ab<", max_size=4), max_size=8),
     st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import examples
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -117,7 +118,7 @@ def test_a_budget_is_used_and_kept(monkeypatch, profile: str, schedule: str, pla
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
+@settings(deadline=None, max_examples=examples(40), phases=[Phase.explicit, Phase.generate])
 @given(
     pieces=st.lists(st.tuples(st.floats(0.5, 20), st.floats(0.2, 3)), min_size=1, max_size=20),
     planned=st.integers(20, 3000),

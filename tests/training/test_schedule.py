@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from simplellm.training.schedule import (
 )
 
 SCHEDULES = ["linear", "cosine", "constant", "wsd", "noam"]
-places = settings(deadline=None, max_examples=200)
+places = settings(deadline=None, max_examples=examples(200))
 plans = st.tuples(st.integers(1, 500), st.floats(0, 0.9)).map(
     lambda plan: (plan[0], int(plan[0] * plan[1]))
 )

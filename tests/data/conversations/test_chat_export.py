@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from conftest import examples
 from data.made_up_chats import ANSWERS, ASKS, whatsapp_export
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,7 +145,7 @@ def test_the_default_gap_is_eight_hours() -> None:
     assert parse_gap("8h") == DEFAULT_GAP_SECONDS
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1e6)), max_size=20), st.floats(1, 1e5))
 def test_silences_keep_the_messages_and_are_longer_than_the_gap(
     times: list[float | None], gap: float
