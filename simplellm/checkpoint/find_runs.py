@@ -16,7 +16,7 @@ from simplellm.storage.files import TEMPORARY_MARK
 from simplellm.storage.lock import LOCK_NAME, lock_holder
 from simplellm.storage.manifest import MANIFEST_NAME
 
-FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", LOCK_NAME)
+FILES_BEFORE_FIRST_SAVE = ("run.json", "log.jsonl", "base", LOCK_NAME)
 
 
 def run_of(checkpoint: Path) -> RunFolder:

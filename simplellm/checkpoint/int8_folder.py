@@ -13,7 +13,7 @@ from simplellm.checkpoint.step_folder import description_files
 from simplellm.checkpoint.tensors import tensors_bytes
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.model.transformer import SimpleLLM
-from simplellm.storage.json_files import json_bytes
+from simplellm.storage.json_files import json_bytes, read_json
 from simplellm.storage.manifest import ManifestWriter
 
 CARD_FILE = "README.md"
@@ -32,3 +32,8 @@ def write_int8_folder(folder: Path, model: SimpleLLM, tokenizer: Tokenizer, card
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     files.write(WEIGHTS_FILE, tensors_bytes(to_int8(to_hub_state(state, model.config))))
     files.finish()
+
+
+def is_int8_folder(folder: Path) -> bool:
+    """Whether the weights of the model in `folder` are in 8 bits."""
+    return read_json(folder / CONFIG_FILE).get("quantization_config") is not None

@@ -4,6 +4,7 @@
     RUN/log.jsonl       one line per logged step and evaluation
     RUN/step-000400/    a checkpoint: a model that `transformers` opens; training/ is for resuming;
                         manifest.json (size and SHA-256 of every file) is written last
+    RUN/base/           of a LoRA run: the frozen model, see frozen_base.py
     RUN/best.json, RUN/last.json    pointers to checkpoints, replaced atomically
     RUN/report.json, RUN/loss.svg   results, written at the end
 
@@ -33,6 +34,7 @@ from simplellm.checkpoint.tensors import refuse_non_finite
 from simplellm.checkpoint.training_state import TrainingState
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, Notice
+from simplellm.model.lora import is_adapted
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, make_folder, new_folder, replace_file
 from simplellm.storage.json_files import JsonObject, json_bytes, read_json
@@ -208,19 +210,27 @@ class RunFolder:
         figures: Figures,
         best: bool,
         generation: Generation = NOTHING_STATED,
+        base_name: str = "",
     ) -> Path:
         """Write a checkpoint, then the pointers, then delete checkpoints that are no longer needed.
 
         CheckpointError, with nothing written, where a number in it is not finite.
         """
-        refuse_non_finite({**model.state_dict(), **state.tensors})
+        # Merged weights are checked when they are written: memory does not hold all of them.
+        weights = {} if is_adapted(model) else model.state_dict()
+        refuse_non_finite({**weights, **state.tensors})
         folder = self.path / step_name(step)
         if not is_intact(folder):  # intact: an earlier save failed to write a pointer
             if folder.exists():
                 discard_folder(folder)
             with new_folder(folder) as temporary:
                 write_checkpoint(
-                    temporary, model, tokenizer, state.with_evaluation(figures), generation
+                    temporary,
+                    model,
+                    tokenizer,
+                    state.with_evaluation(figures),
+                    generation,
+                    base_name,
                 )
         self.point("last", step, figures)
         if best:

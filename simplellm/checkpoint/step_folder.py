@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from simplellm.checkpoint.adapter_files import adapter_files
 from simplellm.checkpoint.generation import NOTHING_STATED, TEMPLATE_FILE, Generation
 from simplellm.checkpoint.hugging_face import (
     check_tensors,
@@ -25,8 +26,9 @@ from simplellm.checkpoint.hugging_face import (
 from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.importing.source_model import SourceModel
 from simplellm.checkpoint.importing.weight_files import WEIGHTS_FILE
+from simplellm.checkpoint.model_weights import lazy_weights
 from simplellm.checkpoint.step_names import step_of
-from simplellm.checkpoint.tensors import tensors_bytes
+from simplellm.checkpoint.tensors import tensor_chunks, tensors_bytes
 from simplellm.checkpoint.training_state import (
     TRAINING_FOLDER,
     TrainingState,
@@ -36,6 +38,7 @@ from simplellm.checkpoint.training_state import (
 from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import END_OF_TEXT, Tokenizer
 from simplellm.errors import CheckpointError
+from simplellm.model.lora import is_adapted
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, new_folder, temporary_beside
 from simplellm.storage.json_files import JsonObject, json_bytes
@@ -54,14 +57,22 @@ def write_checkpoint(
     tokenizer: Tokenizer,
     state: TrainingState,
     generation: Generation = NOTHING_STATED,
+    base_name: str = "",
 ) -> None:
-    """The files of a checkpoint, in a new folder; the manifest is written last."""
-    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    """The files of a checkpoint, in a new folder; the manifest is written last.
+
+    base_name: of the model that adapters belong to, see adapter_files.py.
+    """
     files = ManifestWriter(folder)
-    for name, data in description_files(model.config, tokenizer, "float32", generation).items():
+    described = description_files(model.config, tokenizer, "float32", generation)
+    for name, data in {**described, **adapter_files(model, base_name)}.items():
         files.write(name, data)
-    hub_state = to_hub_state(weights, model.config)
-    files.write(WEIGHTS_FILE, tensors_bytes(hub_state, {"format": "pt"}))
+    if is_adapted(model):
+        files.write_chunks(WEIGHTS_FILE, tensor_chunks(lazy_weights(model), {"format": "pt"}))
+    else:
+        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        hub_state = to_hub_state(weights, model.config)
+        files.write(WEIGHTS_FILE, tensors_bytes(hub_state, {"format": "pt"}))
     write_training_state(files, state)
     files.finish()
 

@@ -12,6 +12,7 @@ from typing import Any
 from simplellm.config.architectures import ARCHITECTURES
 from simplellm.config.fine_tuning import SMALL_TEXT_BYTES, epochs_of_small_text, fine_tuning
 from simplellm.config.heads import fitted_shape
+from simplellm.config.lora import adapted_matrices
 from simplellm.config.model import ModelConfig
 from simplellm.config.overfit import OVERFIT
 from simplellm.config.setting import ExplicitSettings, Setting
@@ -72,7 +73,14 @@ def choose(
             f"freeze is at most n_layer, got {train['freeze']} of {model.n_layer}",
             fix="use a lower --freeze",
         )
-    return model, TrainConfig(**train)
+    if train.get("lora") and base is None:
+        raise SettingError(
+            "lora adapts a trained model, got none to start from",
+            fix="--from RUN, --from base, or --from a model folder or .gguf file",
+        )
+    config = TrainConfig(**train)
+    adapted_matrices(config, model)  # refuses what the model does not have
+    return model, config
 
 
 def _setting(name: str) -> Setting:

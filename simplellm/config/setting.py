@@ -139,7 +139,9 @@ class Setting:
             return value in self.choices
         if self.kind == "texts":
             return all(value) and (self.maximum is None or len(value) <= self.maximum)
-        if isinstance(value, (str, bool)):
+        if isinstance(value, str):
+            return bool(value) and value.isprintable()
+        if isinstance(value, bool):
             return True
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum

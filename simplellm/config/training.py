@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from simplellm.config.setting import Settings, setting
+from simplellm.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,59 @@ class TrainConfig(Settings):
         minimum=0,
         maximum=1000,
     )
+    lora: int = setting(
+        "int",
+        0,
+        "rank of the LoRA adapters that are trained instead of the model's weights; 0 is none",
+        minimum=0,
+        maximum=65_536,
+    )
+    lora_alpha: float | None = setting(
+        "float",
+        None,
+        "strength of the adapters: they are multiplied by lora_alpha / lora",
+        minimum=0,
+        open_minimum=True,
+        maximum=1_000_000,
+        auto="2 x lora",
+    )
+    lora_dropout: float = setting(
+        "float",
+        0.0,
+        "share of the inputs of the adapters set to zero in a training step",
+        minimum=0,
+        maximum=1,
+        open_maximum=True,
+    )
+    lora_targets: str = setting(
+        "str", "all", "matrices that get adapters: all, or names such as q_proj,v_proj"
+    )
     precision: str = setting(
         "str",
         "auto",
         "number format of the matrix products",
         choices=("auto", "float32", "bf16", "fp16"),
     )
+
+    def check_fit(self) -> None:
+        """SettingError where a setting contradicts `lora`, or belongs to it and it is off."""
+        if self.lora:
+            self._check_lora()
+            return
+        for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+            if getattr(self, name) != self.setting(name).default:
+                raise SettingError(
+                    f"{name} belongs to lora, got it without", fix="add --lora 8, or leave it out"
+                )
+
+    def _check_lora(self) -> None:
+        if self.freeze:
+            raise SettingError(
+                f"with lora all weights of the model are frozen, got freeze {self.freeze}",
+                fix="leave --freeze out",
+            )
+        if self.optimizer != "adamw":
+            raise SettingError(
+                f"adapters are trained with adamw, got optimizer {self.optimizer}",
+                fix="leave --optimizer out",
+            )

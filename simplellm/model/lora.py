@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simplellm.errors import SettingError
 from simplellm.model.adapted_product import AdaptedProduct, AdapterRows, adapted_product
 from simplellm.model.frozen_weights import joined, split
 from simplellm.model.kernels import dropout, prefers_torch
@@ -121,17 +120,15 @@ def adapt(
     """Freeze all weights and add adapters to the matrices that `lora` names, in place.
 
     dtype: of the frozen matrices in training steps. The memory of the matrices is shared where they
-    stay float32. SettingError for a rank above the size of a matrix.
+    stay float32.
     """
     model.requires_grad_(False)
-    for number, block in enumerate(model.blocks):
+    for block in model.blocks:
         for path, layer in list(block.named_modules()):
             if not isinstance(layer, Linear):
                 continue
             names = matrix_names(model, path)
             adapted = [i for i, name in enumerate(names) if name in lora.targets]
-            if not number:
-                _refuse_rank(lora, [(names[i], layer.rows[i]) for i in adapted], layer.in_features)
             adapted_layer = AdaptedLinear(layer, lora, adapted, dtype)
             adapted_layer.init_adapters(generator)
             parent, _, name = path.rpartition(".")
@@ -143,16 +140,6 @@ def matrix_names(model: SimpleLLM, path: str) -> list[str]:
     """Names in `transformers` of the matrices fused in the layer `path` of a block."""
     hub_names = model.architecture.hub_names.block_modules[path]
     return [name.rpartition(".")[2] for name in hub_names]
-
-
-def _refuse_rank(lora: Lora, matrices: Sequence[tuple[str, int]], n_columns: int) -> None:
-    for name, n_rows in matrices:
-        if lora.rank > min(n_rows, n_columns):
-            raise SettingError(
-                f"lora is at most {min(n_rows, n_columns)} for {name}, a matrix of "
-                f"{n_rows} x {n_columns}, got {lora.rank}",
-                fix="use a lower --lora, or leave it out of --lora-targets",
-            )
 
 
 def is_adapted(model: nn.Module) -> bool:

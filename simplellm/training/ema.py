@@ -8,15 +8,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from simplellm.model.lora import trained_weights
 from simplellm.model.transformer import SimpleLLM
 
 
 class EMA:
-    """Exponential moving average of a model's weights; `decay` 0 is off and keeps no copy."""
+    """Exponential moving average of a model's weights; `decay` 0 is off and keeps no copy.
+
+    With LoRA only of the adapters: the other weights do not change.
+    """
 
     def __init__(self, model: SimpleLLM, decay: float) -> None:
         self.decay = decay
-        self._weights: list[Tensor] = list(model.parameters())
+        self._weights: list[Tensor] = list(trained_weights(model).values())
         self._averages = (
             [weight.detach().clone() for weight in self._weights] if decay else self._weights
         )

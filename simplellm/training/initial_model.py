@@ -7,15 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from simplellm.config.lora import adapted_matrices
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.device import require_memory
 from simplellm.model.induction_heads import plant_induction_heads
+from simplellm.model.lora import Lora, adapt
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.execution import checkpoint_gradients
 from simplellm.training.freezing import freeze
 
 FLOAT_BYTES = 4
+ALPHA_PER_RANK = 2.0  # default of lora_alpha: usual
 COPIES_OF_WEIGHTS = 3  # weights, gradients, and the momentum of the optimizer (Adam has two)
 # Numbers that backward needs, per token, block and unit of width. Measured: 28 (gpt2) and 38
 # (modern), half of that in bf16; with gradient checkpointing the input of each block.
@@ -28,9 +31,11 @@ def initial_model(
     config: TrainConfig,
     device: torch.device,
     weights: Mapping[str, Tensor] | None = None,
+    precision: str = "float32",
 ) -> SimpleLLM:
     """A model on `device`, with random weights, or with `weights` by name where they are given.
 
+    With LoRA it shares the memory of `weights`, except for matrices in the 16 bits of `precision`.
     DeviceError if the memory is certainly too small to train it.
     """
     require_memory(least_training_bytes(model_config, config), device)
@@ -41,12 +46,26 @@ def initial_model(
         if config.induction:
             plant_induction_heads(model, generator)
     else:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=bool(config.lora))
+    if config.lora:
+        _adapt(model, config, precision)
     model.to(device)
     freeze(model, config.freeze)
     if config.gradient_checkpointing:
         checkpoint_gradients(model)
     return model
+
+
+def _adapt(model: SimpleLLM, config: TrainConfig, precision: str) -> None:
+    """Freeze the model and add the adapters of the config, drawn from its seed."""
+    lora = Lora(
+        config.lora,
+        config.lora_alpha or ALPHA_PER_RANK * config.lora,
+        config.lora_dropout,
+        adapted_matrices(config, model.config),
+    )
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    adapt(model, lora, torch.Generator().manual_seed(config.seed), dtype)
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -55,11 +74,13 @@ def count_parameters(config: ModelConfig) -> int:
         return SimpleLLM(config).n_parameters
 
 
-def least_training_bytes(model_config: ModelConfig, config: TrainConfig) -> int:
+def least_training_bytes(model_config: ModelConfig, config: TrainConfig) -> float:
     """A lower bound of the memory that a training step takes."""
     n_parameters = count_parameters(model_config)
     activations = CHECKPOINTED_ACTIVATIONS if config.gradient_checkpointing else ACTIVATIONS
     tokens = config.batch_size * model_config.block_size
     numbers = tokens * model_config.n_layer * model_config.n_embd * activations
-    copies = 1 if config.freeze else COPIES_OF_WEIGHTS
+    copies: float = 1 if config.freeze or config.lora else COPIES_OF_WEIGHTS
+    if config.lora and config.precision != "float32":
+        copies = 0.5  # 16 bits
     return FLOAT_BYTES * (copies * n_parameters + numbers)

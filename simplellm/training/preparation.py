@@ -70,7 +70,7 @@ class TrainerFactory:
     def __call__(self, config: TrainConfig, precision: str) -> Trainer:
         context = self.context
         runtime = Runtime(context.device, precision, context.world, context.should_stop)
-        model = initial_model(self.model, config, context.device, self.weights)
+        model = initial_model(self.model, config, context.device, self.weights, precision)
         trainer = Trainer(model, config, self.data, runtime, self.output)
         trainer.is_warm = self.weights is not None
         return trainer
@@ -95,22 +95,22 @@ def prepare_run(
     _, config = _configs(0, given, base)  # refuses wrong settings before any file is read
     corpora = sources.read(config.val_fraction, context.stdin, context.notice)
     speed = attempt.speed or measured_speed(context)
-    may_choose = attempt.may_choose_base and base is None
-    choice = choose_start(corpora, config, given, context) if may_choose else Choice(base)
+    is_chosen = attempt.may_choose_base and base is None
+    choice = choose_start(corpora, config, given, context) if is_chosen else Choice(base)
     base = choice.base
     model_config, config = _configs(corpora.train.n_bytes, given, base, speed)
     tokenizer = base.tokenizer if base else config.tokenizer
     prepared = prepared_corpora(corpora, config, tokenizer, model_config.vocab_size, context)
     if base:
         base.report_different_text(prepared, context.notice)
-    n_rows = base.model.config.vocab_size if base else prepared.tokenizer.vocab_size
-    model_config = dataclasses.replace(model_config, vocab_size=n_rows)
-    output = make_output(run, prepared, context, attempt.lock, base.generation if base else None)
+    known = base.model.config if base else prepared.tokenizer
+    model_config = dataclasses.replace(model_config, vocab_size=known.vocab_size)
+    stated = (base.generation, base.hub_name_or_path(run)) if base else ()
+    output = make_output(run, prepared, context, attempt.lock, *stated)
     data = TrainingData.of(prepared, config, model_config.block_size)
     weights = base.model.state_dict() if base else None
-    trainer = _planned(
-        TrainerFactory(model_config, data, context, output, weights), config, attempt
-    )
+    factory = TrainerFactory(model_config, data, context, output, weights)
+    trainer = _planned(factory, config, attempt)
     facts = {
         **start_facts(trainer, context.command, base.folder if base else None, choice.line),
         **sources.to_mapping(),
@@ -204,11 +204,11 @@ def make_output(
     context: TrainingContext,
     lock: FolderLock | None,
     generation: Generation | None = None,
+    base_name: str = "",
 ) -> Output:
     """The saver of a run, its sinks and its preview; only the main rank logs and previews."""
-    saver = Saver(
-        run, context.world, context.device, context.notice, lock, generation or NOTHING_STATED
-    )
+    stated = generation or NOTHING_STATED
+    saver = Saver(run, context.world, context.device, context.notice, lock, stated, base_name)
     if not context.world.is_main:
         return Output(saver)
     sink = Sinks(JsonlSink(run.log_path, context.notice), context.sink)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from simplellm.checkpoint.frozen_base import read_frozen_base
 from simplellm.checkpoint.generation import Generation
 from simplellm.checkpoint.pointers import mend_pointers
 from simplellm.checkpoint.run import RunFolder
@@ -195,8 +196,11 @@ def _trainer_at(
     vocab_size = info.model.vocab_size
     prepared = prepared_corpora(corpora, config, checkpoint.tokenizer, vocab_size, context)
     data = TrainingData.of(prepared, config, info.model.block_size)
-    output = make_output(run, prepared, context, lock, checkpoint.generation)
-    trainer = TrainerFactory(info.model, data, context, output)(config, config.precision)
+    base_name = str(info.facts.get("adapter_base", ""))
+    output = make_output(run, prepared, context, lock, checkpoint.generation, base_name)
+    base = read_frozen_base(run) if config.lora else None
+    trainer = TrainerFactory(info.model, data, context, output, base)(config, config.precision)
+    trainer.is_warm = False  # step 0 has been saved
     state = load_training_state(checkpoint.folder)
     recorded = recorded_decisions(run.name, info, state.figures, trainer.config)
     if recorded.decisions:

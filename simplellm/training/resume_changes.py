@@ -20,7 +20,8 @@ from simplellm.training.sources import Corpora
 EXTENDABLE = ("max_steps", "max_epochs", "log_interval", "eval_interval", "patience", "budget")
 # It can never change these: the saved state, the split of the text or other settings depend on it.
 FIXED = (
-    "tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction", "overfit"
+    "tokenizer", "optimizer", "composition", "ema_decay", "freeze", "val_fraction", "overfit",
+    "lora", "lora_alpha", "lora_targets",
 )  # fmt: skip
 ACCEPT = "--accept-changes"
 

@@ -145,8 +145,17 @@ def start_facts(
         **({"from_sha256": sha256_of(weights)} if weights and weights.is_file() else {}),
         **({"start": choice} if choice else {}),
         "parameters": trainer.model.n_parameters,
+        **_lora_facts(trainer),
         **environment_facts(trainer),
     }
+
+
+def _lora_facts(trainer: Trainer) -> Facts:
+    """What is trained of the model, and the name of the model that adapters belong to."""
+    if not trainer.config.lora:
+        return {}
+    n_trained = sum(weight.numel() for weight in trainer.optimizer.weights)
+    return {"trained_parameters": n_trained, "adapter_base": trainer.output.saver.base_name}
 
 
 def environment_facts(trainer: Trainer) -> Facts:

@@ -31,6 +31,7 @@ class Saver:
 
     lock: of the run folder; it is acquired again where the folder was removed.
     generation: special tokens and chat template that each checkpoint keeps.
+    base_name: of the model that adapters belong to; see checkpoint/adapter_files.py.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Saver:
         notice: Notice = lambda text: None,
         lock: FolderLock | None = None,
         generation: Generation = NOTHING_STATED,
+        base_name: str = "",
     ) -> None:
         self.run = run
         self.world = world
@@ -48,6 +50,7 @@ class Saver:
         self.notice = notice
         self.lock = lock
         self.generation = generation
+        self.base_name = base_name
         self.seconds = 0.0  # of the last save
         self._failures = 0  # in a row
         self._info: JsonObject = {}  # the content of run.json
@@ -89,7 +92,9 @@ class Saver:
         try:
             if self.world.is_main:
                 self._restore_folder()
-                self.run.save(step, model, tokenizer, state, figures, best, self.generation)
+                self.run.save(
+                    step, model, tokenizer, state, figures, best, self.generation, self.base_name
+                )
         except CheckpointError as error:
             failure = TrainingError(f"step {step} is not saved: {error}", fix=self.fix())
         except (OSError, TrainingError) as error:

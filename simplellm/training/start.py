@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simplellm.checkpoint.find_runs import free_name, new_run
+from simplellm.checkpoint.frozen_base import discard_frozen_base, write_frozen_base
 from simplellm.checkpoint.run import RunFolder
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
@@ -86,6 +87,8 @@ def _train(
     """Plan and train; _FasterThanMeasured at most where the attempt has no speed yet."""
     run, given = request.run, request.given
     trainer, info = prepare_run(request.sources, given, run, context, request.base_folder, attempt)
+    if context.world.is_main:
+        _keep_base(trainer)
     trainer.clock.before = time.perf_counter() - attempt.started_at - heartbeat.suspended()
     trainer.clock.leave_out(heartbeat.suspended)
     context.notice(_summary(trainer))
@@ -107,6 +110,16 @@ def _train(
             _restart_if_faster, facts["corpus_bytes"], given, facts["speed"], context
         )
     return train_within_budget(trainer, Limits.of(trainer, given), second_look)
+
+
+def _keep_base(trainer: Trainer) -> None:
+    """Write RUN/base where adapters are trained, before their first step."""
+    run, data = trainer.run, trainer.data.prepared
+    if trainer.config.lora:
+        generation = trainer.output.saver.generation
+        write_frozen_base(run, trainer.model, data.tokenizer, generation)
+    else:
+        discard_frozen_base(run)
 
 
 def _restart_if_faster(
@@ -144,7 +157,15 @@ def _summary(trainer: Trainer) -> str:
     return (
         f"training {trainer.run.name}: {trainer.data.prepared.train_bytes:,} bytes, "
         f"{model.architecture} {model.n_layer}x{model.n_embd}, "
-        f"{trainer.model.n_parameters:,} parameters, vocabulary {model.vocab_size}, "
+        f"{trainer.model.n_parameters:,} parameters{_trained(trainer)}, "
+        f"vocabulary {model.vocab_size}, "
         f"{config.max_steps} steps of {trainer.tokens_per_step:,} tokens\n"
         f"on {describe(trainer.device, trainer.runtime.precision)}"
     )
+
+
+def _trained(trainer: Trainer) -> str:
+    if not trainer.config.lora:
+        return ""
+    n_trained = sum(weight.numel() for weight in trainer.optimizer.weights)
+    return f" ({n_trained:,} trained, LoRA of rank {trainer.config.lora})"

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from simplellm.checkpoint.find_runs import run_of
+from simplellm.checkpoint.frozen_base import frozen_base
 from simplellm.checkpoint.generation import Generation
+from simplellm.checkpoint.importing.hub import HUB_MARK
+from simplellm.checkpoint.int8_folder import is_int8_folder
+from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.architectures import IMPORTED
@@ -56,6 +60,17 @@ class TrainedBase:
         return cls(
             folder, opened.model, opened.tokenizer, opened.generation, bits_per_byte, is_open
         )
+
+    def hub_name_or_path(self, run: RunFolder) -> str:
+        """Where `transformers` finds this model: its name on the hub, its folder, or RUN/base.
+
+        run: the LoRA run that keeps a copy of it in RUN/base.
+        """
+        source = run_of(self.folder).imported_from()
+        if source.startswith(HUB_MARK):
+            return source.removeprefix(HUB_MARK).partition("@")[0]
+        is_readable = self.folder.is_dir() and not is_int8_folder(self.folder)
+        return str((self.folder if is_readable else frozen_base(run)).resolve())
 
     def bits_per_byte_of(self, passages: list[str]) -> float:
         """On the beginnings of passages of a text, each of which is read from its start."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from simplellm import device as devices
 from simplellm.config.training import TrainConfig
 from simplellm.errors import DeviceError, TrainingError, is_out_of_memory
+from simplellm.model.lora import trained_weights
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training.composed_embedding import composition_matrices
 from simplellm.training.context import Output, Runtime
@@ -195,26 +196,45 @@ class Learner:
     # ------------------------------------------------------------------ state
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The live weights and the optimizer's state by name, while the EMA is applied."""
-        names = [name for name, _ in self.model.named_parameters()]
+        """The live weights and the optimizer's state by name, while the EMA is applied.
+
+        With LoRA also the adapters, because the checkpoint's model has them merged.
+        """
+        trained = trained_weights(self.model)
         tensors = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
-        live = zip(names, self.ema.stored(), strict=False)  # none without EMA
-        return tensors | {f"live/{name}": value for name, value in live}
+        live = zip(trained, self.ema.stored(), strict=False)  # none without EMA
+        tensors |= {f"live/{name}": value for name, value in live}
+        if self.config.lora:
+            tensors |= {f"adapter/{name}": value.detach() for name, value in trained.items()}
+        return tensors
 
     def load_state_tensors(self, averaged: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         """The inverse of `state_tensors`; `averaged` are the weights of the checkpoint's model.
 
         KeyError, RuntimeError or ValueError where the tensors do not fit.
         """
-        self.model.load_state_dict(averaged)
-        by_kind: dict[str, dict[str, Tensor]] = {"live": {}, "optimizer": {}}
+        by_kind: dict[str, dict[str, Tensor]] = {"live": {}, "optimizer": {}, "adapter": {}}
         for path, tensor in tensors.items():
             kind, _, name = path.partition("/")
             by_kind[kind][name] = tensor
+        self._load_trained(by_kind["adapter"] if self.config.lora else averaged)
         if self.ema.decay:
-            self.ema.load(list(self.model.parameters()))
-            self.model.load_state_dict(by_kind["live"])
+            self.ema.load(list(trained_weights(self.model).values()))
+            self._load_trained(by_kind["live"])
         self.optimizer.load_state(by_kind["optimizer"])
+
+    def _load_trained(self, weights: dict[str, Tensor]) -> None:
+        """Set the weights that training changes; RuntimeError where they do not fit."""
+        if not self.config.lora:
+            self.model.load_state_dict(weights)
+            return
+        trained = trained_weights(self.model)
+        if trained.keys() != weights.keys():
+            raise RuntimeError("the adapters are of other matrices")
+        for name, weight in trained.items():
+            if weight.shape != weights[name].shape:
+                raise RuntimeError(f"{name} is of another rank")
+            weight.data.copy_(weights[name])
 
     def _out_of_memory(self) -> DeviceError:
         batch_size, accumulation = self.config.batch_size, self.config.gradient_accumulation

@@ -208,7 +208,7 @@ MUTATIONS = (
     Mutation(
         "finite check of what is saved",
         "simplellm/checkpoint/run.py",
-        "        refuse_non_finite({**model.state_dict(), **state.tensors})\n",
+        "        refuse_non_finite({**weights, **state.tensors})\n",
         "",
         ("tests/faults/test_finite.py::test_a_save_refuses_non_finite_numbers",),
     ),

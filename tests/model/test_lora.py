@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from simplellm.config.model import ModelConfig
-from simplellm.errors import SettingError
 from simplellm.model.frozen_weights import joined, split
 from simplellm.model.lora import Lora, adapt, adapted_layers, trained_weights
 from simplellm.model.transformer import SimpleLLM
@@ -163,16 +162,10 @@ def test_initial_adapters_are_those_of_peft_in_distribution() -> None:
     model = adapted(random(), moved=False)
     for _, layer in adapted_layers(model):
         limit = layer.in_features**-0.5  # kaiming_uniform_(a=sqrt(5))
-        assert 0.8 * limit < float(layer.lora_a.abs().max()) <= limit
+        assert 0.8 * limit < float(layer.lora_a.detach().abs().max()) <= limit
         assert not layer.lora_b.any()
     again = adapted(random(), moved=False)
     assert all(
         torch.equal(weight, again.get_parameter(name))
         for name, weight in trained_weights(model).items()
     )
-
-
-def test_a_rank_above_the_size_of_a_matrix_is_refused() -> None:
-    with pytest.raises(SettingError, match="lora is at most 16 for k_proj, a matrix of 16 x 32"):
-        adapted(random(), Lora(17, 1.0, 0.0, ALL))
-    assert adapted(random(), Lora(17, 1.0, 0.0, ("o_proj",)))
