@@ -95,7 +95,7 @@ def test_text_is_the_name_of_no_format(tmp_path: Path) -> None:
 def test_an_unknown_format_is_refused_with_a_suggestion() -> None:
     with pytest.raises(SettingError) as caught:
         named_format("whatsup")
-    assert caught.value.exit_code == 2 and "text, telegram, messages" in str(caught.value)
+    assert caught.value.exit_code == 2 and "text, saved, telegram, messages" in str(caught.value)
     assert caught.value.fix == "did you mean --format whatsapp?"
 
 

@@ -123,7 +123,7 @@ words = st.sampled_from([
     "messages", "conversations", "role", "content", "from", "value", "user", "assistant", "prompt",
     "completion", "instruction", "output", "input", "history", "system", "tools", "tool_calls",
     "function", "name", "weight", "text", "date", "date_unixtime", "chats", "list", "type", "id",
-    "message", "가", "",
+    "message", "simplellm", "conversation", "turn", "turns", "reply", "가", "",
 ])  # fmt: skip
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), words),

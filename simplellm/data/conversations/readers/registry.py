@@ -15,6 +15,7 @@ from simplellm.data.conversations.readers import (
     kakaotalk,
     messages,
     prompt_completion,
+    saved_chat,
     sharegpt,
     telegram,
     transcript,
@@ -29,6 +30,7 @@ MIN_FIT = 0.5  # share of the records of a sample (guess)
 FORMATS = {  # of formats that fit equally well the first is chosen
     format.name: format
     for format in (
+        saved_chat.FORMAT,
         telegram.FORMAT,
         record_format(
             "messages", 'JSON records with "messages": role and content (OpenAI)',
