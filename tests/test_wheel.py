@@ -120,6 +120,15 @@ def test_the_version_is_that_of_the_program(metadata: Message) -> None:
     assert metadata["Version"] == simplellm.__version__
 
 
+def test_the_program_starts_from_the_wheel_in_an_empty_folder(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    done = run(unpacked, tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, "") and "simplellm" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_program_runs_from_the_wheel_in_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
     done = run(
         unpacked, tmp_path, "sweep", "--max-steps", "2", *(flag for flag in TINY_FLAGS), "--json"

@@ -97,11 +97,12 @@ def differences(data: Json, texts: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("every", [70, pytest.param(17, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
 def test_ids_equal_those_of_tokenizers_for_each_pattern(
-    story: str, pattern: SplitPattern, corpus: list[str]
+    story: str, pattern: SplitPattern, corpus: list[str], every: int
 ) -> None:
-    assert differences(trained(story, pattern), corpus[::17]) == []
+    assert differences(trained(story, pattern), corpus[::every]) == []
 
 
 def _shuffled_ids(data: Json) -> None:
@@ -189,7 +190,7 @@ def test_ids_equal_those_of_tokenizers_for_each_kind_of_file(
     data = copy.deepcopy(plain)
     for change in changes:
         change(data)
-    assert differences(data, corpus[::11]) == []
+    assert differences(data, corpus[::40]) == []
 
 
 @pytest.mark.slow
@@ -206,12 +207,13 @@ def test_ids_equal_those_of_tokenizers_on_ten_thousand_texts(
 
 @pytest.mark.parametrize("unknown", [{}, {"unk_token": "a"}, {"unk_token": "a", "fuse_unk": True}])
 @pytest.mark.parametrize("ignore_merges", [False, True])
+@pytest.mark.parametrize("every", [40, pytest.param(5, marks=pytest.mark.slow)])
 def test_bytes_without_a_token_are_treated_as_tokenizers_does(
-    story: str, corpus: list[str], unknown: Json, ignore_merges: bool
+    story: str, corpus: list[str], unknown: Json, ignore_merges: bool, every: int
 ) -> None:
     data = trained(story, pattern_named("smollm"), all_bytes=False)
     data["model"] |= {"ignore_merges": ignore_merges, **unknown}
-    assert differences(data, corpus[::5]) == []
+    assert differences(data, corpus[::every]) == []
 
 
 @law

@@ -23,8 +23,6 @@ from simplellm.evaluation.copied_text.training_text import (
 )
 from simplellm.evaluation.copied_text.words import DOCUMENT_MARK
 from simplellm.evaluation.report import (
-    COMPRESSED_TRAIN_BYTES,
-    COMPRESSED_VAL_BYTES,
     Baselines,
     CopyRate,
     Report,
@@ -80,9 +78,9 @@ def test_a_long_repetition_is_searched_in_time() -> None:
 def test_a_megabyte_is_searched_within_a_second(story: str) -> None:
     words = story.split()
     text = " ".join(random.Random(1).choices(words, k=200_000))
-    started_at = time.perf_counter()
+    started_at = time.process_time()
     assert copy_rate(text[700_000:701_000], [text]).share > 0.98, "except the words that are cut"
-    assert time.perf_counter() - started_at < 1.0
+    assert time.process_time() - started_at < 1.0
 
 
 def test_the_report_and_the_chat_count_the_same_passages(
@@ -135,11 +133,13 @@ def test_chunks_do_not_change_the_baselines(story: str) -> None:
     assert baselines(chunks, data[-2000:]) == baselines([b"".join(chunks)], data[-2000:])
 
 
-def test_compressors_see_a_limited_part_of_a_large_text() -> None:
-    data = random.Random(1).randbytes(COMPRESSED_TRAIN_BYTES + 300_000)
-    validation = random.Random(2).randbytes(COMPRESSED_VAL_BYTES + 50_000)
-    capped = compressed_bits(data[-COMPRESSED_TRAIN_BYTES:], validation[:COMPRESSED_VAL_BYTES])
-    found = baselines([data[:500_000], data[500_000:]], validation)
+def test_compressors_see_a_limited_part_of_a_large_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, limit in (("TRAIN", 75_000), ("VAL", 10_000)):
+        monkeypatch.setattr(f"simplellm.evaluation.report.COMPRESSED_{name}_BYTES", limit)
+    data = random.Random(1).randbytes(75_000 + 30_000)
+    validation = random.Random(2).randbytes(10_000 + 5_000)
+    capped = compressed_bits(data[-75_000:], validation[:10_000])
+    found = baselines([data[:50_000], data[50_000:]], validation)
     assert found.compressed == min(capped.values())
 
 
