@@ -158,8 +158,11 @@ class Source:
     def records(self) -> Iterator[tuple[int, str | TextError]]:
         """Number and text of each used JSON line, or the error of an unusable one."""
         for number, line in numbered_lines(self.decoded()):
-            if number not in self.skipped_lines:
-                yield number, self._text_of(number, line)
+            if number in self.skipped_lines:
+                continue
+            record = self._text_of(number, line)
+            del line  # a long one is not kept while its text is used
+            yield number, record
 
     def _text_of(self, number: int, line: str) -> str | TextError:
         key = self.format.text_key
@@ -331,9 +334,13 @@ def numbered_lines(parts: Iterable[str]) -> Iterator[tuple[int, str]]:
         first, *others = part.split("\n")
         begun.append(first)
         if others:
-            lines = ["".join(begun), *others[:-1]]
+            lines = [*reversed(others[:-1]), "".join(begun)]
             begun = [others[-1]]
-            yield from (pair for pair in enumerate(lines, number) if pair[1].strip())
-            number += len(lines)
+            while lines:  # a long line is not kept here while it is used
+                if lines[-1].strip():
+                    yield number, lines.pop()
+                else:
+                    lines.pop()
+                number += 1
     if (last := "".join(begun)).strip():
         yield number, last

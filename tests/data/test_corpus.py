@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import BinaryIO
 
@@ -321,3 +322,19 @@ def test_a_very_long_line_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(source, "MAX_CHUNK_CHARACTERS", 50)
     corpus = _read(tmp_path, "ab " * 100)
     assert max(len(chunk.text) for chunk in corpus.chunks()) <= 50 and corpus.text() == "ab " * 100
+
+
+def test_a_long_json_line_is_held_once_while_its_text_is_used(tmp_path):
+    path = tmp_path / "long.jsonl"
+    n_characters = 4_000_000
+    path.write_text('{"text": "' + "a" * n_characters + '"}\n{"text": "b"}\n')
+    tracemalloc.start()
+    try:
+        sizes = [
+            (len(text), tracemalloc.get_traced_memory()[0])
+            for _, text in source.Source(str(path)).records()
+        ]
+    finally:
+        tracemalloc.stop()
+    assert sizes[0][0] == n_characters and n_characters <= sizes[0][1] < 2 * n_characters
+    assert sizes[1][1] < n_characters
