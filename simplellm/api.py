@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import current_names, reject_unknown_keys
 from simplellm.config.training import TrainConfig
+from simplellm.data.conversations.conversation import USER
+from simplellm.data.conversations.request import turns_to_answer
 from simplellm.data.dataset import encode_document
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
@@ -39,6 +41,7 @@ from simplellm.device import choose_device, fast_float32
 from simplellm.errors import Notice, SettingError, TextError
 from simplellm.evaluation.analyze import Candidate, candidates
 from simplellm.inference.beams import reply_to
+from simplellm.inference.chat import reply_to_messages
 from simplellm.inference.quantize import is_quantized
 from simplellm.inference.quantize import quantize as quantized
 from simplellm.inference.sampler import Sampler
@@ -53,6 +56,7 @@ from simplellm.training.sources import Sources
 from simplellm.training.start import start
 from simplellm.training.threads import adapted_to_load
 
+Messages = str | Sequence[Mapping[str, str]]
 TextOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -98,7 +102,8 @@ class Model:
         self.network = network
         self.tokenizer = tokenizer
         self.path = path
-        self._sampler = Sampler(network, tokenizer, generation.eos_ids)
+        ends, template = generation.end_ids(tokenizer), generation.template(tokenizer)
+        self._sampler = Sampler(network, tokenizer, ends, template)
 
     def generate(self, prompt: str, params: SamplingParams | None = None, **settings: Any) -> str:
         """The whole reply to `prompt`. `settings`: fields of SamplingParams, such as top_k=40."""
@@ -111,6 +116,27 @@ class Model:
         _require_text(prompt)
         chosen = _sampling_params(params, settings)
         reply = reply_to(self._sampler, self._sampler.encode(prompt), chosen)
+        return (piece.text for piece in reply if piece.text)
+
+    def chat(
+        self, messages: Messages, params: SamplingParams | None = None, **settings: Any
+    ) -> str:
+        """The whole reply of a chat model to `messages`, by its chat template.
+
+        messages: a list such as [{"role": "user", "content": "Hello"}], the last of a user, or a
+        text: one message of a user. settings: as in `generate`; replies may have 500 tokens.
+        """
+        return "".join(self.stream_chat(messages, params, **settings))
+
+    def stream_chat(
+        self, messages: Messages, params: SamplingParams | None = None, **settings: Any
+    ) -> Iterator[str]:
+        """The reply of `chat`, piece by piece as it is sampled."""
+        is_text = isinstance(messages, str)
+        given = [{"role": USER, "content": messages}] if is_text else list(messages)
+        turns = turns_to_answer(given, "the list of messages")
+        chosen = _sampling_params(params or SamplingParams.of_chat(), settings)
+        reply = reply_to_messages(self._sampler, turns, chosen)
         return (piece.text for piece in reply if piece.text)
 
     def evaluate(self, text: str) -> Evaluation:

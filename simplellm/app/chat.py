@@ -96,9 +96,20 @@ def show(screen: Screen, shown: Shown) -> None:
 
 def _welcome(session: Session, screen: Screen) -> None:
     run = session.facts.get("run", "")
-    screen.line(f"{run}: type the beginning of a text; the model continues it.", "dim")
+    what = (
+        "a message; the model answers"
+        if session.is_chat
+        else "the beginning of a text; the model continues it"
+    )
+    screen.line(f"{run}: type {what}.", "dim")
     screen.line("/help for help, Ctrl-D quits.", "dim")
+    if session.system is not None:
+        screen.line(f"system message: {session.system}", "dim")
     if changed := changed_settings(session):
         screen.line(f"settings kept from the last session: {changed}", "dim")
     for turn in session.turns[-TAIL_TURNS:]:
-        screen.line((turn.prompt + turn.reply)[-TAIL_CHARACTERS:], "dim")
+        if session.is_chat:
+            screen.line(session.names.prompt() + turn.prompt[-TAIL_CHARACTERS:], "dim")
+            screen.line(session.names.label() + turn.reply[-TAIL_CHARACTERS:], "dim")
+        else:
+            screen.line((turn.prompt + turn.reply)[-TAIL_CHARACTERS:], "dim")

@@ -1,4 +1,6 @@
-"""A conversation as a list of turns, and its file format: JSON lines, one per turn.
+"""A conversation as a list of turns, and its file format.
+
+A text is continued in JSON lines, one per turn:
 
     {"simplellm": "conversation", "version": 1, "run": "/home/me/checkpoints/notes",
      "started_at": "2026-01-31T12:00:00"}
@@ -8,6 +10,11 @@
 A line with the number of an earlier turn replaces that turn and deletes those after it (/regen,
 /continue); {"turns": 1} keeps only the first turn (/undo). A file can therefore be written by
 appending only, and a kill damages at most its last line.
+
+A chat is one line that `train` reads as a conversation. It is replaced as a whole:
+
+    {"simplellm": "conversation", "version": 2, "run": ..., "started_at": ...,
+     "messages": [{"role": "user", "content": "Hello"}, ...], "replies": [{"stop_reason": ...}]}
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -30,10 +37,11 @@ if TYPE_CHECKING:
 
 KIND = "conversation"
 VERSION = 1
+CHAT_VERSION = 2
 STOP_REASONS = ("interrupted", "length", "stop", "end_of_text")
 MOST_BYTES = 200_000_000  # of a file that is read: some people paste books
-MOST_HEADER_BYTES = 100_000
 NAME_SAVED_FILE = "name a file that /save wrote"
+STARTED_AT = "started_at"
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class Turn:
 
     stop_reason: one of STOP_REASONS. params: settings of the reply, with the seed that was used.
     in_context: whether the model saw the earlier turns.
-    ids: tokens of prompt and reply; None if the text has not been encoded for this model.
+    ids: tokens of prompt and reply, in a chat those of the reply; None if the text has not been
+        encoded for this model.
     pieces: the reply with the probability of each token; not saved.
     """
 
@@ -59,6 +68,12 @@ class Turn:
             "turn": number,
             "prompt": self.prompt,
             "reply": self.reply,
+            **self.facts_of_reply(),
+        }
+
+    def facts_of_reply(self) -> JsonObject:
+        """How the reply was made."""
+        return {
             "stop_reason": self.stop_reason,
             "context": self.in_context,
             "settings": self.params.to_mapping(),
@@ -81,10 +96,19 @@ class Turn:
         return cls(prompt, reply, reason, SamplingParams.from_mapping(settings), in_context)
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of one mode; `system`: the system message of a chat."""
+
+    turns: list[Turn] = field(default_factory=list)
+    is_chat: bool = False
+    system: str | None = None
+
+
 # ---------------------------------------------------------------- save and load
 
 
-def save(path: Path, turns: Sequence[Turn], run: Path) -> None:
+def save(path: Path, conversation: Conversation, run: Path) -> None:
     """Write a conversation atomically.
 
     TextError if the system refuses, and if `path` is a file that is not a saved conversation.
@@ -92,7 +116,7 @@ def save(path: Path, turns: Sequence[Turn], run: Path) -> None:
     try:
         if os.path.lexists(path) and not (path.is_file() and path.stat().st_size == 0):
             _refuse_to_overwrite(path)
-        replace_file(Path(os.path.realpath(path)), to_lines(turns, run))
+        replace_file(Path(os.path.realpath(path)), to_lines(conversation, run))
     except (OSError, ValueError) as error:
         raise TextError(
             f"cannot write {path}: {_reason(error)}", fix="choose a folder that you may write to"
@@ -100,23 +124,36 @@ def save(path: Path, turns: Sequence[Turn], run: Path) -> None:
 
 
 def load(path: Path) -> list[Turn]:
-    """The turns of a saved conversation; TextError with the file and the line that is wrong."""
-    read_header(path)
+    """The turns of `read_conversation`."""
+    return read_conversation(path).turns
+
+
+def read_conversation(path: Path) -> Conversation:
+    """A saved conversation; TextError with the file and the line that is wrong."""
+    header = read_header(path)
+    if header["version"] == CHAT_VERSION:
+        try:
+            return chat_of(header)
+        except (ValueError, SimpleLLMError) as error:
+            raise _wrong_line(path, 1, str(error)) from error
     turns: list[Turn] = []
     for number, record in _records(path):
         try:
             turns = _applied(record, turns)
         except (ValueError, SimpleLLMError) as error:
             raise _wrong_line(path, number, str(error)) from error
-    return turns
+    return Conversation(turns)
 
 
 def read_header(path: Path) -> JsonObject:
-    """The first line of a saved conversation; TextError for other files and other versions."""
+    """The first line of a saved conversation, which has the whole of a chat.
+
+    TextError for other files and other versions.
+    """
     try:
         _require_plain_file(path)
         with open(path, "rb") as file:
-            header = parse_line(file.readline(MOST_HEADER_BYTES))
+            header = parse_line(file.readline(MOST_BYTES))
     except OSError as error:
         raise TextError(
             f"cannot read {path}: {_reason(error)}", fix="name a file that you may read"
@@ -125,7 +162,7 @@ def read_header(path: Path) -> JsonObject:
         header = {}
     if header.get("simplellm") != KIND:
         raise TextError(f"{path} is not a saved conversation", fix=NAME_SAVED_FILE)
-    if header.get("version") != VERSION:
+    if header.get("version") not in (VERSION, CHAT_VERSION):
         version = str(header.get("version"))[:20]
         raise TextError(f"{path} has version {version}, this program reads version {VERSION}")
     return header
@@ -153,19 +190,62 @@ def _refuse_to_overwrite(path: Path) -> None:
         raise TextError(problem, fix="choose another name") from error
 
 
+# ---------------------------------------------------------------- chats
+
+
+def chat_record(conversation: Conversation) -> JsonObject:
+    """A chat as messages, and how each reply was made."""
+    system = [{"role": "system", "content": conversation.system}]
+    messages = system if conversation.system is not None else []
+    for turn in conversation.turns:
+        messages.append({"role": "user", "content": turn.prompt})
+        messages.append({"role": "assistant", "content": turn.reply})
+    replies = [turn.facts_of_reply() for turn in conversation.turns]
+    return {"messages": messages, "replies": replies}
+
+
+def chat_of(record: JsonObject) -> Conversation:
+    """The inverse of `chat_record`; ValueError or SettingError if the record is wrong."""
+    messages, facts = record.get("messages"), record.get("replies", [])
+    if not isinstance(messages, list) or not isinstance(facts, list):
+        raise ValueError("a chat has messages and replies, both lists")
+    pairs = [
+        (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        for message in messages
+    ]
+    has_system = bool(pairs) and pairs[0][0] == "system"
+    system = pairs.pop(0)[1] if has_system else None
+    expected = ["user", "assistant"] * (len(pairs) // 2)
+    if [role for role, _ in pairs] != expected or (has_system and not isinstance(system, str)):
+        raise ValueError("after a system message, messages of user and assistant take turns")
+    contents = [content for _, content in pairs]
+    facts = [*facts, *[{}] * len(contents)]
+    turns = [
+        Turn.from_record({"context": True, **dict(how), "prompt": prompt, "reply": reply})
+        for prompt, reply, how in zip(contents[::2], contents[1::2], facts, strict=False)
+    ]
+    return Conversation(turns, True, system)
+
+
 # ---------------------------------------------------------------- lines
 
 
-def to_lines(turns: Sequence[Turn], run: Path) -> bytes:
-    """A whole file: the header and one line per turn."""
+def to_lines(conversation: Conversation, run: Path, started_at: str = "") -> bytes:
+    """A whole file. started_at: ISO 8601; now where it is empty."""
     header = {
         "simplellm": KIND,
-        "version": VERSION,
+        "version": CHAT_VERSION if conversation.is_chat else VERSION,
         "run": str(run.resolve()),
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        STARTED_AT: started_at or now(),
     }
-    records = [turn.to_record(number) for number, turn in enumerate(turns, 1)]
+    if conversation.is_chat:
+        return to_line({**header, **chat_record(conversation)})
+    records = [turn.to_record(number) for number, turn in enumerate(conversation.turns, 1)]
     return b"".join(map(to_line, [header, *records]))
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def to_line(record: JsonObject) -> bytes:

@@ -100,7 +100,7 @@ def _add_config_flags(parser: ArgumentParser) -> None:
         help="read settings from a TOML file, or repeat a run from its run.json; flags override "
         "the file",
     )
-    _add_settings(parser, ModelConfig, TrainConfig)
+    add_settings(parser, ModelConfig, TrainConfig)
     parser.add_argument(
         "--find-lr",
         dest="options_class",
@@ -148,8 +148,8 @@ def add_bench_flags(parser: ArgumentParser) -> None:
         choices=("transformers",),
         help="also measure this library, alternating with it, and show the ratio",
     )
-    _add_settings(parser, ModelConfig, TrainConfig, SamplingParams)
-    _add_model_flags(parser)
+    add_settings(parser, ModelConfig, TrainConfig, SamplingParams)
+    add_model_flags(parser)
 
 
 def add_runs_flags(parser: ArgumentParser) -> None:
@@ -209,52 +209,8 @@ def add_export_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
 
 
-def add_chat_flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-history",
-        dest="keep_history",
-        action="store_false",
-        help="save neither the input history nor the conversation",
-    )
-    parser.add_argument(
-        "--continue",
-        dest="continue_last",
-        action="store_true",
-        help="continue the last conversation; with --run, the last one of that run",
-    )
-    _add_settings(parser, SamplingParams)
-    _add_model_flags(parser)
-
-
-def add_generate_flags(parser: ArgumentParser) -> None:
-    _add_settings(parser, SamplingParams)
-    _add_model_flags(parser)
-    _add_prompt(parser)
-    parser.add_argument(
-        "--probs",
-        action="store_true",
-        help="shade each token by its probability; with --json, add the probability, rank and "
-        "entropy of each token",
-    )
-
-
-def add_analyze_flags(parser: ArgumentParser) -> None:
-    _add_settings(parser, SamplingParams)
-    _add_model_flags(parser)
-    _add_prompt(parser)
-    parser.add_argument(
-        "--top", metavar="N", type=values.n_candidates, help="number of candidates (default: 10)"
-    )
-    parser.add_argument(
-        "--save",
-        metavar="FILE",
-        type=values.path,
-        help=f"save the candidates as a picture in {NEW_FILE}",
-    )
-
-
 def add_evaluate_flags(parser: ArgumentParser) -> None:
-    _add_model_flags(parser)
+    add_model_flags(parser)
     parser.add_argument("--data", metavar="FILE", required=True, help="text to score")
     _add_reading(parser, "the text")
 
@@ -285,20 +241,11 @@ def _add_reading(parser: ArgumentParser, what: str) -> None:
     )
 
 
-def _add_prompt(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        required=True,
-        help="text to continue (one line end at its end is removed); - reads stdin",
-    )
-
-
 def _add_chart(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--chart", metavar="FILE", type=values.path, help=f"{what} {NEW_FILE}")
 
 
-def _add_model_flags(parser: ArgumentParser) -> None:
+def add_model_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         choices=("off", "int8"),
@@ -316,7 +263,7 @@ def _add_context(parser: ArgumentParser) -> None:
     )
 
 
-def _add_settings(parser: ArgumentParser, *configs: type[Settings]) -> None:
+def add_settings(parser: ArgumentParser, *configs: type[Settings]) -> None:
     """A flag for each setting of `configs`."""
     for config in configs:
         group = parser.add_argument_group(f"{config.title} settings")

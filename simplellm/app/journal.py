@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from simplellm.app.conversation import Turn, load, parse_line, read_header, to_line, to_lines
+from simplellm.app.conversation import (
+    STARTED_AT,
+    Conversation,
+    Turn,
+    now,
+    parse_line,
+    read_conversation,
+    read_header,
+    to_line,
+    to_lines,
+)
 from simplellm.app.preferences import OWNER_ONLY, make_private
 from simplellm.checkpoint.run_names import cut_name
 from simplellm.errors import Notice, TextError
+from simplellm.storage.files import replace_file
 from simplellm.storage.json_files import JsonObject
 
 MOST_NAME = 60  # characters of the run name in a file name
@@ -22,22 +34,37 @@ MOST_FILES = 1000  # of one run that begin in the same second
 class Journal:
     """The file of one conversation. It is created with the first turn.
 
-    `path`: the file, once it exists. `turns`: its content.
+    `path`: the file, once it exists. `turns`: its content. `started_at`: of the conversation.
     """
 
     def __init__(
-        self, folder: Path, run: Path, path: Path | None = None, turns: Sequence[Turn] = ()
+        self,
+        folder: Path,
+        run: Path,
+        path: Path | None = None,
+        turns: Sequence[Turn] = (),
+        started_at: str = "",
     ) -> None:
         self.folder = folder
         self.run = run
         self.path = path
+        self._started_at = started_at
         self._written = list(turns)
 
-    def write(self, turns: Sequence[Turn]) -> None:
-        """Append the changes since the last call; OSError if the system refuses."""
+    def write(self, conversation: Conversation) -> None:
+        """Write the changes since the last call; OSError if the system refuses.
+
+        A chat is written as a whole, a text appended.
+        """
+        turns = conversation.turns
         if self.path is None:
             if turns:
-                self.path = _new_file(self.folder, self.run, to_lines(turns, self.run))
+                self._started_at = now()
+                self.path = _new_file(self.folder, self.run, self._lines(conversation))
+        elif conversation.is_chat:
+            if not self.path.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+            replace_file(self.path, self._lines(conversation), OWNER_ONLY)
         else:
             n_same = _n_same(self._written, turns)
             changed = enumerate(turns[n_same:], n_same + 1)
@@ -47,23 +74,27 @@ class Journal:
             _append(self.path, records)
         self._written = list(turns)
 
+    def _lines(self, conversation: Conversation) -> bytes:
+        return to_lines(conversation, self.run, self._started_at)
+
     def fresh(self, run: Path | None = None) -> Journal:
         """The journal of a new conversation. The file of this one stays as it is."""
         return Journal(self.folder, run or self.run)
 
 
-def last_conversation(folder: Path, run: Path, notice: Notice) -> tuple[Journal, list[Turn]]:
+def last_conversation(folder: Path, run: Path, notice: Notice) -> tuple[Journal, Conversation]:
     """The newest undamaged conversation with `run`, or a new one if there is none."""
     for path in saved_conversations(folder, run):
         try:
-            turns = load(path)
+            conversation = read_conversation(path)
             _mend_last_line(path)
         except (TextError, OSError) as error:
             notice(f"{error}; looking for an earlier conversation")
         else:
-            return Journal(folder, run, path, turns), turns
+            started_at = str(read_header(path).get(STARTED_AT))
+            return Journal(folder, run, path, conversation.turns, started_at), conversation
     notice("no earlier conversation with this run; starting a new one")
-    return Journal(folder, run), []
+    return Journal(folder, run), Conversation()
 
 
 def last_run(folder: Path, checkpoints: Path) -> Path | None:

@@ -137,9 +137,13 @@ class SamplingOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions(SamplingOptions):
-    """`chat`. continue_last: --continue. keep_history: False with --no-history."""
+    """`chat`. continue_last: --continue. keep_history: False with --no-history.
+
+    system: the system message of a chat model; None for none.
+    """
 
     continue_last: bool = False
+    system: str | None = None
     keep_history: bool = True
 
 
@@ -152,10 +156,22 @@ class TalkOptions(ChatOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(SamplingOptions):
-    """`generate`."""
+    """`generate`.
 
-    prompt: str
+    prompt: text to continue, with `chat` one message of a user. messages: instead, a file with a
+    list of messages. system: the system message before them.
+    """
+
+    prompt: str = ""
+    chat: bool = False
+    messages: str | None = None
+    system: str | None = None
     probs: bool = False
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model answers messages by its chat template."""
+        return self.chat or self.messages is not None or self.system is not None
 
 
 @dataclass(frozen=True, kw_only=True)

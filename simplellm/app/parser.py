@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import simplellm
-from simplellm.app import flags, options
+from simplellm.app import flags, generation_flags, options
 from simplellm.app.flags_without_effect import refuse_flags_without_effect
 from simplellm.app.options import Options, SweepOptions, TalkOptions
 from simplellm.config.did_you_mean import did_you_mean
@@ -42,9 +42,13 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train a model on your text", options.TrainOptions, flags.add_train_flags),
-    "chat": Command("chat with a trained model", options.ChatOptions, flags.add_chat_flags),
+    "chat": Command(
+        "chat with a trained model", options.ChatOptions, generation_flags.add_chat_flags
+    ),
     "generate": Command(
-        "write one reply to a prompt to stdout", options.GenerateOptions, flags.add_generate_flags
+        "write one reply to a prompt to stdout",
+        options.GenerateOptions,
+        generation_flags.add_generate_flags,
     ),
     "evaluate": Command(
         "score a text: loss, perplexity, accuracy, bits per byte",
@@ -54,7 +58,7 @@ COMMANDS = {
     "analyze": Command(
         "show the most likely next tokens, before and after the sampling settings",
         options.AnalyzeOptions,
-        flags.add_analyze_flags,
+        generation_flags.add_analyze_flags,
     ),
     "runs": Command(
         "list the trained runs, or compare some of them", options.RunsOptions, flags.add_runs_flags

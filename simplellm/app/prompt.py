@@ -11,7 +11,7 @@ from typing import Any
 
 from simplellm.app.commands.registry import completions
 from simplellm.app.commands.runs import quality
-from simplellm.app.dumb_prompt import Echo
+from simplellm.app.dumb_prompt import TEXT_PROMPT, Echo
 from simplellm.app.dumb_terminal import is_dumb
 from simplellm.app.pastes import Pastes, improve_pastes, make_history
 from simplellm.app.preferences import OWNER_ONLY, make_private, state_folder
@@ -35,13 +35,17 @@ def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
     # prompt_toolkit has a mapping for control characters, but not for other unsafe ones
     Char.display_mappings = stand_ins() | Char.display_mappings
     pastes = Pastes()
-    echo = Echo(_write, get_cwidth) if is_dumb() else None
+    echo = Echo(_write, get_cwidth, lambda: message()) if is_dumb() else None
+
+    def message() -> str:
+        return session.names.prompt() if session.is_chat else TEXT_PROMPT
 
     def toolbar() -> str:
         return toolbar_text(session, prompt.default_buffer.text, prompt.output.get_size().columns)
 
     prompt: Any = PromptSession(
         **_editing(session, keep_history, pastes),
+        prompt_continuation=lambda width, line, wraps: " " * width,
         bottom_toolbar=toolbar,
         output=DummyOutput() if echo else None,
     )
@@ -55,7 +59,7 @@ def prompt_reader(session: Session, keep_history: bool) -> ReadLine:
         try:
             with early_keys.reading(), echo.shown() if echo else nullcontext():
                 _feed(early_keys.taken(), prompt.input)
-                return pastes.filled(str(prompt.prompt("> ")))
+                return pastes.filled(str(prompt.prompt(message())))
         except EOFError:
             return None
         finally:
@@ -75,7 +79,6 @@ def _editing(session: Session, keep_history: bool, pastes: Pastes) -> dict[str, 
         "completer": _completer(session),
         "complete_while_typing": True,
         "key_bindings": _key_bindings(pastes),
-        "prompt_continuation": "  ",
         "enable_open_in_editor": True,
         "enable_suspend": True,
     }

@@ -13,7 +13,7 @@ from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.app.shading import ABOUT_INVALID, summary_of
 from simplellm.app.typeahead import early_keys
-from simplellm.inference.reply import StreamedToken
+from simplellm.inference.reply import Reply, StreamedToken
 
 ECHO_CHARACTERS = 2000  # of a prompt shown again on a terminal
 # Pieces that arrive within this time are written together: writing each one by itself would cost
@@ -30,7 +30,7 @@ def stream_reply(session: Session, screen: Screen, answer: Answer, is_live: bool
         screen.notice(note)
     with CtrlC() as ctrl_c:
         try:
-            _show_before(screen, answer, is_live)
+            _show_before(session, screen, answer, is_live)
             for piece in _pieces(answer, ctrl_c):
                 pending.append(piece)
                 if (now := time.perf_counter()) - shown_at >= FRAME_SECONDS:
@@ -94,9 +94,16 @@ def _pieces(answer: Answer, ctrl_c: CtrlC) -> Iterator[StreamedToken]:
         piece = next(pieces, None)
 
 
-def _show_before(screen: Screen, answer: Answer, is_live: bool) -> None:
-    """Show the text that the reply continues. In a pipe, /continue does not repeat it."""
-    if is_live:
+def _show_before(session: Session, screen: Screen, answer: Answer, is_live: bool) -> None:
+    """Show the text that the reply continues. In a pipe, /continue does not repeat it.
+
+    In a chat a terminal shows who replies, and a pipe the reply alone.
+    """
+    if session.is_chat:
+        if is_live:
+            screen.begin_reply(session.names.label())
+            screen.echo(answer.before if answer.kind == "extend" else "")
+    elif is_live:
         screen.echo(_shortened(answer.before))
     elif answer.kind != "extend":
         screen.echo(answer.before)
@@ -124,11 +131,26 @@ def _show_summary(session: Session, screen: Screen, answer: Answer, is_live: boo
     if summary:
         screen.line(summary, "dim")
     if is_live:
-        hint = "; /continue continues it" if reply.stop_reason == "interrupted" else ""
+        reason = reply.stop_reason
+        hint = "; /continue continues it" if reason == "interrupted" else ""
+        if session.is_chat:
+            reason, hint = _in_words(reply)
         if "\ufffd" in reply.text and not summary:
             hint += f"; {ABOUT_INVALID}"
         screen.line(
-            f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, "
-            f"seed {reply.seed}, {reply.stop_reason}{hint}",
+            f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, , ".join(
+                filter(None, [f"seed {reply.seed}", reason])
+            )
+            + hint,
             "dim",
         )
+
+
+def _in_words(reply: Reply) -> tuple[str, str]:
+    """Why a reply of a chat ended, and what to do; nothing where the model ended it."""
+    if reply.stop_reason == "end_of_text":
+        return ("", "") if reply.text.strip() else ("the reply is empty", "")
+    if reply.stop_reason == "length":
+        return f"stopped after {len(reply.new_ids)} tokens", "; /continue continues it"
+    hint = "; /continue continues it" if reply.stop_reason == "interrupted" else ""
+    return reply.stop_reason, hint

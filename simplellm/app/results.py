@@ -38,7 +38,7 @@ class Tokens:
     """Shaded text, with a summary line below it.
 
     Labels follow the tokens if the screen has no colours, or always with `always_labels`.
-    legend: marks that explain the colours. title: of the picture of it.
+    legend: marks that explain the colours. title: of the picture of it. text: is shown before.
     """
 
     marks: tuple[Mark, ...]
@@ -46,6 +46,7 @@ class Tokens:
     summary: str = ""
     legend: tuple[Mark, ...] = ()
     title: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,14 @@ class Screen:
         """Untrusted text without a line end. A terminal gets line ends between words."""
         self._draw(self._wrapped(self._sanitizer.push(text), style))
 
+    def begin_reply(self, label: str) -> None:
+        """Who replies; a label that takes more than a third of the line has a line of its own."""
+        is_long = cell_len(label) * 3 > self._columns
+        self.write(label.rstrip() if is_long else label, "bold")
+        if is_long:
+            self.line()
+        self._wrap.is_markdown = True
+
     def echo(self, text: str) -> None:
         """Untrusted text that a reply continues, dim."""
         self.write(text, "dim")
@@ -178,6 +186,8 @@ class Screen:
             self._mark(mark)
 
     def tokens(self, tokens: Tokens) -> None:
+        if tokens.text:
+            self.line(tokens.text)
         with self.together():
             for mark in tokens.marks:
                 self._mark(mark, tokens.always_labels)

@@ -41,6 +41,7 @@ class WordWrap:
 
     def __init__(self, cells: Callable[[str], int]) -> None:
         self.column = 0
+        self.is_markdown = False
         self._cells = cells
         self._width = 0
         self._is_resized = False

@@ -6,12 +6,15 @@ tokenizer_config.json), as `transformers` reads and writes them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplellm.errors import CheckpointError
+from simplellm.data.chat_template import ChatTemplate
+from simplellm.data.tokenizer import Tokenizer
+from simplellm.errors import CheckpointError, SimpleLLMError
 from simplellm.storage.json_files import JsonMapping, JsonObject, read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -29,6 +32,25 @@ class Generation:
     eos_ids: tuple[int, ...] = ()
     bos_id: int | None = None
     chat_template: str | None = None
+
+    def template(self, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """The chat template with its variables; None for a model without."""
+        if self.chat_template is None:
+            return None
+        bos = None if self.bos_id is None else tokenizer.special_text(self.bos_id)
+        eos = tokenizer.special_text(self.eos_ids[0] if self.eos_ids else tokenizer.end_of_text)
+        return ChatTemplate(self.chat_template, bos or "", eos or "")
+
+    def end_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """Tokens that end a reply: those that are stated, and the one of the template.
+
+        A template that cannot be used has none; that is reported where it is used.
+        """
+        found: frozenset[int] = frozenset()
+        with contextlib.suppress(SimpleLLMError):
+            template = self.template(tokenizer)
+            found = template.end_ids(tokenizer) if template else found
+        return found.union(self.eos_ids)
 
     def special_ids(self, end_of_text: int) -> JsonObject:
         """The entries of config.json and generation_config.json.

@@ -110,6 +110,14 @@ class RunFolder:
         source = imported.get("source") if isinstance(imported, dict) else None
         return source if isinstance(source, str) and source else "an unknown source"
 
+    def recorded_text(self, key: str) -> str:
+        """A text of run.json, such as the name of who replies (`me`); empty if there is none."""
+        try:
+            text = self.read_info().get(key)
+        except CheckpointError:
+            return ""
+        return text.strip() if isinstance(text, str) else ""
+
     def copied_share(self) -> float:
         """Share of the validation text that is also in the training text; 0 where unknown."""
         share = self._description()["copied_share"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from simplellm.config.setting import Settings, setting
+
+CHAT_MAX_NEW_TOKENS = 500  # of a chat model, which ends its replies itself
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,8 @@ class SamplingParams(Settings):
         maximum=2**63 - 1,
         auto="random, and shown",
     )
+
+    @classmethod
+    def of_chat(cls, **given: Any) -> SamplingParams:
+        """The settings of a chat model: replies may be longer by default."""
+        return cls(**{"max_new_tokens": CHAT_MAX_NEW_TOKENS, **given})

@@ -6,11 +6,12 @@ ChatML is rendered here, other templates in jinja2's sandbox. The ids are those 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from simplellm.data.conversations.conversation import ASSISTANT, USER, Turn
+from simplellm.data.conversations.conversation import ASSISTANT, SYSTEM, USER, Turn
 from simplellm.data.special_text import Hider, StandIns, special_texts
 from simplellm.data.template_sandbox import Message, render
 from simplellm.data.tokenizer import Tokenizer
@@ -47,6 +48,10 @@ class ChatTemplate:
         """Ids of the turns; `is_open` adds the beginning of a reply. Errors as in `render`."""
         messages, stand_ins = self._hidden(turns, tokenizer)
         return tokenizer.encode_template(self._text(messages, is_open), stand_ins)
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """An error as in `encode` if not even one message can be encoded."""
+        self.encode([Turn(USER, "a")], tokenizer, is_open=True)
 
     def encode_learned(
         self, turns: Sequence[Turn], tokenizer: Tokenizer
@@ -104,6 +109,15 @@ class ChatTemplate:
         hider = Hider(special_texts(tuple(special)))
         messages = [_message(turn.role, hider.hidden(turn.text)) for turn in turns]
         return messages, hider.stand_ins
+
+    @functools.cached_property
+    def has_default_system(self) -> bool:
+        """Whether the template adds a system message to a conversation without one."""
+        with contextlib.suppress(TextError):
+            first, then = self._text([_message(USER, MARK)], False).partition(MARK)[::2]
+            system = self._text([_message(SYSTEM, ""), _message(USER, MARK)], False)
+            return len(first) > len(system.partition(MARK)[0]) and bool(then)
+        return False
 
     @functools.cached_property
     def _after_reply(self) -> str:

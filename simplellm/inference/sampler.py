@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from simplellm.config.sampling import SamplingParams
+from simplellm.data.chat_template import ChatTemplate
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import failures_reported
 from simplellm.inference.decoder import Decoder
@@ -24,11 +25,18 @@ from simplellm.model.transformer import SimpleLLM
 class Sampler:
     """A model with a KV cache. The common prefix of two consecutive prompts is computed once."""
 
-    def __init__(self, model: SimpleLLM, tokenizer: Tokenizer, end_ids: Iterable[int] = ()) -> None:
-        """`end_ids`: tokens that end a reply, besides END_OF_TEXT."""
+    def __init__(
+        self,
+        model: SimpleLLM,
+        tokenizer: Tokenizer,
+        end_ids: Iterable[int] = (),
+        template: ChatTemplate | None = None,
+    ) -> None:
+        """`end_ids`: tokens that end a reply, besides END_OF_TEXT. `template`: of a chat model."""
         weight = model.token_embedding.weight
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.template = template
         self.end_ids = frozenset({tokenizer.end_of_text, *end_ids})
         self.block_size = model.config.block_size
         self._cache = KVCache(model.config, batch_size=1, like=weight)

@@ -17,8 +17,9 @@ from simplellm.app.commands.command import Shown
 from simplellm.app.commands.registry import COMMANDS, completions, dispatch, find, is_quit
 from simplellm.app.conversation import Turn
 from simplellm.app.journal import Journal
+from simplellm.app.loaded_run import LoadedRun
 from simplellm.app.results import Lines, Rows
-from simplellm.app.session import LoadedRun, Session
+from simplellm.app.session import Session
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams

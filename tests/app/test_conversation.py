@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app import conversation
-from simplellm.app.conversation import Turn, load, save
+from simplellm.app.conversation import Conversation, Turn, load, save
 from simplellm.app.journal import Journal, last_conversation, saved_conversations
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import TextError
@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(deadline=None, max_examples=examples(60))
 @given(turns=some_turns)
 def test_a_saved_conversation_loads_unchanged(place, turns):
-    save(place, turns, RUN)
+    save(place, Conversation(turns), RUN)
     assert load(place) == turns
     lines = place.read_bytes().splitlines()
     assert len(lines) == 1 + len(turns) and json.loads(lines[0])["run"] == str(RUN)
@@ -84,13 +84,13 @@ def test_a_saved_conversation_loads_unchanged(place, turns):
 def test_an_editor_may_add_a_byte_order_mark(tmp_path):
     path = tmp_path / "talk.jsonl"
     turns = [Turn("안녕", "하세요")]
-    save(path, turns, tmp_path)
+    save(path, Conversation(turns), tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load(path) == turns
 
 
 def test_a_saved_conversation_is_readable(tmp_path):
-    save(tmp_path / "c", [Turn("안녕", " 세계")], RUN)
+    save(tmp_path / "c", Conversation([Turn("안녕", " 세계")]), RUN)
     assert "안녕" in (tmp_path / "c").read_text(encoding="utf-8")
 
 
@@ -146,14 +146,14 @@ def test_a_file_of_any_size_is_refused_without_reading_it(tmp_path):
 def test_another_file_is_never_overwritten(tmp_path, content):
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(TextError, match="it is not overwritten"):
-        save(tmp_path / "c", [Turn("a", "b")], RUN)
+        save(tmp_path / "c", Conversation([Turn("a", "b")]), RUN)
     assert (tmp_path / "c").read_bytes() == content
 
 
 def test_a_saved_conversation_and_an_empty_file_are_overwritten(tmp_path):
     (tmp_path / "c").touch()
     for turns in ([Turn("a", "b")], [Turn("a", "b"), Turn("c", "d")], []):
-        save(tmp_path / "c", turns, RUN)
+        save(tmp_path / "c", Conversation(turns), RUN)
         assert load(tmp_path / "c") == turns
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
@@ -161,8 +161,8 @@ def test_a_saved_conversation_and_an_empty_file_are_overwritten(tmp_path):
 @posix_only
 def test_saving_through_a_link_writes_its_target(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    save(tmp_path / "target", [], RUN)
-    save(tmp_path / "link", [Turn("a", "b")], RUN)
+    save(tmp_path / "target", Conversation([]), RUN)
+    save(tmp_path / "link", Conversation([Turn("a", "b")]), RUN)
     assert (tmp_path / "link").is_symlink() and load(tmp_path / "target") == [Turn("a", "b")]
 
 
@@ -176,20 +176,20 @@ def test_a_path_that_cannot_be_written_raises_one_typed_error(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(TextError) as found:
-        save(tmp_path / name, [Turn("a", "b")], RUN)
+        save(tmp_path / name, Conversation([Turn("a", "b")]), RUN)
     assert found.value.fix and sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, call):
-    save(tmp_path / "c", [Turn("a", "b")], RUN)
+    save(tmp_path / "c", Conversation([Turn("a", "b")]), RUN)
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(TextError, match="No space left"):
         patch.setattr(os, call, fail)
-        save(tmp_path / "c", [], RUN)
+        save(tmp_path / "c", Conversation([]), RUN)
     assert load(tmp_path / "c") == [Turn("a", "b")] and len(list(tmp_path.iterdir())) == 1
 
 
@@ -215,7 +215,7 @@ def test_a_journal_equals_the_conversation_after_every_step(tmp_path_factory, st
     journal, turns = Journal(tmp_path_factory.mktemp("state") / "new" / "folder", RUN), []
     for number, step in enumerate(steps):
         turns = after(turns, step, number)
-        journal.write(turns)
+        journal.write(Conversation(list(turns)))
         assert turns == [] if journal.path is None else load(journal.path) == turns
 
 
@@ -225,16 +225,17 @@ def test_a_kill_costs_at_most_the_last_line(tmp_path):
     journal, turns, states = Journal(folder, RUN), [Turn("a", "한글")], []
     for number, step in enumerate(["nothing", "ask", "again", "undo", "undo", "ask"]):
         turns = after(turns, step, number)
-        journal.write(turns)
+        journal.write(Conversation(list(turns)))
         states.append(turns)
     whole = journal.path.read_bytes()
     first_line = whole.index(b"\n") + 1
     seen = []
     for size in range(first_line, len(whole) + 1, 5):
         journal.path.write_bytes(whole[:size])
-        again, found = last_conversation(folder, RUN, lambda text: pytest.fail(text))
+        again, read = last_conversation(folder, RUN, lambda text: pytest.fail(text))
+        found = read.turns
         assert found in ([], *states)
-        again.write([*found, Turn("and", "on")])
+        again.write(Conversation([*found, Turn("and", "on")]))
         assert load(again.path) == [*found, Turn("and", "on")]
         seen.append(found)
     assert len(seen) > 200
@@ -243,11 +244,11 @@ def test_a_kill_costs_at_most_the_last_line(tmp_path):
 @posix_only
 def test_a_journal_only_appends_and_is_readable_only_by_its_owner(tmp_path):
     journal, turns = Journal(tmp_path / "new", RUN), [Turn("a", "b")]
-    journal.write([])
+    journal.write(Conversation([]))
     assert not (tmp_path / "new").exists()
-    journal.write(turns)
+    journal.write(Conversation(list(turns)))
     before = journal.path.read_bytes()
-    journal.write([*turns, Turn("c", "d")])
+    journal.write(Conversation([*turns, Turn("c", "d")]))
     assert journal.path.read_bytes().startswith(before)
     assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
     assert journal.path.name.startswith("tiny-") and journal.path.suffix == ".jsonl"
@@ -256,36 +257,36 @@ def test_a_journal_only_appends_and_is_readable_only_by_its_owner(tmp_path):
 def test_two_conversations_that_begin_together_have_two_files(tmp_path):
     journals = [Journal(tmp_path, RUN) for _ in range(3)]
     for number, journal in enumerate(journals):
-        journal.write([Turn(str(number), "")])
+        journal.write(Conversation([Turn(str(number), "")]))
     assert [load(journal.path)[0].prompt for journal in journals] == ["0", "1", "2"]
 
 
 def test_a_deleted_journal_is_not_recreated_without_its_header(tmp_path):
     journal = Journal(tmp_path, RUN)
-    journal.write([Turn("a", "b")])
+    journal.write(Conversation([Turn("a", "b")]))
     journal.path.unlink()
     with pytest.raises(FileNotFoundError):
-        journal.write([Turn("a", "b"), Turn("c", "d")])
+        journal.write(Conversation([Turn("a", "b"), Turn("c", "d")]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_conversation_is_saved_for_the_longest_run_name(tmp_path):
     run = Path("/nowhere", "\U00020000" * 50)  # 4 bytes each
-    Journal(tmp_path, run).write([Turn("a", "b")])
-    assert [turn.prompt for turn in last_conversation(tmp_path, run, pytest.fail)[1]] == ["a"]
+    Journal(tmp_path, run).write(Conversation([Turn("a", "b")]))
+    assert [turn.prompt for turn in last_conversation(tmp_path, run, pytest.fail)[1].turns] == ["a"]
 
 
 def test_the_conversation_changed_last_is_continued(tmp_path):
     for number, run in enumerate([RUN, RUN, Path("/nowhere/tiny-2"), Path("/elsewhere/tiny")]):
         journal = Journal(tmp_path, run)
-        journal.write([Turn(f"{run} {number}", "")])
+        journal.write(Conversation([Turn(f"{run} {number}", "")]))
         os.utime(journal.path, (number, number))
-    journal, turns = last_conversation(tmp_path, RUN, lambda text: pytest.fail(text))
-    assert [turn.prompt for turn in turns] == [f"{RUN} 1"] and len(
+    journal, found = last_conversation(tmp_path, RUN, lambda text: pytest.fail(text))
+    assert [turn.prompt for turn in found.turns] == [f"{RUN} 1"] and len(
         saved_conversations(tmp_path, RUN)
     ) == 2
     assert (
-        last_conversation(tmp_path, Path("/nowhere/tiny-2"), print)[1][0].prompt
+        last_conversation(tmp_path, Path("/nowhere/tiny-2"), print)[1].turns[0].prompt
         == "/nowhere/tiny-2 2"
     )
 
@@ -293,15 +294,16 @@ def test_the_conversation_changed_last_is_continued(tmp_path):
 def test_a_damaged_conversation_is_skipped_with_a_notice(tmp_path):
     told: list[str] = []
     journal = Journal(tmp_path, RUN)
-    journal.write([Turn("a", "b")])
+    journal.write(Conversation([Turn("a", "b")]))
     (tmp_path / "tiny-9.jsonl").write_bytes(HEADER + b"nonsense\n" + TURN)
     os.utime(journal.path, (1, 1))
     assert (
-        last_conversation(tmp_path, RUN, told.append)[1] == [Turn("a", "b")] and "line 2" in told[0]
+        last_conversation(tmp_path, RUN, told.append)[1].turns == [Turn("a", "b")]
+        and "line 2" in told[0]
     )
 
 
 def test_without_an_earlier_conversation_a_new_one_begins_with_a_notice(tmp_path):
     told: list[str] = []
-    journal, turns = last_conversation(tmp_path / "missing", RUN, told.append)
-    assert (turns, journal.path, len(told)) == ([], None, 1)
+    journal, conversation = last_conversation(tmp_path / "missing", RUN, told.append)
+    assert (conversation, journal.path, len(told)) == (Conversation(), None, 1)

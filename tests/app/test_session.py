@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplellm.app.answer import Answer, complete_text
-from simplellm.app.conversation import Turn, load
+from simplellm.app.conversation import Conversation, Turn, load
+from simplellm.app.framing import TURN_END
 from simplellm.app.journal import Journal, last_run
+from simplellm.app.loaded_run import LoadedRun
 from simplellm.app.preferences import Preferences
-from simplellm.app.session import TURN_END, LoadedRun, Session
+from simplellm.app.session import Session
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import load_model
 from simplellm.config.sampling import SamplingParams
@@ -185,7 +187,7 @@ def test_text_hidden_by_a_stop_text_is_not_kept(session):
     assert shown == text[:1] == session.turns[-1].reply
     session.set_context("on")
     session.turns = session.turns[-1:]
-    context, _ = session.context()
+    context, _ = session.framing.context(session.turns, len(session.turns))
     assert session.sampler.tokenizer.decode(context) == f"The judge{shown}{TURN_END}"
 
 
@@ -512,7 +514,7 @@ def test_the_last_conversation_of_any_run_names_its_run(tmp_path):
     assert last_run(folder, checkpoints) is None
     for age, run in ((30, "older"), (20, "talked"), (10, "elsewhere/other")):
         journal = Journal(folder, checkpoints / run)
-        journal.write([Turn("a", "b")])
+        journal.write(Conversation([Turn("a", "b")]))
         os.utime(journal.path, (1e9 - age, 1e9 - age))
     assert last_run(folder, checkpoints) == (checkpoints / "talked").resolve()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simplellm.app.commands.command import Command, Shown
-from simplellm.app.commands.helpers import context_of
+from simplellm.app.commands.helpers import context_of, require_message
 from simplellm.app.commands.settings import SETTING_NAMES
 from simplellm.app.results import Columns
 from simplellm.app.session import Session
@@ -39,6 +39,7 @@ class Comparison:
 def _compare(session: Session, text: str) -> Shown:
     """Replies with one seed, side by side. Ctrl-C ends them early."""
     comparison = parse(text, session.params.temperature)
+    require_message(session, comparison.text)
     name = comparison.name
     seed = random_seed() if session.params.seed is None else session.params.seed
     base = replace(session.params, seed=seed, num_beams=1)

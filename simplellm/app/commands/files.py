@@ -32,7 +32,8 @@ def _load(session: Session, text: str) -> Shown:
         return _list(session)
     path = session.load(text)
     context = "on" if session.keeps_context else "off"
-    return Lines(f"{n_turns(len(session.turns))} from {path}; context {context}")
+    system = "; with a system message" if session.system is not None else ""
+    return Lines(f"{n_turns(len(session.turns))} from {path}; context {context}{system}")
 
 
 def _list(session: Session) -> Shown:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simplellm.app.commands.command import Command, Shown
-from simplellm.app.commands.helpers import context_of, quoted, require_turn
+from simplellm.app.commands.helpers import context_of, quoted, require_message, require_turn
 from simplellm.app.results import Bar, Bars, Lines, Mark, Tokens
 from simplellm.app.session import Session
 from simplellm.app.shading import marks_of, summary_of
@@ -56,6 +56,7 @@ def _levels() -> tuple[Mark, ...]:
 
 def _next(session: Session, text: str) -> Shown:
     """The most likely next tokens, before and after the sampling settings."""
+    require_message(session, text)
     params = session.params
     found = candidates(session.sampler, session.ids_before_reply(text), params, TOP)
     tokenizer = session.sampler.tokenizer
@@ -86,22 +87,26 @@ def _tokenize(session: Session, text: str) -> Shown:
     if not text:
         return Lines("/tokenize TEXT shows the tokens of a text and their ids")
     ids = tokenizer.encode(text)
+    marks, rest = token_marks(tokenizer, ids)
+    n_bytes = sum(len(tokenizer.token_bytes(token)) for token in ids)
+    summary = (
+        f"{_count(len(ids), 'token')}, {_count(n_bytes, 'byte')}, "
+        f"{n_bytes / len(ids):.2f} bytes/token{rest}"
+    )
+    return Tokens(marks, always_labels=True, summary=summary, title="Tokens and their ids")
+
+
+def token_marks(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[tuple[Mark, ...], str]:
+    """Tokens with their ids, in alternating colours, and what to add to the summary."""
     marks = tuple(
         Mark(
             token_text(tokenizer, token), BOUNDARY_LEVELS[number % len(BOUNDARY_LEVELS)], str(token)
         )
         for number, token in enumerate(ids[:MOST_TOKENS])
     )
-    n_bytes = sum(len(tokenizer.token_bytes(token)) for token in ids)
-    summary = (
-        f"{_count(len(ids), 'token')}, {_count(n_bytes, 'byte')}, "
-        f"{n_bytes / len(ids):.2f} bytes/token"
-    )
-    if len(ids) > MOST_TOKENS:
-        summary += f"; only the first {MOST_TOKENS:,} are shown"
-    if note := about_bytes(mark.text for mark in marks):
-        summary += f"; {note}"
-    return Tokens(marks, always_labels=True, summary=summary, title="Tokens and their ids")
+    rest = f"; only the first {MOST_TOKENS:,} are shown" if len(ids) > MOST_TOKENS else ""
+    note = about_bytes(mark.text for mark in marks)
+    return marks, rest + f"; {note}" * bool(note)
 
 
 # ---------------------------------------------------------------- copied passages

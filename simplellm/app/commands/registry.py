@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from simplellm.app.commands import saving
 from simplellm.app.commands.attention import ATTENTION_COMMANDS
+from simplellm.app.commands.chat_mode import CHAT_COMMANDS
 from simplellm.app.commands.command import Command, Shown
 from simplellm.app.commands.compare import COMPARE_COMMANDS
 from simplellm.app.commands.files import FILE_COMMANDS
@@ -106,6 +107,7 @@ def _quit(session: Session, text: str) -> Shown:
 
 COMMANDS = (
     Command("help", "[command]", "explain the commands", _help, ("?",)),
+    *CHAT_COMMANDS,
     *SETTINGS_COMMANDS,
     *INSPECTION_COMMANDS,
     *ATTENTION_COMMANDS,

@@ -108,7 +108,9 @@ def changed_settings(session: Session) -> str:
         for name, value in session.params.to_mapping().items()
         if value != getattr(session.defaults, name)
     ]
-    changed += ["context on"] * session.keeps_context + ["probs on"] * session.shows_probabilities
+    if session.keeps_context != session.is_chat:  # a chat keeps earlier turns by default
+        changed.append("context on" if session.keeps_context else "context off")
+    changed += ["probs on"] * session.shows_probabilities
     return f"{', '.join(changed)} (/reset for the defaults)" if changed else ""
 
 

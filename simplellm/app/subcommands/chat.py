@@ -8,10 +8,11 @@ from pathlib import Path
 from simplellm.app.chat import chat_loop
 from simplellm.app.device_fallback import DeviceFallback
 from simplellm.app.journal import Journal, last_conversation, last_run
+from simplellm.app.loaded_run import LoadedRun, Names, has_chat
 from simplellm.app.options import ChatOptions
 from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.screen import Screen
-from simplellm.app.session import LoadedRun, Session
+from simplellm.app.session import Session
 from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
 from simplellm.checkpoint.find_runs import find_checkpoint, run_of
 from simplellm.checkpoint.run import RunFolder
@@ -66,13 +67,21 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
         load_run=load_run,
         checkpoints=options.checkpoints,
         notice=screen.notice,
+        names=loaded.names,
     )
     if screen.is_interactive and (steps := RunFolder(loaded.path).steps_missing()) is not None:
         command = options.command(f"train --resume --name {loaded.path.name}")
         screen.notice(
             f"this training stopped at step {steps[0]} of {steps[1]}; finish it: {command}"
         )
+    if has_chat(loaded.sampler, screen.notice):
+        session.enter(is_chat=True)
+    elif options.system is not None:
+        session.require_template().check(loaded.sampler.tokenizer)
     session.recall_settings()
+    if options.system is not None:
+        session.set_system(options.system)
+        session.start_system = options.system
     if options.continue_last and state:
         session.resume(*last_conversation(state / CONVERSATIONS, loaded.path, screen.notice))
     chat_loop(session, screen, options.keep_history)
@@ -95,7 +104,12 @@ def _used_state_folder(options: ChatOptions, screen: Screen) -> Path | None:
 def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedRun:
     sampler = device.run(lambda torch_device: load_sampler(folder, torch_device, options))
     run = run_of(folder)
-    return LoadedRun(sampler, run.path, _facts(run, folder, sampler.model))
+    return LoadedRun(sampler, run.path, _facts(run, folder, sampler.model), _names(run))
+
+
+def _names(run: RunFolder) -> Names:
+    """Names that run.json records for a model of the replies of one person, or defaults."""
+    return Names(run.recorded_text("partner") or Names.user, run.recorded_text("me") or run.name)
 
 
 def _facts(run: RunFolder, folder: Path, model: SimpleLLM) -> dict[str, str]:

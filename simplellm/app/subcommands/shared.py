@@ -24,6 +24,8 @@ from simplellm.base.packaged import BASE, NONE, base_folder
 from simplellm.checkpoint.find_runs import find_checkpoint
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.config.toml import read_toml
+from simplellm.data.conversations.conversation import Turn
+from simplellm.data.conversations.request import parsed_request
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError, TextError
@@ -59,7 +61,8 @@ def load_sampler(folder: Path, device: torch.device, options: ModelOptions) -> S
     """A sampler of the checkpoint in `folder`, quantized if requested."""
     opened = open_model(folder, device, options.context)
     model = quantize(opened.model) if options.quantize == "int8" else opened.model
-    sampler = Sampler(model, opened.tokenizer, opened.generation.eos_ids)
+    stated, tokenizer = opened.generation, opened.tokenizer
+    sampler = Sampler(model, tokenizer, stated.end_ids(tokenizer), stated.template(tokenizer))
     if device.type != "cpu":
         sampler.probe()  # a GPU that cannot run the model fails here, before any output
     return sampler
@@ -70,10 +73,29 @@ def load_sampler(folder: Path, device: torch.device, options: ModelOptions) -> S
 
 def read_prompt(prompt: str, screen: Screen) -> str:
     """The text of --prompt by the rule of app/prompt_text.py; `-` reads standard input."""
-    text = without_line_end(_read_stdin() if prompt == STDIN_NAME else prompt)
+    text = without_line_end(prompt_source(prompt))
     for note in notes_on(text):
         screen.notice(note)
     return text
+
+
+def prompt_source(prompt: str) -> str:
+    """The text of --prompt; `-` reads standard input."""
+    return _read_stdin() if prompt == STDIN_NAME else prompt
+
+
+def read_messages(name: str) -> list[Turn]:
+    """The messages of a JSON file; `-` reads standard input. TextError says what is wrong."""
+    if name == STDIN_NAME:
+        return parsed_request(_read_stdin().removeprefix("\ufeff"), "standard input")
+    try:
+        text = Path(name).read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise TextError(
+            f"cannot read {name}: {reason}", fix="name a JSON file with messages"
+        ) from error
+    return parsed_request(text, name)
 
 
 def _read_stdin() -> str:
