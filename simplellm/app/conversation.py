@@ -219,9 +219,11 @@ def chat_of(record: JsonObject) -> Conversation:
     if [role for role, _ in pairs] != expected or (has_system and not isinstance(system, str)):
         raise ValueError("after a system message, messages of user and assistant take turns")
     contents = [content for _, content in pairs]
+    if not all(isinstance(how, dict) for how in facts):
+        raise ValueError("replies is a list of objects")
     facts = [*facts, *[{}] * len(contents)]
     turns = [
-        Turn.from_record({"context": True, **dict(how), "prompt": prompt, "reply": reply})
+        Turn.from_record({"context": True, **how, "prompt": prompt, "reply": reply})
         for prompt, reply, how in zip(contents[::2], contents[1::2], facts, strict=False)
     ]
     return Conversation(turns, True, system)

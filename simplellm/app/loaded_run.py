@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from simplellm.app.sanitize import visible
 from simplellm.errors import Notice, SimpleLLMError
 from simplellm.inference.sampler import Sampler
 
+QUANTIZATION = re.compile(r"[.-](i?q[0-9]\w*|b?f16|f32)$", re.IGNORECASE)
 MOST_NAME = 24  # characters of a name that is shown
 
 
@@ -42,6 +44,11 @@ def _short(name: str) -> str:
     """A name on one line; a long one is cut."""
     line = visible(" ".join(name.split()))
     return line if len(line) <= MOST_NAME else line[: MOST_NAME - 1] + "\u2026"
+
+
+def display_name(run: str) -> str:
+    """The name of a run; of a GGUF file without its suffix and number format."""
+    return QUANTIZATION.sub("", run.removesuffix(".gguf")) if run.endswith(".gguf") else run
 
 
 def has_chat(sampler: Sampler, notice: Notice) -> bool:

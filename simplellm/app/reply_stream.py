@@ -101,8 +101,10 @@ def _show_before(session: Session, screen: Screen, answer: Answer, is_live: bool
     """
     if session.is_chat:
         if is_live:
-            screen.begin_reply(session.names.label())
-            screen.echo(answer.before if answer.kind == "extend" else "")
+            is_more = answer.kind == "extend"
+            earlier = answer.turn.reply.rpartition("\n")[0] if is_more else ""
+            screen.begin_reply(session.names.label(), earlier)
+            screen.echo(answer.before if is_more else "")
     elif is_live:
         screen.echo(_shortened(answer.before))
     elif answer.kind != "extend":
@@ -137,11 +139,10 @@ def _show_summary(session: Session, screen: Screen, answer: Answer, is_live: boo
             reason, hint = _in_words(reply)
         if "\ufffd" in reply.text and not summary:
             hint += f"; {ABOUT_INVALID}"
+        ending = f", {reason}" if reason else ""
         screen.line(
-            f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, , ".join(
-                filter(None, [f"seed {reply.seed}", reason])
-            )
-            + hint,
+            f"{len(reply.new_ids)} tokens, {reply.tokens_per_second:.0f} tokens/s, "
+            f"seed {reply.seed}{ending}{hint}",
             "dim",
         )
 

@@ -74,13 +74,16 @@ class Screen:
         """Untrusted text without a line end. A terminal gets line ends between words."""
         self._draw(self._wrapped(self._sanitizer.push(text), style))
 
-    def begin_reply(self, label: str) -> None:
-        """Who replies; a label that takes more than a third of the line has a line of its own."""
+    def begin_reply(self, label: str, before: str = "") -> None:
+        """Who replies; a label that takes more than a third of the line has a line of its own.
+
+        before: earlier lines of the same reply, which may have begun a block of code.
+        """
         is_long = cell_len(label) * 3 > self._columns
         self.write(label.rstrip() if is_long else label, "bold")
         if is_long:
             self.line()
-        self._wrap.is_markdown = True
+        self._wrap.begin_markdown(before)
 
     def echo(self, text: str) -> None:
         """Untrusted text that a reply continues, dim."""

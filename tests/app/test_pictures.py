@@ -109,7 +109,7 @@ def test_only_a_file_name_after_save_is_one(argument, expected) -> None:
 
 def test_help_shows_the_rule_for_all_of_them() -> None:
     draws = {command.name for command in COMMANDS if command.usage.endswith("[save FILE]")}
-    assert draws == {"probs", "next", "tokenize", "attn", "compare"}
+    assert draws == {"probs", "next", "tokenize", "attn", "compare", "template"}
 
 
 # ---------------------------------------------------------------- the pictures

@@ -6,6 +6,7 @@ from simplellm.app.commands.command import Command, Shown
 from simplellm.app.commands.inspection import token_marks
 from simplellm.app.results import Lines, Tokens
 from simplellm.app.session import MODES, Session
+from simplellm.app.session_notes import NO_TEMPLATE
 from simplellm.errors import SettingError
 
 OFF = "off"
@@ -16,7 +17,8 @@ MODE_TEXTS = {
 
 
 def _system(session: Session, text: str) -> Shown:
-    require_chat(session, "a system message")
+    if not session.is_chat:
+        return _only_in_chat(session, "a system message", text)
     if text:
         session.set_system(None if text == OFF else text)
     if session.system is not None:
@@ -35,7 +37,8 @@ def _mode(session: Session, text: str) -> Shown:
 
 def _template(session: Session, text: str) -> Shown:
     """What the model reads before its next reply: the text and the ids."""
-    require_chat(session, "a template")
+    if not session.is_chat:
+        return _only_in_chat(session, "a template", text)
     reading = session.framing.before_reply(session.turns, len(session.turns), text)
     tokenizer = session.sampler.tokenizer
     marks, rest = token_marks(tokenizer, reading.ids)
@@ -53,11 +56,15 @@ def _template(session: Session, text: str) -> Shown:
     )
 
 
-def require_chat(session: Session, what: str) -> None:
-    """SettingError in text mode."""
-    session.require_template()
-    if not session.is_chat:
-        raise SettingError(f"{what} belongs to chat mode; this is text mode", fix="/mode chat")
+def _only_in_chat(session: Session, what: str, text: str) -> Shown:
+    """In text mode: SettingError for a command with an argument, an explanation without."""
+    problem = NO_TEMPLATE
+    fix = "/run NAME opens another run"
+    if session.sampler.template is not None:
+        problem, fix = f"{what} belongs to chat mode; this is text mode", "/mode chat"
+    if text:
+        raise SettingError(problem, fix=fix)
+    return Lines(f"{problem} ({fix})")
 
 
 CHAT_COMMANDS = (

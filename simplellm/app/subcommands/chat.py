@@ -8,7 +8,7 @@ from pathlib import Path
 from simplellm.app.chat import chat_loop
 from simplellm.app.device_fallback import DeviceFallback
 from simplellm.app.journal import Journal, last_conversation, last_run
-from simplellm.app.loaded_run import LoadedRun, Names, has_chat
+from simplellm.app.loaded_run import LoadedRun, Names, display_name, has_chat
 from simplellm.app.options import ChatOptions
 from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.screen import Screen
@@ -109,7 +109,10 @@ def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedR
 
 def _names(run: RunFolder) -> Names:
     """Names that run.json records for a model of the replies of one person, or defaults."""
-    return Names(run.recorded_text("partner") or Names.user, run.recorded_text("me") or run.name)
+    return Names(
+        run.recorded_text("partner") or Names.user,
+        run.recorded_text("me") or display_name(run.name),
+    )
 
 
 def _facts(run: RunFolder, folder: Path, model: SimpleLLM) -> dict[str, str]:
