@@ -39,6 +39,7 @@ KIND = "conversation"
 VERSION = 1
 CHAT_VERSION = 2
 STOP_REASONS = ("interrupted", "length", "stop", "end_of_text")
+COMPLETE = ("stop", "end_of_text")  # reasons for which a whole reply ends
 MOST_BYTES = 200_000_000  # of a file that is read: some people paste books
 NAME_SAVED_FILE = "name a file that /save wrote"
 STARTED_AT = "started_at"
@@ -196,10 +197,11 @@ def _refuse_to_overwrite(path: Path) -> None:
 def chat_record(conversation: Conversation) -> JsonObject:
     """A chat as messages, and how each reply was made."""
     system = [{"role": "system", "content": conversation.system}]
-    messages = system if conversation.system is not None else []
+    messages: list[JsonObject] = system if conversation.system is not None else []
     for turn in conversation.turns:
         messages.append({"role": "user", "content": turn.prompt})
-        messages.append({"role": "assistant", "content": turn.reply})
+        cut = {} if turn.stop_reason in COMPLETE else {"weight": 0}  # no example for training
+        messages.append({"role": "assistant", "content": turn.reply, **cut})
     replies = [turn.facts_of_reply() for turn in conversation.turns]
     return {"messages": messages, "replies": replies}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reading_files import detected, read
 
-from simplellm.app.conversation import Turn, save
+from simplellm.app.conversation import Conversation, Turn, save
 from simplellm.errors import TextError
 
 HEADER = {"simplellm": "conversation", "version": 1, "run": "checkpoints/bot"}
@@ -32,10 +32,24 @@ def test_a_file_that_the_chat_saved_is_detected_and_read(tmp_path: Path) -> None
         Turn("안녕?", "안녕하세요!", "stop"),
         Turn("뭐 해?", "공부해요.", "stop", in_context=True),
     ]
-    save(tmp_path / "a.jsonl", turns, tmp_path)
+    save(tmp_path / "a.jsonl", Conversation(turns), tmp_path)
     content = (tmp_path / "a.jsonl").read_bytes()
     assert detected(tmp_path, content) == "saved"
     assert read(tmp_path, content).turns == [PAIRS]
+
+
+def test_a_chat_in_chat_mode_is_read_as_messages(tmp_path: Path) -> None:
+    turns = [
+        Turn("안녕?", "안녕하세요!", "end_of_text"),
+        Turn("뭐 해?", "공부해", "interrupted", in_context=True),
+        Turn("그래?", "네.", "end_of_text", in_context=True),
+    ]
+    save(tmp_path / "a.jsonl", Conversation(turns, True, "친절하게"), tmp_path)
+    content = (tmp_path / "a.jsonl").read_bytes()
+    assert detected(tmp_path, content) == "messages"
+    (conversation,) = read(tmp_path, content).conversations
+    assert [turn.text for turn in conversation.turns[:3]] == ["친절하게", "안녕?", "안녕하세요!"]
+    assert [turn.text for turn in conversation.replies] == ["안녕하세요!", "네."]
 
 
 def test_a_turn_without_the_earlier_ones_begins_a_conversation(tmp_path: Path) -> None:

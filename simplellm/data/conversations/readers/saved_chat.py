@@ -53,7 +53,9 @@ def read(source: Source, options: ReadOptions, dropped: Dropped) -> Iterator[Fou
 
 
 def _is_header(record: Any) -> bool:
-    return isinstance(record, dict) and record.get("simplellm") == "conversation"
+    """A chat in chat mode has its messages there, and is in the format `messages`."""
+    is_of_chat = isinstance(record, dict) and record.get("simplellm") == "conversation"
+    return is_of_chat and "messages" not in record
 
 
 def _n_kept(record: Any, n_turns: int) -> int | None:
