@@ -74,14 +74,7 @@ def chat_with(folder: Path, options: ChatOptions, screen: Screen, device: Device
         screen.notice(
             f"this training stopped at step {steps[0]} of {steps[1]}; finish it: {command}"
         )
-    if has_chat(loaded.sampler, screen.notice):
-        session.enter(is_chat=True)
-    elif options.system is not None:
-        session.require_template().check(loaded.sampler.tokenizer)
-    session.recall_settings()
-    if options.system is not None:
-        session.set_system(options.system)
-        session.start_system = options.system
+    _begin(session, options, screen)
     if options.continue_last and state:
         session.resume(*last_conversation(state / CONVERSATIONS, loaded.path, screen.notice))
     chat_loop(session, screen, options.keep_history)
@@ -99,6 +92,18 @@ def _used_state_folder(options: ChatOptions, screen: Screen) -> Path | None:
             "XDG_STATE_HOME can name a folder"
         )
     return folder
+
+
+def _begin(session: Session, options: ChatOptions, screen: Screen) -> None:
+    """The mode of the model, the settings kept for it, and the system message of --system."""
+    if has_chat(session.sampler, screen.notice):
+        session.enter(is_chat=True)
+    elif options.system is not None:
+        session.require_template().check(session.sampler.tokenizer)
+    session.recall_settings()
+    if options.system is not None:
+        session.set_system(options.system)
+        session.start_system = options.system
 
 
 def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedRun:
