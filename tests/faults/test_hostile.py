@@ -34,6 +34,14 @@ def test_many_hostile_files_are_refused_or_harmless(report_count):
     assert line.endswith("refused or harmless, 0 not")
 
 
+@pytest.mark.slow
+def test_many_damaged_models_from_elsewhere_are_refused_or_harmless(report_count):
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    (line,) = run_module("hostile_sources")
+    report_count(line)
+    assert line.endswith("refused or harmless, 0 not")
+
+
 @pytest.mark.parametrize("what", HEADERS)
 def test_an_inconsistent_safetensors_header_is_refused(tmp_path, what):
     (tmp_path / "x").write_bytes(HEADERS[what])

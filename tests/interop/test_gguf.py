@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from interop.conftest import LEARNED_CHARACTERS
+from interop.learned_models import learned_network
 from interop.llama_cpp import LlamaCpp
 from interop.random_models import CONFIGS, LLAMA3_ROPE, exported, random_network
 from simplellm.app.cli import main
@@ -26,6 +27,7 @@ from tests.model_folders import LATER, MARK, with_gaps
 
 N_STRINGS = 1000
 N_NEW = 64
+LEARNED_HERE = 2000  # characters that a model of each architecture learns
 N_PROMPTS, N_FIRST, MIN_EQUAL = 64, 16, 60  # prompts, and those whose first tokens are equal
 PIECES = [
     "The judge", "it's", " I'LL", "don't've", "é", "e\u0301", "ñandú", "Straße", "ﬁ", "x²", "½",
@@ -114,6 +116,23 @@ def test_llama_cpp_nearly_always_gives_the_same_tokens_from_fewer_bits(
             for ids in prompts(sampler, story)
         )
     assert n_equal >= MIN_EQUAL
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_llama_cpp_nearly_always_gives_the_same_tokens_of_every_architecture(
+    tokenizer: Tokenizer, story: str, tmp_path: Path, name: str
+) -> None:
+    text = story[:LEARNED_HERE]
+    network = learned_network(CONFIGS[name], tokenizer.encode(text), tokenizer.vocab_size)
+    sampler = Sampler(network, tokenizer)
+    ids = prompts(sampler, text)
+    expected = [greedy(sampler, prompt, N_FIRST) for prompt in ids]
+    for type in ("f16", "q8_0"):
+        path = tmp_path / f"{type}.gguf"
+        ExportJob.of("gguf", type, path).write(exported(name, network, tokenizer))
+        with LlamaCpp(path) as reader:
+            found = [reader.complete(prompt, N_FIRST)["tokens"] for prompt in ids]
+        assert sum(map(list.__eq__, found, expected)) >= MIN_EQUAL, type
 
 
 def prompt_before_a_letter(network: SimpleLLM, tokenizer: Tokenizer) -> torch.Tensor:
