@@ -32,6 +32,7 @@ UNUSED_SHARE = 0.1  # of a budget, from which a notice says that the text cannot
 TIMED_STEPS, WARM_UP_STEPS = 3, 2
 TIMED_EVALUATIONS, TIMED_EVALUATION_TOKENS = 3, 4096
 TIMING_SHARE = 0.05  # of the budget: fewer steps are timed on a slow or busy machine (guess)
+SLOW_PARAMETERS = 20_000_000  # from which that takes over 3 s (measured: 40 s of 134,515,008)
 # Seconds of training from which compilation is tried: it takes up to a minute.
 COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}
 MIN_COMPILE_GAIN = 1.02  # compilation is done by then, but a resumed run repeats it (guess)
@@ -89,6 +90,8 @@ def plan(trainer: Trainer, make: MakeTrainer, seconds_spent: float, notice: Noti
     """
     started_at = time.perf_counter()
     budget = trainer.config.budget or math.inf
+    if trainer.model.n_parameters >= SLOW_PARAMETERS:
+        notice(f"timing steps of {trainer.model.n_parameters:,} parameters on this machine")
     mode = _fastest_precision(trainer, make)
     seconds_left = from_main(budget * PLANNED_SHARE - seconds_spent, trainer.world, trainer.device)
     mode = _compiled(trainer, make, mode, seconds_left, notice) or mode

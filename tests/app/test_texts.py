@@ -15,6 +15,7 @@ import pytest
 from conftest import NO_AUGMENTATION, STORY, TINY_FLAGS, posix_only
 
 from simplellm.app.cli import main
+from simplellm.app.subcommands.evaluate import _Progress
 from simplellm.data.corpus import read_corpus
 from simplellm.data.source import Source, safe_cut
 
@@ -23,6 +24,19 @@ FLAGS = [
     *TINY_FLAGS, "--max-steps", "2", "--eval-interval", "2", "--eval-tokens", "64",
     "--compile", "off", *NO_AUGMENTATION,
 ]  # fmt: skip
+
+
+def test_an_evaluation_shows_a_line_before_the_first_share_is_scored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for is_shown in (True, False):
+        progress = _Progress("scored", is_shown)
+        progress.announce("scoring 5 tokens")
+        shown = capsys.readouterr().err
+        progress(1.0)
+        erased = capsys.readouterr().err
+        assert (shown.strip(), erased.strip()) == ("scoring 5 tokens" if is_shown else "", "")
+        assert len(erased) == len(shown)
 
 
 def story_part(story: str, number: int) -> str:

@@ -17,6 +17,8 @@ import torch
 
 import simplellm
 from simplellm.app.cli import main
+from simplellm.app.subcommands import import_model
+from simplellm.checkpoint.export import export
 from simplellm.checkpoint.importing import hub, import_run
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_model
@@ -87,6 +89,21 @@ def test_an_imported_run_has_the_logits_of_its_source(
     again = AutoModelForCausalLM.from_pretrained(result["path"]).eval()
     assert type(again) is type(theirs)
     assert torch.equal(logits_of(again, IDS), logits_of(theirs, IDS))
+
+
+def test_the_size_of_a_large_model_is_shown_before_it_is_read_or_written(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = ["--name", "x", "--checkpoints", tmp_path / "runs"]
+    assert "reading" not in run_command(capsys, "import", llama, *runs)[2]
+    monkeypatch.setattr(import_model, "SLOW_PARAMETERS", 1000)
+    monkeypatch.setattr(export, "SLOW_PARAMETERS", 1000)
+    runs[1] = "y"
+    _, _, err = run_command(capsys, "import", llama, *runs)
+    assert err.startswith(f"reading {llama}: ") and " parameters\n" in err
+    out = tmp_path / "out"
+    _, _, err = run_command(capsys, "export", "--run", llama, "--format", "hf", "--out", out)
+    assert err.startswith(f"writing {out}: ") and " parameters as f32\n" in err
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -22,6 +22,7 @@ from simplellm.checkpoint.run_log import read_log
 from simplellm.checkpoint.step_names import step_of
 from simplellm.device import fast_float32
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.training import plan
 from simplellm.training.execution import is_compiled
 from simplellm.training.plan import ExecutionMode
 from simplellm.training.preparation import prepare_run
@@ -61,6 +62,16 @@ def test_epochs_fix_the_steps(folder, epochs):
     windows = trainer.config.max_steps * 32
     assert math.ceil(epochs * trainer.dataset.windows_per_epoch / 32) == trainer.config.max_steps
     assert 0 <= windows - epochs * trainer.dataset.windows_per_epoch < 32
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_the_timing_of_a_large_model_is_announced(folder, monkeypatch, is_slow):
+    notices: list[str] = []
+    context = replace(training_context(folder), notice=notices.append)
+    if is_slow:
+        monkeypatch.setattr(plan, "SLOW_PARAMETERS", 1000)
+    prepare_run(Sources((str(STORY),)), {**TINY, "max_steps": 1}, RunFolder(folder / "x"), context)
+    assert any(notice.startswith("timing steps of ") for notice in notices) == is_slow
 
 
 def test_accumulation_is_part_of_an_epoch(folder):

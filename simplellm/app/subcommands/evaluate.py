@@ -41,6 +41,7 @@ def evaluate(options: EvaluateOptions) -> int:
         reading = _Progress("encoded", is_shown)
         with encoded(corpus, sampler.tokenizer, reading) as ids, fast_float32(device):
             scored = _Progress("scored", is_shown)
+            scored.announce(f"scoring {len(ids):,} tokens")
             bos_ids = sampler.tokenizer.bos_ids
             return scoring.evaluate(sampler.model, ids, corpus.n_bytes, scored, bos_ids)
 
@@ -76,6 +77,12 @@ class _Progress:
         self._has_written = False
         self._started_at = time.monotonic()
         self._shown_at = self._started_at
+
+    def announce(self, text: str) -> None:
+        """Show a first line: a large model takes long until the first share of the text is done."""
+        if self._is_shown:
+            self._has_written = True
+            self._write(text)
 
     def __call__(self, done: float) -> None:
         now = time.monotonic()
