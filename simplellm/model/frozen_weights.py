@@ -7,10 +7,42 @@ memory. Otherwise both halves together take as much memory as the float32 number
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 HALF = 1 << 15  # half of a unit of the upper 16 bits
+
+
+class Frozen(NamedTuple):
+    """A weight for matrix products in the format of `high`; `lower`: see `split`."""
+
+    high: Tensor
+    lower: Tensor | None = None
+
+
+class FrozenWeights:
+    """Weights of a model, by name, that all its adapted models share.
+
+    dtype: of the matrices of the blocks in products, float32 or bfloat16. The entries of `weights`
+    that are converted are removed from it, one after the other, so that memory is reused.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
+        matrices = [
+            name for name in weights if name.startswith("blocks.") and weights[name].dim() == 2
+        ]
+        self.matrices: Mapping[str, Frozen] = {
+            name: freeze_matrix(weights.pop(name), dtype) for name in matrices
+        }
+        self.others = weights  # tables, norms and biases
+
+
+def freeze_matrix(weight: Tensor, dtype: torch.dtype) -> Frozen:
+    """A float32 matrix for products in `dtype`; one that stays float32 shares its memory."""
+    return Frozen(*split(weight)) if dtype == torch.bfloat16 else Frozen(weight)
 
 
 def split(weight: Tensor) -> tuple[Tensor, Tensor | None]:

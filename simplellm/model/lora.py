@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simplellm.model.adapted_product import AdaptedProduct, AdapterRows, adapted_product
-from simplellm.model.frozen_weights import joined, split
+from simplellm.model.frozen_weights import Frozen, FrozenWeights, joined
 from simplellm.model.kernels import dropout, prefers_torch
 from simplellm.model.layers import Linear
 from simplellm.model.transformer import SimpleLLM
@@ -48,25 +48,20 @@ class Lora:
 class AdaptedLinear(nn.Module):
     """A frozen linear layer with adapters for `adapted`, indexes of the matrices fused in it.
 
-    dtype: float32, or bfloat16, in which products of a training step are faster; the values of W
-    stay exact. Its state is that of a layer without adapters: W merged, and the bias.
+    weight: W (out, C). Its state is that of a layer without adapters: W merged, and the bias.
     """
 
-    high: Tensor  # W (out, C) in `dtype`
+    high: Tensor  # W in the format of products
     lower: Tensor | None  # see frozen_weights.py
     bias: Tensor | None
 
-    def __init__(
-        self, base: Linear, lora: Lora, adapted: Sequence[int], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, base: Linear, lora: Lora, adapted: Sequence[int], weight: Frozen) -> None:
         super().__init__()
         self.lora = lora
         self.in_features, self.out_features = base.in_features, base.out_features
         self.places = AdapterRows(base.rows, tuple(adapted))
-        weight = base.weight.detach()
-        high, lower = split(weight) if dtype == torch.bfloat16 else (weight, None)
-        self.register_buffer("high", high)
-        self.register_buffer("lower", lower)
+        self.register_buffer("high", weight.high)
+        self.register_buffer("lower", weight.lower)
         self.register_buffer("bias", None if base.bias is None else base.bias.detach())
         if adapted:
             n_rows = sum(base.rows[i] for i in adapted)
@@ -115,21 +110,22 @@ class AdaptedLinear(nn.Module):
 
 
 def adapt(
-    model: SimpleLLM, lora: Lora, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    model: SimpleLLM, lora: Lora, generator: torch.Generator, weights: FrozenWeights
 ) -> SimpleLLM:
-    """Freeze all weights and add adapters to the matrices that `lora` names, in place.
+    """Give the model these weights, and adapters for the matrices that `lora` names, in place.
 
-    dtype: of the frozen matrices in training steps. The memory of the matrices is shared where they
-    stay float32.
+    Only the adapters can be trained. The memory of `weights` is shared.
     """
+    model.load_state_dict(weights.others, strict=False, assign=True)
     model.requires_grad_(False)
-    for block in model.blocks:
+    for number, block in enumerate(model.blocks):
         for path, layer in list(block.named_modules()):
             if not isinstance(layer, Linear):
                 continue
             names = matrix_names(model, path)
             adapted = [i for i, name in enumerate(names) if name in lora.targets]
-            adapted_layer = AdaptedLinear(layer, lora, adapted, dtype)
+            weight = weights.matrices[f"blocks.{number}.{path}.weight"]
+            adapted_layer = AdaptedLinear(layer, lora, adapted, weight)
             adapted_layer.init_adapters(generator)
             parent, _, name = path.rpartition(".")
             setattr(block.get_submodule(parent), name, adapted_layer.train(layer.training))

@@ -11,6 +11,7 @@ from simplellm.config.lora import adapted_matrices
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
 from simplellm.device import require_memory
+from simplellm.model.frozen_weights import FrozenWeights
 from simplellm.model.induction_heads import plant_induction_heads
 from simplellm.model.lora import Lora, adapt
 from simplellm.model.transformer import SimpleLLM
@@ -24,18 +25,18 @@ COPIES_OF_WEIGHTS = 3  # weights, gradients, and the momentum of the optimizer (
 # (modern), half of that in bf16; with gradient checkpointing the input of each block.
 ACTIVATIONS = 10
 CHECKPOINTED_ACTIVATIONS = 1
+Weights = Mapping[str, Tensor] | FrozenWeights
 
 
 def initial_model(
     model_config: ModelConfig,
     config: TrainConfig,
     device: torch.device,
-    weights: Mapping[str, Tensor] | None = None,
-    precision: str = "float32",
+    weights: Weights | None = None,
 ) -> SimpleLLM:
     """A model on `device`, with random weights, or with `weights` by name where they are given.
 
-    With LoRA it shares the memory of `weights`, except for matrices in the 16 bits of `precision`.
+    With FrozenWeights it has adapters, and shares their memory.
     DeviceError if the memory is certainly too small to train it.
     """
     require_memory(least_training_bytes(model_config, config), device)
@@ -45,10 +46,11 @@ def initial_model(
         model.init_weights(generator)
         if config.induction:
             plant_induction_heads(model, generator)
+    elif isinstance(weights, FrozenWeights):
+        generator = torch.Generator().manual_seed(config.seed)
+        adapt(model, lora_of(config, model_config), generator, weights)
     else:
-        model.load_state_dict(weights, assign=bool(config.lora))
-    if config.lora:
-        _adapt(model, config, precision)
+        model.load_state_dict(weights)
     model.to(device)
     freeze(model, config.freeze)
     if config.gradient_checkpointing:
@@ -56,16 +58,15 @@ def initial_model(
     return model
 
 
-def _adapt(model: SimpleLLM, config: TrainConfig, precision: str) -> None:
-    """Freeze the model and add the adapters of the config, drawn from its seed."""
-    lora = Lora(
-        config.lora,
-        config.lora_alpha or ALPHA_PER_RANK * config.lora,
-        config.lora_dropout,
-        adapted_matrices(config, model.config),
-    )
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    adapt(model, lora, torch.Generator().manual_seed(config.seed), dtype)
+def lora_of(config: TrainConfig, model: ModelConfig) -> Lora:
+    """The adapters that a config asks for."""
+    alpha = config.lora_alpha or ALPHA_PER_RANK * config.lora
+    return Lora(config.lora, alpha, config.lora_dropout, adapted_matrices(config, model))
+
+
+def frozen_weights(weights: dict[str, Tensor], precision: str) -> FrozenWeights:
+    """Weights for adapters in steps of this precision; takes the matrices out of `weights`."""
+    return FrozenWeights(weights, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -81,6 +82,6 @@ def least_training_bytes(model_config: ModelConfig, config: TrainConfig) -> floa
     tokens = config.batch_size * model_config.block_size
     numbers = tokens * model_config.n_layer * model_config.n_embd * activations
     copies: float = 1 if config.freeze or config.lora else COPIES_OF_WEIGHTS
-    if config.lora and config.precision != "float32":
+    if config.lora and config.precision == "bf16":
         copies = 0.5  # 16 bits
     return FLOAT_BYTES * (copies * n_parameters + numbers)

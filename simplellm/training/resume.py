@@ -26,6 +26,7 @@ from simplellm.training.budget import RecordedDecisions, recorded_decisions, tra
 from simplellm.training.clock import Heartbeat
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import wait_for_all
+from simplellm.training.initial_model import frozen_weights
 from simplellm.training.plan import try_to_compile
 from simplellm.training.preparation import (
     TrainerFactory,
@@ -198,7 +199,7 @@ def _trainer_at(
     data = TrainingData.of(prepared, config, info.model.block_size)
     base_name = str(info.facts.get("adapter_base", ""))
     output = make_output(run, prepared, context, lock, checkpoint.generation, base_name)
-    base = read_frozen_base(run) if config.lora else None
+    base = frozen_weights(read_frozen_base(run), config.precision) if config.lora else None
     trainer = TrainerFactory(info.model, data, context, output, base)(config, config.precision)
     trainer.is_warm = False  # step 0 has been saved
     state = load_training_state(checkpoint.folder)

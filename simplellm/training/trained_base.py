@@ -17,13 +17,15 @@ from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.architectures import IMPORTED
+from simplellm.config.training import TrainConfig
 from simplellm.data.dataset import encode_document
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.device import fast_float32
+from simplellm.device import choose_precision, fast_float32
 from simplellm.errors import Notice
 from simplellm.model.scoring import evaluate
 from simplellm.model.transformer import SimpleLLM
+from simplellm.training.initial_model import Weights, frozen_weights
 
 OWN = "modern"  # only this project makes models of this architecture
 PASSAGE_TOKENS = 400  # of each passage of a sample
@@ -60,6 +62,22 @@ class TrainedBase:
         return cls(
             folder, opened.model, opened.tokenizer, opened.generation, bits_per_byte, is_open
         )
+
+    def taken_weights(self, config: TrainConfig, device: torch.device) -> Weights:
+        """Weights of the model by name, for a training with this config.
+
+        With LoRA the model has none afterwards: memory holds each weight once.
+        """
+        weights = self.model.state_dict()
+        if not config.lora:
+            return weights
+        for weight in self.model.parameters():
+            weight.data = weight.data.new_empty(0)
+        return frozen_weights(weights, choose_precision(device, config.precision))
+
+    def stated(self, run: RunFolder) -> tuple[Generation, str]:
+        """What checkpoints of `run` state of this model: special tokens, and where it is."""
+        return self.generation, self.hub_name_or_path(run)
 
     def hub_name_or_path(self, run: RunFolder) -> str:
         """Where `transformers` finds this model: its name on the hub, its folder, or RUN/base.

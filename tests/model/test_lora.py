@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simplellm.config.model import ModelConfig
-from simplellm.model.frozen_weights import joined, split
+from simplellm.model.frozen_weights import FrozenWeights, joined, split
 from simplellm.model.lora import Lora, adapt, adapted_layers, trained_weights
 from simplellm.model.transformer import SimpleLLM
 
@@ -45,7 +45,8 @@ def adapted(
 ) -> SimpleLLM:
     """A copy of `base` with adapters; `moved`: with random numbers in B."""
     generator = torch.Generator().manual_seed(2)
-    model = adapt(copy.deepcopy(base), lora, generator, dtype)
+    weights = FrozenWeights(copy.deepcopy(base).state_dict(), dtype)
+    model = adapt(SimpleLLM(base.config).eval(), lora, generator, weights)
     for _, layer in adapted_layers(model) if moved else ():
         layer.lora_b.data.normal_(0, 0.1, generator=generator)
     return model
