@@ -13,7 +13,7 @@ Shapes: N tokens, C inputs, R rank, K adapted matrices of a layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Lora:
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer with adapters for `adapted`, indexes of the matrices fused in it.
+    """A frozen linear layer with adapters for some of the matrices that are fused in it.
 
     weight: W (out, C). Its state is that of a layer without adapters: W merged, and the bias.
     """
@@ -55,17 +55,18 @@ class AdaptedLinear(nn.Module):
     lower: Tensor | None  # see frozen_weights.py
     bias: Tensor | None
 
-    def __init__(self, base: Linear, lora: Lora, adapted: Sequence[int], weight: Frozen) -> None:
+    def __init__(self, base: Linear, lora: Lora, places: AdapterRows, weight: Frozen) -> None:
         super().__init__()
         self.lora = lora
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.places = AdapterRows(base.rows, tuple(adapted))
+        self.places = places
         self.register_buffer("high", weight.high)
         self.register_buffer("lower", weight.lower)
         self.register_buffer("bias", None if base.bias is None else base.bias.detach())
-        if adapted:
-            n_rows = sum(base.rows[i] for i in adapted)
-            self.lora_a = nn.Parameter(torch.empty(len(adapted) * lora.rank, base.in_features))
+        if places.adapted:
+            n_rows = sum(places.sizes[i] for i in places.adapted)
+            n_inner = len(places.adapted) * lora.rank
+            self.lora_a = nn.Parameter(torch.empty(n_inner, base.in_features))
             self.lora_b = nn.Parameter(torch.zeros(n_rows, lora.rank))
 
     @torch.no_grad()
@@ -123,9 +124,11 @@ def adapt(
             if not isinstance(layer, Linear):
                 continue
             names = matrix_names(model, path)
-            adapted = [i for i, name in enumerate(names) if name in lora.targets]
+            # The matrices of gpt2 that are fused here are one matrix there too: c_attn.
+            sizes = layer.rows if len(names) > 1 else (layer.out_features,)
+            adapted = tuple(i for i, name in enumerate(names) if name in lora.targets)
             weight = weights.matrices[f"blocks.{number}.{path}.weight"]
-            adapted_layer = AdaptedLinear(layer, lora, adapted, weight)
+            adapted_layer = AdaptedLinear(layer, lora, AdapterRows(sizes, adapted), weight)
             adapted_layer.init_adapters(generator)
             parent, _, name = path.rpartition(".")
             setattr(block.get_submodule(parent), name, adapted_layer.train(layer.training))

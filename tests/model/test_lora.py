@@ -111,6 +111,14 @@ def test_gradients_follow_from_those_of_the_whole_matrices(config: ModelConfig) 
     assert compared == 8
 
 
+def test_each_matrix_of_transformers_has_one_pair_of_adapters() -> None:
+    qkv = "blocks.0.attention.qkv"
+    llama = dict(adapted_layers(adapted(random())))
+    gpt2 = dict(adapted_layers(adapted(random(GPT2), Lora(3, 12.0, 0.0, ALL_GPT2))))
+    assert [tuple(b.shape) for _, _, b in llama[qkv].adapters()] == [(32, 3), (16, 3), (16, 3)]
+    assert [tuple(b.shape) for _, _, b in gpt2[qkv].adapters()] == [(96, 3)]  # c_attn
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_gradients_by_hand_are_those_of_torch(
     share: float, monkeypatch: pytest.MonkeyPatch
