@@ -27,6 +27,7 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting
 from simplellm.config.toml import read_toml
 from simplellm.config.training import TrainConfig
+from simplellm.errors import SettingError
 from simplellm.evaluation.bench_model import bench_model
 from simplellm.inference.beams import reply_to
 from simplellm.inference.sampler import Sampler
@@ -200,6 +201,10 @@ def test_every_offered_argument_of_a_command_is_accepted(sampler, command) -> No
         small = [text for text in own if len(text) <= 4] or ["'.'", "','"]
         values = {"set": small[:1], "compare": [*small, *small][:2]}.get(command.name, [])
         words = [f"/{command.name}", value, *values]
+        if words == ["/mode", "chat"]:  # of a model with a template, see test_chat_mode.py
+            with pytest.raises(SettingError, match="no chat template"):
+                dispatch(session, "/mode chat")
+            continue
         shown = dispatch(session, " ".join(words))
         assert shown is not None or command.name == "quit", words
 
@@ -241,6 +246,10 @@ def required_words(command: str, name: str) -> list[str]:
         if action.required and name not in action.option_strings:
             value = next(iter(action.choices), "x") if action.choices else "x"
             words += [*action.option_strings[:1], value]
+    for group in parser.build_parser().commands[command]._mutually_exclusive_groups:
+        flags = [flag for action in group._group_actions for flag in action.option_strings]
+        if group.required and name not in flags:
+            words += [flags[0], "x"]
     return words
 
 

@@ -62,7 +62,7 @@ def _only_in_chat(session: Session, what: str, text: str) -> Shown:
     fix = "/run NAME opens another run"
     if session.sampler.template is not None:
         problem, fix = f"{what} belongs to chat mode; this is text mode", "/mode chat"
-    if text:
+    if text not in ("", OFF):
         raise SettingError(problem, fix=fix)
     return Lines(f"{problem} ({fix})")
 
