@@ -36,9 +36,14 @@ emoji_words = st.lists(
 words = st.text(st.sampled_from("ab한글é.-👍日本"), min_size=1, max_size=9)
 
 
-def written(text: str, size: int = 1, width: int = WIDTH) -> list[str]:
-    """What is written for each piece of `size` characters of the text, and at the end."""
+def written(text: str, size: int = 1, width: int = WIDTH, before: str | None = None) -> list[str]:
+    """What is written for each piece of `size` characters of the text, and at the end.
+
+    before: earlier lines of a reply in Markdown; None for other text.
+    """
     wrap = WordWrap(cell_len)
+    if before is not None:
+        wrap.begin_markdown(before)
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     spans = [wrap.push(piece, "", width) for piece in pieces]
     return ["".join(span.text for span in part) for part in (*spans, wrap.finish())]
@@ -156,3 +161,44 @@ def test_text_for_programs_is_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> No
     screen.write("one two three four five six seven eight")
     screen.line()
     assert out.getvalue() == "one two three four five six seven eight\n"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("- one two three four five six", ["- one two three four", "  five six"]),
+        ("12. one two three four five", ["12. one two three", "    four five"]),
+        ("  * 한국어 문장입니다 그리고", ["  * 한국어", "    문장입니다", "    그리고"]),
+        ("    one two three four five", ["    one two three", "    four five"]),
+        ("a - one two three four five", ["a - one two three", "four five"]),
+        ("-one two three four five", ["-one two three four", "five"]),
+        ("```\nif one and two and three:\n    pass\n```\none two three four five",
+         ["```", "if one and two and t", "hree:", "    pass", "```", "one two three four", "five"]),
+        ("```py\n\tone\n  ```\n- a", ["```py", "        one", "  ```", "- a"]),
+        ("- " + "x" * 30 + " y", ["- " + "", "  xxxxxxxxxxxxxxxxxx", "xxxxxxxxxxxx y"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_lists_are_indented_and_code_is_not_wrapped(
+    text: str, expected: list[str], size: int
+) -> None:
+    shown = [line for line in lines("".join(written(text, size, before=""))) if line]
+    assert shown == [line.rstrip() for line in expected]
+
+
+def test_a_continued_reply_knows_that_it_is_in_code() -> None:
+    code = "one two three four five"
+    for before, expected in (
+        ("```py\na", [code[:20], code[20:]]),
+        ("```\n```", [code[:18], "five"]),
+    ):
+        shown = [line for line in lines("".join(written(code, before=before))) if line]
+        assert shown == expected
+
+
+@given(st.lists(words), st.integers(1, 7))
+def test_markdown_loses_no_word(found: list[str], size: int) -> None:
+    shown = "".join(lines("".join(written(" ".join(["-", *found]), size, before="")))).replace(
+        " ", ""
+    )
+    assert shown == "-" + "".join(found)
