@@ -7,6 +7,7 @@ answer at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -132,7 +133,9 @@ def _report_system_error(error: OSError, arguments: list[str]) -> int:
     if is_broken_pipe(error):
         return 0
     where = f" at {error.filename}" if error.filename else ""
-    _report(SimpleLLMError(f"system error{where}: {error.strerror or error}"), arguments)
+    fix = "name another place, or change its permissions" if error.errno == errno.EACCES else ""
+    what = f"system error{where}: {error.strerror or error}"
+    _report(SimpleLLMError(what, fix=fix), arguments)
     return 1
 
 

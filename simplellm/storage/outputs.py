@@ -32,6 +32,11 @@ def check_output(
     force: an existing file is replaced; so is a folder that has only files named in `replaceable`.
     An empty folder counts as missing.
     """
+    if str(path) == "-":
+        raise SettingError(
+            "--out is a file or a folder, got - (standard output)",
+            fix="name a path",
+        )
     if not path.parent.is_dir():
         raise SettingError(
             f"--out needs a folder that exists, got {path}",

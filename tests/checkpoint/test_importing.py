@@ -516,6 +516,8 @@ def test_an_error_about_a_source_says_what_to_name_instead(
         assert code == 1
         assert str(copied) in err
     assert f"name a model in it: {copied}" in assert_refused(tmp_path, tmp_path / "runs", capsys)
+    code, _, err = run_command(capsys, "import", "", "--checkpoints", tmp_path / "runs")
+    assert code == 2 and err.startswith("error: SOURCE is empty")
     for name in ("https://huggingface.co/nobody/no-model", "nobody/no-model"):
         err = assert_refused(Path(name), tmp_path / "runs", capsys)
         assert "does not exist" in err

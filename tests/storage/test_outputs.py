@@ -47,6 +47,11 @@ def test_a_folder_is_no_file_and_a_file_is_no_folder(tmp_path: Path) -> None:
     assert "the file" in refused(tmp_path / "file", is_folder=True, force=True)
 
 
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_standard_output_is_refused_instead_of_a_file_with_that_name(is_folder: bool) -> None:
+    assert "standard output" in refused(Path("-"), is_folder=is_folder, force=True)
+
+
 def test_what_exists_is_replaced_only_with_force(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     write_folder(tmp_path / "folder", "a", "b")

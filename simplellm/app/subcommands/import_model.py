@@ -13,6 +13,7 @@ from simplellm.checkpoint.importing.hub import download, is_hub_name
 from simplellm.checkpoint.importing.import_run import import_run
 from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.importing.source_model import SourceModel
+from simplellm.errors import SettingError
 from simplellm.storage.files import remove_leftovers
 from simplellm.storage.json_files import JsonObject
 from simplellm.storage.user_paths import expand_user
@@ -22,6 +23,10 @@ SLOW_PARAMETERS = 20_000_000  # from which an import may take more than 3 second
 
 def import_model(options: ImportOptions) -> int:
     screen = screen_of(options)
+    if not options.source.strip():
+        raise SettingError(
+            "SOURCE is empty", fix="name a model folder, a .gguf file or hf:OWNER/NAME"
+        )
     name = options.name or free_name(_stem(options.source), options.checkpoints)
     run = new_run(name, options.checkpoints)  # before anything is downloaded or read
     source = _source(options)
