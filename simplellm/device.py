@@ -190,7 +190,8 @@ def describe(device: torch.device, precision: str) -> str:
     elif device.type == "mps":
         name = NAMES["mps"]
     else:
-        name = f"{torch.get_num_threads()} cores"
+        n_cores = torch.get_num_threads()
+        name = "1 core" if n_cores == 1 else f"{n_cores} cores"
     return f"{device.type} ({name}), {precision}"
 
 

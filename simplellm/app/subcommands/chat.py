@@ -131,13 +131,14 @@ def _facts(run: RunFolder, folder: Path, model: SimpleLLM) -> dict[str, str]:
         quality = f"none, the validation text is {missing}"
     device = model.token_embedding.weight.device
     source = run.imported_from()
+    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
+    heads = "1 head" if config.n_head == 1 else f"{config.n_head} heads"
     return {
         "run": run.name,
         **({"imported from": source} if source else {}),
         "step": str(max(step_of(folder), 0)),
         "bits per byte": quality,
-        "architecture": f"{config.architecture}, {config.n_layer} layers of {config.n_embd}, "
-        f"{config.n_head} heads",
+        "architecture": f"{config.architecture}, {layers} of {config.n_embd}, {heads}",
         "context": f"{config.block_size} tokens",
         "vocabulary": f"{config.vocab_size} tokens",
         "parameters": f"{model.n_parameters:,}",
