@@ -75,11 +75,11 @@ class Screen:
         self._draw(self._wrapped(self._sanitizer.push(text), style))
 
     def begin_reply(self, label: str, before: str = "") -> None:
-        """Who replies; a label that takes more than a third of the line has a line of its own.
+        """Who replies; a label that takes more than half of the line has a line of its own.
 
         before: earlier lines of the same reply, which may have begun a block of code.
         """
-        is_long = cell_len(label) * 3 > self._columns
+        is_long = cell_len(label) * 2 > self._columns
         self.write(label.rstrip() if is_long else label, "bold")
         if is_long:
             self.line()

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import simplellm
 from interop.llama_cpp import LlamaCpp
 from interop.test_gguf import strings
 from simplellm.checkpoint.importing.gguf_file import read_gguf
-from simplellm.checkpoint.step_folder import OpenedModel, open_model
+from simplellm.checkpoint.step_folder import OpenedModel, description_files, open_model
 from simplellm.config.sampling import SamplingParams
+from simplellm.data.conversations.conversation import ASSISTANT, USER, Turn
 from simplellm.inference.sampler import Sampler
 
 CPU = torch.device("cpu")
@@ -96,3 +98,30 @@ def test_a_truncated_file_is_refused_before_its_weights_are_read(
         (tmp_path / "x.gguf").write_bytes(content[:length])
         with pytest.raises(CheckpointError, match="is not a valid GGUF file"):
             read_gguf(tmp_path / "x.gguf")
+
+
+def test_its_chat_template_gives_the_ids_of_apply_chat_template(
+    opened: OpenedModel, tmp_path: Path
+) -> None:
+    import transformers
+
+    files = description_files(opened.model.config, opened.tokenizer, generation=opened.generation)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    template = opened.generation.template(opened.tokenizer)
+    assert template is not None
+    texts = [text for text in strings() if "<|" not in text]
+    for start in range(0, len(texts) - 3, 3):
+        spoken = [Turn(role, texts[start + n]) for n, role in enumerate((USER, ASSISTANT, USER))]
+        given = [{"role": turn.role, "content": turn.text} for turn in spoken]
+        expected = reference.apply_chat_template(
+            given, add_generation_prompt=True, return_dict=False
+        )
+        assert template.encode(spoken, opened.tokenizer, is_open=True) == expected
+
+
+def test_it_answers_and_ends_its_reply_itself(path: Path) -> None:
+    model = simplellm.load(path, device="cpu")
+    reply = model.chat("What is the capital of France?", temperature=0, max_new_tokens=60)
+    assert "Paris" in reply and len(model.tokenizer.encode(reply)) < 60
