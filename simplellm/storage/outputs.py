@@ -34,8 +34,7 @@ def check_output(
     """
     if str(path) == "-":
         raise SettingError(
-            "--out is a file or a folder, got - (standard output)",
-            fix="name a path",
+            "--out is a file or a folder, got - (standard output)", fix="name a path"
         )
     if not path.parent.is_dir():
         raise SettingError(
