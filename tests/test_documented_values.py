@@ -145,7 +145,11 @@ def test_every_documented_value_works_alone_in_the_recipe(group, name) -> None:
             given["n_layer"] = parsed  # it is a number of blocks that there are
         if name == "r_drop" and parsed:
             given["dropout"] = 0.1
-        model, train = choose(20_000, given)
+        base = None
+        if name.startswith("lora"):
+            base = ModelConfig(n_embd=1024, n_head=16)  # as large as the highest rank
+            given = {"lora": 1, **given} if name != "lora" else given
+        model, train = choose(20_000, given, base)
         assert getattr(model if group == "model" else train, name) == parsed or parsed is None
 
 

@@ -227,7 +227,7 @@ class TrainConfig(Settings):
         0,
         "rank of the LoRA adapters that are trained instead of the model's weights; 0 is none",
         minimum=0,
-        maximum=65_536,
+        maximum=1024,
     )
     lora_alpha: float | None = setting(
         "float",

@@ -199,7 +199,7 @@ class Repetition:
             return None
         if recorded == BASE:
             return base_folder()
-        if not Path(str(recorded)).is_dir():
+        if not Path(str(recorded)).exists():  # a folder, or a .gguf file
             raise CheckpointError(
                 f"the model that {self.name} started from is no longer at {recorded}",
                 fix="name it: --from RUN",

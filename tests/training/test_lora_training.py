@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from simplellm.checkpoint.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.checkpoint.tensors import read_tensors
+from simplellm.errors import CheckpointError
+from simplellm.training.repetition import Repetition
 
 CPU = torch.device("cpu")
 FLAGS = ["--schedule", "constant", "--eval-interval", "2", "--precision", "float32"]
@@ -119,6 +122,16 @@ def test_a_run_is_repeated_from_its_run_json(runs: Path, tmp_path: Path) -> None
     assert run_program(tmp_path / "runs", "train", "--config", config, "--name", "again") == 0
     again = RunFolder(tmp_path / "runs" / "again")
     assert digests(again) == digests(RunFolder(runs / "adapted"))
+
+
+def test_a_run_from_a_file_is_repeated_from_that_file(runs: Path) -> None:
+    repetition = Repetition.read(runs / "adapted" / "run.json", {})
+    model = runs / "model.gguf"
+    info = repetition.info.with_facts({"from": str(model)})
+    with pytest.raises(CheckpointError, match="no longer at .*model.gguf"):
+        assert replace(repetition, info=info).base_folder
+    model.touch()
+    assert replace(repetition, info=info).base_folder == model
 
 
 def test_evaluation_and_preview_see_the_adapted_model(
