@@ -33,6 +33,7 @@ from simplellm.training.base_choice import Choice, choose_start
 from simplellm.training.context import Output, Runtime, TrainingContext
 from simplellm.training.distributed import any_of, from_main, wait_for_all
 from simplellm.training.initial_model import Weights, initial_model
+from simplellm.training.known_text import without_known_figures
 from simplellm.training.plan import plan
 from simplellm.training.repetition import Repetition
 from simplellm.training.run_info import RunInfo, start_facts, text_facts
@@ -103,6 +104,7 @@ def prepare_run(
     is_chosen = attempt.may_choose_base and base is None
     choice = choose_start(corpora, config, given, context) if is_chosen else Choice(base)
     base = choice.base
+    corpora = without_known_figures(corpora, base, config.val_fraction, context.notice)
     model_config, config = _configs(corpora.train.n_bytes, given, base, speed)
     tokenizer = base.tokenizer if base else config.tokenizer
     prepared = prepared_corpora(corpora, config, tokenizer, model_config.vocab_size, context)
@@ -111,8 +113,8 @@ def prepare_run(
     known = base.model.config if base else prepared.tokenizer
     model_config = dataclasses.replace(model_config, vocab_size=known.vocab_size)
     output = make_output(run, prepared, context, attempt.lock, *(base.stated(run) if base else ()))
-    data = TrainingData.of(prepared, config, model_config.block_size)
     config = with_lora_precision(config, context.device)
+    data = TrainingData.of(prepared, config, model_config.block_size)
     weights = base.taken_weights(config, context.device) if base else None
     factory = TrainerFactory(model_config, data, context, output, weights)
     trainer = _planned(factory, config, attempt)
@@ -121,7 +123,6 @@ def prepare_run(
         **sources.to_mapping(),
         **text_facts(corpora, prepared),
         "validation_text": corpora.describe_validation(config.val_fraction),
-        "corpus_bytes": corpora.train.n_bytes,
         "speed": speed,
     }
     info = RunInfo(sources, given, trainer.model.config, trainer.config, facts)

@@ -115,6 +115,7 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
     ]
     return {
         "fingerprint": corpus.fingerprint,
+        "corpus_bytes": corpus.n_bytes,
         "files": files,
         "prepared": prepared.folder.name,
         "val_fingerprint": validation.fingerprint if validation else None,

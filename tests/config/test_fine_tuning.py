@@ -57,6 +57,10 @@ def test_settings_that_the_base_can_follow_do_not_contradict_it(given: dict[str,
         (3.29, 1.28, 420_000, False),
         (3.75, 1.57, 50_000, False),
         (1.43, 1.19, 90_000, True),
+        (1.79, 1.12, 135_000, True),
+        (2.52, 1.57, 50_000, True),
+        (1.66, 1.36, 270_000, True),
+        (1.76, 1.28, 420_000, True),
     ],
 )
 def test_the_base_pays_where_it_predicts_a_text_almost_as_well_as_bz2(
