@@ -47,7 +47,7 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "prompt_toolkit": ("app.prompt", "app.pastes"),
     "transformers": ("evaluation.benchmark",),
     "resvg_py": ("evaluation.picture.save",),
-    "argparse": ("app.parser", "app.flags", "app.generation_flags"),
+    "argparse": ("app.parser", "app.flags", "app.generation_flags", "app.reading_flags"),
     "tomllib": ("config.toml",),
 }
 HARDWARE = ("torch.cuda", "torch.backends", "torch.mps")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from simplellm.config.model import DEFAULT_CONTEXT, ModelConfig
 from simplellm.config.setting import Setting
+from simplellm.data.conversations.options import parse_gap
 from simplellm.errors import SettingError
 from simplellm.storage.user_paths import expand_user
 from simplellm.training.trackers import TRACKERS
@@ -48,3 +49,8 @@ def n_candidates(text: str) -> int:
 def trackers(text: str) -> tuple[str, ...]:
     setting = Setting("track", "str", "none", "", choices=tuple(TRACKERS))
     return tuple(dict.fromkeys(setting.parse(name.strip()) for name in text.split(",")))
+
+
+def gap(text: str) -> float:
+    """Seconds of silence; SettingError for anything else."""
+    return parse_gap(text)

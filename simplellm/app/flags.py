@@ -8,6 +8,7 @@ from typing import Any
 
 from simplellm.app import flag_values as values
 from simplellm.app.options import FindLrOptions, PruneOptions
+from simplellm.app.reading_flags import add_reading
 from simplellm.base.packaged import BASE, NONE
 from simplellm.config.export_formats import EXPORT_FORMATS, EXPORT_TYPES
 from simplellm.config.model import ModelConfig
@@ -79,7 +80,7 @@ def add_train_flags(parser: ArgumentParser) -> None:
         help="use this text for validation instead of the last part of TEXT",
     )
     _add_tracking_flags(parser)
-    _add_reading(parser, "the texts")
+    add_reading(parser, "the texts")
     _add_config_flags(parser)
 
 
@@ -212,7 +213,7 @@ def add_export_flags(parser: ArgumentParser) -> None:
 def add_evaluate_flags(parser: ArgumentParser) -> None:
     add_model_flags(parser)
     parser.add_argument("--data", metavar="FILE", required=True, help="text to score")
-    _add_reading(parser, "the text")
+    add_reading(parser, "the text")
 
 
 # ---------------------------------------------------------------- flags of several commands
@@ -220,25 +221,6 @@ def add_evaluate_flags(parser: ArgumentParser) -> None:
 
 def _add_texts(parser: ArgumentParser, help: str) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help=help)
-
-
-def _add_reading(parser: ArgumentParser, what: str) -> None:
-    """Flags that say how text files are read."""
-    parser.add_argument(
-        "--encoding", metavar="NAME", help=f"character encoding of {what} (default: utf-8)"
-    )
-    parser.add_argument(
-        "--text-key", metavar="KEY", help="key of the text in each line of a .jsonl file"
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave unusable lines of .jsonl files out"
-    )
-    parser.add_argument(
-        "--max-bad-share",
-        metavar="SHARE",
-        type=values.share,
-        help="with --skip-bad: largest share of unusable lines that is accepted (default: 0.1)",
-    )
 
 
 def _add_chart(parser: ArgumentParser, what: str) -> None:

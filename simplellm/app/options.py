@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simplellm.data.conversations.options import DEFAULT_GAP_SECONDS
 from simplellm.data.text_files import STDIN_NAME
 
 SettingValues = Mapping[str, Any]  # values by setting name, only of the settings that were given
@@ -53,12 +54,17 @@ class ReadingOptions(Options):
     """How text files are read.
 
     skip_bad: leave unusable JSON lines out, if they are at most `max_bad_share` of all.
+    text_format: --format; None detects conversations. me: name of the person of a chat whose
+    messages are the replies. gap: seconds of silence that begin a new conversation.
     """
 
     encoding: str = "utf-8"
     text_key: str = "text"
     skip_bad: bool = False
     max_bad_share: float = 0.1
+    text_format: str | None = None
+    me: str | None = None
+    gap: float = DEFAULT_GAP_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ class TrainingMonitor:
     def _warn_of_validation(self) -> None:
         """Say why the figures of the validation text will mean nothing."""
         assert self._prepared is not None and self._run is not None
-        n_tokens, n_bytes = len(self._prepared.val_ids) - 1, self._prepared.val_bytes
+        n_tokens, n_bytes = self._prepared.scored
         if why := short_validation(n_tokens, n_bytes) or not_held_out(self._run.copied_share()):
             self._screen.notice(why)
 
@@ -150,6 +150,13 @@ def sample(
     return _sample(model, prepared, n_tokens, most_seconds).text
 
 
+def prompt_of(prepared: Prepared) -> list[int]:
+    """What a sample answers or continues: the first held-out question, or the validation text."""
+    if prepared.marks is None:
+        return prepared.val_ids[:PROMPT_TOKENS].tolist()
+    return prepared.marks.first_question()
+
+
 def _sample(
     model: SimpleLLM, prepared: Prepared, n_tokens: int, most_seconds: float = float("inf")
 ) -> Reply:
@@ -157,8 +164,8 @@ def _sample(
     was_training = model.training
     started_at = time.perf_counter()
     params = SamplingParams(max_new_tokens=n_tokens, seed=SAMPLE_SEED)
-    prompt = prepared.val_ids[:PROMPT_TOKENS].tolist()
-    reply = Sampler(model, prepared.tokenizer).stream(prompt, params)
+    prompt = prompt_of(prepared)
+    reply = Sampler(model, prepared.tokenizer, prepared.end_ids).stream(prompt, params)
     try:
         for _ in reply:
             if time.perf_counter() - started_at > most_seconds:

@@ -10,6 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from simplellm.config.architectures import ARCHITECTURES
+from simplellm.config.conversations import (
+    ConversationLengths,
+    for_conversations,
+    warm_on_conversations,
+)
 from simplellm.config.fine_tuning import SMALL_TEXT_BYTES, epochs_of_small_text, fine_tuning
 from simplellm.config.heads import fitted_shape
 from simplellm.config.lora import adapted_matrices
@@ -43,16 +48,18 @@ def choose(
     base: ModelConfig | None = None,
     speed: float = 1.0,
     is_open: bool = False,
+    lengths: ConversationLengths | None = None,
 ) -> tuple[ModelConfig, TrainConfig]:
     """The configs for a text of `train_bytes`; settings in `given` override the recipe.
 
     base: the model that training continues from, whose shape stays. is_open: whether it was trained
-    by others on very much text, and not by this recipe. speed: see `recipe`.
+    by others on very much text, and not by this recipe. speed: see `recipe`. lengths: of the
+    conversations; None for texts only.
     SettingError for settings that do not fit together or would change the shape of `base`.
     """
     given = {name: _setting(name).check(value) for name, value in given.items()}
     known = {**(base.to_mapping() if base else {}), **given}
-    chosen = {**recipe(train_bytes, known, speed), **given}
+    chosen = {**recipe(train_bytes, known, speed, lengths), **given}
     if base is None:
         chosen |= fitted_shape(chosen, given)
     train = {name: value for name, value in chosen.items() if name in TrainConfig.names()}
@@ -61,6 +68,8 @@ def choose(
         model = ModelConfig(**{name: value for name, value in chosen.items() if name in names})
     else:
         model, train = fine_tuning(base, chosen, train, given, is_open, train_bytes)
+        changed = warm_on_conversations(is_open) if lengths else {}
+        train |= {name: value for name, value in changed.items() if name not in given}
     if train.get("r_drop") and not model.dropout:
         if "r_drop" in given:
             raise SettingError(
@@ -74,20 +83,29 @@ def choose(
             fix="use a lower --freeze",
         )
     if train.get("lora") and base is None:
-        raise SettingError(
-            "lora adapts a trained model, got none to start from",
-            fix="--from RUN, --from base, or --from a model folder or .gguf file",
-        )
+        raise _nothing_to_adapt()
     config = TrainConfig(**train)
     adapted_matrices(config, model)  # refuses what the model does not have
     return model, config
+
+
+def _nothing_to_adapt() -> SettingError:
+    return SettingError(
+        "lora adapts a trained model, got none to start from",
+        fix="--from RUN, --from base, or --from a model folder or .gguf file",
+    )
 
 
 def _setting(name: str) -> Setting:
     return (ModelConfig if name in ModelConfig.names() else TrainConfig).setting(name)
 
 
-def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> dict[str, Any]:
+def recipe(
+    train_bytes: int,
+    given: Mapping[str, Any],
+    speed: float = 1.0,
+    lengths: ConversationLengths | None = None,
+) -> dict[str, Any]:
     """Settings that suit a text of this size and this time.
 
     speed: of the machine, relative to that of the trials (2 CPU cores).
@@ -107,6 +125,8 @@ def recipe(train_bytes: int, given: Mapping[str, Any], speed: float = 1.0) -> di
             settings["max_epochs"] = _max_epochs(train_bytes)
     else:
         settings |= _larger_text(train_bytes, seconds)
+    if lengths is not None:
+        settings |= for_conversations(lengths)
     if given.get("tokenizer") == "gpt2":
         settings |= {"bpe_dropout": 0.0, "composition": 0.0}
     architecture = given.get("architecture", ModelConfig.setting("architecture").default)

@@ -105,10 +105,17 @@ class TrainConfig(Settings):
         maximum=100,
         aliases=("consistency",),
     )
+    prompt_weight: float = setting(
+        "float",
+        0.0,
+        "of conversations: weight of what is no reply in the loss; a reply has 1",
+        minimum=0,
+        maximum=1,
+    )
     val_fraction: float = setting(
         "float",
         0.1,
-        "last part of the text that is held out for validation",
+        "last part of the text, and share of the conversations, held out for validation",
         minimum=0,
         open_minimum=True,
         maximum=0.9,

@@ -64,8 +64,11 @@ def read_corpus(
     stdin: BinaryIO | None = None,
     notice: Notice = lambda text: None,
     validation: Corpus | None = None,
+    files: Sequence[TextFile] | None = None,
 ) -> Corpus:
     """Check, count and hash the texts (files, folders, globs, `-`); TextError if there is none.
+
+    files: those of `texts` that are read; None is all.
 
     Documents that occur a second time and what `validation` contains are left out; a notice says
     so, and names files of a folder that cannot be read.
@@ -78,7 +81,7 @@ def read_corpus(
     if validation is not None and not format.keeps_shared:
         shared = PassageIndex(chunk.text for chunk in validation.chunks())
     reader = _Reader(format, notice, set(excluded), excluded, shared)
-    for file in find_text_files(texts, notice):
+    for file in find_text_files(texts, notice) if files is None else files:
         reader.read(file, stdin)
     return reader.corpus(texts)
 

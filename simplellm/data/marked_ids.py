@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simplellm.data.tokenizer import Tokenizer
+
 
 @dataclass(frozen=True)
 class MarkedIds:
@@ -29,8 +31,26 @@ class MarkedIds:
         return np.diff(self.starts)
 
     @property
-    def learned_per_document(self) -> np.ndarray:
-        """Targets that are learned, (D)."""
-        counts = np.concatenate([[0], np.cumsum(self.is_learned, dtype=np.int64)])
-        first = self.is_learned[self.starts[:-1]] if len(self) else np.zeros(0, np.int64)
-        return np.diff(counts[self.starts]) - first
+    def is_target(self) -> np.ndarray:
+        """Which ids are targets that are learned (N): not the first of a document."""
+        targets = self.is_learned.copy()
+        targets[self.starts[:-1]] = False
+        return targets
+
+    @property
+    def n_learned(self) -> int:
+        """Targets that are learned."""
+        return int(self.is_target.sum())
+
+    def learned_bytes(self, tokenizer: Tokenizer) -> int:
+        """UTF-8 bytes of the targets that are learned; special tokens have none."""
+        counts = np.bincount(self.ids[self.is_target], minlength=tokenizer.vocab_size)
+        sizes = [len(tokenizer.token_bytes(token)) for token in range(len(counts))]
+        return int(counts @ np.array(sizes))
+
+    def first(self, n_targets: int) -> MarkedIds:
+        """The first documents that together have at least `n_targets` learned targets, or all."""
+        counts = np.cumsum(np.add.reduceat(self.is_target, self.starts[:-1], dtype=np.int64))
+        n = min(int(np.searchsorted(counts, n_targets)) + 1, len(self))
+        end = int(self.starts[n])
+        return MarkedIds(self.ids[:end], self.is_learned[:end], self.starts[: n + 1])

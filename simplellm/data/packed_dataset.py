@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,6 +38,17 @@ class Batch(NamedTuple):
     weights: torch.Tensor | None = None
     documents: torch.Tensor | None = None
     share: float | None = None
+
+    def on(self, upload: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The batch with each tensor replaced by `upload` of it."""
+        ids, targets, weights, documents, share = self
+        return Batch(
+            upload(ids),
+            upload(targets),
+            None if weights is None else upload(weights),
+            None if documents is None else upload(documents),
+            share,
+        )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from simplellm.data.corpus import Corpus
+from simplellm.data.prepared_marks import MARK_FILES, PreparedMarks, read_marks
 from simplellm.data.source import Source, TextChunk, TextFormat
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.data.utf8 import utf8_length
@@ -47,14 +48,33 @@ class Prepared:
     train_bytes: int  # UTF-8 bytes of the encoded text
     val_bytes: int
     documents: np.ndarray  # (D, 2) uint32: source index and first line of each training document
+    marks: PreparedMarks | None = None  # where there are conversations
 
     def train_documents(self) -> list[str]:
         """The training documents as text; they must fit into memory."""
-        return self._documents(self.train_ids)
+        if self.marks is None:
+            return self._documents(self.train_ids)
+        texts = self._documents(self.train_ids[: self.marks.n_train_text])
+        return [*texts, *self.marks.train_conversations(self.tokenizer)]
 
     def val_documents(self) -> list[str]:
         """The validation documents as text; they must fit into memory."""
-        return self._documents(self.val_ids)
+        if self.marks is None:
+            return self._documents(self.val_ids)
+        texts = self._documents(self.val_ids[: self.marks.n_val_text])
+        return [*texts, *self.marks.val_conversations(self.tokenizer)]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a reply, where there are conversations."""
+        return self.marks.end_ids() if self.marks else ()
+
+    @property
+    def scored(self) -> tuple[int, int]:
+        """Tokens of the validation data that are scored, and the bytes of their text."""
+        if self.marks is None:
+            return len(self.val_ids) - 1, self.val_bytes
+        return self.marks.val.n_learned, self.marks.val.learned_bytes(self.tokenizer)
 
     def _documents(self, ids: np.ndarray) -> list[str]:
         begins = np.flatnonzero(ids == self.tokenizer.document_mark)
@@ -62,7 +82,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Split:
+class TextSplit:
     """Which characters of which corpus are training text and which are validation text."""
 
     train: Corpus
@@ -73,6 +93,11 @@ class _Split:
     @property
     def n_bytes(self) -> int:
         return self.train.n_bytes + (self.val.n_bytes if self.val is not self.train else 0)
+
+    @property
+    def identity(self) -> list[object]:
+        """What determines both parts."""
+        return [_identity(self.train), self.train_stop, _identity(self.val), self.val_start]
 
     def train_chunks(self) -> Iterator[TextChunk]:
         return self.train.chunks(0, self.train_stop)
@@ -96,7 +121,7 @@ def prepare(
     never trained on it. `tokenizer` is "bpe" (trained here), "gpt2", or a tokenizer.
     Raises TextError if the corpus is too short to be split.
     """
-    split = _split(corpus, val_corpus, val_fraction)
+    split = text_split(corpus, val_corpus, val_fraction)
     name = tokenizer if isinstance(tokenizer, str) else tokenizer.fingerprint
     size = vocab_size if name == "bpe" else 0
     key = [
@@ -139,10 +164,12 @@ def train_characters(n_characters: int, val_fraction: float | None) -> int:
     return n_characters if val_fraction is None else int(n_characters * (1 - val_fraction))
 
 
-def _split(corpus: Corpus, val_corpus: Corpus | None, val_fraction: float) -> _Split:
+def text_split(corpus: Corpus, val_corpus: Corpus | None, val_fraction: float) -> TextSplit:
+    """The split of texts; TextError if one of the parts would be empty."""
     cut = train_characters(corpus.n_characters, None if val_corpus else val_fraction)
-    split = _Split(corpus, cut, val_corpus or corpus, 0 if val_corpus else cut)
-    if cut == 0 or split.val.n_characters == split.val_start:
+    split = TextSplit(corpus, cut, val_corpus or corpus, 0 if val_corpus else cut)
+    has_no_validation = val_corpus is None and split.val.n_characters == split.val_start
+    if cut == 0 or has_no_validation:
         raise TextError(
             f"{corpus.n_characters} characters cannot be split into training and validation text",
             fix="use more text",
@@ -174,7 +201,8 @@ def _reading(source: Source) -> list[object]:
 def _is_intact(folder: Path) -> bool:
     try:
         digests = json.loads((folder / "meta.json").read_bytes())["sha256"]
-        return has_digests(folder, PREPARED_FILES, digests)
+        names = (*PREPARED_FILES, *MARK_FILES) if MARK_FILES[0] in digests else PREPARED_FILES
+        return has_digests(folder, names, digests)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -188,16 +216,17 @@ def _open_prepared(folder: Path) -> Prepared:
         for name in ("train.bin", "val.bin")
     )
     documents = np.frombuffer((folder / "documents.bin").read_bytes(), DOCUMENT_TYPE).reshape(-1, 2)
-    return Prepared(
-        folder, tokenizer, train_ids, val_ids, meta["train_bytes"], meta["val_bytes"], documents
-    )
+    has_marks = MARK_FILES[0] in meta["sha256"]
+    marks = read_marks(folder, meta, train_ids, val_ids) if has_marks else None
+    sizes = meta["train_bytes"], meta["val_bytes"]
+    return Prepared(folder, tokenizer, train_ids, val_ids, *sizes, documents, marks)
 
 
 # ---------------------------------------------------------------- writing
 
 
 def _write_prepared(
-    target: Path, split: _Split, choice: str | Tokenizer, vocab_size: int, notice: Notice
+    target: Path, split: TextSplit, choice: str | Tokenizer, vocab_size: int, notice: Notice
 ) -> None:
     if split.train.n_bytes > NOTICE_BYTES:
         notice(f"preparing {split.train.n_bytes / 1e6:,.0f} MB: training the tokenizer")
@@ -205,7 +234,7 @@ def _write_prepared(
         choice if isinstance(choice, Tokenizer) else _new_tokenizer(choice, split, vocab_size)
     )
     documents = array("I")
-    chunks = _with_progress(_record_documents(split.train_chunks(), documents), split, notice)
+    chunks = _with_progress(recorded_documents(split.train_chunks(), documents), split, notice)
     with new_folder(target) as temporary:
         write_file(temporary / "tokenizer.json", json_bytes(tokenizer.to_mapping()))
         train_bytes = write_ids(temporary / "train.bin", chunks, tokenizer)
@@ -221,16 +250,19 @@ def _write_prepared(
         write_file(temporary / "meta.json", json_bytes(meta))
 
 
-def _new_tokenizer(name: str, split: _Split, vocab_size: int) -> Tokenizer:
+def _new_tokenizer(name: str, split: TextSplit, vocab_size: int) -> Tokenizer:
     if name == "gpt2":
         return Tokenizer.gpt2()
-    # Every n-th chunk of the training text: a sample of limited size from the whole range.
-    every = -(-split.train_stop // TOKENIZER_SAMPLE_CHARACTERS)
-    sample = itertools.islice(split.train_chunks(), 0, None, every)
-    return Tokenizer.train((chunk.text for chunk in sample), vocab_size)
+    return Tokenizer.train(tokenizer_sample(split), vocab_size)
 
 
-def _record_documents(chunks: Iterable[TextChunk], documents: array[int]) -> Iterator[TextChunk]:
+def tokenizer_sample(split: TextSplit) -> Iterator[str]:
+    """Every n-th chunk of the training text: a sample of limited size from the whole range."""
+    every = max(-(-split.train_stop // TOKENIZER_SAMPLE_CHARACTERS), 1)
+    return (chunk.text for chunk in itertools.islice(split.train_chunks(), 0, None, every))
+
+
+def recorded_documents(chunks: Iterable[TextChunk], documents: array[int]) -> Iterator[TextChunk]:
     """The chunks; source and line of each document are appended to `documents`."""
     begins_document = True
     for chunk in chunks:
@@ -241,7 +273,7 @@ def _record_documents(chunks: Iterable[TextChunk], documents: array[int]) -> Ite
 
 
 def _with_progress(
-    chunks: Iterable[TextChunk], split: _Split, notice: Notice
+    chunks: Iterable[TextChunk], split: TextSplit, notice: Notice
 ) -> Iterator[TextChunk]:
     """The chunks; `notice` is called every NOTICE_BYTES."""
     done = reported = 0

@@ -25,6 +25,8 @@ MEANINGS = {
     "perplexity": f"exp(loss); {LOWER_IS_BETTER}",
     "accuracy": "share of tokens that were the first choice, 0 to 1; higher is better",
     "bits_per_byte": f"compares any two models on the same text; {LOWER_IS_BETTER}",
+    "replies": "in the conversations",
+    "exact_match": "share of replies that greedy decoding gives word for word; higher is better",
 }
 REGULARIZATION = (  # settings that raise the training loss above that of the same weights in use
     "dropout", "r_drop", "bpe_dropout", "renaming", "token_noise", "label_smoothing",

@@ -103,7 +103,7 @@ def make_report(
         copy_rate(sample, text_chunks(prepared.train_ids, prepared.tokenizer)),
         sample,
         str(svg),
-        advice.short_validation(len(prepared.val_ids) - 1, prepared.val_bytes),
+        advice.short_validation(*prepared.scored),
         tuple(advice.advice(course)),
         not_held_out(RunFolder(folder).copied_share()),
         *_base_figures(records),

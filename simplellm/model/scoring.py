@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from simplellm.model.transformer import SimpleLLM
 
@@ -45,6 +46,7 @@ class Evaluation:
     bytes: int  # UTF-8 bytes of the scored text
     loss: float  # nats per token
     accuracy: float  # share of tokens that were the most likely one
+    text: Evaluation | None = None  # of the text, where the others are of replies, in mixed data
 
     @classmethod
     def of(cls, nats: np.ndarray, hits: np.ndarray, n_bytes: int) -> Evaluation:
@@ -68,6 +70,11 @@ class Evaluation:
             "perplexity": self.perplexity,
             "accuracy": self.accuracy,
             "bits_per_byte": self.bits_per_byte,
+            **(
+                {"text_loss": self.text.loss, "text_bits_per_byte": self.text.bits_per_byte}
+                if self.text
+                else {}
+            ),
         }
 
 
@@ -145,14 +152,19 @@ def _window_scores(model: SimpleLLM, windows: np.ndarray) -> np.ndarray:
     block = torch.from_numpy(windows.astype(np.int64)).to(device)
     hidden = model.hidden(block[:, :-1]).flatten(0, 1)  # (B * T, C)
     targets = block[:, 1:]  # (B, T)
+    return row_scores(model, hidden, targets.flatten()).reshape(2, *targets.shape)
+
+
+def row_scores(model: SimpleLLM, hidden: Tensor, targets: Tensor) -> np.ndarray:
+    """Nats and hits (2, N) float32 of `targets` (N) for the residual stream `hidden` (N, C)."""
     scores = []
     n_rows = max(MAX_LOGITS // model.config.vocab_size, 1)
-    for rows, wanted in zip(hidden.split(n_rows), targets.flatten().split(n_rows), strict=True):
+    for rows, wanted in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
         logits = model.logits(rows).float()  # (rows, V)
         losses = F.cross_entropy(logits, wanted, reduction="none")
         scores.append(torch.stack([losses, (logits.argmax(-1) == wanted).float()]))
     # One copy to the host; float64 follows there, because MPS does not have it.
-    return torch.cat(scores, 1).view(2, *targets.shape).cpu().numpy()
+    return torch.cat(scores, 1).cpu().numpy()
 
 
 def window_starts(n_scored: int, block_size: int) -> Iterator[int]:

@@ -9,7 +9,6 @@ from simplellm.base.packaged import base_folder, is_present
 from simplellm.config.fine_tuning import contradiction, pays_to_start_warm
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
-from simplellm.data.corpus import Corpus
 from simplellm.data.prepared_corpus import train_characters
 from simplellm.errors import CheckpointError
 from simplellm.training.context import TrainingContext
@@ -44,36 +43,46 @@ def choose_start(
     """
     if not is_present():
         return Choice()
-    fraction = None if corpora.validation else config.val_fraction
-    choice = _choice(corpora.train, fraction, given, context)
+    text = _sample(corpora, None if corpora.validation else config.val_fraction)
+    choice = _choice(text, corpora.n_bytes, given, context)
     context.notice(choice.line)
     return choice
 
 
 def _choice(
-    corpus: Corpus,
-    val_fraction: float | None,
+    text: str,
+    n_bytes: int,
     given: ExplicitSettings,
     context: TrainingContext,
 ) -> Choice:
+    """text: the beginning of the training data. n_bytes: of all data."""
     try:
         base = TrainedBase.open(base_folder())
     except CheckpointError as error:
         return Choice(None, f"{RANDOM_WEIGHTS}, because the base model is unusable: {error}")
     if setting := contradiction(base.model.config, given):
         return Choice(None, f"{RANDOM_WEIGHTS}: {setting}")
-    text = corpus.text(0, min(train_characters(corpus.n_characters, val_fraction), READ_CHARACTERS))
     own = base.bits_per_byte_of(_passages(text))
     bits = from_main(own, context.world, context.device)
     compressed = compressed_bits(text)
     scores = f"{bits:.2f} bits/byte on a sample of this text, bz2 {compressed:.2f}"
-    if pays_to_start_warm(bits, compressed, corpus.n_bytes):
+    if pays_to_start_warm(bits, compressed, n_bytes):
         return Choice(
             base, f"starting from the base model: {scores}; for random weights, --from none"
         )
     return Choice(
         None, f"{RANDOM_WEIGHTS}, not the base model: {scores}; for the base, --from base"
     )
+
+
+def _sample(corpora: Corpora, val_fraction: float | None) -> str:
+    """The beginning of the training text, and what is said in the training conversations."""
+    corpus, conversations = corpora.train, corpora.conversations
+    n_train = train_characters(corpus.n_characters, val_fraction)
+    text = corpus.text(0, min(n_train, READ_CHARACTERS))
+    train = conversations.split.train if conversations else ()
+    chats = "\n\n".join("\n".join(turn.text for turn in one.turns) for one in train)
+    return (text + chats)[:READ_CHARACTERS]
 
 
 def _passages(text: str) -> list[str]:

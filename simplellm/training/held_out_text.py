@@ -34,14 +34,16 @@ def held_out_documents(run: RunFolder) -> list[str]:
         corpora = info.sources.read(info.training.val_fraction)
     except TextError:
         return []
-    val_digests = list(corpora.validation.fingerprint.values()) if corpora.validation else []
-    digests = list(corpora.train.fingerprint.values())
+    val_digests = list((corpora.val_fingerprint or {}).values())
+    digests = list(corpora.fingerprint.values())
     if (digests, val_digests) != (info.text_digests, info.val_digests):
         return []
+    conversations = corpora.conversations.split.held_out if corpora.conversations else ()
+    chats = ["\n".join(turn.text for turn in one.turns) for one in conversations]
     if corpora.validation:
-        return list(_documents(corpora.validation, 0))
+        return [*_documents(corpora.validation, 0), *chats]
     start = train_characters(corpora.train.n_characters, info.training.val_fraction)
-    return list(_documents(corpora.train, start))
+    return [*_documents(corpora.train, start), *chats]
 
 
 def _documents(corpus: Corpus, start: int) -> Iterator[str]:

@@ -28,7 +28,7 @@ def without_known_figures(
                 f"the validation text was training text of {name}, so figures on it are not held "
                 "out; use other text with --val-data, or the --val-fraction of that run"
             )
-            return Corpora(replace(corpora.train, copied_share=1.0), corpora.validation)
+            return corpora._replace(train=replace(corpora.train, copied_share=1.0))
     return corpora
 
 
@@ -52,7 +52,8 @@ def _was_trained_on_validation(info: RunInfo, corpora: Corpora, val_fraction: fl
 
     The validation text is the last part, so a smaller fraction is a part of a larger one.
     """
-    digests = list((corpora.validation or corpora.train).fingerprint.values())
+    own = corpora.val_fingerprint if corpora.validation else corpora.fingerprint
+    digests = list((own or {}).values())
     if not set(digests) & set(info.text_digests):
         return False
     is_split = not corpora.validation and not info.val_digests

@@ -14,11 +14,13 @@ import torch
 from simplellm.checkpoint.generation import NOTHING_STATED, Generation
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import JsonlSink, Sinks
+from simplellm.config.conversations import ConversationLengths, refuse_without_effect
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
-from simplellm.data.prepared_corpus import PREPARED_FOLDER, Prepared, prepare
+from simplellm.data.prepared_conversations import ChatData, n_bytes, prepare_conversations
+from simplellm.data.prepared_corpus import PREPARED_FOLDER, Prepared, prepare, text_split
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import (
     choose_precision,
@@ -30,6 +32,7 @@ from simplellm.errors import CheckpointError, SimpleLLMError
 from simplellm.storage.files import remove_leftovers
 from simplellm.storage.lock import FolderLock
 from simplellm.training.base_choice import Choice, choose_start
+from simplellm.training.chat_setup import chat_generation, template_for
 from simplellm.training.context import Output, Runtime, TrainingContext
 from simplellm.training.distributed import any_of, from_main, wait_for_all
 from simplellm.training.initial_model import Weights, initial_model
@@ -100,41 +103,62 @@ def prepare_run(
     base = TrainedBase.open(base_folder) if base_folder else None
     _, config = _configs(0, given, base)  # refuses wrong settings before any file is read
     corpora = sources.read(config.val_fraction, context.stdin, context.notice)
+    refuse_without_effect(given, corpora.conversations is not None)
     speed = attempt.speed or measured_speed(context)
     is_chosen = attempt.may_choose_base and base is None
     choice = choose_start(corpora, config, given, context) if is_chosen else Choice(base)
     base = choice.base
     corpora = without_known_figures(corpora, base, config.val_fraction, context.notice)
-    model_config, config = _configs(corpora.train.n_bytes, given, base, speed)
-    tokenizer = base.tokenizer if base else config.tokenizer
-    prepared = prepared_corpora(corpora, config, tokenizer, model_config.vocab_size, context)
-    if base:
-        base.report_different_text(prepared, context.notice)
-    known = base.model.config if base else prepared.tokenizer
-    model_config = dataclasses.replace(model_config, vocab_size=known.vocab_size)
-    output = make_output(run, prepared, context, attempt.lock, *(base.stated(run) if base else ()))
-    config = with_lora_precision(config, context.device)
+    model_config, config = _configs(corpora.n_bytes, given, base, speed, lengths_of(corpora))
+    prepared, stated = _prepared_for(base, corpora, config, model_config, context)
+    n_tokens = prepared.tokenizer.vocab_size
+    n_rows = max(base.model.config.vocab_size if base else 0, n_tokens)
+    model_config = dataclasses.replace(model_config, vocab_size=n_rows)
+    origin = base.hub_name_or_path(run) if base else ""
+    output = make_output(run, prepared, context, attempt.lock, stated, origin)
     data = TrainingData.of(prepared, config, model_config.block_size)
-    weights = base.taken_weights(config, context.device) if base else None
+    config = with_lora_precision(config, context.device)
+    weights = base.taken_weights(config, context.device, n_tokens) if base else None
     factory = TrainerFactory(model_config, data, context, output, weights)
     trainer = _planned(factory, config, attempt)
     facts = {
         **start_facts(trainer, context.command, base.folder if base else None, choice.line),
         **sources.to_mapping(),
-        **text_facts(corpora, prepared),
-        "validation_text": corpora.describe_validation(config.val_fraction),
+        **text_facts(corpora, prepared, config.val_fraction),
         "speed": speed,
     }
     info = RunInfo(sources, given, trainer.model.config, trainer.config, facts)
     return trainer, attempt.repetition.recorded_in(info) if attempt.repetition else info
 
 
+def _prepared_for(
+    base: TrainedBase | None,
+    corpora: Corpora,
+    config: TrainConfig,
+    model: ModelConfig,
+    context: TrainingContext,
+) -> tuple[Prepared, Generation]:
+    """The token ids, and what checkpoints state about generation."""
+    stated = base.generation if base else NOTHING_STATED
+    tokenizer = base.tokenizer if base else config.tokenizer
+    prepared = prepared_corpora(corpora, config, tokenizer, model, context, stated)
+    if prepared.marks:
+        stated = chat_generation(stated, prepared.tokenizer)
+    elif base:
+        base.report_different_text(prepared, context.notice)
+    return prepared, stated
+
+
 def _configs(
-    train_bytes: int, given: ExplicitSettings, base: TrainedBase | None, speed: float = 1.0
+    train_bytes: int,
+    given: ExplicitSettings,
+    base: TrainedBase | None,
+    speed: float = 1.0,
+    lengths: ConversationLengths | None = None,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """By the recipe, for a new model or for `base`."""
+    """By the recipe, for a new model or for `base`. lengths: None for texts only."""
     shape, is_open = (base.model.config, base.is_open) if base else (None, False)
-    return choose(train_bytes, given, shape, speed, is_open)
+    return choose(train_bytes, given, shape, speed, is_open, lengths)
 
 
 def _planned(factory: TrainerFactory, config: TrainConfig, attempt: Attempt) -> Trainer:
@@ -191,28 +215,55 @@ def prepared_corpora(
     corpora: Corpora,
     config: TrainConfig,
     tokenizer: str | Tokenizer,
-    vocab_size: int,
+    model: ModelConfig,
     context: TrainingContext,
+    generation: Generation = NOTHING_STATED,
 ) -> Prepared:
-    """The token ids of the texts.
+    """The token ids of the texts. generation: of the model that the tokenizer belongs to.
 
     The main rank prepares them first. The others find them on disk, or prepare their own where
     they do not share the disk.
     """
     if not context.world.is_main:
         wait_for_all(context.world)
-    prepared = prepare(
-        corpora.train,
-        corpora.validation,
-        config.val_fraction,
-        tokenizer,
-        vocab_size,
-        context.checkpoints / PREPARED_FOLDER,
-        context.notice,
-    )
+    folder = context.checkpoints / PREPARED_FOLDER
+    if corpora.conversations:
+        own = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        template, special_tokens = template_for(generation, own)
+        chats = chat_data(corpora, config.val_fraction)
+        sizes = model.vocab_size, model.block_size
+        prepared = prepare_conversations(chats, tokenizer, template, special_tokens, sizes, folder)
+    else:
+        prepared = prepare(
+            corpora.train,
+            corpora.validation,
+            config.val_fraction,
+            tokenizer,
+            model.vocab_size,
+            folder,
+            context.notice,
+        )
     if context.world.is_main:
         wait_for_all(context.world)
     return prepared
+
+
+def chat_data(corpora: Corpora, val_fraction: float) -> ChatData:
+    """What is prepared of corpora with conversations."""
+    conversations = corpora.conversations
+    assert conversations is not None
+    has_text = corpora.train.n_characters > 0
+    texts = text_split(corpora.train, corpora.validation, val_fraction) if has_text else None
+    files = tuple(file.source.name for file in conversations.files)
+    return ChatData(conversations.split, files, texts)
+
+
+def lengths_of(corpora: Corpora) -> ConversationLengths | None:
+    """Of the conversations that are trained; None for texts only."""
+    if corpora.conversations is None:
+        return None
+    train = corpora.conversations.split.train
+    return ConversationLengths.of(n_bytes([one]) for one in train)
 
 
 def make_output(

@@ -8,6 +8,7 @@ from pathlib import Path
 from simplellm.base.packaged import BASE, base_folder
 from simplellm.checkpoint.run import RunFolder
 from simplellm.config.setting import ExplicitSettings, SettingValue, show
+from simplellm.data.conversations.options import ReadOptions
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import CheckpointError, Notice, SettingError, TextError
@@ -169,12 +170,21 @@ class Repetition:
 
     # ---------------------------------------------------------------- sources
 
-    def sources(self, texts: tuple[str, ...], val_data: str | None, format: TextFormat) -> Sources:
+    def sources(
+        self,
+        texts: tuple[str, ...],
+        val_data: str | None,
+        format: TextFormat,
+        reading: ReadOptions | None = None,
+    ) -> Sources:
         """The recorded texts, or those that are given; TextError where they are missing."""
         recorded = self.info.sources
         if format == TextFormat():
             format = recorded.format
-        sources = replace(recorded, val_data=val_data or recorded.val_data, format=format)
+        if reading is None or reading == ReadOptions():
+            reading = recorded.reading
+        val_data_now = val_data or recorded.val_data
+        sources = replace(recorded, val_data=val_data_now, format=format, reading=reading)
         if texts:
             return replace(sources, texts=texts, files=())
         if STDIN_NAME in (*recorded.texts, sources.val_data if not val_data else None):

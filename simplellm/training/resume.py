@@ -134,7 +134,10 @@ def _restore(
         info = info.with_facts(changes.accepted_facts(info, changed, trainer.step))
     if changed or sources != info.sources:
         info = info.with_facts(
-            {**sources.to_mapping(), **text_facts(corpora, trainer.data.prepared)}
+            {
+                **sources.to_mapping(),
+                **text_facts(corpora, trainer.data.prepared, config.val_fraction),
+            }
         )
     info = info.with_facts(recorded.facts())
     return trainer, dataclasses.replace(info, training=trainer.config), recorded
@@ -194,8 +197,9 @@ def _trainer_at(
     limits: NewLimits,
 ) -> tuple[Trainer, RecordedDecisions]:
     """A trainer in the state of the checkpoint, and the decisions recorded for the run."""
-    vocab_size = info.model.vocab_size
-    prepared = prepared_corpora(corpora, config, checkpoint.tokenizer, vocab_size, context)
+    prepared = prepared_corpora(
+        corpora, config, checkpoint.tokenizer, info.model, context, checkpoint.generation
+    )
     data = TrainingData.of(prepared, config, info.model.block_size)
     base_name = str(info.facts.get("adapter_base", ""))
     output = make_output(run, prepared, context, lock, checkpoint.generation, base_name)

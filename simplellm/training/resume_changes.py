@@ -66,12 +66,11 @@ def is_as_given(info: RunInfo, name: str, value: SettingValue) -> bool:
 
 def of_texts(info: RunInfo, corpora: Corpora) -> list[str]:
     """Changes of the content of the texts since the start; their paths may differ."""
-    corpus, validation = corpora
-    now = [*corpus.fingerprint.values(), *(validation.fingerprint.values() if validation else ())]
+    now = [*corpora.fingerprint.values(), *(corpora.val_fingerprint or {}).values()]
     then = [*info.text_digests, *info.val_digests]
     if now == then:
         return []
-    digests = corpus.fingerprint.items()
+    digests = corpora.fingerprint.items()
     names = [shown_name(name) for name, digest in digests if digest not in info.text_digests]
     return [f"the text changed since the run was started: {', '.join(names) or 'other files'}"]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simplellm.base.packaged import BASE, NONE
+from simplellm.data.conversations.options import ReadOptions
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
 from simplellm.errors import SettingError, TextError
@@ -29,6 +30,7 @@ class NamedSources:
     val_data: str | None = None
     format: TextFormat = TextFormat()
     start: str | None = None
+    reading: ReadOptions = ReadOptions()
 
     def sources(self, name: str, info: RunInfo) -> Sources:
         """Where the texts of the run `name` are now; their content is not read.
@@ -58,10 +60,9 @@ class NamedSources:
 
     def check_content(self, name: str, info: RunInfo, corpora: Corpora) -> None:
         """SettingError where a text that is named, and is elsewhere now, has another content."""
-        train, validation = corpora
-        if self.texts and list(train.fingerprint.values()) != info.text_digests:
+        if self.texts and list(corpora.fingerprint.values()) != info.text_digests:
             raise self._other_texts(name)
-        now = list(validation.fingerprint.values()) if validation else []
+        now = list((corpora.val_fingerprint or {}).values())
         if self.val_data and now != info.val_digests:
             raise self._other_validation(name, info)
 
@@ -82,11 +83,25 @@ class NamedSources:
             if now[key] not in (plain[key], then[key]):
                 flag = "skip-bad" if key == "max_bad_share" else key.replace("_", "-")
                 raise _other(name, f"--{flag}", f"{key} {then[key]}", str(now[key]))
+        self._check_reading(name, sources.reading)
         recorded_start = info.facts.get("from") or NONE
         if self.start not in (None, recorded_start):
             known = {NONE: "random weights", BASE: "the base model"}
             started = known.get(recorded_start, f"the model {recorded_start}")
             raise _other(name, "--from", started, str(self.start))
+
+    def _check_reading(self, name: str, then: ReadOptions) -> None:
+        """SettingError where conversations are to be read in another way than at the start."""
+        plain, now = ReadOptions(), self.reading
+        flags = (
+            ("--format", plain.format, now.format, then.format),
+            ("--me", plain.me, now.me, then.me),
+            ("--gap", plain.gap_seconds, now.gap_seconds, then.gap_seconds),
+        )
+        for flag, default, given, recorded in flags:
+            if given not in (default, recorded):
+                started = f"{flag} {recorded}" if recorded != default else f"no {flag}"
+                raise _other(name, flag, started, str(given))
 
 
 def _is_there(text: str) -> bool:

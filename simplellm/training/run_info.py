@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ from simplellm.checkpoint.run import RunFolder
 from simplellm.config.model import ModelConfig
 from simplellm.config.setting import ExplicitSettings, current_names
 from simplellm.config.training import TrainConfig
+from simplellm.data.conversations.summary import total
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
@@ -100,9 +101,9 @@ class RunInfo:
             raise CheckpointError(f"{path} is damaged: {what}", fix=fix) from error
 
 
-def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
-    """What identifies the texts and the tokenizer of a run."""
-    corpus, validation = corpora
+def text_facts(corpora: Corpora, prepared: Prepared, val_fraction: float) -> Facts:
+    """What identifies the texts and the tokenizer of a run, and which part is held out."""
+    corpus = corpora.train
     files = [
         {
             "path": absolute_paths([source.name])[0],
@@ -114,14 +115,38 @@ def text_facts(corpora: Corpora, prepared: Prepared) -> Facts:
         for source, characters in zip(corpus.sources, corpus.characters, strict=True)
     ]
     return {
-        "fingerprint": corpus.fingerprint,
-        "corpus_bytes": corpus.n_bytes,
-        "files": files,
+        "fingerprint": corpora.fingerprint,
+        "files": [*files, *_conversation_files(corpora)],
         "prepared": prepared.folder.name,
-        "val_fingerprint": validation.fingerprint if validation else None,
+        "val_fingerprint": corpora.val_fingerprint,
         "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
+        "validation_text": corpora.describe_validation(val_fraction),
+        "corpus_bytes": corpora.n_bytes,
         **({"copied_share": corpus.copied_share} if corpus.copied_share else {}),
+        **_conversation_facts(corpora),
     }
+
+
+def _conversation_files(corpora: Corpora) -> list[JsonObject]:
+    return [
+        {
+            "path": absolute_paths([file.source.name])[0],
+            "sha256": file.source.sha256(),
+            "characters": sum(one.n_characters for one in file.conversations),
+            "format": file.summary.format,
+        }
+        for file in (corpora.conversations.files if corpora.conversations else ())
+    ]
+
+
+def _conversation_facts(corpora: Corpora) -> Facts:
+    """What was read from the files of conversations."""
+    data = corpora.conversations
+    if data is None:
+        return {}
+    summary = total(file.summary for file in data.files)
+    counts = {"train": len(data.split.train), "held_out": len(data.split.held_out)}
+    return {"conversations": {**asdict(summary), **counts}}
 
 
 def start_name(base_folder: Path | None) -> str | None:

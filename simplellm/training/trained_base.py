@@ -25,6 +25,7 @@ from simplellm.device import choose_precision, fast_float32
 from simplellm.errors import Notice
 from simplellm.model.scoring import evaluate
 from simplellm.model.transformer import SimpleLLM
+from simplellm.training.chat_setup import grown_weights
 from simplellm.training.initial_model import Weights, frozen_weights
 
 OWN = "modern"  # only this project makes models of this architecture
@@ -63,21 +64,17 @@ class TrainedBase:
             folder, opened.model, opened.tokenizer, opened.generation, bits_per_byte, is_open
         )
 
-    def taken_weights(self, config: TrainConfig, device: torch.device) -> Weights:
-        """Weights of the model by name, for a training with this config.
+    def taken_weights(self, config: TrainConfig, device: torch.device, n_tokens: int) -> Weights:
+        """Weights of the model by name, for a training with this config and so many tokens.
 
         With LoRA the model has none afterwards: memory holds each weight once.
         """
-        weights = self.model.state_dict()
+        weights = grown_weights(self.model, self.tokenizer.vocab_size, n_tokens)
         if not config.lora:
             return weights
         for weight in self.model.parameters():
             weight.data = weight.data.new_empty(0)
         return frozen_weights(weights, choose_precision(device, config.precision))
-
-    def stated(self, run: RunFolder) -> tuple[Generation, str]:
-        """What checkpoints of `run` state of this model: special tokens, and where it is."""
-        return self.generation, self.hub_name_or_path(run)
 
     def hub_name_or_path(self, run: RunFolder) -> str:
         """Where `transformers` finds this model: its name on the hub, its folder, or RUN/base.

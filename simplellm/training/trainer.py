@@ -28,7 +28,7 @@ from simplellm.training.progress import Progress, Score
 from simplellm.training.result import Result
 from simplellm.training.training_data import TrainingData
 from simplellm.training.training_step import Learner
-from simplellm.training.validation import Validation
+from simplellm.training.validation import validation_of
 
 RECENT_SECONDS = 3.0  # window over which the current speed is measured
 MAX_STOPPING_TOKENS = 2048  # scored when stopped before the first evaluation: stopping is quick
@@ -50,7 +50,7 @@ class Trainer(Learner):
         output: Output,
     ) -> None:
         super().__init__(model, config, data, runtime, output)
-        self.validation = Validation(data.prepared, runtime.device, config.eval_tokens)
+        self.validation = validation_of(data.prepared, runtime.device, config.eval_tokens)
         self.final = Score(0)  # of the last step, on as much text as `score_best` reads
         self.is_warm = False  # starts from trained weights, which count as step 0
         self.clock = Clock()

@@ -10,6 +10,7 @@ import numpy as np
 from simplellm.config.training import TrainConfig
 from simplellm.data.bpe_dropout import Segmenter
 from simplellm.data.dataset import TextDataset
+from simplellm.data.packed_dataset import PackedDataset
 from simplellm.data.prepared_corpus import Prepared
 
 PASSAGE_BLOCKS = 2  # size of an augmented passage in blocks: few blocks span two passages
@@ -40,12 +41,15 @@ class TrainingData:
 
     def dataset(
         self, config: TrainConfig, world_size: int, share_done: Callable[[float], float]
-    ) -> TextDataset:
+    ) -> TextDataset | PackedDataset:
         """The blocks that training reads.
 
         Augmentation falls to none in the second half of the run. share_done: the share of the run
         (0 to 1) that is done before a step.
         """
+        if self.prepared.marks is not None:
+            documents = self.prepared.marks.train
+            return PackedDataset(documents, self.block_size, config.seed, config.prompt_weight)
         return TextDataset(
             self._epoch_ids(config, world_size, share_done),
             self.block_size,

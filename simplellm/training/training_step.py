@@ -14,6 +14,7 @@ from torch import Tensor
 
 from simplellm import device as devices
 from simplellm.config.training import TrainConfig
+from simplellm.data.packed_dataset import Batch
 from simplellm.errors import DeviceError, TrainingError, is_out_of_memory
 from simplellm.model.lora import trained_weights
 from simplellm.model.transformer import SimpleLLM
@@ -123,18 +124,37 @@ class Learner:
         total = torch.zeros((), device=self.device)
         self.model.train()
         for micro_step in range(config.gradient_accumulation):
-            ids, targets = self._batch(micro_step)  # both (B, T)
+            batch = self._batch(micro_step)
             devices.seed_dropout(self.device, config.seed, self.step, micro_step, self.world.rank)
             with devices.fast_float32(self.device):
                 with devices.autocast(self.device, self.runtime.precision):
-                    loss = self.model.loss(ids, targets, config.label_smoothing, config.r_drop)
-                    loss = loss / config.gradient_accumulation
+                    loss = self._loss(batch)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
-    def _batch(self, micro_step: int) -> tuple[Tensor, Tensor]:
-        ids, targets = self.dataset.batch(
+    def _loss(self, batch: Batch) -> Tensor:
+        """This batch's part of the mean over all targets of the step.
+
+        With weights, it is the mean over all targets of the step with their weights, whatever
+        micro step and rank they are in.
+        """
+        config = self.config
+        if batch.share is None:
+            loss = self.model.loss(batch.ids, batch.targets, config.label_smoothing, config.r_drop)
+            return loss / config.gradient_accumulation
+        loss = self.model.loss(
+            batch.ids,
+            batch.targets,
+            config.label_smoothing,
+            config.r_drop,
+            batch.weights,
+            batch.documents,
+        )
+        return loss * batch.share
+
+    def _batch(self, micro_step: int) -> Batch:
+        parts = self.dataset.batch(
             self.step,
             micro_step,
             self.config.batch_size,
@@ -142,7 +162,7 @@ class Learner:
             self.world.rank,
             self.world.size,
         )
-        return devices.upload(ids, self.device), devices.upload(targets, self.device)
+        return Batch(*parts).on(lambda tensor: devices.upload(tensor, self.device))
 
     def clip_gradients(self) -> Tensor:
         """Scale the gradients down to norm `grad_clip`; returns their norm before."""

@@ -11,19 +11,22 @@ import torch
 
 from simplellm.app.console import standard_input, write_json
 from simplellm.app.options import EvaluateOptions
+from simplellm.app.subcommands.evaluate_conversations import evaluate_conversations, figure_rows
 from simplellm.app.subcommands.shared import (
     checkpoint_of,
     device_of,
     load_sampler,
+    read_options,
     screen_of,
     text_format,
 )
 from simplellm.data.corpus import read_corpus
 from simplellm.data.encoded_text import encoded
 from simplellm.device import fast_float32
-from simplellm.evaluation.advice import MEANINGS, is_too_short, too_short_to_score
+from simplellm.evaluation.advice import is_too_short, too_short_to_score
 from simplellm.model import scoring
 from simplellm.model.scoring import Evaluation
+from simplellm.training.conversation_sources import sort_files
 
 PROGRESS_SECONDS = 0.5  # from one update to the next
 PROGRESS_WIDTH = 50
@@ -32,14 +35,18 @@ PROGRESS_WIDTH = 50
 def evaluate(options: EvaluateOptions) -> int:
     screen = screen_of(options)
     format = replace(text_format(options), keeps_duplicates=True)  # every token counts
-    corpus = read_corpus([options.data], format, standard_input(), screen.notice)
+    reading = read_options(options)
+    found = sort_files([options.data], reading, format, standard_input(), screen.notice)
+    if found.conversations:
+        return evaluate_conversations(options, screen, found, _Progress)
+    corpus = read_corpus([options.data], format, found.stdin, screen.notice)
     folder = checkpoint_of(options, screen)
     is_shown = not options.json and sys.stderr is not None and sys.stderr.isatty()
 
     def score(device: torch.device) -> Evaluation:
         sampler = load_sampler(folder, device, options)
-        reading = _Progress("encoded", is_shown)
-        with encoded(corpus, sampler.tokenizer, reading) as ids, fast_float32(device):
+        read = _Progress("encoded", is_shown)
+        with encoded(corpus, sampler.tokenizer, read) as ids, fast_float32(device):
             scored = _Progress("scored", is_shown)
             scored.announce(f"scoring {len(ids):,} tokens")
             bos_ids = sampler.tokenizer.bos_ids
@@ -49,7 +56,7 @@ def evaluate(options: EvaluateOptions) -> int:
     if options.json:
         write_json(evaluation.to_mapping())
     else:
-        screen.table(("", "", ""), _rows(evaluation))
+        screen.table(("", "", ""), figure_rows(evaluation.to_mapping()))
     n_copies = len(corpus.fingerprint) - len({*corpus.fingerprint.values()})
     if n_copies:
         files = "1 file is a copy" if n_copies == 1 else f"{n_copies} files are copies"
@@ -58,14 +65,6 @@ def evaluate(options: EvaluateOptions) -> int:
         size = evaluation.tokens, evaluation.bytes
         screen.notice(too_short_to_score(*size, "this text", "score a longer one"))
     return 0
-
-
-def _rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each figure."""
-    return [
-        (name.replace("_", " "), f"{value:.6g}", MEANINGS[name])
-        for name, value in evaluation.to_mapping().items()
-    ]
 
 
 class _Progress:

@@ -25,6 +25,7 @@ from simplellm.checkpoint.find_runs import find_checkpoint
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.config.toml import read_toml
 from simplellm.data.conversations.conversation import Turn
+from simplellm.data.conversations.options import ReadOptions
 from simplellm.data.conversations.request import parsed_request
 from simplellm.data.source import TextFormat
 from simplellm.data.text_files import STDIN_NAME
@@ -111,11 +112,17 @@ def text_format(options: ReadingOptions) -> TextFormat:
     return TextFormat(options.encoding, options.text_key, max_bad_share)
 
 
+def read_options(options: ReadingOptions) -> ReadOptions:
+    """How conversations are read."""
+    return ReadOptions(options.text_format, options.me, options.gap)
+
+
 def sources_of(options: TrainingOptions) -> Sources:
     """The texts of a training; SettingError if there are none."""
     if not options.texts:
         raise SettingError("train needs a TEXT", fix="simplellm train my-text.txt")
-    return Sources(options.texts, options.val_data, text_format(options))
+    reading = read_options(options)
+    return Sources(options.texts, options.val_data, text_format(options), reading=reading)
 
 
 # ---------------------------------------------------------------- training

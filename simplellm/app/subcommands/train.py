@@ -13,6 +13,7 @@ from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import (
     device_of,
     is_recording,
+    read_options,
     screen_of,
     settings_of,
     sources_of,
@@ -92,7 +93,9 @@ def _repeated(
     options: TrainOptions, repetition: Repetition, screen: Screen
 ) -> tuple[Result, Interrupt]:
     """Train a recorded run again, under another name."""
-    sources = repetition.sources(options.texts, options.val_data, text_format(options))
+    sources = repetition.sources(
+        options.texts, options.val_data, text_format(options), read_options(options)
+    )
     begin = starting_point(options, screen)
     base_folder = repetition.base_folder if begin.is_chosen else begin.folder
     name = options.name or free_name(f"{repetition.name}-repeat", options.checkpoints)
@@ -114,7 +117,9 @@ def _resume(options: TrainOptions, screen: Screen) -> tuple[Result, Interrupt]:
         )
     run, _ = find_run(options.name or options.run, options.checkpoints)
     begin = _named_start(options, screen)
-    named = NamedSources(options.texts, options.val_data, text_format(options), begin)
+    named = NamedSources(
+        options.texts, options.val_data, text_format(options), begin, read_options(options)
+    )
     return run_training(
         lambda context: resume(run, settings, context, (), options.accept_changes, named),
         options,

@@ -23,6 +23,7 @@ from simplellm.checkpoint.run import RunFolder
 from simplellm.data.corpus import Corpus
 from simplellm.data.prepared_corpus import (
     PREPARED_FOLDER,
+    Prepared,
     find_prepared,
     is_prepared_name,
     prepared_name,
@@ -253,8 +254,20 @@ def _prepared_source(folder: Path) -> IndexSource | None:
     prepared = find_prepared(folder)
     if prepared is None:
         return None
-    chunks = text_chunks(prepared.train_ids, prepared.tokenizer)
-    return IndexSource(chunks, lambda: prepared.documents)
+    return IndexSource(prepared_chunks(prepared), lambda: prepared.documents)
+
+
+def prepared_chunks(prepared: Prepared) -> Iterator[str]:
+    """The training data in chunks, with DOCUMENT_MARK before each document.
+
+    A conversation is one line, because its lines are not those of its file.
+    """
+    marks, ids = prepared.marks, prepared.train_ids
+    n_text = len(ids) if marks is None else marks.n_train_text
+    if n_text:
+        yield from text_chunks(ids[:n_text], prepared.tokenizer)
+    for text in marks.train_conversations(prepared.tokenizer) if marks else ():
+        yield DOCUMENT_MARK + encodable(" ".join(text.split()))
 
 
 def _file_source(recorded: _Recorded, is_available: Sequence[bool]) -> IndexSource:
