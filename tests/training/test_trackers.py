@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import sys
+import time
 import types
 
 import pytest
@@ -260,7 +261,11 @@ def test_wandb_is_told_the_runs_name_and_how_to_upload_it(tracked, tmp_path, mon
     monkeypatch.setenv("WANDB_SILENT", "true")
     shown = tracked("wandb")
     assert "see it: wandb sync " in shown
-    files = [path for path in (tmp_path / "제-run" / "wandb").rglob("*.wandb")]
-    content = b"".join(path.read_bytes() for path in files)
-    for word in ("제-run", "n_layer", "learning_rate", "sample"):
-        assert word.encode() in content
+    words = [word.encode() for word in ("제-run", "n_layer", "learning_rate", "sample")]
+    end, content = time.monotonic() + 20, b""
+    # wandb's own process writes the file, and may still write when `finish` has returned.
+    while not all(word in content for word in words) and time.monotonic() < end:
+        time.sleep(0.1)
+        files = (tmp_path / "제-run" / "wandb").rglob("*.wandb")
+        content = b"".join(path.read_bytes() for path in files)
+    assert [word for word in words if word not in content] == []
