@@ -61,9 +61,9 @@ OWN_LARGER_TEXT: dict[str, Any] = {
 # did up to 1.6 and 1.4, and not at 2.4 and 2.5 (measured: docs/recipe.md).
 WARM_RATIO = 1.5
 WARM_RATIO_OF_SMALL_TEXT = 2.0
-# Adapters start at zero, so their best rate is higher than that of whole weights. SmolLM2-135M after
-# 16 steps on the-verdict.txt had 1.033 bits/byte at 3e-4, 0.962 at 1e-3 and 0.892 at 3e-3; the
-# highest was not tried in a long training.
+# Adapters start at zero, so their best rate is higher than that of whole weights. SmolLM2-135M
+# after 16 steps on the-verdict.txt had 1.033 bits/byte at 3e-4, 0.962 at 1e-3 and 0.892 at 3e-3;
+# the highest was not tried in a long training.
 LORA: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0}
 # Settings of a new model that a trained one cannot follow, and what they do.
 FOR_NEW_MODELS = {
