@@ -27,6 +27,7 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.config.setting import Setting
 from simplellm.config.toml import read_toml
 from simplellm.config.training import TrainConfig
+from simplellm.data.conversations.options import FORMAT_NAMES
 from simplellm.errors import SettingError
 from simplellm.evaluation.bench_model import bench_model
 from simplellm.inference.beams import reply_to
@@ -223,6 +224,8 @@ EXAMPLES = {  # flags whose documentation names several values
     "--chart": ["a.svg", "a.html", "a.png"],
     "--save": ["a.svg", "a.html", "a.png"],
     "--prompt": ["text", "-"],
+    "--format": [*FORMAT_NAMES],
+    "--gap": ["8h", "30m", "2d", "90s"],
 }
 
 

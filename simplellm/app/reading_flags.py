@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from simplellm.app import flag_values as values
-from simplellm.data.conversations.readers.registry import FORMAT_NAMES
+from simplellm.data.conversations.options import FORMAT_NAMES
 
 
 def add_reading(parser: ArgumentParser, what: str) -> None:

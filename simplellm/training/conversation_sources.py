@@ -76,9 +76,9 @@ def sort_files(
     conversations: list[ConversationFile] = []
     for file in find_text_files(names):
         source = _source(file, options, format, stdin)
-        if source is not None and source.name == STDIN_NAME:
-            stdin = source.open()
         found = _format_of(source, options) if source is not None else None
+        if source is not None and source.name == STDIN_NAME:
+            stdin = source.open()  # at its beginning: the format was found by reading it
         if source is None or found is None:
             texts.append(file)
             continue

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from simplellm.data.conversations.options import ReadOptions
-from simplellm.data.conversations.readers.registry import TEXT
+from simplellm.data.conversations.options import TEXT, ReadOptions
 from simplellm.data.copies import without_copies
 from simplellm.data.corpus import Corpus, read_corpus
 from simplellm.data.prepared_corpus import train_characters

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from simplellm.errors import SettingError
 
+TEXT = "text"  # the name that forces reading as a text
+FORMAT_NAMES = (  # values of --format, without the readers, which take longer to import
+    TEXT, "saved", "telegram", "messages", "sharegpt", "alpaca", "prompt", "chatterbot",
+    "whatsapp", "kakaotalk", "transcript",
+)  # fmt: skip
 DEFAULT_GAP_SECONDS = 8 * 3600.0  # a night (guess)
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

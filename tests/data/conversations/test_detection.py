@@ -10,9 +10,8 @@ import pytest
 from conftest import ROOT, STORY
 from reading_files import detected, read, write
 
-from simplellm.data.conversations.options import ReadOptions
+from simplellm.data.conversations.options import FORMAT_NAMES, TEXT, ReadOptions
 from simplellm.data.conversations.readers.registry import (
-    FORMAT_NAMES,
     FORMATS,
     detect_format,
     named_format,
@@ -121,3 +120,7 @@ def test_the_examples_of_the_documentation_are_in_their_formats(tmp_path: Path, 
 
 def test_the_documentation_describes_all_formats() -> None:
     assert set(SECTIONS) == set(FORMATS)
+
+
+def test_the_names_of_the_formats_are_known_without_their_readers() -> None:
+    assert (TEXT, *FORMATS) == FORMAT_NAMES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from simplellm.config.did_you_mean import did_you_mean
 from simplellm.data.conversations.format import Format, Sample, record_format
-from simplellm.data.conversations.options import ReadOptions
+from simplellm.data.conversations.options import FORMAT_NAMES, TEXT, ReadOptions
 from simplellm.data.conversations.readers import (
     alpaca,
     chatterbot,
@@ -24,7 +24,6 @@ from simplellm.data.conversations.readers import (
 from simplellm.data.source import Source
 from simplellm.errors import SettingError
 
-TEXT = "text"  # the name that forces reading as a text
 MIN_FIT = 0.5  # share of the records of a sample (guess)
 
 FORMATS = {  # of formats that fit equally well the first is chosen
@@ -57,7 +56,6 @@ FORMATS = {  # of formats that fit equally well the first is chosen
         transcript.FORMAT,
     )
 }  # fmt: skip
-FORMAT_NAMES = (TEXT, *FORMATS)  # values of --format
 
 
 def detect_format(source: Source, options: ReadOptions) -> Format | None:
