@@ -15,6 +15,7 @@ from simplellm import device as devices
 from simplellm.checkpoint.step_folder import seconds_to_save
 from simplellm.config.training import TrainConfig
 from simplellm.errors import Notice, SettingError
+from simplellm.model.transformer import SimpleLLM
 from simplellm.training.budget import (
     EVALUATION_TIME_SHARE,
     PLANNED_SHARE,
@@ -217,6 +218,8 @@ def try_to_compile(trainer: Trainer, notice: Notice) -> bool:
     try:
         compile_training(trainer.model)
         trainer.own_gradients()
+        if not (trainer.scaler.is_enabled() or has_finite_gradients(trainer.model)):
+            raise FloatingPointError("a compiled step gives gradients that are not finite")
     except Exception as error:  # a compiler, or its absence, may raise anything
         compile_training(trainer.model, enabled=False)
         notice(why_not_compiled(error))
@@ -224,6 +227,12 @@ def try_to_compile(trainer: Trainer, notice: Notice) -> bool:
     finally:
         trainer.optimizer.zero_grad()
     return True
+
+
+def has_finite_gradients(model: SimpleLLM) -> bool:
+    """False for NaN: torch 2.13 on a CPU compiled some steps in bf16 to that (measured)."""
+    gradients = (weight.grad for weight in model.parameters() if weight.grad is not None)
+    return all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def why_not_compiled(error: Exception) -> str:

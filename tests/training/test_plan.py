@@ -174,6 +174,17 @@ def test_a_long_run_is_compiled_where_compiled_steps_are_faster(
     )
 
 
+def test_compiled_steps_that_give_nan_are_not_used(folder, monkeypatch):
+    def compiled(function):
+        return lambda *arguments: function(*arguments) * float("nan")
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    trainer = planned(folder, max_steps=5, compile="on")
+    assert trainer.config.compile == "off" and not is_compiled(trainer.model)
+    trainer.train_step()
+    assert math.isfinite(trainer.gradient_norm)
+
+
 @pytest.mark.parametrize("budget", ["0.001s", "0.05s"])
 def test_a_budget_too_short_for_one_step_is_refused_in_one_line_with_one_that_works(
     tmp_path, capsys, budget
