@@ -46,7 +46,7 @@ raise SystemExit(cli.main(sys.argv[2:]))
 FAKE = """
 import contextlib, sys, time, types
 from simplellm.app import cli, training_progress
-from simplellm.app.interrupt import Interrupt
+from simplellm.app.interrupt import Interrupt, grace
 from simplellm.app.screen import Screen
 
 def train(options):
@@ -71,6 +71,7 @@ def train(options):
 dispatch = types.SimpleNamespace(run_command=train)
 sys.modules["simplellm.app.subcommands.dispatch"] = dispatch
 training_progress.PANEL_SECONDS = 0.05
+grace.seconds = 20.0  # a busy machine may not run this program for a second
 cli.adapted_to_load = contextlib.nullcontext  # it imports torch
 raise SystemExit(cli.main(sys.argv[1:]))
 """
