@@ -65,6 +65,8 @@ def test_a_run_replies(capsys, checkpoints, run):
         "The judge",
         "--max-new-tokens",
         "9",
+        "--temperature",
+        "0",
     )
     assert reply["new_tokens"] == 9 and reply["text"]
 
