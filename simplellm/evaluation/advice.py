@@ -38,7 +38,8 @@ class Course:
     """How a training went.
 
     usual_steps: of a training on this text. regularization: names of the settings in use.
-    ended_early: it ran out of patience.
+    ended_early: it ran out of patience. passes: over the text, if their number ended it; None if
+    not. usual_passes: after which more steps overfit.
     """
 
     steps: int
@@ -46,6 +47,8 @@ class Course:
     curves: LossCurves = field(default_factory=LossCurves)
     regularization: Sequence[str] = ()
     ended_early: bool = False
+    passes: float | None = None
+    usual_passes: float = 0.0
 
     @property
     def has_few_steps(self) -> bool:
@@ -122,11 +125,22 @@ def _next_step(course: Course) -> str:
     best = course.curves.best
     is_falling = bool(best and validation and best[0] == validation[-1][0])
     if is_falling and not course.ended_early:
-        return (
-            "what to try next: more time (a longer --budget), because the validation loss was "
-            "still falling"
-        )
+        return _more_steps(course)
     return "what to try next: more text, because the validation loss no longer fell"
+
+
+def _more_steps(course: Course) -> str:
+    """What to try where the validation loss was still falling at the end."""
+    if course.passes is None:
+        means = "more time (a longer --budget)"
+    elif course.passes < course.usual_passes:
+        means = "a higher --max-epochs"
+    else:
+        return (
+            f"what to try next: more text, because after {course.passes:.3g} passes over this one "
+            "more steps usually overfit"
+        )
+    return f"what to try next: {means}, because the validation loss was still falling"
 
 
 def _losses(course: Course) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from simplellm.checkpoint.run import RunFolder
+from simplellm.config.recipe import usual_epochs
 from simplellm.data.copies import not_held_out
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.evaluation import advice
@@ -31,6 +32,7 @@ UNIFORM_BITS = 8.0
 COMPRESSED_TRAIN_BYTES = 750_000
 COMPRESSED_VAL_BYTES = 100_000
 SHOWN_CHARACTERS = 40  # of the longest copied passage
+PASSES_DONE = 0.95  # of the most passes; a step reads a whole number of windows
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "bz2": bz2.compress}
 
 
@@ -130,12 +132,16 @@ def course_of(
     n_bytes, n_tokens = prepared.train_bytes, len(prepared.train_ids)
     info = RunInfo.read(RunFolder(folder))
     is_warm = bool(info.facts.get("from"))
+    limit = info.training.max_epochs
+    passes = int(figures["steps"]) * sizes[-1] / max(n_tokens, 1) if sizes else 0.0
     return Course(
         steps=int(figures["steps"]),
         usual_steps=advice.usual_steps(n_bytes, n_tokens, sizes[-1], is_warm) if sizes else 1,
         curves=LossCurves.of(records),
         regularization=advice.regularization_of(info.model, info.training),
         ended_early=any(record["kind"] == "early_stop" for record in records),
+        passes=limit if limit is not None and passes > PASSES_DONE * limit else None,
+        usual_passes=usual_epochs(n_bytes, is_warm),
     )
 
 

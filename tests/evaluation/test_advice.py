@@ -58,6 +58,14 @@ def test_a_run_that_ended_early_is_not_told_to_use_more_time() -> None:
     assert not any("warning" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("passes", "words"), [(None, "more time"), (2.0, "--max-epochs"), (4.0, "more text")]
+)
+def test_a_run_that_its_passes_ended_is_not_told_to_use_more_time(passes, words) -> None:
+    lines = advice(course(FALLING, passes=passes, usual_passes=4.0))
+    assert words in line_with(lines, "what to try next")
+
+
 def test_few_steps_are_a_warning_with_both_counts() -> None:
     line = line_with(advice(course(FALLING, usual_steps=491)), "warning")
     assert "30 steps" in line and "491" in line and "--max-steps" in line
