@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults.layer import ERRORS, Disk, Fail
 
 import simplellm
 from simplellm.app.cli import main
 from simplellm.app.subcommands import import_model
 from simplellm.checkpoint.export import export
-from simplellm.checkpoint.importing import hub, import_run
+from simplellm.checkpoint.importing import hub
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import open_model
 from simplellm.data.tokenizer import Tokenizer
@@ -543,17 +544,26 @@ def test_code_in_a_folder_is_never_run(copied: Path, tmp_path: Path) -> None:
     assert all(b"auto_map" not in path.read_bytes() for path in written.glob("*.json"))
 
 
-def test_an_import_that_fails_in_the_middle_leaves_no_run(
-    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_import_that_the_disk_refuses_leaves_no_run(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(import_run, "write_file", full)
-    code, _, err = run_command(capsys, "import", llama, "--checkpoints", tmp_path / "runs")
-    assert code == 1
-    assert "No space left" in err
-    assert list((tmp_path / "runs").iterdir()) == []
+    """Each write, rename and new folder fails, the first ones as in a read-only folder."""
+    runs = tmp_path / "runs"
+    command = ("import", llama, "--checkpoints", runs)
+    with Disk(tmp_path) as disk:
+        assert run_command(capsys, *command)[0] == 0
+    n_events = len(disk.events)
+    assert n_events > 10
+    for at in range(n_events - 1):  # the last event makes the new name durable
+        shutil.rmtree(runs)
+        number = ERRORS[at % len(ERRORS)]
+        with Disk(tmp_path, Fail(at, number, times=10**9)):
+            code, out, err = run_command(capsys, *command)
+        errors = [line for line in err.splitlines() if line.startswith("error:")]
+        assert (code, out, len(errors)) == (1, "", 1), disk.events[at]
+        assert os.strerror(number) in errors[0]
+        assert not runs.exists() or list(runs.iterdir()) == []
+        runs.mkdir(exist_ok=True)
 
 
 @pytest.mark.parametrize("missing", ["nothing", "best.json", "step-000000"])
