@@ -36,7 +36,10 @@ MAX_SAFE_SCORE = 70.0  # its exp, summed over a million tokens, is still a finit
 
 
 class Decoder:
-    """Computes logits token by token. `cache` is shared with the model and has one row (B = 1)."""
+    """Computes logits token by token. `cache` is shared with the model and has one row (B = 1).
+
+    `use` continues another text, which has a cache of its own.
+    """
 
     def __init__(self, model: SimpleLLM, cache: KVCache) -> None:
         config = model.config
@@ -58,6 +61,12 @@ class Decoder:
         self._head = product(getattr(model, "head", model.token_embedding))
         self._x, self._normed = np.empty((2, config.n_embd), np.float32)
         self._logits = np.empty(config.vocab_size, np.float32)
+
+    def use(self, cache: KVCache) -> None:
+        """Read the next tokens into `cache`, which has one row."""
+        if cache is not self._cache:
+            self._cache = cache
+            self._bind()
 
     def _bind(self) -> None:
         """Take the arrays of the cache, which are others after it has grown."""

@@ -87,7 +87,6 @@ class Reply:
         tokenizer = self._source.tokenizer
         stream, stop_filter = TextStream(tokenizer), StopFilter(self.params.stop)
         ids = list(self.prompt_ids)
-        stop_reason = "length"
         for _ in range(max_new_tokens):
             logits = self._source.next_logits(ids)
             token = choose(logits, ids)
@@ -95,15 +94,17 @@ class Reply:
             self.new_ids.append(token)
             self.seconds = time.perf_counter() - started_at
             if token in self._source.end_ids:
-                stop_reason = "end_of_text"
+                self.stop_reason = "end_of_text"
                 break
             text = stop_filter.push(stream.push(token))
-            yield StreamedToken(token, text, *token_statistics(logits, token))
             if stop_filter.has_stopped:
                 self.stop_reason = "stop"
+            elif len(self.new_ids) == max_new_tokens:
+                self.stop_reason = "length"
+            yield StreamedToken(token, text, *token_statistics(logits, token))
+            if stop_filter.has_stopped:
                 return
         # the bytes of a character that is incomplete at the end are left out of the text
-        self.stop_reason = stop_reason
         if text := stop_filter.finish():
             yield StreamedToken(None, text)
 

@@ -16,16 +16,16 @@ FIRST_CAPACITY = 512  # positions reserved at first; a longer context is reserve
 class KVCache:
     """`keys` and `values`, (L, B, G, capacity, D), of which `length` positions are in use.
 
-    The caller owns it, and the model appends to it. The capacity grows up to block_size; then
-    `keys` and `values` are new tensors.
+    The caller owns it, and the model appends to it. The capacity grows as needed, by doubling up to
+    the expected length; then `keys` and `values` are new tensors.
     """
 
     def __init__(
         self, config: ModelConfig, batch_size: int, like: Tensor, capacity: int | None = None
     ) -> None:
         """`like`: device and number format. `capacity`: expected length, by default block_size."""
-        self._limit = config.block_size
-        capacity = min(capacity or self._limit, FIRST_CAPACITY)
+        self._limit = min(capacity or config.block_size, config.block_size)
+        capacity = min(self._limit, FIRST_CAPACITY)
         shape = (config.n_layer, batch_size, config.kv_heads, capacity, config.head_size)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)

@@ -1,0 +1,1 @@
+"""One model for many clients: replies that are computed together, token by token."""
