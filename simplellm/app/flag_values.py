@@ -46,6 +46,10 @@ def n_candidates(text: str) -> int:
     return int(Setting("top", "int", 10, "", minimum=1, maximum=MOST_CANDIDATES).parse(text))
 
 
+def port(text: str) -> int:
+    return int(Setting("port", "int", 8080, "", minimum=0, maximum=65_535).parse(text))
+
+
 def trackers(text: str) -> tuple[str, ...]:
     setting = Setting("track", "str", "none", "", choices=tuple(TRACKERS))
     return tuple(dict.fromkeys(setting.parse(name.strip()) for name in text.split(",")))

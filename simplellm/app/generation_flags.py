@@ -1,4 +1,4 @@
-"""The flags of the commands that generate text: `chat`, `generate`, `analyze`."""
+"""The flags of the commands that generate text: `chat`, `generate`, `analyze`, `serve`."""
 
 from __future__ import annotations
 
@@ -69,6 +69,44 @@ def add_analyze_flags(parser: ArgumentParser) -> None:
         type=values.path,
         help=f"save the candidates as a picture in {NEW_FILE}",
     )
+
+
+def add_serve_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="address to listen on; one that other machines can reach needs an API key "
+        "(default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port",
+        metavar="N",
+        type=values.port,
+        help="port to listen on; 0 is any free one (default: 8080)",
+    )
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="key that requests must have (default: the environment variable SIMPLELLM_API_KEY, "
+        "which other users cannot see in the list of processes)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
+        help="further name of the server in requests, such as that of a proxy before it",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        dest="cors_origins",
+        action="append",
+        metavar="ORIGIN",
+        help="web pages elsewhere that may call the server, such as https://chat.example.org "
+        "(default: none)",
+    )
+    add_settings(parser, SamplingParams)
+    add_model_flags(parser)
 
 
 def _add_system(parser: ArgumentParser) -> None:

@@ -190,6 +190,21 @@ class AnalyzeOptions(SamplingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeOptions(SamplingOptions):
+    """`serve`. host, port: where it listens; port 0 is any free one.
+
+    api_key: None for that of the environment. allowed_hosts: further names of the server.
+    cors_origins: web pages elsewhere that may call it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ModelOptions, ReadingOptions):
     """`evaluate`. data: the text to score."""
 

@@ -60,6 +60,11 @@ COMMANDS = {
         options.AnalyzeOptions,
         generation_flags.add_analyze_flags,
     ),
+    "serve": Command(
+        "answer HTTP requests as OpenAI's API does, with a chat page for the browser",
+        options.ServeOptions,
+        generation_flags.add_serve_flags,
+    ),
     "runs": Command(
         "list the trained runs, or compare some of them", options.RunsOptions, flags.add_runs_flags
     ),
@@ -169,7 +174,7 @@ def parse(arguments: Sequence[str], started_at: float | None = None) -> Options:
         values["grid"] = {name: _sweep_values(name, given) for name, given in settings.items()}
     values |= {"settings": settings, "sampling": sampling}
     values |= {"arguments": tuple(arguments), "started_at": started_at}
-    for name in ("texts", "names"):
+    for name in ("texts", "names", "allowed_hosts", "cors_origins"):
         if name in values:
             values[name] = tuple(values[name])
     names = {field.name for field in dataclasses.fields(options_class)}

@@ -13,6 +13,7 @@ from simplellm.app.subcommands.generate import generate
 from simplellm.app.subcommands.import_model import import_model
 from simplellm.app.subcommands.prune import prune
 from simplellm.app.subcommands.runs import runs
+from simplellm.app.subcommands.serve import serve
 from simplellm.app.subcommands.sweep import sweep
 from simplellm.app.subcommands.talk import talk
 from simplellm.app.subcommands.train import train
@@ -36,6 +37,8 @@ def run_command(options: of.Options) -> int:
             return generate(options)
         case of.AnalyzeOptions():
             return analyze(options)
+        case of.ServeOptions():
+            return serve(options)
         case of.EvaluateOptions():
             return evaluate(options)
         case of.ExportOptions():
