@@ -47,6 +47,9 @@ LIBRARIES = {  # library -> the modules or packages that may import it
     "prompt_toolkit": ("app.prompt", "app.pastes"),
     "transformers": ("evaluation.benchmark",),
     "resvg_py": ("evaluation.picture.save",),
+    "starlette": ("server",),
+    "uvicorn": ("server.running", "server.connections"),
+    "h11": ("server.connections",),
     "argparse": ("app.parser", "app.flags", "app.generation_flags", "app.reading_flags"),
     "tomllib": ("config.toml",),
 }

@@ -1,4 +1,4 @@
-"""Settings of sampling: flags of `chat`, `generate` and `analyze`, and names for /set."""
+"""Settings of sampling: flags of `chat`, `generate`, `analyze` and `serve`, names for /set."""
 
 from __future__ import annotations
 

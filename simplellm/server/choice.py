@@ -72,7 +72,9 @@ class Choice:
 
     def _hold(self, new: NewToken) -> None:
         assert new.token is not None
-        self._held.append(TokenInfo(new.token, self._n_raw, new.log_probability, new.top))
+        # rounded in another way where it is one of the most likely tokens
+        log_probability = dict(new.top).get(new.token, new.log_probability)
+        self._held.append(TokenInfo(new.token, self._n_raw, log_probability, new.top))
         self._n_raw += len(self._raw.push(new.token))
 
     def _sent_tokens(self) -> tuple[TokenInfo, ...]:

@@ -67,8 +67,16 @@ def run_server(
     Ctrl-C ends with 0, another signal with 128 + its number. Running replies may finish within
     FINISH_SECONDS; a second signal cancels them at once.
     """
-    _silence("uvicorn.error", "uvicorn.access")
-    config = uvicorn.Config(
+    server = Server(server_config(app), service, on_start)
+    server.run(sockets=listeners)
+    return server.exit_code
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """uvicorn's settings. Its log is silent: the log of the server is `Service.notice`."""
+    for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        logging.getLogger(name).disabled = True
+    return uvicorn.Config(
         app,
         http=Connection,
         ws="none",
@@ -84,9 +92,6 @@ def run_server(
         timeout_graceful_shutdown=int(FINISH_SECONDS + CANCEL_SECONDS),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    server = Server(config, service, on_start)
-    server.run(sockets=listeners)
-    return server.exit_code
 
 
 class Server(uvicorn.Server):
@@ -179,9 +184,3 @@ def _bad_host(host: str) -> SettingError:
         f"--host is an address of this machine, got {host}",
         fix="--host 127.0.0.1 for this machine only, --host 0.0.0.0 for all networks",
     )
-
-
-def _silence(*names: str) -> None:
-    """The log of the server is `Service.notice`."""
-    for name in names:
-        logging.getLogger(name).disabled = True

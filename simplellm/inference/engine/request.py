@@ -60,7 +60,7 @@ class End:
     reason: "length", "stop", "end_of_text", "cancelled" or "error". error: of a request that
     failed. prompt_tokens: of the whole prompt. cached_tokens: those of them that were taken from
     the prefix cache. new_tokens: with the one that ended the reply. seed: None if it is random and
-    the reply was not started. text: of the whole reply.
+    the reply was not started. text: of the whole reply. ending: the token of an "end_of_text".
     """
 
     reason: str
@@ -70,6 +70,7 @@ class End:
     new_tokens: int
     seed: int | None
     text: str
+    ending: NewToken | None = None
 
     @classmethod
     def of_request(cls, request: Request, reason: str, error: Exception | None = None) -> End:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from simplellm.inference.engine.request import End, NewToken, Request, new_token
 from simplellm.inference.filters import Array
-from simplellm.inference.reply import Reply
+from simplellm.inference.reply import Reply, StreamedToken, token_statistics
 from simplellm.inference.sampler import Sampler
 from simplellm.model.cache import KVCache
 
@@ -32,6 +32,7 @@ class RunningReply:
         self.started_at = time.monotonic()
         self._sampler = sampler
         self._logits: Array | None = None
+        self._ending: NewToken | None = None
         self._reply = Reply(self, list(request.ids), request.params)
         self._stream = iter(self._reply)
 
@@ -56,7 +57,7 @@ class RunningReply:
     def draw(self, logits: Array) -> list[NewToken]:
         """Draw the next token from `logits` (V,); also text held back, if the reply ends with it.
 
-        A token that ends the reply is not among them.
+        A token that ends the reply is not among them, but in its `End`.
         """
         self._logits = logits
         found: list[NewToken] = []
@@ -65,6 +66,10 @@ class RunningReply:
             if not self.has_ended:
                 self._append(self._reply.new_ids[-1])
                 break
+        if self._reply.stop_reason == "end_of_text":
+            token = self._reply.new_ids[-1]
+            ending = StreamedToken(token, "", *token_statistics(logits, token))
+            self._ending = new_token(ending, logits, self.request.top)
         return found
 
     def end(self, reason: str | None = None, error: Exception | None = None) -> End:
@@ -77,6 +82,7 @@ class RunningReply:
             self.n_new,
             self._reply.seed,
             self._reply.text,
+            self._ending,
         )
 
     def _append(self, token: int) -> None:

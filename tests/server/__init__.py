@@ -1,0 +1,1 @@
+"""Tests of the HTTP server, most of them against a real one on loopback."""
