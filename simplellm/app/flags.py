@@ -73,12 +73,7 @@ def add_train_flags(parser: ArgumentParser) -> None:
         help="start from this trained model and its tokenizer: the base model of the package, a "
         "run, or another model; none is random weights (default: base where that pays)",
     )
-    parser.add_argument(
-        "--val-data",
-        metavar="FILE",
-        type=expand_user,
-        help="use this text for validation instead of the last part of TEXT",
-    )
+    _add_val_data(parser)
     _add_tracking_flags(parser)
     add_reading(parser, "the texts")
     _add_config_flags(parser)
@@ -121,6 +116,8 @@ def add_sweep_flags(parser: ArgumentParser) -> None:
         help="start all runs from the base model of the package, or from random weights (default: "
         "base where that pays and no run has another shape)",
     )
+    _add_val_data(parser)
+    add_reading(parser, "the texts")
     for config in (ModelConfig, TrainConfig):
         group = parser.add_argument_group(f"{config.title} settings, each with one or more values")
         for setting in _flag_settings(config):
@@ -217,6 +214,15 @@ def add_evaluate_flags(parser: ArgumentParser) -> None:
 
 
 # ---------------------------------------------------------------- flags of several commands
+
+
+def _add_val_data(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--val-data",
+        metavar="FILE",
+        type=expand_user,
+        help="use this text for validation instead of the last part of TEXT",
+    )
 
 
 def _add_texts(parser: ArgumentParser, help: str) -> None:

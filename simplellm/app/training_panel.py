@@ -92,6 +92,10 @@ def _quality(view: View) -> Iterable[tuple[str, str]]:
         yield "perplexity", f"{evaluation['perplexity']:.4g}"
         yield "accuracy", f"{evaluation['accuracy']:.1%}"
         yield "bits/byte", f"{evaluation['bits_per_byte']:.3f}"
+        if "train_accuracy" in evaluation:
+            yield "training replies", f"{evaluation['train_accuracy']:.1%}"
+        if "text_bits_per_byte" in evaluation:
+            yield "text bits/byte", f"{evaluation['text_bits_per_byte']:.3f}"
 
 
 def _speed(step: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

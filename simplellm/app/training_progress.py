@@ -86,7 +86,10 @@ class TrainingProgress:
         if since is not None and not self._has_warned_of_overfitting:
             self._has_warned_of_overfitting = True
             self._screen.notice(
-                f"overfitting: the validation loss has been rising since step {since}; "
+                f"the loss on held-out replies has been rising since step {since}: usual while "
+                "replies are learned by heart; the best checkpoint is chosen by accuracy"
+                if self._view.curves.accuracies
+                else f"overfitting: the validation loss has been rising since step {since}; "
                 "the best checkpoint is kept"
             )
 
@@ -149,7 +152,7 @@ class TrainingProgress:
         self._screen.notice(
             f"step {record['step']}: validation loss {record['loss']:.3f}, "
             f"perplexity {record['perplexity']:.4g}, accuracy {record['accuracy']:.1%}, "
-            f"{record['bits_per_byte']:.3f} bits/byte{best}"
+            f"{record['bits_per_byte']:.3f} bits/byte{_beside(record)}{best}"
         )
         if not self._has_explained:
             self._has_explained = True
@@ -158,3 +161,11 @@ class TrainingProgress:
         if sample:
             dots = "..." if len(sample) > PLAIN_SAMPLE_CHARACTERS else ""
             self._screen.notice(f"  sample: {sample[:PLAIN_SAMPLE_CHARACTERS]}{dots}")
+
+
+def _beside(record: Mapping[str, Any]) -> str:
+    """The figures of training replies, and of the text in mixed data."""
+    replies, text = record.get("train_accuracy"), record.get("text_bits_per_byte")
+    return (f", training replies {replies:.1%}" if replies is not None else "") + (
+        f", text {text:.3f} bits/byte" if text is not None else ""
+    )

@@ -5,6 +5,7 @@ A damaged or missing pointer is made again from the checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +39,27 @@ def pointer_among(folders: list[Path], which: Which) -> Pointer | None:
     ]
     if which == "last":
         return known[0] if known else None
-    evaluated = [pointer for pointer in reversed(known) if "val_loss" in pointer]
-    return min(evaluated, key=lambda pointer: pointer["val_loss"], default=None)  # first of equals
+    best: Pointer | None = None
+    for pointer in reversed(known):  # the first of equals
+        if "val_loss" in pointer and (best is None or is_better(pointer, best)):
+            best = pointer
+    return best
+
+
+def is_better(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint with the evaluation `new` is better than that of `old`.
+
+    Of texts: the lower loss on the validation text. Of conversations: the higher accuracy, summed
+    over replies that are held out and replies of the training. A model that knows its replies by
+    heart is sure of them, and of wrong ones to other questions too: the loss on held-out replies
+    rises, while the share of their tokens that it finds does not fall. By the loss, the best
+    checkpoint would be one that knows no reply yet (docs/recipe.md, "Conversations").
+    """
+    if all("train_accuracy" in figures for figures in (new, old)):
+        ours, other = (figures["accuracy"] + figures["train_accuracy"] for figures in (new, old))
+        if ours != other:
+            return bool(ours > other)
+    return bool(new["val_loss"] < old["val_loss"])
 
 
 def pointer_to_intact(run: Path, which: Which, intact: list[Path]) -> Pointer | None:

@@ -12,7 +12,17 @@ from simplellm.errors import SettingError
 BYTES_PER_TOKEN = 2.5  # of a small vocabulary, with the tokens of the template (measured)
 BLOCK_SIZES = (64, 128, 256, 512)  # tokens
 COVERED = 0.9  # share of the conversations that are not cut (guess)
-PROMPT_WEIGHT = 0.3  # of a small model; an open model knows the language of the prompts
+# Of a new model, and of a small one that training continues from. An open model knows the language
+# of the prompts.
+PROMPT_WEIGHT, WARM_PROMPT_WEIGHT = 0.3, 0.1
+# Passes over the conversations until a model gives its training replies (measured on 84 kB). Less
+# data has as many steps.
+NEW_EPOCHS, WARM_EPOCHS = 16.0, 10.0
+TUNED_BYTES = 84_000
+# A bot shall give the replies that it was taught. What keeps a model from learning a text by heart
+# is left out; the smoothing keeps the loss on held-out replies from rising as much.
+TOKENS, WARM_TOKENS = 1536, 2048  # in a step
+LEARNED_BY_HEART: dict[str, Any] = {"dropout": 0.0, "r_drop": 0.0, "label_smoothing": 0.1}
 # Augmentations of running text: blocks of conversations are made once, not anew in each epoch.
 FOR_TEXTS: dict[str, Any] = {"bpe_dropout": 0.0, "renaming": 0.0, "token_noise": 0.0}
 
@@ -30,21 +40,37 @@ class ConversationLengths:
         return cls(ordered[min(int(COVERED * len(ordered)), len(ordered) - 1)], ordered[-1])
 
 
-def for_conversations(lengths: ConversationLengths) -> dict[str, Any]:
+def for_conversations(lengths: ConversationLengths, train_bytes: int) -> dict[str, Any]:
     """What differs from the settings for a text of this size."""
     return {
         **FOR_TEXTS,
+        **LEARNED_BY_HEART,
         "block_size": block_size(lengths),
         "prompt_weight": PROMPT_WEIGHT,
-        "r_drop": 0.0,
-        "dropout": 0.1,
-        "label_smoothing": 0.2,
+        "tokens": TOKENS,
+        "max_epochs": usual_epochs(train_bytes, is_warm=False),
     }
 
 
-def warm_on_conversations(is_open: bool) -> dict[str, Any]:
+def warm_on_conversations(is_open: bool, train_bytes: int) -> dict[str, Any]:
     """What differs where training continues from a model. is_open: others trained it."""
-    return {**FOR_TEXTS, "prompt_weight": 0.0 if is_open else PROMPT_WEIGHT}
+    if is_open:
+        return {**FOR_TEXTS, "prompt_weight": 0.0}
+    return {
+        **FOR_TEXTS,
+        **LEARNED_BY_HEART,
+        "prompt_weight": WARM_PROMPT_WEIGHT,
+        "tokens": WARM_TOKENS,
+        "learning_rate": 5e-3,
+        "muon_learning_rate": 0.04,
+        "max_epochs": usual_epochs(train_bytes, is_warm=True),
+    }
+
+
+def usual_epochs(train_bytes: int, is_warm: bool) -> float:
+    """Passes over conversations of this size. is_warm: from a model of this project."""
+    epochs = WARM_EPOCHS if is_warm else NEW_EPOCHS
+    return epochs * max(TUNED_BYTES / max(train_bytes, 1), 1.0)
 
 
 def block_size(lengths: ConversationLengths) -> int:

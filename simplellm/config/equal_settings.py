@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from simplellm.config.conversations import ConversationLengths
 from simplellm.config.model import ModelConfig
 from simplellm.config.overfit import OVERFIT
 from simplellm.config.recipe import choose
@@ -23,13 +24,15 @@ class FirstRun:
 
     values: all its settings, also those that the recipe chose or that were measured.
     corpus_bytes: of its text. has_fixed_steps: every run of the sweep has as many steps. base: the
-    model that it continued from; None for random weights.
+    model that it continued from; None for random weights. lengths: of its conversations; None for
+    texts.
     """
 
     values: Mapping[str, SettingValue]
     corpus_bytes: int
     has_fixed_steps: bool
     base: ModelConfig | None = None
+    lengths: ConversationLengths | None = None
 
     def equalized(self, given: ExplicitSettings) -> dict[str, SettingValue]:
         """`given`, and the other settings of the first run.
@@ -40,11 +43,12 @@ class FirstRun:
         if given.get("overfit", False) != self.values["overfit"]:
             excluded |= OVERFIT.keys()
         settings = dict(given)
+        base, lengths = self.base, self.lengths
         for name, value in self.values.items():
             if name in settings or name in excluded or value is None:
                 continue
             try:
-                choose(self.corpus_bytes, {**settings, name: value}, self.base)
+                choose(self.corpus_bytes, {**settings, name: value}, base, lengths=lengths)
             except SettingError:
                 continue
             settings[name] = value
@@ -53,7 +57,7 @@ class FirstRun:
     def overruled(self, given: ExplicitSettings) -> list[str]:
         """The settings taken over from the first run where the recipe has another value."""
         settings = self.equalized(given)
-        model, training = choose(self.corpus_bytes, given, self.base)
+        model, training = choose(self.corpus_bytes, given, self.base, lengths=self.lengths)
         recipe = {**model.to_mapping(), **training.to_mapping()}
         return [
             f"{name} {show(value)} (recipe: {show(recipe[name])})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from simplellm.config.model import ModelConfig
@@ -80,13 +81,16 @@ def fine_tuning(
     given: Mapping[str, Any],
     is_open: bool,
     train_bytes: int,
+    for_data: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """The model and the training settings for `base`; those in `given` are kept.
 
     chosen: settings by the recipe for a new model. train: those of them that concern training.
-    SettingError where `given` has another shape than `base`.
+    for_data: what differs for conversations. SettingError where `given` has another shape than
+    `base`.
     """
     changed = dict(OPEN_MODEL) if is_open else _own_model(train_bytes, chosen, given)
+    changed |= for_data
     if given.get("lora"):
         changed |= LORA
     if given.get("overfit"):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from simplellm.config import conversations
 from simplellm.config.architectures import ARCHITECTURES
 from simplellm.config.conversations import (
     ConversationLengths,
@@ -67,9 +68,8 @@ def choose(
         names = ModelConfig.names()
         model = ModelConfig(**{name: value for name, value in chosen.items() if name in names})
     else:
-        model, train = fine_tuning(base, chosen, train, given, is_open, train_bytes)
-        changed = warm_on_conversations(is_open) if lengths else {}
-        train |= {name: value for name, value in changed.items() if name not in given}
+        for_data = warm_on_conversations(is_open, train_bytes) if lengths else {}
+        model, train = fine_tuning(base, chosen, train, given, is_open, train_bytes, for_data)
     if train.get("r_drop") and not model.dropout:
         if "r_drop" in given:
             raise SettingError(
@@ -121,12 +121,13 @@ def recipe(
     seconds = float(given.get("budget") or settings.get("budget") or DEFAULT_BUDGET_SECONDS) * speed
     if train_bytes < SMALL_TEXT_BYTES:
         settings |= _small_text(train_bytes)
-        if given.get("max_steps") is None:
-            settings["max_epochs"] = _max_epochs(train_bytes)
+        settings["max_epochs"] = _max_epochs(train_bytes)
     else:
         settings |= _larger_text(train_bytes, seconds)
     if lengths is not None:
-        settings |= for_conversations(lengths)
+        settings |= for_conversations(lengths, train_bytes)
+    if given.get("max_steps") is not None:
+        settings["max_epochs"] = None
     if given.get("tokenizer") == "gpt2":
         settings |= {"bpe_dropout": 0.0, "composition": 0.0}
     architecture = given.get("architecture", ModelConfig.setting("architecture").default)
@@ -162,8 +163,13 @@ def _small_text(train_bytes: int) -> dict[str, Any]:
     }
 
 
-def usual_epochs(train_bytes: int, is_warm: bool = False) -> float:
-    """Passes over the text that a usual training makes. is_warm: from a trained model."""
+def usual_epochs(train_bytes: int, is_warm: bool = False, is_chat: bool = False) -> float:
+    """Passes over the data that a usual training makes.
+
+    is_warm: from a trained model. is_chat: over conversations.
+    """
+    if is_chat:
+        return conversations.usual_epochs(train_bytes, is_warm)
     if train_bytes >= SMALL_TEXT_BYTES:
         return 1.0
     return epochs_of_small_text(train_bytes) if is_warm else _max_epochs(train_bytes)

@@ -54,3 +54,13 @@ class MarkedIds:
         n = min(int(np.searchsorted(counts, n_targets)) + 1, len(self))
         end = int(self.starts[n])
         return MarkedIds(self.ids[:end], self.is_learned[:end], self.starts[: n + 1])
+
+    def sample(self, n_targets: int) -> MarkedIds:
+        """Documents at equal distances that together have about `n_targets` learned targets."""
+        numbers = range(0, len(self), max(self.n_learned // max(n_targets, 1), 1))
+        parts = [slice(*self.starts[number : number + 2].tolist()) for number in numbers]
+        return MarkedIds(
+            np.concatenate([self.ids[part] for part in parts]),
+            np.concatenate([self.is_learned[part] for part in parts]),
+            np.cumsum([0, *(part.stop - part.start for part in parts)], dtype=np.int64),
+        )

@@ -37,6 +37,13 @@ class PreparedMarks:
     n_val_text: int
     val_text_bytes: int
 
+    @property
+    def train_chats(self) -> MarkedIds:
+        """The conversations of the training part, without the texts."""
+        n_text, train = self.n_train_text, self.train
+        starts = train.starts[1 if n_text else 0 :] - n_text
+        return MarkedIds(train.ids[n_text:], train.is_learned[n_text:], starts)
+
     def first_question(self) -> list[int]:
         """The ids before the first held-out reply."""
         first = int(np.argmax(self.val.is_target))

@@ -17,6 +17,7 @@ from simplellm.evaluation.curves import LossCurves, overfitting_since
 FEWEST_TOKENS = 100
 USUAL_STEPS_AT_MOST = 500  # of a text that a minute does not read once (guess)
 FEW_STEPS_SHARE = 0.2  # of the usual steps, below which the steps are few (guess)
+LEARNED_SHARE = 0.95  # of the tokens of training replies, from which most are given word for word
 LOWER_IS_BETTER = "lower is better"
 MEANINGS = {
     "tokens": "scored",
@@ -27,6 +28,7 @@ MEANINGS = {
     "bits_per_byte": f"compares any two models on the same text; {LOWER_IS_BETTER}",
     "replies": "in the conversations",
     "exact_match": "share of replies that greedy decoding gives word for word; higher is better",
+    "exact_match_any": "the same, where any reply of these data to the same turns counts",
 }
 REGULARIZATION = (  # settings that raise the training loss above that of the same weights in use
     "dropout", "r_drop", "bpe_dropout", "renaming", "token_noise", "label_smoothing",
@@ -86,10 +88,15 @@ def short_validation(n_tokens: int, n_bytes: int) -> str:
 
 
 def usual_steps(
-    train_bytes: int, train_tokens: int, tokens_per_step: float, is_warm: bool = False
+    train_bytes: int,
+    train_tokens: int,
+    tokens_per_step: float,
+    is_warm: bool = False,
+    is_chat: bool = False,
 ) -> int:
-    """Optimizer updates of a usual training on a text of this size, see `recipe.usual_epochs`."""
-    steps = usual_epochs(train_bytes, is_warm) * train_tokens / max(tokens_per_step, 1)
+    """Optimizer updates of a usual training on data of this size, see `recipe.usual_epochs`."""
+    epochs = usual_epochs(train_bytes, is_warm, is_chat)
+    steps = epochs * train_tokens / max(tokens_per_step, 1)
     return max(round(min(steps, USUAL_STEPS_AT_MOST)), 1)
 
 
@@ -116,6 +123,8 @@ def _few_steps(course: Course) -> str:
 
 def _next_step(course: Course) -> str:
     validation = course.curves.validation
+    if course.curves.accuracies:
+        return _next_of_conversations(course, *course.curves.accuracies)
     since = overfitting_since(course.curves)
     if since is not None:
         return (
@@ -141,6 +150,18 @@ def _more_steps(course: Course) -> str:
             "more steps usually overfit"
         )
     return f"what to try next: {means}, because the validation loss was still falling"
+
+
+def _next_of_conversations(course: Course, held_out: float, trained: float) -> str:
+    """held_out, trained: share of the tokens of replies that were the first choice."""
+    known = f"it knows {trained:.0%} of the tokens of its training replies"
+    if trained < LEARNED_SHARE:
+        means = "more time (a longer --budget)" if course.passes is None else "more --max-epochs"
+        return f"what to try next: {means}: {known}"
+    return (
+        f"what to try next: more conversations: {known}, and {held_out:.0%} of those of replies "
+        "that are held out"
+    )
 
 
 def _losses(course: Course) -> str:

@@ -16,10 +16,16 @@ Point = tuple[int, float]  # step, loss
 
 @dataclass
 class LossCurves:
-    """Training and validation loss by step, from the records of a run; of bounded size."""
+    """Training and validation loss by step, from the records of a run; of bounded size.
+
+    accuracies: of the newest evaluation of conversations, on held-out replies and on training
+    replies; None for texts.
+    """
 
     train: list[Point] = field(default_factory=list)
     validation: list[Point] = field(default_factory=list)
+    accuracies: tuple[float, float] | None = None
+    _best: Point | None = None
 
     @classmethod
     def of(cls, records: Iterable[JsonMapping]) -> LossCurves:
@@ -35,6 +41,10 @@ class LossCurves:
         if curve is None or not isinstance(loss, (int, float)) or not math.isfinite(loss):
             return
         curve.append((int(record["step"]), float(loss)))
+        if record.get("best"):
+            self._best = curve[-1]
+        if "train_accuracy" in record:
+            self.accuracies = record["accuracy"], record["train_accuracy"]
         if len(self.train) > MAX_POINTS:
             pairs = zip(self.train[::2], self.train[1::2], strict=False)
             self.train[: len(self.train) // 2 * 2] = [
@@ -43,18 +53,23 @@ class LossCurves:
 
     @property
     def best(self) -> Point | None:
+        """Of the best checkpoint; of conversations it need not have the lowest loss."""
+        return self._best or self.lowest
+
+    @property
+    def lowest(self) -> Point | None:
         return min(self.validation, key=lambda point: point[1], default=None)
 
 
 def overfitting_since(curves: LossCurves) -> int | None:
-    """The step of the best validation loss if the model overfits since then; else None.
+    """The step of the lowest validation loss if the model overfits since then; else None.
 
-    Overfitting: the last evaluations are above the best by OVERFITTING_MARGIN, and the training
-    loss is lower than it was at the best.
+    Overfitting: the last evaluations are above the lowest by OVERFITTING_MARGIN, and the training
+    loss is lower than it was there.
     """
-    if curves.best is None or len(curves.validation) <= OVERFITTING_EVALUATIONS:
+    if curves.lowest is None or len(curves.validation) <= OVERFITTING_EVALUATIONS:
         return None
-    best_step, best = curves.best
+    best_step, best = curves.lowest
     if any(
         loss <= best * (1 + OVERFITTING_MARGIN)
         for _, loss in curves.validation[-OVERFITTING_EVALUATIONS:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from simplellm.config.sampling import SamplingParams
@@ -10,6 +10,7 @@ from simplellm.data.chat_template import ChatTemplate
 from simplellm.data.conversations.conversation import SYSTEM, USER, Conversation, Turn
 from simplellm.inference.sampler import Sampler
 
+Said = tuple[tuple[str, str], ...]  # role and text of each turn
 MAX_REPLIES = 200  # that are generated: a few seconds for a small model
 GREEDY = SamplingParams(
     temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0
@@ -18,15 +19,25 @@ GREEDY = SamplingParams(
 
 @dataclass(frozen=True)
 class ExactReplies:
-    """replies: number of all replies. compared: those that were generated. exact: equal ones."""
+    """How many of the replies in conversations a model gives word for word.
+
+    replies: all of them. compared: those that were generated. exact: equal ones. any_exact: equal
+    to one of the replies that the conversations have after the same turns, of which a greedy model
+    can give only one.
+    """
 
     replies: int
     compared: int
     exact: int
+    any_exact: int
 
     @property
     def share(self) -> float:
         return self.exact / max(self.compared, 1)
+
+    @property
+    def any_share(self) -> float:
+        return self.any_exact / max(self.compared, 1)
 
 
 def exact_replies(
@@ -43,28 +54,39 @@ def exact_replies(
     replies = [pair for one in conversations for pair in _replies(one)]
     chosen = [replies[i * len(replies) // MAX_REPLIES] for i in range(MAX_REPLIES)]
     chosen = chosen if len(replies) > MAX_REPLIES else replies
-    exact = 0
+    known: dict[Said, set[str]] = {}
+    for turns, wanted in replies:
+        known.setdefault(_said(turns), set()).add(wanted.text.strip())
+    exact = any_exact = 0
     for number, (turns, wanted) in enumerate(chosen, 1):
-        exact += greedy_reply(sampler, template, turns, wanted.text) == wanted.text.strip()
+        answers = known[_said(turns)]
+        reply = greedy_reply(sampler, template, turns, answers)
+        exact += reply == wanted.text.strip()
+        any_exact += reply in answers
         progress(number / len(chosen))
-    return ExactReplies(len(replies), len(chosen), exact)
+    return ExactReplies(len(replies), len(chosen), exact, any_exact)
 
 
 def greedy_reply(
-    sampler: Sampler, template: ChatTemplate, turns: Sequence[Turn], wanted: str
+    sampler: Sampler, template: ChatTemplate, turns: Sequence[Turn], wanted: Collection[str]
 ) -> str:
-    """The greedy reply, stripped, as long as it may still be `wanted`."""
+    """The greedy reply, stripped, as long as it may still be one of `wanted`, also stripped."""
     tokenizer = sampler.tokenizer
-    n_new = len(tokenizer.encode(wanted)) + 2  # the end of the turn, and white space before it
+    longest = max(len(tokenizer.encode(text)) for text in wanted)
+    n_new = longest + 2  # the end of the turn, and white space before it
     ids = template.encode(turns, tokenizer, is_open=True)
     while len(ids) + n_new > sampler.block_size and (shorter := without_oldest(turns)):
         turns = shorter
         ids = template.encode(turns, tokenizer, is_open=True)
     reply = sampler.stream(ids, replace(GREEDY, max_new_tokens=n_new))
     for _ in reply:
-        if not wanted.strip().startswith(reply.text.strip()):
+        if not any(text.startswith(reply.text.strip()) for text in wanted):
             break
     return reply.text.strip()
+
+
+def _said(turns: Sequence[Turn]) -> Said:
+    return tuple((turn.role, turn.text) for turn in turns)
 
 
 def without_oldest(turns: Sequence[Turn]) -> list[Turn]:

@@ -131,17 +131,18 @@ def course_of(
     sizes = [record["tokens_per_step"] for record in records if "tokens_per_step" in record]
     n_bytes, n_tokens = prepared.train_bytes, len(prepared.train_ids)
     info = RunInfo.read(RunFolder(folder))
-    is_warm = bool(info.facts.get("from"))
+    is_warm, is_chat = bool(info.facts.get("from")), prepared.marks is not None
+    usual = advice.usual_steps(n_bytes, n_tokens, sizes[-1] if sizes else 1, is_warm, is_chat)
     limit = info.training.max_epochs
     passes = int(figures["steps"]) * sizes[-1] / max(n_tokens, 1) if sizes else 0.0
     return Course(
         steps=int(figures["steps"]),
-        usual_steps=advice.usual_steps(n_bytes, n_tokens, sizes[-1], is_warm) if sizes else 1,
+        usual_steps=usual,
         curves=LossCurves.of(records),
         regularization=advice.regularization_of(info.model, info.training),
         ended_early=any(record["kind"] == "early_stop" for record in records),
         passes=limit if limit is not None and passes > PASSES_DONE * limit else None,
-        usual_passes=usual_epochs(n_bytes, is_warm),
+        usual_passes=usual_epochs(n_bytes, is_warm, is_chat),
     )
 
 

@@ -47,6 +47,7 @@ class Evaluation:
     loss: float  # nats per token
     accuracy: float  # share of tokens that were the most likely one
     text: Evaluation | None = None  # of the text, where the others are of replies, in mixed data
+    train_accuracy: float | None = None  # on a sample of the training replies; None for texts
 
     @classmethod
     def of(cls, nats: np.ndarray, hits: np.ndarray, n_bytes: int) -> Evaluation:
@@ -75,6 +76,7 @@ class Evaluation:
                 if self.text
                 else {}
             ),
+            **({} if self.train_accuracy is None else {"train_accuracy": self.train_accuracy}),
         }
 
 

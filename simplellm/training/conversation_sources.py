@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from simplellm.config.conversations import ConversationLengths
 from simplellm.data.conversations.conversation import Conversation
 from simplellm.data.conversations.duplicates import without_those_of
 from simplellm.data.conversations.format import Format
@@ -59,7 +60,16 @@ class ConversationData:
         As the size of a text, it decides about the settings.
         """
         parts = self.split.train if self.val_files else (*self.split.train, *self.split.held_out)
-        return sum(utf8_length(turn.text) for one in parts for turn in one.turns)
+        return sum(map(_n_bytes, parts))
+
+    @property
+    def lengths(self) -> ConversationLengths:
+        """Of the conversations that are trained."""
+        return ConversationLengths.of(map(_n_bytes, self.split.train))
+
+
+def _n_bytes(conversation: Conversation) -> int:
+    return sum(utf8_length(turn.text) for turn in conversation.turns)
 
 
 def sort_files(

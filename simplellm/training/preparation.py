@@ -19,7 +19,7 @@ from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
-from simplellm.data.prepared_conversations import ChatData, n_bytes, prepare_conversations
+from simplellm.data.prepared_conversations import ChatData, prepare_conversations
 from simplellm.data.prepared_corpus import PREPARED_FOLDER, Prepared, prepare, text_split
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.device import (
@@ -260,10 +260,7 @@ def chat_data(corpora: Corpora, val_fraction: float) -> ChatData:
 
 def lengths_of(corpora: Corpora) -> ConversationLengths | None:
     """Of the conversations that are trained; None for texts only."""
-    if corpora.conversations is None:
-        return None
-    train = corpora.conversations.split.train
-    return ConversationLengths.of(n_bytes([one]) for one in train)
+    return corpora.conversations.lengths if corpora.conversations else None
 
 
 def make_output(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from simplellm.checkpoint.pointers import Figures, check_best
+from simplellm.checkpoint.pointers import Figures, check_best, is_better
 from simplellm.model.scoring import Evaluation
 
 
@@ -21,6 +21,12 @@ class Score:
     def loss(self) -> float:
         return self.evaluation.loss if self.evaluation else float("inf")
 
+    def is_better_than(self, other: Score) -> bool:
+        """See `pointers.is_better`; without an evaluation a score is never better."""
+        if self.evaluation is None or other.evaluation is None:
+            return self.evaluation is not None
+        return is_better(self.to_mapping(), other.to_mapping())
+
     def to_mapping(self) -> Figures:
         """As in best.json and in the log."""
         if self.evaluation is None:
@@ -33,7 +39,9 @@ class Score:
         names = ("tokens", "bytes", "val_loss", "accuracy")
         if any(name not in values for name in names):
             return cls(values["step"])
-        return cls(values["step"], Evaluation(*(values[name] for name in names)))
+        evaluation = Evaluation(*(values[name] for name in names))
+        trained = values.get("train_accuracy")
+        return cls(values["step"], replace(evaluation, train_accuracy=trained))
 
 
 @dataclass

@@ -146,7 +146,7 @@ def _conversation_facts(corpora: Corpora) -> Facts:
         return {}
     summary = total(file.summary for file in data.files)
     counts = {"train": len(data.split.train), "held_out": len(data.split.held_out)}
-    return {"conversations": {**asdict(summary), **counts}}
+    return {"conversations": {**asdict(summary), **counts, "lengths": asdict(data.lengths)}}
 
 
 def start_name(base_folder: Path | None) -> str | None:

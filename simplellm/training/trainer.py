@@ -102,8 +102,8 @@ class Trainer(Learner):
                 f"step {self.step}: validation loss {evaluation.loss:g}; not saved",
                 fix=self.output.saver.fix(),
             )
-        is_best = self._is_better(evaluation.loss)
         score = Score(self.step, evaluation)
+        is_best = self._is_better(score)
         self.progress.record(score, is_best)
         is_saved = self._save(is_best)
         if step_seconds is not None and not self.progress.evaluation_steps:
@@ -145,7 +145,7 @@ class Trainer(Learner):
             self.progress.last = Score(self.step, evaluation)
             self.progress.last_counts = False
         last = self.progress.last
-        self._save(last.evaluation is not None and self._is_better(last.loss))
+        self._save(last.evaluation is not None and self._is_better(last))
 
     def _save(self, is_best: bool) -> bool:
         """Whether the averaged weights were saved; only then can they be the best."""
@@ -168,10 +168,10 @@ class Trainer(Learner):
             self.progress.best = best_before
         return is_saved
 
-    def _is_better(self, loss: float) -> bool:
-        """Whether a loss is below the best one, or the best checkpoint has been removed."""
+    def _is_better(self, score: Score) -> bool:
+        """Whether a score is better than the best one, or the best checkpoint has been removed."""
         best = self.progress.best
-        is_better = loss < (best.loss if best else math.inf)
+        is_better = score.is_better_than(best) if best else True
         if best and not is_better:
             is_better = not (self.run.path / step_name(best.step)).is_dir()
         return any_of(is_better, self.world, self.device)
@@ -222,7 +222,7 @@ class Trainer(Learner):
         self.progress = Progress.from_mapping(figures, self.decisions[-1].eval_interval)
         pointer, best = self.run.pointer("best"), self.progress.best
         self.progress.last = Score.from_mapping(pointer) if pointer else None
-        is_removed = best is not None and self._is_better(math.inf)
+        is_removed = best is not None and self._is_better(Score(0))
         if best and pointer and (is_removed or pointer["step"] == best.step):
             # best.json may have a final score on more text, or name a substitute.
             self.progress.best = Score.from_mapping({**best.to_mapping(), **pointer})

@@ -11,11 +11,12 @@ import torch
 from simplellm import device as devices
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.data.prepared_marks import PreparedMarks
-from simplellm.model.reply_scoring import evaluate_replies
+from simplellm.model.reply_scoring import evaluate_replies, reply_scores
 from simplellm.model.scoring import Evaluation, evaluate, is_scored, token_scores
 from simplellm.model.transformer import SimpleLLM
 
 MAX_FINAL_TOKENS = 200_000  # takes a few seconds on 2 cores
+TRAIN_REPLY_TOKENS = 1_000  # of training replies, the same at each evaluation
 
 
 class Scorer(Protocol):
@@ -93,13 +94,15 @@ class ReplyValidation:
     """Held-out conversations, of which the replies count. See `Scorer`.
 
     Tokens are those of replies; the last conversation that is scored is scored to its end. The text
-    of mixed data is scored too, and reported beside the replies.
+    of mixed data is scored too, and reported beside the replies. So is the accuracy on a sample of
+    the training replies, on which the best checkpoint depends (see checkpoint/pointers.py).
     """
 
     def __init__(
         self, prepared: Prepared, marks: PreparedMarks, device: torch.device, eval_tokens: int
     ) -> None:
         self._conversations = marks.val
+        self._train_sample = marks.train_chats.sample(TRAIN_REPLY_TOKENS)
         self._tokenizer = prepared.tokenizer
         self._device = device
         self._text: Validation | None = None
@@ -118,7 +121,8 @@ class ReplyValidation:
         text = self._text.score(model, max_tokens) if self._text else None
         with devices.fast_float32(self._device):
             replies = evaluate_replies(model, conversations, self._tokenizer)
-        return replace(replies, text=text)
+            _, hits = reply_scores(model, self._train_sample)
+        return replace(replies, text=text, train_accuracy=float(hits.sum() / max(len(hits), 1)))
 
     def score_final(self, model: SimpleLLM) -> tuple[Evaluation, Evaluation]:
         if self.final_tokens <= self.eval_tokens:

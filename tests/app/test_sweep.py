@@ -15,7 +15,12 @@ from conftest import NO_AUGMENTATION, STORY, TINY_FLAGS
 
 from simplellm.app.cli import main
 from simplellm.app.subcommands import sweep
+from simplellm.config.conversations import ConversationLengths
+from simplellm.config.equal_settings import FirstRun
+from simplellm.config.recipe import choose
+from simplellm.data.conversations.options import ReadOptions
 from simplellm.errors import SettingError, TextError
+from simplellm.training.sources import Sources
 
 KEYS = ["run", "path", "steps", "best_step", "val_loss", "bits_per_byte", "train_seconds"]
 
@@ -246,3 +251,26 @@ def test_overfit_can_be_swept_although_it_changes_many_settings(call, tmp_path):
     rows = {row["overfit"]: row for row in json.loads(out)}
     assert code == 0 and rows[True]["r_drop"] == 0 and rows[False]["r_drop"] > 0
     assert {"dropout", "token_noise"} <= set(rows[True]) and "learning_rate" not in rows[True]
+
+
+def test_a_sweep_reads_conversations_as_a_training_does(call, monkeypatch):
+    named: list[Sources] = []
+
+    def start(sources: Sources, *_: Any, **__: Any) -> Any:
+        named.append(sources)
+        raise SystemExit(9)
+
+    monkeypatch.setattr(sweep, "start", start)
+    flags = ("--me", "유나", "--gap", "2h", "--format", "whatsapp", "--val-data", "held-out.txt")
+    assert call(*flags)[0] == 9
+    assert named[0].reading == ReadOptions("whatsapp", "유나", 7200.0)
+    assert named[0].val_data == "held-out.txt"
+
+
+def test_the_runs_of_a_sweep_follow_the_recipe_for_conversations():
+    lengths = ConversationLengths(200, 900)
+    model, training = choose(84_000, {}, lengths=lengths)
+    values = {**model.to_mapping(), **training.to_mapping()}
+    first = FirstRun(values, 84_000, has_fixed_steps=False, lengths=lengths)
+    assert first.overruled({"seed": 2}) == []
+    assert first.equalized({"seed": 2})["label_smoothing"] == training.label_smoothing

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simplellm.config.conversations import ConversationLengths
 from simplellm.config.model import ModelConfig
 from simplellm.config.recipe import choose, recipe
 from simplellm.config.training import TrainConfig
@@ -75,6 +76,24 @@ def test_more_time_gives_a_larger_model_and_more_time_per_byte_more_dropout():
     ]
     assert 0 == sizes[0].dropout < sizes[1].dropout < sizes[2].dropout < sizes[3].dropout
     assert choose(10_000_000, {"budget": 300})[0].dropout == 0, "gone through once or twice"
+
+
+def test_conversations_are_learned_by_heart_from_random_weights_and_from_a_model():
+    lengths = ConversationLengths(200, 1000)
+    for base in (None, ModelConfig(n_embd=96, n_head=3, block_size=512)):
+        model, train = choose(84_000, {}, base, lengths=lengths)
+        assert model.dropout == train.r_drop == train.token_noise == train.bpe_dropout == 0
+        assert train.max_epochs and 8 <= train.max_epochs <= 20 and train.label_smoothing == 0.1
+        given = {"dropout": 0.2, "label_smoothing": 0.0, "max_steps": 7}
+        model, train = choose(84_000, given, base, lengths=lengths)
+        assert (model.dropout, train.label_smoothing, train.max_epochs) == (0.2, 0.0, None)
+        assert choose(84_000, {"overfit": True}, base, lengths=lengths)[1].label_smoothing == 0
+
+
+def test_few_conversations_are_read_more_often_so_that_there_are_as_many_steps():
+    lengths = ConversationLengths(200, 1000)
+    few, many = (choose(size, {}, lengths=lengths)[1].max_epochs for size in (8_400, 84_000))
+    assert few == pytest.approx(10 * many)
 
 
 def test_a_step_has_as_many_tokens_for_any_block_size():

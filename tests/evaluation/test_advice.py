@@ -52,6 +52,15 @@ def test_what_to_try_next_follows_from_the_validation_loss(validation, words) ->
     assert words in line_with(advice(course(validation)), "what to try next")
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "words"), [((0.3, 0.6), "more time"), ((0.3, 0.98), "more conversations")]
+)
+def test_a_bot_needs_more_time_until_it_knows_its_replies(accuracies, words) -> None:
+    one = course(RISING)
+    one.curves.accuracies = accuracies
+    assert words in line_with(advice(one), "what to try next")
+
+
 def test_a_run_that_ended_early_is_not_told_to_use_more_time() -> None:
     lines = advice(course(FALLING, usual_steps=1000, ended_early=True))
     assert "more text, because" in line_with(lines, "what to try next")

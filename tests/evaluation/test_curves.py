@@ -39,6 +39,15 @@ def test_overfitting_needs_two_high_validation_losses_and_a_lower_training_loss(
     assert overfitting_since(LossCurves.of(records(validation, train))) == since
 
 
+def test_the_best_checkpoint_is_the_one_that_the_log_marks() -> None:
+    curves = LossCurves()
+    for step, loss, best in ((10, 3.0, True), (20, 3.5, True), (30, 4.0, False)):
+        curves.add({"kind": "evaluation", "step": step, "loss": loss, "best": best,
+                    "accuracy": 0.2, "train_accuracy": 0.5 + step / 100})  # fmt: skip
+    assert curves.best == (20, 3.5) and curves.lowest == (10, 3.0)
+    assert curves.accuracies == (0.2, 0.8)
+
+
 def test_overfitting_is_found_with_few_logged_steps():
     curves = LossCurves([(5, 4.0), (25, 2.0)], [(10, 3.0), (20, 3.2), (30, 3.4)])
     assert overfitting_since(curves) == 10

@@ -88,6 +88,14 @@ def test_a_resumed_training_gives_the_same_weights(
     assert digests(again) == digests(run)
 
 
+def test_the_best_checkpoint_of_a_bot_has_the_best_accuracy_on_replies(run: RunFolder) -> None:
+    evaluations = [one for one in read_log(run.log_path) if one["kind"] == "evaluation"]
+    best = max(one["accuracy"] + one["train_accuracy"] for one in evaluations)
+    pointer = json.loads((run.path / "best.json").read_text())
+    assert all(0 <= one["train_accuracy"] <= 1 for one in evaluations)
+    assert pointer["accuracy"] + pointer["train_accuracy"] == pytest.approx(best)
+
+
 def test_micro_steps_change_nothing_but_rounding(chats: Path, tmp_path: Path) -> None:
     """The mean is over all replies of the step, however many a micro step has."""
     losses = []
@@ -121,7 +129,7 @@ def test_evaluate_gives_the_figures_of_the_training(
     assert figures["bits_per_byte"] == pytest.approx(trained["bits_per_byte"], rel=1e-6)
     replies = [turn.text for one in held_out.split.held_out for turn in one.replies]
     assert figures["bytes"] == sum(map(len, replies)) and figures["replies"] == len(replies)
-    assert 0 <= figures["exact_match"] <= 1
+    assert 0 <= figures["exact_match"] <= figures["exact_match_any"] <= 1
 
 
 def test_texts_and_conversations_are_reported_apart(chats: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,12 @@ def test_a_score_without_an_evaluation_has_its_step_only() -> None:
     assert Score(3).to_mapping() == {"step": 3}
     assert Score.from_mapping({"step": 3, "path": "step-000003"}) == Score(3)
     assert Score.from_mapping(Score(3, EVALUATION).to_mapping()) == Score(3, EVALUATION)
+
+
+def test_a_score_of_conversations_keeps_the_accuracy_on_training_replies() -> None:
+    score = Score(3, replace(EVALUATION, train_accuracy=0.75))
+    assert Score.from_mapping(json.loads(json.dumps(score.to_mapping()))) == score
+    assert score.is_better_than(Score(2)) and not Score(2).is_better_than(score)
 
 
 def test_only_an_evaluation_that_is_not_the_best_counts_for_patience() -> None:

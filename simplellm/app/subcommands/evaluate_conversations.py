@@ -72,6 +72,7 @@ def _show(
         **evaluation.to_mapping(),
         "replies": sum(len(one.replies) for one in conversations),
         "exact_match": exact.share,
+        "exact_match_any": exact.any_share,
     }
     if options.json:
         write_json(figures)

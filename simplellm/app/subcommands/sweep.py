@@ -19,8 +19,10 @@ from simplellm.app.subcommands.shared import (
     DEFAULT_TEXT,
     StartingPoint,
     device_of,
+    read_options,
     screen_of,
     starting_point,
+    text_format,
 )
 from simplellm.app.training_run import run_training
 from simplellm.base.packaged import BASE, base_folder, is_present
@@ -28,6 +30,7 @@ from simplellm.checkpoint.find_runs import free_name
 from simplellm.checkpoint.importing.read_source import read_source
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_names import MAX_DERIVED_CHARACTERS
+from simplellm.config.conversations import ConversationLengths
 from simplellm.config.equal_settings import FirstRun
 from simplellm.config.fine_tuning import contradiction
 from simplellm.config.recipe import choose
@@ -160,7 +163,9 @@ def _train_each(
     What the grid does not name is as in the first run that has finished.
     """
     swept = _swept(options)
-    sources = Sources(_texts(options))
+    sources = Sources(
+        _texts(options), options.val_data, text_format(options), reading=read_options(options)
+    )
     own_budget = replace(options, started_at=None)  # the budget of each run counts from its start
     stdin = spool(standard_input()) if options.reads_stdin and len(combinations) > 1 else None
     first: FirstRun | None = None
@@ -241,7 +246,9 @@ def _first_run(result: Result, options: SweepOptions) -> tuple[FirstRun, Startin
     has_fixed_steps = info.training.budget is None and len(steps) == 1
     folder = base_folder() if info.facts["from"] == BASE else None
     base = read_source(folder).config if folder else None
-    first = FirstRun(values, info.facts["corpus_bytes"], has_fixed_steps, base)
+    chats = info.facts.get("conversations")
+    lengths = ConversationLengths(**chats["lengths"]) if chats else None
+    first = FirstRun(values, info.facts["corpus_bytes"], has_fixed_steps, base, lengths)
     return first, StartingPoint(folder)
 
 
