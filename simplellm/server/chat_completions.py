@@ -19,7 +19,7 @@ from simplellm.server.replies import Job, Replies
 from simplellm.server.request_body import json_object
 from simplellm.server.response_ids import ResponseHead, Usage
 from simplellm.server.service import Service
-from simplellm.server.token_info import chat_logprobs
+from simplellm.server.token_info import chat_logprobs, token_ids
 from simplellm.storage.json_files import JsonObject
 
 OBJECT = "chat.completion"
@@ -51,6 +51,7 @@ class ChatCompletion:
     def __init__(self, asked: ChatRequest, prompt: EncodedPrompt, service: Service) -> None:
         self._options = asked.options
         self._prompt = prompt
+        self._prompt_ids = {"prompt_token_ids": prompt.ids} if asked.options.token_ids else {}
         self._tokenizer = service.model.sampler.tokenizer
         self._head = ResponseHead("chatcmpl", service.model.name)
         self._usage = Usage()
@@ -75,7 +76,12 @@ class ChatCompletion:
             parts[number].append(piece)
         choices = [self._message(number, joined(pieces)) for number, pieces in enumerate(parts)]
         usage = {"usage": self._usage.to_mapping()}
-        return {**self._head.to_mapping(OBJECT), "choices": choices, **usage}
+        return {
+            **self._head.to_mapping(OBJECT),
+            "choices": choices,
+            **usage,
+            **self._prompt_ids,
+        }
 
     async def chunks(self) -> AsyncIterator[JsonObject]:
         """The parts of a stream. The first one of each choice has its role."""
@@ -83,7 +89,8 @@ class ChatCompletion:
         no_usage = {"usage": None} if self._options.include_usage else {}
         for number in range(self._options.n):
             opening = {"role": ASSISTANT, "content": ""}
-            yield {**head, "choices": [self._choice(number, Piece(), "delta", opening)], **no_usage}
+            choices = [self._choice(number, Piece(), "delta", opening)]
+            yield {**head, "choices": choices, **no_usage, **self._prompt_ids}
         async for number, piece in self._pieces():
             delta = {"content": piece.text} if piece.text or piece.tokens else {}
             yield {**head, "choices": [self._choice(number, piece, "delta", delta)], **no_usage}
@@ -92,7 +99,7 @@ class ChatCompletion:
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Each piece with the number of its choice, as they come."""
-        has_tokens = self._options.top is not None
+        has_tokens = self._options.has_tokens
         choices = [Choice(self._tokenizer, has_tokens) for _ in range(self._options.n)]
         async for number, item in self._replies:
             if isinstance(item, End):
@@ -112,4 +119,5 @@ class ChatCompletion:
             key: content,
             "logprobs": logprobs,
             "finish_reason": piece.finish_reason,
+            **(token_ids(piece.tokens, self._tokenizer) if self._options.token_ids else {}),
         }

@@ -19,7 +19,7 @@ from simplellm.server.replies import Job, Replies
 from simplellm.server.request_body import json_object
 from simplellm.server.response_ids import ResponseHead, Usage
 from simplellm.server.service import Service
-from simplellm.server.token_info import TokenInfo, completion_logprobs
+from simplellm.server.token_info import TokenInfo, completion_logprobs, token_ids
 from simplellm.storage.json_files import JsonObject
 
 OBJECT = "text_completion"
@@ -59,6 +59,7 @@ class Completion:
         self._usage = Usage()
         self._replies = Replies(service.model.engine)
         self._scores: list[list[Score]] = []
+        self._started: set[int] = set()  # choices of which a part was made
 
     async def start(self) -> None:
         """Score the prompts where they are echoed with probabilities, and queue the replies."""
@@ -119,8 +120,7 @@ class Completion:
                 yield number, piece
 
     def _new_choice(self, offset: int) -> Choice:
-        has_tokens = self._options.top is not None
-        return Choice(self._tokenizer, has_tokens, with_end=True, offset=offset)
+        return Choice(self._tokenizer, self._options.has_tokens, with_end=True, offset=offset)
 
     def _echoed(self, number: int) -> Piece:
         """The prompt of a choice, where it is a part of the text."""
@@ -146,7 +146,16 @@ class Completion:
             "text": piece.text,
             "logprobs": logprobs,
             "finish_reason": piece.finish_reason,
+            **(self._token_ids(number, piece) if self._options.token_ids else {}),
         }
+
+    def _token_ids(self, number: int, piece: Piece) -> JsonObject:
+        """Ids of a part of a choice; the first part has those of the prompt too."""
+        found = token_ids(piece.tokens, self._tokenizer)
+        if number in self._started:
+            return found
+        self._started.add(number)
+        return {**found, "prompt_token_ids": self._prompts[number // self._options.n].ids}
 
     async def _scored(self, prompt: EncodedPrompt) -> list[Score]:
         top = self._options.top or 0

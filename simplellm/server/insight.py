@@ -27,7 +27,7 @@ from simplellm.errors import CheckpointError
 from simplellm.evaluation.analyze import attention, character_spans
 from simplellm.evaluation.sampling_steps import trace_next_token
 from simplellm.inference.sampler import Sampler
-from simplellm.server.api_error import ApiError, bad_request, with_fix
+from simplellm.server.api_error import ApiError, bad_request
 from simplellm.server.checkpoint_replies import CheckpointReplies, CheckpointReply
 from simplellm.server.disconnect import until_gone
 from simplellm.server.fields import Fields, checked
@@ -84,9 +84,7 @@ class Insight:
 
         def trace(sampler: Sampler) -> JsonObject:
             logits = sampler.next_logits(ids)
-            return trace_next_token(
-                sampler.tokenizer, logits, ids, params, top, also
-            ).to_mapping()
+            return trace_next_token(sampler.tokenizer, logits, ids, params, top, also).to_mapping()
 
         return await _computed(request, trace)
 
@@ -117,11 +115,15 @@ class Insight:
         cancelled = threading.Event()
         try:
             # Not anyio's thread: if the client goes, that would wait for the whole reply.
-            return await asyncio.to_thread(
-                self._checkpoints.reply, step, prompt, params, cancelled
-            )
+            return await asyncio.to_thread(self._checkpoints.reply, step, prompt, params, cancelled)
         except CheckpointError as error:
-            raise ApiError(404, with_fix(error), param=STEP.name, code="no_checkpoint") from error
+            # Not its own message, which names a path of this machine.
+            raise ApiError(
+                404,
+                f"the checkpoint of step {step} is missing or damaged; simplellm verify says more",
+                param=STEP.name,
+                code="no_checkpoint",
+            ) from error
         finally:
             cancelled.set()
             self._n_waiting -= 1
@@ -134,7 +136,8 @@ class Insight:
         return list(value)
 
     def _params(self, fields: Fields) -> SamplingParams:
-        value = fields.raw(SETTINGS) or {}
+        value = fields.raw(SETTINGS)
+        value = {} if value is None else value
         if not isinstance(value, dict):
             raise bad_request("settings is an object with sampling settings", SETTINGS)
         given = Fields(value)

@@ -24,20 +24,23 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-NO_CACHE = {"cache-control": "no-cache"}  # asks again each time, so that an update is seen at once
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "cache-control": "no-cache",  # asks again each time, so that an update is seen at once
+}
 
 
 class PageFiles(StaticFiles):
-    """The files of the page, without a time in which browsers may keep an old version."""
+    """The files of the page, with its headers."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(NO_CACHE)
+        response.headers.update(HEADERS)
         return response
 
 
 async def index(request: Request) -> Response:
-    return FileResponse(FOLDER / "index.html", headers=NO_CACHE)
+    return FileResponse(FOLDER / "index.html", headers=HEADERS)
 
 
 def page_routes() -> list[BaseRoute]:

@@ -22,9 +22,17 @@ N = Setting("n", "int", 1, "replies to each prompt", minimum=1, maximum=MAX_CHOI
 STREAM = Setting("stream", "bool", False, "send the tokens as they come")
 INCLUDE_USAGE = Setting("include_usage", "bool", False, "end a stream with the token counts")
 OBFUSCATION = Setting("include_obfuscation", "bool", False, "accepted; nothing is added")
+TOKEN_IDS = Setting("return_token_ids", "bool", False, "report ids and bytes of tokens, as vLLM")
 STREAM_OPTIONS = "stream_options"
 MODEL = "model"
-READ = (MODEL, STREAM_OPTIONS, N.name, STREAM.name, *(setting.name for setting in SAMPLED))
+READ = (
+    MODEL,
+    STREAM_OPTIONS,
+    N.name,
+    STREAM.name,
+    TOKEN_IDS.name,
+    *(setting.name for setting in SAMPLED),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class ReplyOptions:
 
     max_tokens: of each reply; 0 is possible, while `params.max_new_tokens` is at least 1.
     top: number of most likely tokens to report at each place; None reports no probabilities.
+    token_ids: whether to report the ids of the prompt and of the reply.
     """
 
     params: SamplingParams
@@ -41,6 +50,12 @@ class ReplyOptions:
     stream: bool = False
     include_usage: bool = False
     top: int | None = None
+    token_ids: bool = False
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether something is reported about each token."""
+        return self.top is not None or self.token_ids
 
     def params_of_choice(self, number: int) -> SamplingParams:
         """The settings of one of `n` replies: the seeds follow each other."""
@@ -72,6 +87,7 @@ def read_options(
         fields.value(N),
         stream,
         _include_usage(fields.raw(STREAM_OPTIONS), stream),
+        token_ids=fields.value(TOKEN_IDS),
     )
 
 

@@ -40,6 +40,14 @@ def token_data(tokenizer: Tokenizer, token: int) -> list[int]:
     return list(tokenizer.token_bytes(token) if special is None else special.encode())
 
 
+def token_ids(tokens: Sequence[TokenInfo], tokenizer: Tokenizer) -> JsonObject:
+    """Ids and bytes of the tokens of a choice, for requests with `return_token_ids`."""
+    return {
+        "token_ids": [info.token for info in tokens],
+        "token_bytes": [token_data(tokenizer, info.token) for info in tokens],
+    }
+
+
 def chat_logprobs(tokens: Iterable[TokenInfo], tokenizer: Tokenizer) -> JsonObject:
     """`logprobs` of a choice of a chat completion."""
 

@@ -20,6 +20,8 @@ from simplellm.inference.engine.limits import EngineLimits
 from simplellm.inference.sampler import Sampler
 from simplellm.server.access import Access
 from simplellm.server.application import create_app
+from simplellm.server.insight import insight_routes
+from simplellm.server.page_files import page_routes
 from simplellm.server.running import Server, bound_sockets, server_config
 from simplellm.server.served_model import ServedModel
 from simplellm.server.service import Service
@@ -124,12 +126,13 @@ def served(
     engine: Engine,
     access: Access | None = None,
     notice: Callable[[str], None] = lambda text: None,
+    folder: Path = Path("tiny"),
     **sampling: Any,
 ) -> Service:
     """A service of a model called `tiny`."""
     model = ServedModel(
         "tiny",
-        Path("tiny"),
+        folder,
         0,
         sampler,
         engine,
@@ -144,15 +147,17 @@ def live_server(
     sampler: Sampler,
     access: Access | None = None,
     limits: EngineLimits | None = None,
+    folder: Path = Path("tiny"),
     **sampling: Any,
 ) -> Iterator[Live]:
-    """A server in a thread of this process, on a free port."""
+    """A server in a thread of this process, on a free port. folder: the checkpoint it serves."""
     notices: list[str] = []
     (listener,) = bound_sockets("127.0.0.1", 0)
     with Engine(sampler, limits) as engine:
-        service = served(sampler, engine, access, notices.append, **sampling)
+        service = served(sampler, engine, access, notices.append, folder, **sampling)
+        app = create_app(service, [*insight_routes(service.model), *page_routes()])
         started = threading.Event()
-        server = Server(server_config(create_app(service)), service, started.set)
+        server = Server(server_config(app), service, started.set)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()
         try:

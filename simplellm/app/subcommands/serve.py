@@ -46,6 +46,8 @@ def serve(options: ServeOptions) -> int:
 
 def _serve(options: ServeOptions, access: Access, listeners: Listeners, screen: Screen) -> int:
     from simplellm.server.application import create_app
+    from simplellm.server.insight import insight_routes
+    from simplellm.server.page_files import page_routes
     from simplellm.server.running import run_server
     from simplellm.server.service import Service
 
@@ -56,7 +58,7 @@ def _serve(options: ServeOptions, access: Access, listeners: Listeners, screen: 
         model = _served_model(folder, engine, options)
         service = Service(model, access, screen.notice)
         return run_server(
-            create_app(service),
+            create_app(service, [*insight_routes(model), *page_routes()]),
             service,
             listeners,
             lambda: _announce(url, model.name, options, screen),

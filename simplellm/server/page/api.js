@@ -30,7 +30,9 @@ export async function* events(path, body, signal) {
       if (done) throw new Problem(BROKEN_OFF);
       const lines = (rest + value).split("\n");
       rest = lines.pop();
-      for (const data of lines.filter((line) => line.startsWith("data: ")).map((line) => line.slice(6))) {
+      for (const data of lines
+        .filter((line) => line.startsWith("data: "))
+        .map((line) => line.slice(6))) {
         if (data.trim() === "[DONE]") return;
         const event = JSON.parse(data);
         if (event.error) throw new Problem(sentence(event.error.message), event.error.code);
@@ -57,7 +59,9 @@ async function send(path, body, signal) {
       },
       body: body && JSON.stringify(body),
       signal,
-    }).catch((error) => { throw error.name === "AbortError" ? error : new Problem(GONE); });
+    }).catch((error) => {
+      throw error.name === "AbortError" ? error : new Problem(GONE);
+    });
     if (response.ok) return response;
     if (response.status !== 401) throw await problemOf(response);
     await askForKey(key);
@@ -68,34 +72,47 @@ async function problemOf(response) {
   const { error } = await response.json().catch(() => ({}));
   if (response.status === 429) {
     const seconds = response.headers.get("retry-after");
-    return new Problem(`The server is busy. Try again${seconds ? ` in ${seconds} s` : " soon"}.`, error?.code);
+    return new Problem(
+      `The server is busy. Try again${seconds ? ` in ${seconds} s` : " soon"}.`,
+      error?.code,
+    );
   }
   const message = error?.message ?? `The server answered with status ${response.status}.`;
   return new Problem(sentence(message), error?.code);
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+const sentence = (text) =>
+  text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 let asking = null; // one dialog for all requests that need the key
 
 /** Waits until the reader gave another key than `refused`. */
 async function askForKey(refused) {
-  asking ??= showKeyDialog(refused).finally(() => { asking = null; });
+  asking ??= showKeyDialog(refused).finally(() => {
+    asking = null;
+  });
   return asking;
 }
 
 function showKeyDialog(refused) {
   const [dialog, input] = [byId("key-dialog"), byId("key")];
-  byId("key-reason").textContent = refused ? "The server refused this key." : "This server needs its API key.";
+  byId("key-reason").textContent = refused
+    ? "The server refused this key."
+    : "This server needs its API key.";
   input.value = "";
   dialog.returnValue = "cancel";
   dialog.showModal();
   input.focus();
   return new Promise((resolve, reject) => {
-    dialog.addEventListener("close", () => {
-      if (dialog.returnValue !== "use") return reject(new Problem("The server needs its API key."));
-      sessionStorage.setItem(KEY, input.value.trim());
-      return resolve();
-    }, { once: true });
+    dialog.addEventListener(
+      "close",
+      () => {
+        if (dialog.returnValue !== "use")
+          return reject(new Problem("The server needs its API key."));
+        sessionStorage.setItem(KEY, input.value.trim());
+        return resolve();
+      },
+      { once: true },
+    );
   });
 }

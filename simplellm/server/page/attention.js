@@ -20,7 +20,13 @@ export class AttentionView {
     const update = () => this.show(ids, result);
     const details = el(
       "details",
-      { open: this.isOpen, ontoggle: () => { this.isOpen = details.open; if (details.open) update(); } },
+      {
+        open: this.isOpen,
+        ontoggle: () => {
+          this.isOpen = details.open;
+          if (details.open) update();
+        },
+      },
       el("summary", {}, "Attention: where this token looks"),
       el(
         "div",
@@ -34,15 +40,33 @@ export class AttentionView {
   }
 
   select(label, name, count, update) {
-    const options = Array.from({ length: count + 1 }, (_, number) => (
-      el("option", { value: number, selected: number === this[name] }, number ? String(number) : "mean of all")));
-    const input = el("select", { onchange: () => { this[name] = Number(input.value); update(); } }, ...options);
+    const options = Array.from({ length: count + 1 }, (_, number) =>
+      el(
+        "option",
+        { value: number, selected: number === this[name] },
+        number ? String(number) : "mean of all",
+      ),
+    );
+    const input = el(
+      "select",
+      {
+        onchange: () => {
+          this[name] = Number(input.value);
+          update();
+        },
+      },
+      ...options,
+    );
     return el("label", {}, `${label} `, input);
   }
 
   async show(ids, result) {
     try {
-      const { spans, n_left_out: nLeftOut } = await ask("simplellm/attention", { ids, layer: this.layer, head: this.head });
+      const { spans, n_left_out: nLeftOut } = await ask("simplellm/attention", {
+        ids,
+        layer: this.layer,
+        head: this.head,
+      });
       result.replaceChildren(sentence(spans), text(spans, nLeftOut));
     } catch (error) {
       result.replaceChildren(el("p", { class: "problem" }, error.message));
@@ -61,14 +85,29 @@ function text(spans, nLeftOut) {
   const parts = spans.map(({ text: part, share }, number) => {
     const isToken = number === spans.length - 1;
     const span = el("span", { title: percent(share), class: isToken ? "looking" : null }, part);
-    span.style.setProperty("--share", Math.sqrt(share / highest).toFixed(2)); // small shares stay visible
+    const level = Math.sqrt(share / highest); // small shares stay visible
+    span.style.setProperty("--share", level.toFixed(2));
     return span;
   });
   const before = nLeftOut ? `${nLeftOut} tokens before are outside of the context. ` : "";
   return el(
     "div",
     {},
-    el("div", { class: "read-text", dir: "auto", tabindex: "0", role: "group", "aria-label": "The text that the model reads" }, ...parts),
-    el("p", { class: "note" }, `${before}The darkest part gets ${percent(highest)}. The frame marks the token that looks.`),
+    el(
+      "div",
+      {
+        class: "read-text",
+        dir: "auto",
+        tabindex: "0",
+        role: "group",
+        "aria-label": "The text that the model reads",
+      },
+      ...parts,
+    ),
+    el(
+      "p",
+      { class: "note" },
+      `${before}The darkest part gets ${percent(highest)}. The frame marks the token that looks.`,
+    ),
   );
 }

@@ -11,14 +11,36 @@ const STEPS = [1, 2, 5, 10];
 export class LossChart {
   constructor({ train, validation }, kept) {
     const all = [...train, ...validation];
-    this.x = scale(all.map(([step]) => step), MARGIN.left, WIDTH - MARGIN.right);
-    this.y = scale(all.map(([, loss]) => loss), HEIGHT - MARGIN.bottom, MARGIN.top);
+    this.x = scale(
+      all.map(([step]) => step),
+      MARGIN.left,
+      WIDTH - MARGIN.right,
+    );
+    this.y = scale(
+      all.map(([, loss]) => loss),
+      HEIGHT - MARGIN.bottom,
+      MARGIN.top,
+    );
     this.cursor = svg("line", { class: "cursor", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom });
-    this.dots = new Map(validation.map(([step, loss]) => (
-      [step, svg("circle", { class: kept.has(step) ? "dot kept" : "dot", cx: this.x.at(step), cy: this.y.at(loss), r: 4 })])));
+    this.dots = new Map(
+      validation.map(([step, loss]) => [
+        step,
+        svg("circle", {
+          class: kept.has(step) ? "dot kept" : "dot",
+          cx: this.x.at(step),
+          cy: this.y.at(loss),
+          r: 4,
+        }),
+      ]),
+    );
     this.element = svg(
       "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": inWords(validation) },
+      {
+        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        class: "chart",
+        role: "img",
+        "aria-label": inWords(validation),
+      },
       ...this.y.ticks.flatMap((loss) => this.lossTick(loss)),
       ...this.x.ticks.map((step) => this.stepTick(step)),
       this.cursor,
@@ -37,20 +59,33 @@ export class LossChart {
   }
 
   path(points) {
-    return points.map(([step, loss], number) => (
-      `${number ? "L" : "M"}${this.x.at(step).toFixed(1)} ${this.y.at(loss).toFixed(1)}`)).join("");
+    return points
+      .map(
+        ([step, loss], number) =>
+          `${number ? "L" : "M"}${this.x.at(step).toFixed(1)} ${this.y.at(loss).toFixed(1)}`,
+      )
+      .join("");
   }
 
   lossTick(loss) {
     const y = this.y.at(loss);
     return [
       svg("line", { class: "grid", x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y, y2: y }),
-      svg("text", { class: "tick", x: MARGIN.left - 8, y: y + 4, "text-anchor": "end" }, tidy(loss)),
+      svg(
+        "text",
+        { class: "tick", x: MARGIN.left - 8, y: y + 4, "text-anchor": "end" },
+        tidy(loss),
+      ),
     ];
   }
 
   stepTick(step) {
-    const attributes = { class: "tick", x: this.x.at(step), y: HEIGHT - 8, "text-anchor": "middle" };
+    const attributes = {
+      class: "tick",
+      x: this.x.at(step),
+      y: HEIGHT - 8,
+      "text-anchor": "middle",
+    };
     return svg("text", attributes, step.toLocaleString("en"));
   }
 }
@@ -76,6 +111,8 @@ function inWords(validation) {
   if (!validation.length) return "Loss curve of the training";
   const [[, first], [, last]] = [validation[0], validation.at(-1)];
   const best = validation.reduce((one, other) => (other[1] < one[1] ? other : one));
-  return `Loss curve: validation loss ${tidy(first)} at first, ${tidy(last)} at the end, `
-    + `best ${tidy(best[1])} at step ${best[0]}`;
+  return (
+    `Loss curve: validation loss ${tidy(first)} at first, ${tidy(last)} at the end, ` +
+    `best ${tidy(best[1])} at step ${best[0]}`
+  );
 }

@@ -9,7 +9,7 @@ const OPENED = "simplellm.opened";
 const NEAR_THE_END = 80; // pixels: the text is scrolled along only if the reader is at its end
 
 export class Chat {
-  /** Calls onToken({ number, reply, view, index, byKey }) for a token that is chosen, onOpen() after
+  /** Calls onToken({ number, reply, view, index, byKey }) for a token that is chosen, onOpen() when
    * another conversation is opened, and onSaved() after each change. */
   constructor(facts, settings, { onToken, onOpen, onSaved }) {
     this.facts = facts;
@@ -139,7 +139,7 @@ export class Chat {
     turn.shown = turn.versions.length - 1;
   }
 
-  /** What the model reads before the last reply, without the first `nLeftOut` turns; null: nothing. */
+  /** What the model reads before the last reply without the first `nLeftOut` turns, or null. */
   start(nLeftOut) {
     const turns = this.conversation.turns.slice(0, -1);
     const first = this.settings.keepsContext ? nLeftOut : turns.length - 1;
@@ -147,7 +147,9 @@ export class Chat {
     if (!read.length) return null;
     const texts = read.map((turn) => turn.text ?? shownReply(turn).text);
     if (!this.facts.is_chat) {
-      const pairs = texts.map((text, number) => (read[number].role === "user" && number ? `\n${text}` : text));
+      const pairs = texts.map((text, number) =>
+        read[number].role === "user" && number ? `\n${text}` : text,
+      );
       return { prompt: pairs.join("") };
     }
     const messages = read.map(({ role }, number) => ({ role, content: texts[number] }));
@@ -155,7 +157,7 @@ export class Chat {
     return { messages: system ? [{ role: "system", content: system }, ...messages] : messages };
   }
 
-  /** Writes a reply after `start(nLeftOut)`; turns that do not fit into the context are left out. */
+  /** Writes a reply after `start(nLeftOut)`; turns that do not fit the context are left out. */
   async write(reply, start, changes = {}) {
     const { conversation } = this;
     const running = new AbortController();
@@ -178,7 +180,11 @@ export class Chat {
     const settings = { ...this.settings.forApi, ...changes };
     for (let nLeftOut = 0; ; nLeftOut += 2) {
       try {
-        await write(reply, start(nLeftOut), settings, signal, () => this.update(reply));
+        await write(reply, start(nLeftOut), settings, {
+          endIds: this.facts.end_ids,
+          signal,
+          onChange: () => this.update(reply),
+        });
         if (nLeftOut) toast("The earliest turns were left out: the context of the model is full.");
         return;
       } catch (error) {
@@ -190,7 +196,8 @@ export class Chat {
 
   showProblem(error, { turns }) {
     const turn = turns.at(-1);
-    if (turn.versions && !shownReply(turn).tokens.length) { // nothing came: take the reply back
+    if (turn.versions && !shownReply(turn).tokens.length) {
+      // nothing came: take the reply back
       turn.versions.pop();
       turn.shown = turn.versions.length - 1;
       if (!turn.versions.length) turns.pop();
@@ -209,7 +216,9 @@ export class Chat {
   render() {
     const { turns } = this.conversation;
     this.views = turns.map((turn, number) => this.viewOf(turn, number));
-    byId("turns").replaceChildren(...(turns.length ? this.views.map(({ element }) => element) : [this.welcome()]));
+    byId("turns").replaceChildren(
+      ...(turns.length ? this.views.map(({ element }) => element) : [this.welcome()]),
+    );
     byId("turns").classList.toggle("as-text", !this.facts.is_chat);
     byId("send").hidden = this.isWriting;
     byId("stop").hidden = !this.isWriting;
@@ -219,13 +228,18 @@ export class Chat {
     if (turn.role === "user") {
       return userTurn(turn, { edit: (text) => this.edit(number, text) });
     }
-    return modelTurn(turn, {
-      choose: (view, index, byKey) => this.onToken({ number, reply: view.reply, view, index, byKey }),
-      regenerate: () => this.regenerate(number),
-      extend: () => this.extend(number),
-      show: (version) => this.showVersion(number, version),
-      edit: () => this.views[number - 1].edit(),
-    }, { isLast: number === this.conversation.turns.length - 1 });
+    return modelTurn(
+      turn,
+      {
+        choose: (view, index, byKey) =>
+          this.onToken({ number, reply: view.reply, view, index, byKey }),
+        regenerate: () => this.regenerate(number),
+        extend: () => this.extend(number),
+        show: (version) => this.showVersion(number, version),
+        edit: () => this.views[number - 1].edit(),
+      },
+      { isLast: number === this.conversation.turns.length - 1 },
+    );
   }
 
   welcome() {
@@ -236,8 +250,12 @@ export class Chat {
       "div",
       { class: "welcome" },
       el("p", { class: "lead" }, text),
-      el("p", { class: "note" }, "Each token of a reply is shaded by its probability. Click one to see what "
-        + "could have stood there instead, and to go on with that."),
+      el(
+        "p",
+        { class: "note" },
+        "Each token of a reply is shaded by its probability. Click one to see what " +
+          "could have stood there instead, and to go on with that.",
+      ),
     );
   }
 

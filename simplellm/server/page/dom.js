@@ -17,7 +17,8 @@ export function svg(tag, attributes = {}, ...children) {
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== false && value != null)
+      element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.filter((child) => child != null));
   return element;
@@ -33,11 +34,18 @@ let toastTimer;
 /** Shows a sentence for a while, with a button if there is something to do about it. */
 export function toast(text, action = null) {
   const box = byId("toast");
-  const close = () => { box.hidden = true; };
-  const run = () => { close(); action.run(); };
+  const close = () => {
+    box.hidden = true;
+  };
+  const run = () => {
+    close();
+    action.run();
+  };
   box.replaceChildren(el("span", {}, text));
   if (action) box.append(el("button", { type: "button", onclick: run }, action.label));
-  box.append(el("button", { type: "button", class: "plain", "aria-label": "Dismiss", onclick: close }, "×"));
+  box.append(
+    el("button", { type: "button", class: "plain", "aria-label": "Dismiss", onclick: close }, "×"),
+  );
   box.hidden = false;
   clearTimeout(toastTimer);
   toastTimer = setTimeout(close, 10_000);

@@ -1,13 +1,25 @@
 /** The list of conversations: open, rename, export, delete. */
 
 import { byId, download, el, toast } from "./dom.js";
-import { allConversations, deleteConversation, renameConversation, saveConversation, toLine } from "./store.js";
+import {
+  allConversations,
+  deleteConversation,
+  renameConversation,
+  saveConversation,
+  toLine,
+} from "./store.js";
 
 export class ConversationList {
   constructor(chat) {
     this.chat = chat;
-    byId("export-all").addEventListener("click", () => (
-      download("conversations.jsonl", allConversations().map((one) => `${toLine(one)}\n`).join(""))));
+    byId("export-all").addEventListener("click", () =>
+      download(
+        "conversations.jsonl",
+        allConversations()
+          .map((one) => `${toLine(one)}\n`)
+          .join(""),
+      ),
+    );
     addEventListener("storage", () => this.render()); // another tab has changed something
   }
 
@@ -20,17 +32,26 @@ export class ConversationList {
   item(conversation) {
     const isOpen = conversation.id === this.chat.conversation.id;
     const title = conversation.title || "Untitled";
-    const action = (label, run) => el("button", { type: "button", class: "plain", "aria-label": `${label} ${title}`, onclick: run }, label);
+    const action = (label, run) =>
+      el(
+        "button",
+        { type: "button", class: "plain", "aria-label": `${label} ${title}`, onclick: run },
+        label,
+      );
     const item = el(
       "li",
       { class: isOpen ? "open" : null },
-      el("button", {
-        type: "button",
-        class: "title",
-        dir: "auto",
-        "aria-current": isOpen && "true",
-        onclick: () => this.chat.open(conversation),
-      }, title),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "title",
+          dir: "auto",
+          "aria-current": isOpen && "true",
+          onclick: () => this.chat.open(conversation),
+        },
+        title,
+      ),
       el(
         "span",
         { class: "actions" },
@@ -46,7 +67,8 @@ export class ConversationList {
     const input = el("input", { "aria-label": "New title", dir: "auto" });
     input.value = conversation.title;
     const finish = () => {
-      const own = this.chat.conversation.id === conversation.id ? this.chat.conversation : conversation;
+      const own =
+        this.chat.conversation.id === conversation.id ? this.chat.conversation : conversation;
       renameConversation(own, input.value.trim() || conversation.title);
       this.render();
     };

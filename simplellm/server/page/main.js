@@ -33,12 +33,20 @@ function connect(facts) {
   const training = new Training(facts, settings);
   const chat = new Chat(facts, settings, {
     onToken: (shown) => token.show(shown),
-    onOpen: () => { token.close(); showList(false); list.render(); },
+    onOpen: () => {
+      token.close();
+      showList(false);
+      list.render();
+    },
     onSaved: () => list.render(),
   });
   const list = new ConversationList(chat);
   const composer = startComposer(facts, chat);
-  const startNew = () => { showView("chat"); chat.startNew(); composer.focus(); };
+  const startNew = () => {
+    showView("chat");
+    chat.startNew();
+    composer.focus();
+  };
   const toggleTraining = () => {
     showView(byId("training").hidden ? "training" : "chat");
     training.show(chat.lastMessage);
@@ -53,15 +61,18 @@ function connect(facts) {
   byId("show-settings").addEventListener("click", () => togglePanel("settings"));
   byId("show-chat").addEventListener("click", () => showView("chat"));
   byId("show-training").addEventListener("click", toggleTraining);
-  startShortcuts({
-    N: ["new conversation", startNew],
-    R: ["regenerate the last reply", () => chat.regenerateLast()],
-    L: ["list of conversations", toggleList],
-    S: ["settings", () => togglePanel("settings")],
-    T: ["training, and back to the chat", toggleTraining],
-    P: ["shading of tokens", () => byId("shading").click()],
-    M: ["go to the message field", () => composer.focus()],
-  }, closeOrStop);
+  startShortcuts(
+    {
+      N: ["new conversation", startNew],
+      R: ["regenerate the last reply", () => chat.regenerateLast()],
+      L: ["list of conversations", toggleList],
+      S: ["settings", () => togglePanel("settings")],
+      T: ["training, and back to the chat", toggleTraining],
+      P: ["shading of tokens", () => byId("shading").click()],
+      M: ["go to the message field", () => composer.focus()],
+    },
+    closeOrStop,
+  );
   chat.openLast();
   list.render();
   composer.focus();

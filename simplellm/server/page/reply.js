@@ -7,9 +7,14 @@
 import { events } from "./api.js";
 import { textOf, toToken } from "./tokens.js";
 
-export const newReply = (model) => (
-  { text: "", tokens: [], promptIds: null, stops: [], reason: null, model }
-);
+export const newReply = (model) => ({
+  text: "",
+  tokens: [],
+  promptIds: null,
+  stops: [],
+  reason: null,
+  model,
+});
 
 /** The reply as it was before token number `index`, followed by another token. */
 export function branched(reply, index, token) {
@@ -18,15 +23,17 @@ export function branched(reply, index, token) {
 }
 
 /** The ids of everything that was read and written up to token number `index`. */
-export const idsBefore = (reply, index = reply.tokens.length) => (
-  [...reply.promptIds, ...reply.tokens.slice(0, index).map(({ id }) => id)]
-);
+export const idsBefore = (reply, index = reply.tokens.length) => [
+  ...reply.promptIds,
+  ...reply.tokens.slice(0, index).map(({ id }) => id),
+];
 
 /** Appends what the model writes after `start`: { messages }, or { prompt } as text or ids.
  *
- * onChange is called after each event. An interruption leaves what was written so far.
+ * endIds: tokens that end a reply and are no part of it. onChange is called after each event. An
+ * interruption leaves what was written so far.
  */
-export async function write(reply, start, settings, signal, onChange) {
+export async function write(reply, start, settings, { endIds, signal, onChange }) {
   const isChat = "messages" in start;
   const path = isChat ? "v1/chat/completions" : "v1/completions";
   const logprobs = isChat ? { logprobs: true } : { logprobs: 0 };
@@ -35,8 +42,10 @@ export async function write(reply, start, settings, signal, onChange) {
   reply.reason = null;
   try {
     for await (const event of events(path, body, signal)) {
-      reply.promptIds ??= event.prompt_token_ids;
-      for (const choice of event.choices) add(reply, choice);
+      for (const choice of event.choices) {
+        reply.promptIds ??= event.prompt_token_ids ?? choice.prompt_token_ids ?? null;
+        add(reply, choice, endIds);
+      }
       onChange();
     }
   } catch (error) {
@@ -48,11 +57,13 @@ export async function write(reply, start, settings, signal, onChange) {
   }
 }
 
-function add(reply, choice) {
-  const entries = choice.logprobs?.content ?? [];
-  const tokens = entries.map(({ bytes, logprob }, number) => (
-    toToken({ id: choice.token_ids[number], bytes, probability: Math.exp(logprob) })));
-  reply.tokens.push(...tokens);
+function add(reply, choice, endIds) {
+  const { logprobs, token_ids: ids, token_bytes: bytes } = choice;
+  const logs = logprobs?.content?.map(({ logprob }) => logprob) ?? logprobs?.token_logprobs;
+  const tokens = ids.map((id, number) =>
+    toToken({ id, bytes: bytes[number], probability: Math.exp(logs[number]) }),
+  );
+  reply.tokens.push(...tokens.filter(({ id }) => !endIds.includes(id)));
   reply.reason = choice.finish_reason ?? reply.reason;
   reply.text = textOf(reply.tokens, reply.stops);
 }

@@ -4,11 +4,23 @@ import { byId, el } from "./dom.js";
 
 const KEPT = "simplellm.settings";
 const MEANINGS = {
-  temperature: ["Temperature", "Low values keep to the likely tokens, high values take more risks. At 0 the most likely token is always taken."],
-  top_k: ["Top-k", "Only this many of the most likely tokens stay in the draw. 0 keeps all."],
-  top_p: ["Top-p", "Only the most likely tokens that together reach this probability stay in the draw. 1 keeps all."],
-  min_p: ["Min-p", "A token stays only if it is at least this share as likely as the most likely one. 0 keeps all."],
-  repetition_penalty: ["Repetition penalty", "Above 1, each of the last 64 tokens becomes less likely. 1 changes nothing."],
+  temperature: [
+    "Temperature",
+    "Low values keep to likely tokens, high values take risks. 0 takes the most likely one.",
+  ],
+  top_k: ["Top-k", "Only this many of the most likely tokens stay. 0 keeps all."],
+  top_p: [
+    "Top-p",
+    "Only the most likely tokens that together reach this probability stay. 1 keeps all.",
+  ],
+  min_p: [
+    "Min-p",
+    "Tokens less likely than this share of the most likely one are left out. 0 keeps all.",
+  ],
+  repetition_penalty: [
+    "Repetition penalty",
+    "Above 1, each of the last 64 tokens becomes less likely. 1 changes nothing.",
+  ],
   max_new_tokens: ["Longest reply", "The reply is cut off after this many tokens."],
   stop: ["Stop texts", "A reply ends where one of these texts begins. One on each line."],
   seed: ["Seed", "The same seed gives the same reply again. Empty: another reply each time."],
@@ -27,18 +39,23 @@ export class Settings {
 
   /** The sampling settings by their names in the library. */
   get sampling() {
-    return Object.fromEntries(this.declared.map(({ name, default: usual }) => [name, this.given[name] ?? usual]));
+    return Object.fromEntries(
+      this.declared.map(({ name, default: usual }) => [name, this.given[name] ?? usual]),
+    );
   }
 
   /** The sampling settings as the API names them. */
   get forApi() {
-    const named = Object.entries(this.sampling).map(([name, value]) => [NAMES_IN_API[name] ?? name, value]);
+    const named = Object.entries(this.sampling).map(([name, value]) => [
+      NAMES_IN_API[name] ?? name,
+      value,
+    ]);
     return Object.fromEntries(named.filter(([, value]) => value !== null));
   }
 
   /** The system message; empty for none. */
   get system() {
-    return this.isChat ? this.given.system ?? "" : "";
+    return this.isChat ? (this.given.system ?? "") : "";
   }
 
   /** Whether the model reads the earlier turns. */
@@ -98,8 +115,9 @@ export class Settings {
 
   readNumber(setting, input) {
     const value = input.valueAsNumber;
-    const isOutside = (setting.open_minimum && value <= setting.minimum)
-      || (setting.open_maximum && value >= setting.maximum);
+    const isOutside =
+      (setting.open_minimum && value <= setting.minimum) ||
+      (setting.open_maximum && value >= setting.maximum);
     input.setCustomValidity(isOutside ? `The value is ${setting.range}.` : "");
     if (!input.reportValidity()) return;
     this.change(setting.name, Number.isNaN(value) ? undefined : value);
@@ -111,7 +129,11 @@ export class Settings {
       id,
       rows: "2",
       "aria-describedby": `${id}-meaning`,
-      onchange: () => this.change(name, input.value.split("\n").filter((line) => line)),
+      onchange: () =>
+        this.change(
+          name,
+          input.value.split("\n").filter((line) => line),
+        ),
     });
     input.value = this.sampling[name].join("\n");
     return input;
@@ -126,7 +148,12 @@ export class Settings {
       onchange: () => this.change("system", input.value || undefined),
     });
     input.value = this.system;
-    return labelled(id, "System message", input, "What the model is told before the conversation begins.");
+    return labelled(
+      id,
+      "System message",
+      input,
+      "What the model is told before the conversation begins.",
+    );
   }
 
   contextField() {
@@ -138,7 +165,12 @@ export class Settings {
       onchange: () => this.change("keepsContext", input.checked),
     });
     input.checked = this.keepsContext;
-    return labelled(id, "Earlier turns", input, "The model reads the earlier turns of the conversation too.");
+    return labelled(
+      id,
+      "Earlier turns",
+      input,
+      "The model reads the earlier turns of the conversation too.",
+    );
   }
 }
 

@@ -45,13 +45,16 @@ export class ShadedText {
     const groups = reply.tokens.length
       ? groupsOf(reply.tokens, reply.stops)
       : [{ text: reply.text, first: 0, end: 0, p: 1 }];
-    const isSame = (group, number) => (
-      this.groups[number]?.text === group.text && this.groups[number].end === group.end);
+    const isSame = (group, number) =>
+      this.groups[number]?.text === group.text && this.groups[number].end === group.end;
     const changed = groups.findIndex((group, number) => !isSame(group, number));
     const kept = changed < 0 ? groups.length : changed;
     while (element.childNodes.length > kept) element.lastChild.remove();
-    element.append(...groups.slice(kept).map((group) => (
-      el("span", { class: `shade-${shadeOf(group.p)}` }, group.text))));
+    element.append(
+      ...groups
+        .slice(kept)
+        .map((group) => el("span", { class: `shade-${shadeOf(group.p)}` }, group.text)),
+    );
     this.groups = groups;
     if (reply.reason) element.append(el("span", { class: "ending" }, ENDS[reply.reason]));
     this.mark();
@@ -105,6 +108,7 @@ export class ShadedText {
     const token = this.reply.tokens[this.chosen];
     if (!token) return "End of the reply";
     const { text } = this.groups[this.place()];
-    return `${visible(text)}, ${percent(token.p)}, token ${this.chosen + 1} of ${this.reply.tokens.length}`;
+    const place = `token ${this.chosen + 1} of ${this.reply.tokens.length}`;
+    return `${visible(text)}, ${percent(token.p)}, ${place}`;
   }
 }

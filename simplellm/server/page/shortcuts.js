@@ -14,9 +14,13 @@ const WRITTEN = [
 
 /** shortcuts: from a letter, pressed with Alt, to what it does and its function. */
 export function startShortcuts(shortcuts, onEscape) {
-  const rows = [...Object.entries(shortcuts).map(([letter, [what]]) => [`Alt+${letter}`, what]), ...WRITTEN];
-  byId("shortcuts").replaceChildren(...rows.flatMap(([keys, what]) => (
-    [el("dt", {}, el("kbd", {}, keys)), el("dd", {}, what)])));
+  const rows = [
+    ...Object.entries(shortcuts).map(([letter, [what]]) => [`Alt+${letter}`, what]),
+    ...WRITTEN,
+  ];
+  byId("shortcuts").replaceChildren(
+    ...rows.flatMap(([keys, what]) => [el("dt", {}, el("kbd", {}, keys)), el("dd", {}, what)]),
+  );
   const help = () => byId("help-dialog").showModal();
   byId("show-help").addEventListener("click", help);
   document.addEventListener("keydown", (event) => {

@@ -1,14 +1,17 @@
 /** Conversations, kept in the browser: one entry of localStorage for each.
  *
- * A conversation is { id, title, updated, turns }. A turn of the reader is { role, text }; one of the
- * model is { role, versions, shown }: all replies to the same turn, and the number of the visible one.
+ * A conversation is { id, title, updated, turns }. A turn of the reader is { role, text }, and one of
+ * the model { role, versions, shown }: all its replies, and the number of the visible one.
  */
 
 const PREFIX = "simplellm.conversation.";
 
-export const newConversation = () => (
-  { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), title: "", updated: 0, turns: [] }
-);
+export const newConversation = () => ({
+  id: crypto.getRandomValues(new Uint32Array(2)).join("-"),
+  title: "",
+  updated: 0,
+  turns: [],
+});
 
 /** All conversations, the newest first. Entries that are damaged are left out. */
 export function allConversations() {
@@ -19,7 +22,7 @@ export function allConversations() {
     .sort((one, other) => other.updated - one.updated);
 }
 
-/** Saves a conversation. Where the storage is full, the oldest ones lose their tokens, not their text. */
+/** Saves a conversation. Where the storage is full, the oldest ones lose tokens, but no text. */
 export function saveConversation(conversation) {
   if (!conversation.turns.length) return;
   conversation.updated = Date.now();
@@ -49,10 +52,14 @@ export function renameConversation(conversation, title) {
 export const shownReply = (turn) => turn.versions[turn.shown];
 
 /** A conversation as one line of a .jsonl file that `simplellm train` reads. */
-export const toLine = ({ title, turns }) => JSON.stringify({
-  title,
-  messages: turns.map((turn) => ({ role: turn.role, content: turn.text ?? shownReply(turn).text })),
-});
+export const toLine = ({ title, turns }) =>
+  JSON.stringify({
+    title,
+    messages: turns.map((turn) => ({
+      role: turn.role,
+      content: turn.text ?? shownReply(turn).text,
+    })),
+  });
 
 function read(key) {
   try {
@@ -65,7 +72,12 @@ function read(key) {
 
 const withoutTokens = (conversation) => ({
   ...conversation,
-  turns: conversation.turns.map((turn) => (turn.versions
-    ? { ...turn, versions: turn.versions.map((reply) => ({ ...reply, tokens: [], promptIds: null })) }
-    : turn)),
+  turns: conversation.turns.map((turn) =>
+    turn.versions
+      ? {
+          ...turn,
+          versions: turn.versions.map((reply) => ({ ...reply, tokens: [], promptIds: null })),
+        }
+      : turn,
+  ),
 });

@@ -33,7 +33,11 @@ export class TokenPanel {
     this.shown = shown;
     shown.view.choose(shown.index);
     showPanel("token");
-    const body = el("div", { class: "panel-body" }, el("p", { class: "note" }, "Asking the model …"));
+    const body = el(
+      "div",
+      { class: "panel-body" },
+      el("p", { class: "note" }, "Asking the model …"),
+    );
     byId("token").replaceChildren(this.header(), body);
     try {
       const parts = await this.parts();
@@ -63,27 +67,45 @@ export class TokenPanel {
 
   header() {
     const { reply, index } = this.shown;
-    const step = (label, sign, to) => el("button", {
-      type: "button",
-      class: "plain",
-      "aria-label": label,
-      disabled: to < 0 || to > reply.tokens.length,
-      onclick: () => this.show({ ...this.shown, index: to }),
-    }, sign);
-    const place = index < reply.tokens.length ? `Token ${index + 1} of ${reply.tokens.length}` : "End of the reply";
+    const step = (label, sign, to) =>
+      el(
+        "button",
+        {
+          type: "button",
+          class: "plain",
+          "aria-label": label,
+          disabled: to < 0 || to > reply.tokens.length,
+          onclick: () => this.show({ ...this.shown, index: to }),
+        },
+        sign,
+      );
+    const place =
+      index < reply.tokens.length
+        ? `Token ${index + 1} of ${reply.tokens.length}`
+        : "End of the reply";
     return el(
       "header",
       {},
       step("Previous token", "‹", index - 1),
       el("h2", {}, place),
       step("Next token", "›", index + 1),
-      el("button", { type: "button", class: "plain close", "aria-label": "Close", onclick: () => this.close() }, "×"),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "plain close",
+          "aria-label": "Close",
+          onclick: () => this.close(),
+        },
+        "×",
+      ),
     );
   }
 
   async parts() {
     const { reply, index } = this.shown;
-    if (reply.model !== this.model) return [note(`This reply is by another model, ${reply.model}.`)];
+    if (reply.model !== this.model)
+      return [note(`This reply is by another model, ${reply.model}.`)];
     if (!reply.promptIds) return [note("The tokens of this reply are no longer kept.")];
     const token = reply.tokens[index];
     const next = await ask("simplellm/next", {
@@ -109,7 +131,12 @@ export class TokenPanel {
       { class: "summary" },
       el("span", { class: "token-text" }, visible(text)),
       el("span", {}, ` ${percent(probability)}`),
-      el("span", { class: "note" }, rank === 1 ? " · the most likely token" : ` · number ${rank} by probability`, ` · id ${id}`),
+      el(
+        "span",
+        { class: "note" },
+        rank === 1 ? " · the most likely token" : ` · number ${rank} by probability`,
+        ` · id ${id}`,
+      ),
     );
   }
 
@@ -119,7 +146,13 @@ export class TokenPanel {
     return el(
       "div",
       {},
-      el("p", { class: "note columns", "aria-hidden": "true" }, el("span", {}, "token"), el("span", {}, "model"), el("span", {}, "with the settings")),
+      el(
+        "p",
+        { class: "note columns", "aria-hidden": "true" },
+        el("span", {}, "token"),
+        el("span", {}, "model"),
+        el("span", {}, "with the settings"),
+      ),
       list,
       note("Choose one to go on from here with it."),
     );
@@ -129,13 +162,14 @@ export class TokenPanel {
     const { text, probability, probabilities, removed_by: removedBy } = candidate;
     const after = removedBy ? `removed by ${NAMES[removedBy]}` : percent(probabilities.at(-1));
     const { number, index } = this.shown;
+    const shares = `model ${percent(probability)}, with the settings ${after}`;
     const button = el(
       "button",
       {
         type: "button",
         class: `candidate${isChosen ? " is-chosen" : ""}${removedBy ? " is-removed" : ""}`,
         "aria-current": isChosen && "true",
-        "aria-label": `${visible(text)}, model ${percent(probability)}, with the settings ${after}. Continue with it`,
+        "aria-label": `${visible(text)}, ${shares}. Continue with it`,
         onclick: () => {
           this.close();
           this.onContinue(number, index, toToken(candidate));
@@ -155,8 +189,14 @@ export class TokenPanel {
     const lines = steps.map(({ setting, value, n_kept: nKept }, number) => {
       const before = number ? probabilities[number - 1] : probability;
       const name = `${NAMES[setting]} ${value}`;
-      if (value === NO_EFFECT[setting]) return el("li", { class: "note" }, `${NAMES[setting]} is off`);
-      return el("li", {}, el("strong", {}, name), ` ${effect(setting, nKept, before, probabilities[number], text)}`);
+      if (value === NO_EFFECT[setting])
+        return el("li", { class: "note" }, `${NAMES[setting]} is off`);
+      return el(
+        "li",
+        {},
+        el("strong", {}, name),
+        ` ${effect(setting, nKept, before, probabilities[number], text)}`,
+      );
     });
     return el("ol", { class: "steps" }, ...lines);
   }
@@ -165,9 +205,10 @@ export class TokenPanel {
 function effect(setting, nKept, before, after, text) {
   const kept = nKept === 1 ? "1 token is left" : `${nKept.toLocaleString("en")} tokens are left`;
   const isFilter = setting.startsWith("top") || setting === "min_p" || nKept === 1;
-  const change = before > 0 && after === 0
-    ? `${visible(text)} is removed`
-    : `${visible(text)} ${percent(before)} → ${percent(after)}`;
+  const change =
+    before > 0 && after === 0
+      ? `${visible(text)} is removed`
+      : `${visible(text)} ${percent(before)} → ${percent(after)}`;
   return (isFilter ? `${kept}` : "") + (before > 0 ? `${isFilter ? "; " : ""}${change}` : "");
 }
 

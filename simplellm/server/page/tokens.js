@@ -4,9 +4,11 @@
  * little room in the storage of the browser; `p` is its probability without sampling settings.
  */
 
-export const toToken = ({ id, bytes, probability }) => (
-  { id, bytes: String.fromCharCode(...bytes), p: Number(probability.toPrecision(4)) }
-);
+export const toToken = ({ id, bytes, probability }) => ({
+  id,
+  bytes: String.fromCharCode(...bytes),
+  p: Number(probability.toPrecision(4)),
+});
 
 const bytesOf = (token) => Uint8Array.from(token.bytes, (character) => character.charCodeAt(0));
 
@@ -44,10 +46,19 @@ function cut(groups, stops) {
   return kept;
 }
 
-export const textOf = (tokens, stops) => groupsOf(tokens, stops).map(({ text }) => text).join("");
+export const textOf = (tokens, stops) =>
+  groupsOf(tokens, stops)
+    .map(({ text }) => text)
+    .join("");
 
 /** The shades: the least probability of each, and its name in the legend. */
-export const SHADES = [[0.5, "over 50%"], [0.2, "20%"], [0.05, "5%"], [0.01, "1%"], [0, "less"]];
+export const SHADES = [
+  [0.5, "over 50%"],
+  [0.2, "20%"],
+  [0.05, "5%"],
+  [0.01, "1%"],
+  [0, "less"],
+];
 
 /** The number of the shade of a probability; 0 is for likely tokens and has no colour. */
 export const shadeOf = (probability) => SHADES.findIndex(([least]) => probability >= least);
@@ -59,4 +70,5 @@ export function percent(probability) {
 }
 
 /** The text of one token for a reader: spaces and line ends are visible. */
-export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";
+export const visible = (text) =>
+  text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";

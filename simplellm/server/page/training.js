@@ -38,8 +38,11 @@ export class Training {
     this.samples = new Map(curves.samples.map(({ step, text }) => [step, text]));
     this.losses = new Map(curves.validation);
     this.kept = new Map(this.facts.checkpoints.map((checkpoint) => [checkpoint.step, checkpoint]));
-    this.stops = [...new Set([...this.samples.keys(), ...this.kept.keys()])].sort((one, other) => one - other);
-    this.chart = curves.validation.length || curves.train.length ? new LossChart(curves, this.kept) : null;
+    this.stops = [...new Set([...this.samples.keys(), ...this.kept.keys()])].sort(
+      (one, other) => one - other,
+    );
+    this.chart =
+      curves.validation.length || curves.train.length ? new LossChart(curves, this.kept) : null;
     this.sample = el("div", { class: "shaded" });
     this.answer = el("div", { class: "answer", "aria-live": "polite" });
     byId("training").replaceChildren(
@@ -48,13 +51,16 @@ export class Training {
       this.sliderRow(),
       el("div", { class: "cards" }, this.sampleCard(), this.answerCard(prompt)),
     );
-    const served = this.facts.checkpoints.find(({ is_served: isServed }) => isServed) ?? this.facts.checkpoints.at(-1);
+    const served =
+      this.facts.checkpoints.find(({ is_served: isServed }) => isServed) ??
+      this.facts.checkpoints.at(-1);
     this.slider.value = this.stops.indexOf(served.step);
     this.move();
   }
 
   curve({ best_step: best }) {
-    if (!this.chart) return el("p", { class: "note" }, "There is no record of the training of this model.");
+    if (!this.chart)
+      return el("p", { class: "note" }, "There is no record of the training of this model.");
     return el(
       "figure",
       {},
@@ -65,7 +71,13 @@ export class Training {
         el("span", { class: "key train" }, "training loss"),
         el("span", { class: "key validation" }, "validation loss"),
         el("span", { class: "key dots" }, "weights kept"),
-        best === null ? null : el("span", {}, `Best at step ${best}: ${this.losses.get(best).toFixed(3)} nats per token; lower is better.`),
+        best === null
+          ? null
+          : el(
+              "span",
+              {},
+              `Best at step ${best}: ${this.losses.get(best).toFixed(3)} nats per token.`,
+            ),
       ),
     );
   }
@@ -96,9 +108,13 @@ export class Training {
       "section",
       { class: "card", "aria-labelledby": "sample-title" },
       el("h3", { id: "sample-title" }, "Sample from the training"),
-      el("p", { class: "note" }, this.facts.is_chat
-        ? "The answer to the first question of the held-out text, written at this step."
-        : "A continuation of the beginning of the held-out text, written at this step."),
+      el(
+        "p",
+        { class: "note" },
+        this.facts.is_chat
+          ? "The answer to the first question of the held-out text, written at this step."
+          : "A continuation of the beginning of the held-out text, written at this step.",
+      ),
       this.sample,
     );
   }
@@ -110,7 +126,11 @@ export class Training {
       "section",
       { class: "card", "aria-labelledby": "answer-title" },
       el("h3", { id: "answer-title" }, "Your prompt at this checkpoint"),
-      el("label", { for: "same-prompt", class: "note" }, "The same prompt, settings and seed for each; only the weights differ."),
+      el(
+        "label",
+        { for: "same-prompt", class: "note" },
+        "The same prompt, settings and seed for each; only the weights differ.",
+      ),
       this.prompt,
       el("button", { type: "button", class: "primary", onclick: () => this.ask() }, "Answer"),
       this.answer,
@@ -148,7 +168,13 @@ export class Training {
   shownAnswer() {
     if (!this.kept.has(this.step)) {
       const steps = [...this.kept.keys()].join(", ");
-      return [el("p", { class: "note" }, `The weights of this step were deleted. Kept are those of step ${steps}.`)];
+      return [
+        el(
+          "p",
+          { class: "note" },
+          `The weights of this step were deleted. Kept are those of step ${steps}.`,
+        ),
+      ];
     }
     const reply = this.answers.get(this.key());
     return reply ? [new ShadedText(reply).element] : [];
@@ -171,7 +197,8 @@ export class Training {
       });
       if (key === this.key()) this.answer.replaceChildren(...this.shownAnswer());
     } catch (error) {
-      if (error.name !== "AbortError") this.answer.replaceChildren(el("p", { class: "problem" }, error.message));
+      if (error.name !== "AbortError")
+        this.answer.replaceChildren(el("p", { class: "problem" }, error.message));
     }
   }
 

@@ -4,21 +4,28 @@ import { copyText, el, toast } from "./dom.js";
 import { ShadedText } from "./shaded.js";
 import { shownReply } from "./store.js";
 
-/** A turn of the reader: its element, and `edit` which opens a text field. actions: { edit(text) }. */
+/** A turn of the reader: its element, and `edit`, which opens a field. actions: { edit(text) }. */
 export function userTurn(turn, actions) {
   const text = el("div", { class: "text", dir: "auto" }, turn.text);
   const element = el("article", { class: "turn user", "aria-label": "You" }, text);
-  const edit = () => element.replaceChildren(
-    editor(turn.text, actions.edit, () => element.replaceChildren(text, bar)));
-  const bar = el("div", { class: "actions" }, button("Edit", edit, "edit"), copyButton(() => turn.text));
+  const edit = () =>
+    element.replaceChildren(
+      editor(turn.text, actions.edit, () => element.replaceChildren(text, bar)),
+    );
+  const bar = el(
+    "div",
+    { class: "actions" },
+    button("Edit", edit, "edit"),
+    copyButton(() => turn.text),
+  );
   element.append(bar);
   return { element, edit };
 }
 
 /** A turn of the model: its element, and `view` with the shaded text.
  *
- * actions: { choose(view, index, byKey), regenerate(), extend(), show(number), edit() }; the last one
- * edits the turn before.
+ * actions: { choose(view, index, byKey), regenerate(), extend(), show(number), edit() }; `edit` is
+ * for the turn before.
  */
 export function modelTurn(turn, actions, { isLast }) {
   const reply = shownReply(turn);
@@ -39,23 +46,33 @@ export function modelTurn(turn, actions, { isLast }) {
   return { element, view };
 }
 
-const button = (label, run, name) => el("button", { type: "button", class: `plain ${name}`, onclick: run }, label);
+const button = (label, run, name) =>
+  el("button", { type: "button", class: `plain ${name}`, onclick: run }, label);
 
 function copyButton(text) {
-  return button("Copy", async () => {
-    await copyText(text());
-    toast("Copied.");
-  }, "copy");
+  return button(
+    "Copy",
+    async () => {
+      await copyText(text());
+      toast("Copied.");
+    },
+    "copy",
+  );
 }
 
 function versions({ versions: all, shown }, show) {
-  const step = (label, sign, number) => el("button", {
-    type: "button",
-    class: "plain",
-    "aria-label": label,
-    disabled: number < 0 || number >= all.length,
-    onclick: () => show(number),
-  }, sign);
+  const step = (label, sign, number) =>
+    el(
+      "button",
+      {
+        type: "button",
+        class: "plain",
+        "aria-label": label,
+        disabled: number < 0 || number >= all.length,
+        onclick: () => show(number),
+      },
+      sign,
+    );
   return el(
     "span",
     { class: "versions", role: "group", "aria-label": "Versions of this reply" },
@@ -77,12 +94,16 @@ function editor(text, save, cancel) {
     event.preventDefault();
     event.stopPropagation();
   });
-  const bar = el("div", { class: "actions" }, button("Cancel", cancel, ""), button("Send", submit, "primary"));
+  const bar = el(
+    "div",
+    { class: "actions" },
+    button("Cancel", cancel, ""),
+    button("Send", submit, "primary"),
+  );
   queueMicrotask(() => area.focus());
   return el("div", { class: "editor" }, area, bar);
 }
 
-/** Whether a key sends: Enter, unless it ends the composition of a Korean, Japanese or Chinese word. */
-export const isSend = (event) => (
-  event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229
-);
+/** Whether a key sends: Enter, unless it ends the composition of a Korean or Japanese word. */
+export const isSend = (event) =>
+  event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
