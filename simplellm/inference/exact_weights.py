@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from simplellm.inference.native_products import BLOCK, Array, NativeProducts, VectorMap
+from simplellm.inference.native_products import BLOCK, NativeProducts, VectorMap
+from simplellm.inference.vectors import Array
 
 WEIGHTS_AT_ONCE = 1 << 18  # converted together, in the cache
 INTEGER_BITS = 15  # of int16, besides the sign

@@ -1,108 +1,123 @@
-/* Matrix times vector, for decoding one token at a time: y = W x.
+/* A matrix times one or several vectors: y = W x for each x.
  *
- * Each weight is read once, so the speed of memory is the limit. `x` stays in the first cache.
- * Each row is summed by one thread, in the same order for any number of threads: results do not
- * depend on it.
+ * Each weight is read once for all vectors: with one vector the speed of memory is the limit. Each
+ * number of y is summed by one thread, in an order that depends on the matrix alone. So the result
+ * for a vector has the same bits whatever the number of vectors and threads is.
  *
- * Compiled and loaded by native_products.py. Plain loops: compilers turn the inner one into vector
- * instructions.
+ * Compiled and loaded by native_products.py.
  */
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
-#define LANES 64       /* independent sums of a row, so that no addition waits for another */
+#define ROWS 4         /* of W in a tile; its sums with MAX_VECTORS vectors fill the registers */
+#define ROWS_AT_ONCE 64 /* of W, which stay in the cache while all vectors pass */
 #define BLOCK 32       /* weights with one scale, in `scaled_product` */
-#define AHEAD 4096     /* bytes: processors stop fetching ahead at the end of a memory page */
-#define CACHE_LINE 64
 
-static inline float of_bfloat16(uint16_t high)
-{
-    uint32_t bits = (uint32_t)high << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
+typedef struct {
+    const void *weight; /* (rows, columns) */
+    const float *scale; /* of `weight`; its shape depends on the number format */
+    const float *x;     /* (n, columns) */
+    float *y;           /* (n, rows) */
+    int64_t rows, columns, n;
+} Product;
 
-static inline float total(float *sums)
-{
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            sums[i] += sums[i + width];
-    return sums[0];
-}
-
-#define DEFINE_PRODUCT(name, weight_type, to_float)                                           \
-    static float name(const weight_type *row, const float *x, int64_t columns)                \
+/* Sums of `m` rows of W, from `row` on, with `n` vectors, from `vector` on. */
+#define DEFINE_TILE(name, type, load, factor, m, n)                                           \
+    static void name##_tile_##m##_##n(const Product *p, int64_t row, int64_t vector)          \
     {                                                                                         \
-        float sums[LANES] = {0};                                                              \
-        int64_t start = 0;                                                                    \
-        for (; start + LANES <= columns; start += LANES) {                                    \
-            const weight_type *part = row + start;                                            \
-            for (int64_t i = 0; i < LANES; i += CACHE_LINE / (int64_t)sizeof *part)           \
-                __builtin_prefetch((const char *)(part + i) + AHEAD);                         \
-            for (int i = 0; i < LANES; i++)                                                   \
-                sums[i] += to_float(part[i]) * x[start + i];                                  \
+        int64_t columns = p->columns, c = 0;                                                  \
+        const type *weight = (const type *)p->weight + row * columns;                         \
+        const float *scale = p->scale, *x = p->x + vector * columns;                          \
+        float *y = p->y + vector * p->rows + row;                                             \
+        floats sums[m][n] = {0}, xs[n];                                                       \
+        (void)scale;                                                                          \
+        for (; c + LANES <= columns; c += LANES) {                                            \
+            UNROLL for (int j = 0; j < n; j++)                                                \
+                xs[j] = load_float(x + j * columns + c);                                      \
+            UNROLL for (int i = 0; i < m; i++) {                                              \
+                const type *part = weight + i * columns + c;                                  \
+                __builtin_prefetch((const char *)(part + m * columns));                       \
+                floats w = load(part, (row + i) * columns + c);                               \
+                UNROLL for (int j = 0; j < n; j++)                                            \
+                    sums[i][j] += w * xs[j];                                                  \
+            }                                                                                 \
         }                                                                                     \
-        for (int i = 0; start + i < columns; i++)                                             \
-            sums[i] += to_float(row[start + i]) * x[start + i];                               \
-        return total(sums);                                                                   \
+        if (c < columns) {                                                                    \
+            UNROLL for (int j = 0; j < n; j++)                                                \
+                xs[j] = load_part(x + j * columns + c, columns - c);                          \
+            UNROLL for (int i = 0; i < m; i++) {                                              \
+                type part[LANES] = {0};                                                       \
+                memcpy(part, weight + i * columns + c, (columns - c) * sizeof *part);         \
+                floats w = load(part, (row + i) * columns + c);                               \
+                UNROLL for (int j = 0; j < n; j++)                                            \
+                    sums[i][j] += w * xs[j];                                                  \
+            }                                                                                 \
+        }                                                                                     \
+        UNROLL for (int i = 0; i < m; i++)                                                    \
+            UNROLL for (int j = 0; j < n; j++)                                                \
+                y[j * p->rows + i] = factor(row + i) total(sums[i][j]);                       \
     }
 
-DEFINE_PRODUCT(int8_dot, int8_t, (float))
-DEFINE_PRODUCT(float_dot, float, (float))
-DEFINE_PRODUCT(bfloat16_dot, uint16_t, of_bfloat16)
-
-/* Weight i is row[i] * scale[i / BLOCK], exactly; `columns` is a multiple of BLOCK. */
-static float scaled_dot(const int16_t *row, const float *scale, const float *x, int64_t columns)
-{
-    float sums[LANES] = {0}; /* of two blocks */
-    int64_t start = 0;
-    for (; start + LANES <= columns; start += LANES, scale += 2) {
-        const int16_t *part = row + start;
-        __builtin_prefetch((const char *)part + AHEAD);
-        __builtin_prefetch((const char *)(part + BLOCK) + AHEAD);
-        for (int i = 0; i < BLOCK; i++)
-            sums[i] += (float)part[i] * scale[0] * x[start + i];
-        for (int i = BLOCK; i < LANES; i++)
-            sums[i] += (float)part[i] * scale[1] * x[start + i];
+/* load(part, index) is a vector of weights from `index` on; factor(row) is that of its sum. */
+#define DEFINE_PRODUCT(name, type, load, factor)                                              \
+    DEFINE_TILE(name, type, load, factor, 1, 1)                                               \
+    DEFINE_TILE(name, type, load, factor, 4, 1)                                               \
+    DEFINE_TILE(name, type, load, factor, 4, 2)                                               \
+    DEFINE_TILE(name, type, load, factor, 4, 4)                                               \
+    DEFINE_TILE(name, type, load, factor, 4, 6)                                               \
+    static void name##_rows(const Product *p, int64_t start, int64_t end)                     \
+    {                                                                                         \
+        int64_t whole = start + (end - start) / ROWS * ROWS;                                  \
+        for (int64_t vector = 0, n; vector < p->n; vector += n) {                             \
+            n = width(p->n - vector);                                                         \
+            for (int64_t row = start; row < whole; row += ROWS)                               \
+                switch (n) {                                                                  \
+                case 1: name##_tile_4_1(p, row, vector); break;                               \
+                case 2: name##_tile_4_2(p, row, vector); break;                               \
+                case 4: name##_tile_4_4(p, row, vector); break;                               \
+                default: name##_tile_4_6(p, row, vector);                                     \
+                }                                                                             \
+            for (int64_t row = whole; row < end; row++)                                       \
+                for (int64_t i = 0; i < n; i++)                                               \
+                    name##_tile_1_1(p, row, vector + i);                                      \
+        }                                                                                     \
+    }                                                                                         \
+    void name##_product(const type *weight, const float *scale, const float *x, float *y,     \
+                        int64_t rows, int64_t columns, int64_t n, int threads)                \
+    {                                                                                         \
+        Product p = {weight, scale, x, y, rows, columns, n};                                  \
+        int64_t parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;                             \
+        _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1)")    \
+        for (int64_t part = 0; part < parts; part++) {                                        \
+            int64_t start = part * ROWS_AT_ONCE, end = start + ROWS_AT_ONCE;                  \
+            name##_rows(&p, start, end < rows ? end : rows);                                  \
+        }                                                                                     \
     }
-    for (int i = 0; start + i < columns; i++) /* at most one block */
-        sums[i] += (float)row[start + i] * scale[0] * x[start + i];
-    return total(sums);
+
+/* Vectors of the next tiles, for `left` vectors. */
+static inline int64_t width(int64_t left)
+{
+    int64_t n = left < MAX_VECTORS ? left : MAX_VECTORS;
+    return n == 3 ? 2 : n == 5 ? 4 : n;
 }
 
-/* y (rows) = (W (rows, columns) times a scale per row) x (columns) */
-void int8_product(const int8_t *weight, const float *scale, const float *x, float *y,
-                  int64_t rows, int64_t columns, int threads)
-{
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        y[row] = scale[row] * int8_dot(weight + row * columns, x, columns);
-}
+#define FLOAT(part, index) load_float(part)
+#define INT8(part, index) load_int8(part)
+#define BFLOAT16(part, index) load_bfloat16(part)
+#define SCALED(part, index) (load_int16(part) * scale[(index) / BLOCK])
+#define NO_FACTOR(row)
+#define ROW_SCALE(row) scale[row] *
 
-/* y (rows) = W (rows, columns) x (columns) */
-void float_product(const float *weight, const float *x, float *y,
-                   int64_t rows, int64_t columns, int threads)
-{
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        y[row] = float_dot(weight + row * columns, x, columns);
-}
+DEFINE_PRODUCT(float, float, FLOAT, NO_FACTOR)
+DEFINE_PRODUCT(int8, int8_t, INT8, ROW_SCALE)          /* a scale for each row */
+DEFINE_PRODUCT(bfloat16, uint16_t, BFLOAT16, NO_FACTOR)
+DEFINE_PRODUCT(scaled, int16_t, SCALED, NO_FACTOR)     /* a scale for each block: exact products */
 
-/* The same for weights in bfloat16. */
-void bfloat16_product(const uint16_t *weight, const float *x, float *y,
-                      int64_t rows, int64_t columns, int threads)
+/* Whether the threads that a product is given are used. */
+int is_threaded(void)
 {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        y[row] = bfloat16_dot(weight + row * columns, x, columns);
-}
-
-/* The same for weights of 16 bits times a scale (rows, columns / BLOCK) per block. */
-void scaled_product(const int16_t *weight, const float *scale, const float *x, float *y,
-                    int64_t rows, int64_t columns, int threads)
-{
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        y[row] = scaled_dot(weight + row * columns, scale + row * (columns / BLOCK), x, columns);
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
 }

@@ -44,7 +44,7 @@ class Sampler:
         self._last_ids: Sequence[int] | None = None  # argument of the last `next_logits`
         self._n_last_ids = 0  # its length at that time
         has_decoder = weight.device.type == "cpu" and weight.dtype == torch.float32
-        self.decoder = Decoder(model, self._cache) if has_decoder else None
+        self.decoder = Decoder(model) if has_decoder else None
         # Without a C compiler the decoder rounds vectors to bfloat16 where weights are int8. A pass
         # over many tokens does not.
         self.rounds_vectors = has_decoder and is_quantized(model) and native_products() is None
@@ -111,13 +111,13 @@ class Sampler:
     def _read(self, new: list[int]) -> Array:
         if self.decoder is None:
             return self._read_all(new)
-        if len(new) > 1:
+        if len(new) > 1 and not self.decoder.reads_prompts:
             self._n_read = 0
             self._read_all(new[:-1])
             self._n_read = self._cache.length
+            new = new[-1:]
         # Always by the decoder, so that a prompt in the cache and a new one give the same logits.
-        self.decoder.use(self._cache)
-        return self.decoder.read(new[-1])
+        return self.decoder.read(self._cache, new)
 
     @torch.inference_mode()
     def _read_all(self, new: list[int]) -> Array:

@@ -15,10 +15,11 @@ from simplellm.checkpoint.step_folder import open_model, write_checkpoint
 from simplellm.checkpoint.training_state import TrainingState
 from simplellm.config.model import ModelConfig
 from simplellm.data.tokenizer import Tokenizer
-from simplellm.inference import vector_operations
+from simplellm.inference import row_operations
 from simplellm.inference.exact_weights import as_bfloat16, as_scaled_integers, exact_product
 from simplellm.inference.native_products import BLOCK, native_products
 from simplellm.inference.sampler import Sampler
+from simplellm.inference.vectors import Vectors
 from simplellm.model.transformer import SimpleLLM
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 9).map(lambda n: n * BLOCK))
@@ -59,8 +60,8 @@ def test_a_product_with_a_copy_has_the_bits_of_the_one_with_float32(
     product = exact_product(products, weight)
     assert product is not None
     found, expected = np.full((2, shape[0]), np.nan, np.float32)
-    product(x, found)
-    products.float32(weight)(x, expected)
+    product(Vectors(x[None]), Vectors(found[None]))
+    products.float32(weight)(Vectors(x[None]), Vectors(expected[None]))
     assert found.tobytes() == expected.tobytes()
 
 
@@ -101,7 +102,7 @@ def test_replies_do_not_depend_on_the_copies(
     config = ModelConfig(n_layer=2, n_head=2, n_embd=64, vocab_size=tokenizer.vocab_size)
     network = SimpleLLM(config).init_weights(torch.Generator().manual_seed(1))
     network.to(torch.bfloat16).float()
-    monkeypatch.setattr(vector_operations, "LARGE_MATRIX_BYTES", 1)
+    monkeypatch.setattr(row_operations, "LARGE_MATRIX_BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     shapes: list[tuple[int, ...]] = []
 
@@ -109,9 +110,9 @@ def test_replies_do_not_depend_on_the_copies(
         shapes.append(weight.shape)
         return exact_product(native_products(), weight)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(vector_operations, "exact_product", counted)
+    monkeypatch.setattr(row_operations, "exact_product", counted)
     found = Sampler(network, tokenizer).next_logits([5, 6, 7]).copy()
-    monkeypatch.setattr(vector_operations, "exact_product", lambda products, weight: None)
+    monkeypatch.setattr(row_operations, "exact_product", lambda products, weight: None)
     expected = Sampler(network, tokenizer).next_logits([5, 6, 7])
     assert found.tobytes() == expected.tobytes()
     assert len(shapes) == 4 * config.n_layer and (config.vocab_size, config.n_embd) not in shapes
@@ -131,7 +132,7 @@ def test_a_saved_gpt2_opens_with_the_layout_that_decoding_reads(
     opened = open_model(folder, torch.device("cpu"))
     matrices = [weight for weight in opened.model.parameters() if weight.dim() == 2]
     assert len(matrices) == 6 and all(weight.is_contiguous() for weight in matrices)
-    monkeypatch.setattr(vector_operations, "LARGE_MATRIX_BYTES", 1)
+    monkeypatch.setattr(row_operations, "LARGE_MATRIX_BYTES", 1)
     found = Sampler(opened.model, tokenizer).next_logits([5, 6, 7])
     expected = network(torch.tensor([[5, 6, 7]]))[0, -1].detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -14,8 +14,10 @@ from conftest import posix_only
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simplellm.inference import compiled_library
 from simplellm.inference import native_products as module
-from simplellm.inference.native_products import NativeProducts, native_products
+from simplellm.inference.native_products import NativeProducts, VectorMap, native_products
+from simplellm.inference.vectors import Vectors
 
 pytestmark = posix_only
 
@@ -37,6 +39,10 @@ def new_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
     native_products.cache_clear()
 
 
+def apply(multiply: VectorMap, x: np.ndarray, result: np.ndarray) -> None:
+    multiply(Vectors(x[None]), Vectors(result[None]))
+
+
 @given(
     rows=st.integers(1, 9), columns=st.integers(1, 300), seed=st.integers(0, 99),
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
@@ -49,9 +55,9 @@ def test_products_equal_those_of_numpy(products, rows, columns, seed, scale):
     floats = weight.astype(np.float32) * scales[:, None]
     result = np.full(rows, np.nan, np.float32)
     tolerance = 1e-5 * scale * 127 * columns
-    products.int8(weight, scales)(x, result)
+    apply(products.int8(weight, scales), x, result)
     assert np.allclose(result, floats.astype(np.float64) @ x, atol=tolerance)
-    products.float32(floats)(x, result)
+    apply(products.float32(floats), x, result)
     assert np.allclose(result, floats.astype(np.float64) @ x, atol=tolerance)
 
 
@@ -65,28 +71,35 @@ def test_the_number_of_threads_changes_no_bit(products, monkeypatch):
     try:
         for n_threads, (of_int8, of_float) in enumerate(results, 1):
             torch.set_num_threads(n_threads)
-            products.int8(weight, scales)(x, of_int8)
-            products.float32(weight.astype(np.float32))(x, of_float)
+            apply(products.int8(weight, scales), x, of_int8)
+            apply(products.float32(weight.astype(np.float32)), x, of_float)
     finally:
         torch.set_num_threads(threads)
     assert (results == results[0]).all()
+
+
+def change_sources(monkeypatch, folder: Path, old: str, new: str) -> None:
+    """Copies of the sources in `folder`, with `old` replaced by `new`, are compiled from now on."""
+    for path in [*module.SOURCES, module.SOURCES[0].with_name("vectors.h")]:
+        (folder / path.name).write_text(path.read_text().replace(old, new))
+    paths = tuple(folder / path.name for path in module.SOURCES)
+    monkeypatch.setattr(module, "SOURCES", paths)
+    native_products.cache_clear()
 
 
 def test_the_library_is_compiled_once(products, new_cache, monkeypatch):
     assert native_products() is not None
     (library,) = new_cache.iterdir()
     native_products.cache_clear()
-    monkeypatch.setattr(module, "_compile", lambda *arguments: pytest.fail("compiled again"))
+    monkeypatch.setattr(
+        compiled_library, "_compile", lambda *arguments: pytest.fail("compiled again")
+    )
     assert native_products() is not None and list(new_cache.iterdir()) == [library]
 
 
 def test_other_source_gets_another_library(products, new_cache, monkeypatch, tmp_path):
     native_products()
-    source = tmp_path / "other.c"
-    shutil.copy(module.SOURCE, source)
-    source.write_text(source.read_text() + "/* changed */\n")
-    monkeypatch.setattr(module, "SOURCE", source)
-    native_products.cache_clear()
+    change_sources(monkeypatch, tmp_path, "total(sums[i][j])", "total(sums[i][j]) /* changed */")
     assert native_products() is not None and len(list(new_cache.iterdir())) == 2
 
 
@@ -111,10 +124,20 @@ def test_a_folder_that_others_may_write_to_is_not_used(new_cache):
     assert stat.S_IMODE(new_cache.stat().st_mode) == 0o777 and list(new_cache.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("sums[i][j] += w * xs[j]", "sums[i][j] -= w * xs[j]"),
+        pytest.param(  # leaves some vectors out
+            "n = width(p->n - vector)", "n = 6", marks=pytest.mark.slow
+        ),
+        pytest.param(  # of positions after the last
+            "weights[i] = 0;", "weights[i] = 1;", marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_a_library_that_computes_something_else_is_not_used(
-    products, new_cache, monkeypatch, tmp_path
+    products, new_cache, monkeypatch, tmp_path, right, wrong
 ):
-    source = tmp_path / "wrong.c"
-    source.write_text(module.SOURCE.read_text().replace("sums[i] +=", "sums[i] -="))
-    monkeypatch.setattr(module, "SOURCE", source)
+    change_sources(monkeypatch, tmp_path, right, wrong)
     assert native_products() is None

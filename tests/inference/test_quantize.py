@@ -10,7 +10,7 @@ import torch
 from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoder import random_model, read_all
+from test_decoder import random_model, read_all, without_compiler
 
 from simplellm.app.cli import main
 from simplellm.config.sampling import SamplingParams
@@ -71,7 +71,7 @@ def test_the_decoder_equals_the_quantized_model(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_without_a_compiler_the_decoder_rounds_vectors_to_bfloat16(architecture, monkeypatch):
-    monkeypatch.setattr("simplellm.inference.vector_operations.native_products", lambda: None)
+    without_compiler(monkeypatch)
     check_decoder(architecture, tolerance=0.15)
 
 

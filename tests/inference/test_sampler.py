@@ -11,6 +11,7 @@ from byte_models import BYTES, PLAIN, byte_model, uncached_logits
 from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_decoder import without_compiler
 
 from simplellm.config.sampling import SamplingParams
 from simplellm.inference.batch import ReplyBatch
@@ -77,8 +78,7 @@ def model_of_a_kind(request, trained_model, monkeypatch):
     """The trained model with one kind of weights, and its tokenizer."""
     model, tokenizer = trained_model
     if request.param == "int8 without a compiler":
-        for module in ("sampler", "vector_operations"):
-            monkeypatch.setattr(f"simplellm.inference.{module}.native_products", lambda: None)
+        without_compiler(monkeypatch)
     return (model if request.param == "float32" else quantize(model)), tokenizer
 
 

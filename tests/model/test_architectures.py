@@ -99,8 +99,8 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Si
 
 
 def decoded(model: SimpleLLM, ids: list[int]) -> np.ndarray:
-    decoder = Decoder(model, KVCache(model.config, 1, model.token_embedding.weight))
-    return np.stack([decoder.read(token).copy() for token in ids])
+    decoder, cache = Decoder(model), KVCache(model.config, 1, model.token_embedding.weight)
+    return np.stack([decoder.read(cache, [token]).copy() for token in ids])
 
 
 def test_each_architecture_has_facts_and_a_module() -> None:

@@ -46,12 +46,12 @@ def test_a_cache_that_grows_gives_the_same_logits(tiny_model: SimpleLLM, small_s
 
 def test_the_decoder_follows_a_cache_that_grows(tiny_model: SimpleLLM, small_steps: None) -> None:
     cache = KVCache(tiny_model.config, 1, tiny_model.token_embedding.weight)
-    decoder = Decoder(tiny_model, cache)
+    decoder = Decoder(tiny_model)
     ids = IDS[0].tolist()
-    found = [decoder.read(token).copy() for token in ids[:5]]
+    found = [decoder.read(cache, [token]).copy() for token in ids[:5]]
     with torch.no_grad():
         tiny_model(IDS[:, 5:20], cache)  # grows it without the decoder
-        found += [decoder.read(token).copy() for token in ids[20:]]
+        found += [decoder.read(cache, [token]).copy() for token in ids[20:]]
         expected = tiny_model(IDS)[0].numpy()
     np.testing.assert_allclose(np.stack(found[:5]), expected[:5], atol=1e-4)
     np.testing.assert_allclose(np.stack(found[5:]), expected[20:], atol=1e-4)

@@ -134,8 +134,8 @@ def test_logits_tokens_cache_and_decoder_agree(pair: tuple[Any, SimpleLLM]) -> N
     torch.testing.assert_close(whole, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(cached, whole[:, :-1], atol=1e-4, rtol=0)
     assert generated[0, N_PROMPT:].tolist() == tokens
-    decoder = Decoder(ours, KVCache(ours.config, 1, ours.token_embedding.weight))
-    decoded = np.stack([decoder.read(token).copy() for token in ids[0].tolist()])
+    decoder, cache = Decoder(ours), KVCache(ours.config, 1, ours.token_embedding.weight)
+    decoded = np.stack([decoder.read(cache, [token]).copy() for token in ids[0].tolist()])
     np.testing.assert_allclose(decoded, expected[0].numpy(), atol=1e-4)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from simplellm.inference.engine.limits import EngineLimits, Statistics
 from simplellm.inference.engine.prefix_cache import PrefixCache
 from simplellm.inference.engine.request import CANCELLED, ERROR, End, Request
-from simplellm.inference.engine.rows import Part, Rows
+from simplellm.inference.engine.rows import Rows
 from simplellm.inference.engine.running_reply import RunningReply
 from simplellm.inference.filters import Array
+from simplellm.inference.places import Part
 from simplellm.inference.sampler import Sampler
 
 NEW_SHARE = 0.2  # of the newest request in the mean duration
@@ -79,8 +80,9 @@ class Running:
         if not replies:
             return
         self._counts["steps"] += 1
-        parts = [self._rows.next_part(reply.cache, reply.unread) for reply in replies]
-        for reply, logits in zip(replies, self._read(parts), strict=True):
+        parts = self._rows.next_parts([(reply.cache, reply.unread) for reply in replies])
+        pairs = [(reply, part) for reply, part in zip(replies, parts, strict=True) if part]
+        for (reply, _), logits in zip(pairs, self._read([part for _, part in pairs]), strict=True):
             if isinstance(logits, Exception):
                 self._end(reply, ERROR, logits)
             elif logits is not None:

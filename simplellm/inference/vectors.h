@@ -1,0 +1,109 @@
+/* Vectors of floats, as wide as the registers of the processor, and how weights become floats.
+ *
+ * The type is an extension that GCC and Clang share. Conversions have intrinsics for x86, where
+ * compilers do not find the fast instructions; elsewhere they are left to the compiler.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define LANES 16       /* floats of a vector */
+#define MAX_VECTORS 6  /* of a tile, so that its sums stay in registers: products.c */
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define LANES 8
+#define MAX_VECTORS 2
+#else
+#define LANES 4
+#define MAX_VECTORS 4
+#endif
+
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+static inline floats load_float(const float *p)
+{
+    floats result;
+    memcpy(&result, p, sizeof result);
+    return result;
+}
+
+static inline void store(float *p, floats value)
+{
+    memcpy(p, &value, sizeof value);
+}
+
+/* The first n of LANES floats; the others are 0. */
+static inline floats load_part(const float *p, int64_t n)
+{
+    floats result = {0};
+    memcpy(&result, p, n * sizeof *p);
+    return result;
+}
+
+#if LANES == 16
+static inline floats load_int8(const int8_t *p)
+{
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+static inline floats load_int16(const int16_t *p)
+{
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const void *)p)));
+}
+
+static inline floats load_bfloat16(const uint16_t *p)
+{
+    __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
+    return (floats)_mm512_slli_epi32(words, 16);
+}
+#elif LANES == 8
+static inline floats load_int8(const int8_t *p)
+{
+    return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+
+static inline floats load_int16(const int16_t *p)
+{
+    return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+static inline floats load_bfloat16(const uint16_t *p)
+{
+    __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+    return (floats)_mm256_slli_epi32(words, 16);
+}
+#else
+static inline floats load_int8(const int8_t *p)
+{
+    return (floats){p[0], p[1], p[2], p[3]};
+}
+
+static inline floats load_int16(const int16_t *p)
+{
+    return (floats){p[0], p[1], p[2], p[3]};
+}
+
+static inline floats load_bfloat16(const uint16_t *p)
+{
+    ints words = {p[0], p[1], p[2], p[3]};
+    return (floats)(words << 16);
+}
+#endif
+
+typedef float four_floats __attribute__((vector_size(16)));
+
+/* The sum of all lanes, in a fixed order. */
+static inline float total(floats sums)
+{
+    four_floats parts[LANES / 4];
+    memcpy(parts, &sums, sizeof sums);
+    for (int width = LANES / 8; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            parts[i] += parts[i + width];
+    four_floats last = parts[0];
+    return (last[0] + last[2]) + (last[1] + last[3]);
+}
