@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import STORY
+from data.made_up_chats import ANSWERS, ENDINGS, TOPICS, whatsapp_export
 from training.small_runs import digests, training_context
 
+import simplellm
 from simplellm.app.cli import main
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import read_log
@@ -21,6 +23,7 @@ from simplellm.data.conversations.conversation import ASSISTANT, USER, Conversat
 from simplellm.data.conversations.options import ReadOptions
 from simplellm.data.conversations.split import Split
 from simplellm.data.prepared_conversations import ChatData, new_tokenizer
+from simplellm.data.prepared_corpus import PREPARED_FOLDER, find_prepared
 from simplellm.errors import CheckpointError, SettingError, TextError
 from simplellm.training.chat_setup import grown_weights
 from simplellm.training.preparation import prepare_run
@@ -219,3 +222,40 @@ def test_validation_data_are_of_the_kind_of_the_training_data(chats: Path, tmp_p
             Sources((str(texts),), str(val)).read(0.1)
     with pytest.raises(TextError, match="also in the validation data"):
         Sources((str(chats),), str(chats)).read(0.1)
+
+
+# ---------------------------------------------------------------- a chat of two people
+
+
+def trained_on_chat(folder: Path, n_messages: int, **settings: Any) -> RunFolder:
+    """A run that was trained on a made-up export, in which 유나 replies."""
+    (folder / "chat.txt").write_text(whatsapp_export(n_messages), encoding="utf-8")
+    sources = Sources((str(folder / "chat.txt"),), reading=ReadOptions(me=ANSWERS))
+    start(sources, {**SETTINGS, "eval_interval": 1000, **settings}, "bot", training_context(folder))
+    return RunFolder(folder / "bot")
+
+
+def test_an_exported_chat_teaches_the_messages_of_me_only(tmp_path: Path) -> None:
+    run = trained_on_chat(tmp_path, 60, max_steps=2)
+    facts = run.read_info()
+    assert facts["me"] == ANSWERS and facts["conversations"]["format"] == "whatsapp"
+    prepared = find_prepared(tmp_path / PREPARED_FOLDER / facts["prepared"])
+    assert prepared is not None and prepared.marks is not None
+    train, tokenizer = prepared.marks.train, prepared.tokenizer
+    learned = tokenizer.decode(train.ids[train.is_learned].tolist())
+    others = tokenizer.decode(train.ids[~train.is_learned].tolist())
+    assert any(ending in learned for ending in ENDINGS)
+    assert not any(question in learned for question in TOPICS)
+    assert not any(answer in others for answers in TOPICS.values() for answer in answers)
+
+
+@pytest.mark.slow
+def test_a_bot_of_an_exported_chat_answers_in_the_style_of_me(tmp_path: Path) -> None:
+    """After 60 steps; a model with as few weights as this one needs no more."""
+    shape = {"n_layer": 2, "n_embd": 64, "block_size": 64, "vocab_size": 400, "batch_size": 16}
+    run = trained_on_chat(tmp_path, 200, max_steps=60, induction=False, **shape)
+    model = simplellm.load(str(run.path), device="cpu")
+    for question, answers in TOPICS.items():
+        message = [{"role": "user", "content": question}]
+        reply = model.chat(message, temperature=0.0, max_new_tokens=40)
+        assert reply.startswith(answers) and reply.endswith(ENDINGS)
