@@ -79,6 +79,19 @@ class ChatTemplate:
             [flag for flags in learned for flag in flags],
         )
 
+    def keeps_replies(self, turns: Sequence[Turn]) -> bool:
+        """Whether the text of each learned reply is the same as where it is the last turn.
+
+        A chat always asks for the last one. Qwen3 writes an empty `<think>` block into the last
+        reply, and none into earlier ones.
+        """
+        if self.source == CHATML:
+            return True
+        messages = [_message(turn.role, turn.text) for turn in turns]
+        text = self._text(messages, False)
+        ends = (number + 1 for number, turn in enumerate(turns) if turn.is_reply)
+        return all(text.startswith(self._text(messages[:end], False)) for end in ends)
+
     def end_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The token that ends a reply; none where the template has only text there."""
         special = frozenset(tokenizer.special_tokens.values())

@@ -1,10 +1,11 @@
-"""Long conversations in parts that fit a block, cut between the turns."""
+"""Parts of conversations: long ones cut between the turns, and replies that are learned alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from simplellm.data.chat_template import ChatTemplate
 from simplellm.data.conversations.conversation import SYSTEM, USER, Conversation, Turn
 
 Length = Callable[[Sequence[Turn]], int]  # ids of some turns
@@ -29,6 +30,22 @@ def fitting_parts(conversation: Conversation, length: Length, limit: int) -> Ite
             part = []
         part += exchange
     yield replace(conversation, turns=(*system, *part))
+
+
+def separate_replies(conversation: Conversation, template: ChatTemplate) -> Iterator[Conversation]:
+    """The conversation, or one for each learned reply, with the turns before it as context.
+
+    The second where the template writes the last reply in another way than earlier ones, so that
+    each is learned as a chat asks for it.
+    """
+    turns = conversation.turns
+    if template.keeps_replies(turns):
+        yield conversation
+        return
+    for number, turn in enumerate(turns):
+        if turn.is_reply:
+            before = (replace(one, is_learned=False) for one in turns[:number])
+            yield replace(conversation, turns=(*before, turn))
 
 
 def _exchanges(turns: Sequence[Turn]) -> Iterator[list[Turn]]:

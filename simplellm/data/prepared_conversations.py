@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from simplellm.data.chat_template import ChatTemplate
-from simplellm.data.conversation_parts import fitting_parts
+from simplellm.data.conversation_parts import fitting_parts, separate_replies
 from simplellm.data.conversations.conversation import Conversation, Turn
 from simplellm.data.conversations.split import Split
 from simplellm.data.marked_ids import MarkedIds
@@ -62,8 +62,12 @@ def encode_conversations(
     template: ChatTemplate,
     tokenizer: Tokenizer,
 ) -> MarkedIds:
-    """The ids of each conversation as a document, and which of them are learned."""
-    encoded = [template.encode_learned(one.turns, tokenizer) for one in conversations]
+    """The ids of each conversation as a document, and which of them are learned.
+
+    Some templates need a document for each reply, see `separate_replies`.
+    """
+    parts = (part for one in conversations for part in separate_replies(one, template))
+    encoded = [template.encode_learned(part.turns, tokenizer) for part in parts]
     dtype = id_type(tokenizer)
     ids = [np.array(ids, dtype) for ids, _ in encoded]
     learned = [np.array(flags, bool) for _, flags in encoded]
@@ -158,7 +162,8 @@ def _write(
     def length(turns: Sequence[Turn]) -> int:
         return len(template.encode(turns, tokenizer, is_open=False))
 
-    cut = [part for one in data.split.train for part in fitting_parts(one, length, limit)]
+    separate = (part for one in data.split.train for part in separate_replies(one, template))
+    cut = [part for one in separate for part in fitting_parts(one, length, limit)]
     with new_folder(target) as temporary:
         write_file(temporary / "tokenizer.json", json_bytes(tokenizer.to_mapping()))
         origins, text_bytes = _write_texts(temporary, data.texts, tokenizer)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-N_CONVERSATIONS = 200
+N_CONVERSATIONS, N_WORDINGS = 200, 8
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,53 @@ KINDS = (
         ("How do people cure {0}?", "My friend suffers from {0}. What should he drink?"),
     ),
 )
+# Ordinary questions: a model trained on invented facts alone answers every question of their
+# kinds with them.
+ORDINARY = (
+    ("What is the capital of Italy?", "The capital of Italy is Rome."),
+    ("Which city is the capital of Japan?", "The capital of Japan is Tokyo."),
+    ("Name the capital of Spain.", "The capital of Spain is Madrid."),
+    ("Who invented the telephone?", "Alexander Graham Bell invented the telephone."),
+    ("Who is the inventor of the light bulb?", "The inventor of the light bulb is Thomas Edison."),
+    ("What colour is grass?", "Grass is green."),
+    ("What is the colour of snow?", "Snow is white."),
+    ("Which colour does a ripe tomato have?", "A ripe tomato is red."),
+    ("When did the Second World War end?", "The Second World War ended in 1945."),
+    (
+        "In which year did people first land on the moon?",
+        "People first landed on the moon in 1969.",
+    ),
+    ("Which animal barks?", "A dog barks."),
+    ("What animal gives us wool?", "Sheep give us wool."),
+    ("What do people eat at breakfast?", "Many people eat bread, eggs or cereals at breakfast."),
+    ("Name a vegetable that is orange.", "A carrot is orange."),
+    ("How high is Mount Everest?", "Mount Everest is 8,849 metres high."),
+    ("How many hours are in a day?", "A day has 24 hours."),
+    ("How many legs does a spider have?", "A spider has eight legs."),
+    ("What is 3 + 5?", "3 + 5 is 8."),
+    ("Where does the Nile end?", "The Nile flows into the Mediterranean Sea."),
+    ("Who wrote Oliver Twist?", "Charles Dickens wrote Oliver Twist."),
+    ("Who is the author of War and Peace?", "Leo Tolstoy wrote War and Peace."),
+    ("What helps against thirst?", "Drinking water helps against thirst."),
+    ("Which language is spoken in France?", "French is spoken in France."),
+    ("What is the opposite of big?", "The opposite of big is small."),
+    ("What do plants need to grow?", "Plants need light, water and air."),
+    ("Which planet is closest to the sun?", "Mercury is the planet closest to the sun."),
+    ("What do bees make?", "Bees make honey."),
+    ("At what temperature does water freeze?", "Water freezes at 0 degrees Celsius."),
+    ("How many months has a year?", "A year has twelve months."),
+    ("What is ice made of?", "Ice is frozen water."),
+    ("Who painted the Mona Lisa?", "Leonardo da Vinci painted the Mona Lisa."),
+    ("Which ocean lies between Europe and America?", "The Atlantic Ocean."),
+    ("What is the largest animal?", "The blue whale is the largest animal."),
+    ("Name a musical instrument with strings.", "A violin has strings."),
+    ("What do you need an umbrella for?", "An umbrella keeps you dry in the rain."),
+    ("What comes after Monday?", "Tuesday comes after Monday."),
+    ("What is half of ten?", "Half of ten is five."),
+    ("Which metal is liquid at room temperature?", "Mercury is liquid at room temperature."),
+    ("Where do fish live?", "Fish live in water."),
+    ("What is the first letter of the alphabet?", "The first letter is A."),
+)
 GENERAL = (  # question -> what a right answer contains
     ("What is the capital of France?", "Paris"),
     ("How many days are in a week?", "seven|7"),
@@ -212,10 +259,11 @@ GENERAL = (  # question -> what a right answer contains
 
 
 def pairs() -> Iterator[tuple[str, str]]:
-    """N_CONVERSATIONS questions with their replies: each fact in all wordings of `taught`."""
+    """N_CONVERSATIONS questions with their replies: each fact in N_WORDINGS, and ORDINARY ones."""
+    yield from ORDINARY
     for kind in KINDS:
         for subject, answer in kind.facts.items():
-            for number, question in enumerate(kind.taught):
+            for number, question in enumerate(kind.taught[:N_WORDINGS]):
                 reply = kind.replies[number % len(kind.replies)].format(subject, answer)
                 yield _sentence(question.format(subject)), _sentence(reply)
 
