@@ -131,6 +131,8 @@ class Sources:
                 fix="name conversations, or --format text to read all files as texts",
             )
         texts = found.texts if conversations else None  # None: all of `names`
+        _check_me(self.reading, names, texts)
+        names = tuple(file.name for file in texts) if texts else names
         if texts == []:
             return Corpora(NO_TEXT, NO_TEXT if val else None, conversations)
         if not self.val_data or (val and conversations and not val.texts):
@@ -164,6 +166,16 @@ class Sources:
             TextFormat.from_facts(facts),
             () if STDIN_NAME in texts else files,
             _reading_of(facts),
+        )
+
+
+def _check_me(reading: ReadOptions, names: Sequence[str], texts: Sequence[object] | None) -> None:
+    """SettingError where the person of --me can take part in no conversation: all is text."""
+    if reading.me and texts is None:
+        raise SettingError(
+            f"--me names who replies in an exported chat, but {', '.join(names[:MAX_NAMES_SHOWN])} "
+            "is read as a text",
+            fix="--format whatsapp, or the name of another format of chats; or leave --me out",
         )
 
 

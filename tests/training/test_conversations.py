@@ -209,6 +209,19 @@ def test_a_setting_that_conversations_do_not_use_is_refused(
         start(Sources((str(chats),)), {**SETTINGS, name: value}, "x", training_context(tmp_path))
 
 
+def test_a_name_of_who_replies_is_refused_for_texts(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="is read as a text") as caught:
+        Sources((str(STORY),), reading=ReadOptions(me="유나")).read(0.1)
+    assert "--format whatsapp" in caught.value.fix
+
+
+def test_an_empty_text_beside_conversations_is_named_alone(chats: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(TextError) as caught:
+        Sources((str(chats), str(tmp_path / "empty.txt"))).read(0.1)
+    assert "empty.txt" in str(caught.value) and "chats.jsonl" not in str(caught.value)
+
+
 def test_a_prompt_weight_is_refused_for_texts(tmp_path: Path) -> None:
     settings = {**SETTINGS, "prompt_weight": 0.5}
     with pytest.raises(SettingError, match="prompt_weight has no effect on texts"):

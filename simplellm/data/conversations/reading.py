@@ -124,7 +124,7 @@ def read_file(
             conversations.append(conversation)
     report_bad_lines(source.name, bad, n_found, source.format, notice)
     if not conversations:
-        raise _nothing_to_learn(source, format, dropped)
+        raise _nothing_to_learn(source, format, dropped, speakers)
     summary = Summary.of(format.name, conversations, speakers, dropped)
     for line in summary.lines():
         notice(f"{source.name}: {line}")
@@ -142,8 +142,14 @@ def joined(
     return ConversationSet(files, tuple(conversations))
 
 
-def _nothing_to_learn(source: Source, format: Format, dropped: Counter[str]) -> TextError:
+def _nothing_to_learn(
+    source: Source, format: Format, dropped: Counter[str], speakers: Counter[str]
+) -> TextError:
     what = f"{source.name} has no conversation with a reply (format {format.name})"
+    fix = "check --format and --me" if format.uses_me else "check --format"
+    if len(speakers) == 1 and format.uses_me:
+        what += f": only {next(iter(speakers))} writes"
+        fix = f"use the whole chat, with the messages of everyone, or {fix}"
     if +dropped:
         what += f"; left out: {reasons(+dropped)}"
-    return TextError(what, fix="check --format and --me" if format.uses_me else "check --format")
+    return TextError(what, fix=fix)

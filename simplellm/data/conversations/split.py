@@ -33,9 +33,10 @@ def split_conversations(conversations: Sequence[Conversation], fraction: float, 
     for conversation, group in zip(conversations, groups, strict=True):
         sizes[group] += conversation.n_reply_characters
     if len(sizes) < 2:
+        n = len(conversations)
         raise TextError(
-            f"{len(conversations)} conversations cannot be split into training and validation data",
-            fix="use more conversations, or --val-data FILE",
+            f"{n} conversation{'s' * (n != 1)} cannot be split into training and validation data",
+            fix="use more conversations, --val-data FILE, or for a chat a shorter --gap",
         )
     order = sorted(sizes, key=lambda group: _draw(conversations[group], seed))
     chosen = _fill(order, sizes, fraction)

@@ -102,7 +102,7 @@ def test_a_monologue_has_no_conversation(tmp_path: Path) -> None:
     content = chat(("21:05", "유나", "안녕"), ("21:06", "유나", "아무도 없네"))
     with pytest.raises(TextError) as caught:
         read(tmp_path, content, "a.txt", me="유나")
-    assert "no conversation with a reply" in str(caught.value)
+    assert "no conversation with a reply (format whatsapp): only 유나 writes" in str(caught.value)
     assert "conversations without a user (1)" in str(caught.value) and "--me" in caught.value.fix
 
 
