@@ -112,12 +112,10 @@ class Sources:
         """
         names = self.files or self.texts
         found = sort_files(names, self.reading, self.format, stdin, notice)
-        val = None
+        val, stdin = None, found.stdin
         if self.val_data:
-            val = sort_files([self.val_data], self.reading, self.format, found.stdin, notice)
+            val = sort_files([self.val_data], self.reading, self.format, stdin, notice)
             stdin = val.stdin
-        else:
-            stdin = found.stdin
         conversations = None
         if found.conversations:
             val_files = val.conversations if val else None
