@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 from filelock import FileLock
+from seeds import SeedsOfTests, seed_libraries
 
 from simplellm.app.cli import main
 from simplellm.config.environment import SHORT_SPIN, set_defaults
@@ -34,9 +35,16 @@ set_defaults(os.environ)  # before torch is imported, as the command line does
 
 # A shell that starts a job in the background sets SIGINT to be ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Examples have no time limit: other workers and other programs slow them down.
+# Examples have no time limit: other workers and other programs slow them down. They are the same in
+# each run of the same code; `--hypothesis-profile=random` tries others.
 hypothesis.settings.register_profile(
-    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "tests",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "random", hypothesis.settings.get_profile("tests"), derandomize=False
 )
 hypothesis.settings.register_profile(
     "few examples", hypothesis.settings.get_profile("tests"), max_examples=30
@@ -123,6 +131,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path not in files)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed_libraries(item.nodeid)
+
+
 # ---------------------------------------------------------------- counts of the fault tests
 
 
@@ -200,6 +213,14 @@ def no_wait_for_the_disk() -> Iterator[None]:
     """`os.fsync` only checks its handle: the tests observe the calls, not what the disk does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seeds_of_tests() -> Iterator[None]:
+    """A reply without a seed draws one that depends only on the name of the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simplellm.inference.reply.secrets", SeedsOfTests())
         yield
 
 

@@ -189,8 +189,12 @@ def _import_everything() -> None:
     import importlib
     import pkgutil
 
-    import simplellm
+    from seeds import SeedsOfTests
 
+    import simplellm
+    from simplellm.inference import reply
+
+    reply.secrets = SeedsOfTests()  # type: ignore[assignment]
     importlib.import_module("torch._dynamo")  # which an optimizer of torch imports
 
     for module in pkgutil.walk_packages(simplellm.__path__, "simplellm."):
