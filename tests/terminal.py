@@ -30,6 +30,7 @@ import pyte  # noqa: E402 (needs termios)
 SECONDS_TO_START = 120  # the import of torch takes long on a busy machine
 SECONDS_TO_ANSWER = 60
 SECONDS_TO_HANG_UP = 5
+SECONDS_TO_LOOK_AGAIN = 0.05  # at what changes without output, such as a file
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 MARKS_PASTES = 2004 << 5  # the number of the mode in pyte
 
@@ -137,7 +138,7 @@ class Terminal:
             is_open = self.is_alive or self.read(0)
             in_time = time.perf_counter() - started_at < seconds
             assert is_open and in_time, f"never seen:\n{self.text}\n{self.raw[-2000:]!r}"
-            self.read(0.01)
+            self.read(SECONDS_TO_LOOK_AGAIN)
         return time.perf_counter() - started_at
 
     def see(self, text: str, seconds: float = SECONDS_TO_ANSWER) -> float:
@@ -168,22 +169,25 @@ class Terminal:
         """Whether the program has asked for marks around pastes."""
         return MARKS_PASTES in self.screen.mode
 
+    def _shown(self, line: Mapping[int, pyte.screens.Char]) -> str:
+        """The text of a line; the cell after a wide character is empty.
+
+        `display` of pyte measures each character, which takes ten times as long.
+        """
+        return "".join([line[x].data for x in range(self.screen.columns)]).rstrip()
+
     @property
     def cursor_line(self) -> str:
-        return self.screen.display[self.screen.cursor.y].rstrip()
+        return self._shown(self.screen.buffer[self.screen.cursor.y])
 
     @property
     def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display)
+        return "\n".join(self._shown(self.screen.buffer[y]) for y in range(self.screen.lines))
 
     @property
     def everything(self) -> str:
         """The screen and what has scrolled off its top."""
-        above = (
-            "".join(line[x].data for x in range(self.screen.columns))
-            for line in self.screen.history.top
-        )
-        return "\n".join(line.rstrip() for line in (*above, *self.screen.display))
+        return "\n".join([*map(self._shown, self.screen.history.top), self.text])
 
     @property
     def modes(self) -> list:

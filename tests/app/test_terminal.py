@@ -60,12 +60,27 @@ def shell(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     terminal.close()
 
 
+def modes(shell: Terminal) -> str:
+    """What `stty` prints about the terminal of a shell."""
+    shell.clear()
+    shell.press("stty -a; echo code $?" + Key.ENTER)
+    shell.see("code 0")
+    shell.ready("$ ")
+    return shell.text.partition("speed")[2]
+
+
+@pytest.fixture(scope="module")
+def first_modes(shell: Terminal) -> str:
+    """The modes of the terminal before the first chat."""
+    return modes(shell)
+
+
 @pytest.fixture
-def chat(shell: Terminal) -> Terminal:
+def chat(shell: Terminal, first_modes: str) -> Terminal:
     """The chat in that shell, shared by all tests, with an empty prompt and an empty screen."""
     shell.resize(100)
     if shell.cursor_line == "$":
-        shell.press("$CHAT" + Key.ENTER)
+        shell.press("$CHAT; echo left $?" + Key.ENTER)
         shell.ready()
         shell.press("/tokens 100000" + Key.ENTER)
         shell.see("max_new_tokens 100000")
@@ -311,25 +326,13 @@ def test_slash_opens_a_menu_of_commands_with_help(chat: Terminal) -> None:
     chat.ready()
 
 
-def test_the_terminal_modes_are_restored(chat: Terminal) -> None:
-    def modes() -> str:
-        chat.clear()
-        chat.press("stty -a; echo code $?" + Key.ENTER)
-        chat.see("code 0")
-        chat.ready("$ ")
-        return chat.text.partition("speed")[2]
-
-    chat.press(Key.CTRL_D)
-    chat.ready("$ ")
-    before = modes()
-    chat.press("$CHAT; echo left $?" + Key.ENTER)
-    chat.ready()
+def test_the_terminal_modes_are_restored(chat: Terminal, first_modes: str) -> None:
     begin_reply(chat, "The judge")
     interrupt(chat)
     chat.press("quit" + Key.ENTER)
     chat.see("left 0")
     chat.ready("$ ")
-    assert modes() == before
+    assert "-icanon" not in first_modes and modes(chat) == first_modes
 
 
 def test_history_is_kept_between_sessions(open_chat: Open) -> None:
