@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,14 +82,6 @@ FLAG_VALUES = {
     for group, name, _ in FLAG_ROWS
 }
 SAMPLING_ROWS = [row for row in ROWS if row[0] == "sampling"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_parser() -> Iterator[None]:
-    """Building the parser takes longer than everything else in these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parser, "build_parser", cache(parser.build_parser))
-        yield
 
 
 def flag(name: str, value: str) -> list[str]:
