@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "tests" / "fixtures" / "the-verdict.txt"  # the beginning of the-verdict.txt
 SHARED_DATA = Path(os.environ.get("SIMPLELLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 MAX_WORKERS = 8  # each needs about 0.5 GB of memory
+SHARED_SERVER = "SIMPLELLM_TEST_SERVER"  # variable: process and folder of tests/fork_server.py
 COUNT = "count"  # name of the user property that `report_count` sets
 posix_only = pytest.mark.skipif(
     os.name != "posix", reason="needs POSIX: modes, links, pipes or signals between processes"
@@ -81,6 +83,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     option.numprocesses = "auto"
     option.maxprocesses = option.maxprocesses or MAX_WORKERS
+    os.environ[SHARED_SERVER] = f"{os.getpid()}:{tempfile.mkdtemp()}"
     # Contiguous shares keep a module in one worker; an idle worker takes over tests of another.
     option.dist = "worksteal"
 
@@ -88,6 +91,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "slow":
         hypothesis.settings.load_profile("few examples")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    owner, _, folder = os.environ.get(SHARED_SERVER, "").partition(":")
+    if owner == str(os.getpid()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def examples(number: int) -> int:

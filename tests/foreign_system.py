@@ -1,6 +1,9 @@
 """Runs steps of the program on an imitation of Windows or macOS.
 
-    python -X warn_default_encoding tests/foreign_system.py windows FOLDER < STEPS > RESULTS
+    python -X warn_default_encoding tests/foreign_system.py < JOBS > RESULTS
+
+A job has a system, a folder and steps: {"system": "windows", "folder": FOLDER, "steps": [...]}. It
+runs in a copy of the process, which has imported the third-party libraries once for all jobs.
 
 A hook in `__import__` gives the code under test (modules named `simplellm...`) imitations of `os`,
 `sys`, `signal`, `ctypes` and others; third-party libraries see the real system. Below FOLDER the
@@ -18,7 +21,6 @@ Bytes are passed as latin-1 text.
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import contextlib
 import ctypes
@@ -444,25 +446,47 @@ def run_step(step: dict[str, Any], newline: str) -> dict[str, Any]:
     return result
 
 
+def run_in_copy(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of the steps of a job, run in its folder by a copy of this process."""
+    reader, writer = os.pipe()
+    process_id = os.fork()
+    if process_id == 0:
+        os.close(reader)
+        os._exit(run_job(job, writer))
+    os.close(writer)
+    with open(reader, encoding="utf-8") as results:
+        text = results.read()
+    if os.waitpid(process_id, 0)[1]:
+        sys.exit(f"the steps on {job['system']} were not completed")
+    return json.loads(text)
+
+
+def run_job(job: dict[str, Any], writer: int) -> int:
+    """Write the results of a job to the handle `writer`; the exit code of this process."""
+    system, folder = job["system"], os.path.realpath(job["folder"])
+    with os.fdopen(writer, "w", encoding="utf-8") as results_file:
+        try:
+            os.chdir(folder)
+            os.environ["HOME"] = folder
+            become_windows(Path(folder)) if system == "windows" else become_macos()
+            newline = "\r\n" if system == "windows" else "\n"
+            json.dump([run_step(step, newline) for step in job["steps"]], results_file)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+    return 0
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("system", choices=("windows", "macos"))
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    steps = json.load(sys.stdin)
+    jobs = json.load(sys.stdin)
     # The program may replace handle 1, so the results go to a copy of it.
     results_file = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout = sys.stderr
-    for name in THIRD_PARTY if any("code" not in step for step in steps) else ():
+    for name in THIRD_PARTY:
         importlib.import_module(name)
     gc.freeze()  # keeps the objects of modules out of the collection before each step
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"{PACKAGE}(\.|$)")
-    if arguments.system == "windows":
-        become_windows(Path(os.path.realpath(arguments.folder)))
-    else:
-        become_macos()
-    newline = "\r\n" if arguments.system == "windows" else "\n"
-    json.dump([run_step(step, newline) for step in steps], results_file)
+    json.dump([run_in_copy(job) for job in jobs], results_file)
 
 
 if __name__ == "__main__":

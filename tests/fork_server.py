@@ -33,6 +33,8 @@ MAX_REQUEST_BYTES = 1 << 20
 STREAMS = (0, 1, 2)
 FAILED_FLUSH = 120  # exit code of the interpreter
 ANSWER = struct.Struct("i")  # a process id or an exit code
+SERVER = "import sys, fork_server; fork_server.serve(sys.argv[1], int(sys.argv[2]))"
+SECONDS_TO_END = 1.0  # of the server, after its owner
 IS_SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "send_fds")
 # What the interpreter or a library reads once, when it is started or loaded,
 READ_AT_START = ("PYTHON", "OMP_", "GOMP_", "OPENBLAS_", "LC_", "LANG")
@@ -73,12 +75,15 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The server process, which is started by the first request."""
+    """The server process, started by the first request of any process that uses `folder`.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    It ends with the process `owner`, or when the folder is removed.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], owner: int) -> None:
         self.path = folder / "fork"
         self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = owner
 
     def client(self) -> list[str]:
         """The words that replace `python` in a command of a shell."""
@@ -108,22 +113,19 @@ class ForkServer:
         return ForkedProcess(_connect(self.path, request, streams))
 
     def _start(self) -> None:
-        if self._process is not None:
-            return
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "import sys, fork_server; fork_server.serve(sys.argv[1])",
-             str(self.path)],
-            env={**self._environment, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        while not self.path.exists():
-            assert self._process.poll() is None, "the server has ended"
-            time.sleep(0.02)
+        from filelock import FileLock
 
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+        with FileLock(self.path.with_name("lock")):
+            if self.path.exists():
+                return
+            process = subprocess.Popen(
+                [sys.executable, "-c", SERVER, str(self.path), str(self._owner)],
+                env={**self._environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.DEVNULL,
+            )
+            while not self.path.exists():
+                assert process.poll() is None, "the server has ended"
+                time.sleep(0.02)
 
 
 def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
@@ -154,8 +156,8 @@ def client(path: str, *arguments: str) -> int:
 # ---------------------------------------------------------------- the server
 
 
-def serve(path: str) -> NoReturn:
-    """Answer requests at the socket `path` until SIGTERM."""
+def serve(path: str, owner: int) -> None:
+    """Answer requests at the socket `path` while it exists and the process `owner` runs."""
     _import_everything()
     gc.collect()
     gc.freeze()  # collections in copies leave the shared memory alone
@@ -165,8 +167,8 @@ def serve(path: str) -> NoReturn:
     listener.listen(64)
     selector.register(listener, selectors.EVENT_READ)
     os.rename(path + ".new", path)  # requests may come from now on
-    while True:
-        for key, _ in selector.select():
+    while os.path.exists(path) and _is_alive(owner):
+        for key, _ in selector.select(SECONDS_TO_END):
             if key.fileobj is not listener:
                 _report_end(selector, key.fd, *key.data)
                 continue
@@ -183,6 +185,14 @@ def serve(path: str) -> NoReturn:
             connection.sendall(ANSWER.pack(process_id))
             end = os.pidfd_open(process_id)
             selector.register(end, selectors.EVENT_READ, (connection, process_id))
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _import_everything() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, SHARED_SERVER
 from fork_server import ForkServer
 
 # Values that shorten what takes long and what most tests do not examine.
@@ -52,12 +52,12 @@ def environment(**given: str) -> dict[str, str]:
 
 @cache
 def fork_server() -> ForkServer:
-    """The server of this test process; it ends with it."""
-    folder = Path(tempfile.mkdtemp())
-    server = ForkServer(folder, environment())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(server.close)
-    return server
+    """The server that all test processes share; it ends with the first of them."""
+    owner, _, folder = os.environ.get(SHARED_SERVER, "").partition(":")
+    if not folder:
+        owner, folder = str(os.getpid()), tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return ForkServer(Path(folder), environment(), int(owner))
 
 
 def quick(command: Sequence[str], env: Mapping[str, str]) -> list[str]:

@@ -108,30 +108,34 @@ COMMANDS = [
 ]
 
 
-def run_steps(system: str, folder: Path, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of the steps, run in one process of an imitated system."""
-    script = str(ROOT / "tests" / "foreign_system.py")
+def run_jobs(home: Path, jobs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The results of the steps of each job; see foreign_system.py."""
     env = {
         "PATH": "/usr/bin:/bin",
-        "HOME": str(folder),
+        "HOME": str(home),
         "PYTHONPATH": str(ROOT),
         "TERM": "xterm",
         "OMP_NUM_THREADS": "1",
         "LC_ALL": "C.UTF-8",
         "PYTHONUTF8": "0",
     }
+    script = str(ROOT / "tests" / "foreign_system.py")
     done = subprocess.run(
-        [sys.executable, "-X", "warn_default_encoding", script, system, str(folder)],
-        input=json.dumps(steps),
+        [sys.executable, "-X", "warn_default_encoding", script],
+        input=json.dumps(jobs),
         capture_output=True,
         text=True,
         encoding="utf-8",
-        cwd=folder,
         env=env,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def job(system: str, folder: Path, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    return {"system": system, "folder": str(folder), "steps": steps}
 
 
 def write_texts(folder: Path) -> None:
@@ -148,17 +152,32 @@ def write_texts(folder: Path) -> None:
     )
 
 
-def run_scenario(system: str, folder: Path) -> None:
-    """Import every module and run every command; `results.json` has the results by name."""
-    home = folder / "home"
-    home.mkdir()
-    write_texts(home)
-    steps = {"imports": {"imports": MODULES}} | {
-        name: SCENARIO[name] for where, name in COMMANDS if where == system
-    }
-    results = dict(zip(steps, run_steps(system, home, list(steps.values())), strict=True))
-    files = sorted(str(path.relative_to(home)) for path in home.rglob("*"))
-    (folder / "results.json").write_text(json.dumps({**results, "files": files}))
+def run_everything(folder: Path) -> None:
+    """Import every module, run every command and every snippet of this file on each system.
+
+    results.json has the results by system and name. One process imports torch for all of them.
+    """
+    jobs, names = [], []
+    for system in SYSTEMS:
+        home = folder / system
+        write_texts(home)
+        commands = {name: SCENARIO[name] for where, name in COMMANDS if where == system}
+        steps = {"imports": {"imports": MODULES}} | commands
+        names.append(list(steps))
+        jobs.append(job(system, home, list(steps.values())))
+    for system in SYSTEMS:  # each snippet in an empty folder
+        codes = snippets(system)
+        names.append([name for code in codes for name in (code, f"empty after {code}")])
+        steps = [{"code": one} for code in codes for one in (code, EMPTY_FOLDER)]
+        jobs.append(job(system, folder / f"{system} snippets", steps))
+    results = [
+        dict(zip(*pair, strict=True)) for pair in zip(names, run_jobs(folder, jobs), strict=True)
+    ]
+    for number, system in enumerate(SYSTEMS):
+        home = folder / system
+        files = sorted(str(path.relative_to(home)) for path in home.rglob("*"))
+        of_system = results[number] | results[number + len(SYSTEMS)] | {"files": files}
+        (folder / f"{system}.json").write_text(json.dumps(of_system))
 
 
 @pytest.fixture(scope="session")
@@ -167,8 +186,8 @@ def results(request: pytest.FixtureRequest) -> Any:
 
     @cache
     def results(system: str) -> dict[str, Any]:
-        folder = built_once(request, system, lambda folder: run_scenario(system, folder))
-        return json.loads((folder / "results.json").read_text())
+        folder = built_once(request, "systems", run_everything)
+        return json.loads((folder / f"{system}.json").read_text())
 
     return results
 
@@ -217,7 +236,8 @@ def test_input_in_the_encoding_of_the_console_is_read(results: Any, system: str)
 
 @pytest.mark.slow
 def test_the_tests_are_collected_without_a_posix_system(tmp_path: Path) -> None:
-    (result,) = run_steps("windows", tmp_path, [{"collect": str(ROOT / "tests")}])
+    steps = [{"collect": str(ROOT / "tests")}]
+    [[result]] = run_jobs(tmp_path, [job("windows", tmp_path, steps)])
     assert (result["code"], result["error"]) == (0, ""), result["out"][-3000:]
     assert (
         "test_cli.py::" in result["out"]
@@ -282,12 +302,9 @@ assert split_typed(r'C:\Users\Kim Minsu\ta', ('/', '\\')) == ('C:\\Users\\Kim Mi
 }
 
 
-def test_the_restrictions_of_windows_are_handled(tmp_path: Path) -> None:
-    codes = HANDLED_ON_WINDOWS.values()
-    steps = [{"code": code} for pair in codes for code in (pair, EMPTY_FOLDER)]
-    errors = [result["error"] for result in run_steps("windows", tmp_path, steps)]
-    expected = dict.fromkeys(HANDLED_ON_WINDOWS, "")
-    assert dict(zip(HANDLED_ON_WINDOWS, errors[::2], strict=True)) == expected
+def test_the_restrictions_of_windows_are_handled(results: Any) -> None:
+    errors = {name: results("windows")[code]["error"] for name, code in HANDLED_ON_WINDOWS.items()}
+    assert errors == dict.fromkeys(HANDLED_ON_WINDOWS, "")
 
 
 # ---------------------------------------------------------------- the imitations themselves
@@ -373,13 +390,17 @@ for name in os.listdir():
 """
 
 
+def snippets(system: str) -> list[str]:
+    """All code of this file that is run on the system."""
+    handled = HANDLED_ON_WINDOWS.values() if system == "windows" else ()
+    return [*handled, *(code for codes in RULES[system] for code in codes)]
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_imitation_refuses_what_the_system_refuses(tmp_path: Path, system: str) -> None:
+def test_the_imitation_refuses_what_the_system_refuses(results: Any, system: str) -> None:
     refused, allowed = RULES[system]
-    codes = [*refused, *allowed]
-    steps = [{"code": one} for code in codes for one in (code, EMPTY_FOLDER)]
-    errors = [result["error"] for result in run_steps(system, tmp_path, steps)]
-    assert errors[1::2] == [""] * len(codes)
-    for code, error in zip(codes, errors[::2], strict=True):
-        last = error.strip().splitlines()[-1] if error else ""
-        assert refused.get(code, "nothing") in (last or "nothing"), code
+    for code in (*refused, *allowed):
+        assert results(system)[f"empty after {code}"]["error"] == ""
+        error = results(system)[code]["error"].strip()
+        last = error.splitlines()[-1] if error else "nothing"
+        assert refused.get(code, "nothing") in last, code

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import STORY, TINY_FLAGS, posix_only
+from program import environment, quick
 from torch import nn
 
 from simplellm.app import cli
@@ -86,15 +87,11 @@ def test_two_ranks_share_mean_gradients_and_decisions(tmp_path: Path) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
     }
+    ranks = [environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
+        subprocess.Popen(quick(command, env), env=env, stderr=subprocess.PIPE) for env in ranks
     ]
     try:
         errors = [process.communicate(timeout=120)[1].decode() for process in processes]
