@@ -76,16 +76,21 @@ NO_AUGMENTATION = ["--bpe-dropout", "0", "--renaming", "0"]
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Choose the number of workers where the command line does not."""
     option = config.option
-    if is_worker(config) or getattr(option, "numprocesses", "no plugin") is not None:
+    if is_worker(config):
         return
+    if getattr(option, "numprocesses", "no plugin") is None and not _is_for_one_process(config):
+        option.numprocesses = "auto"
+        option.maxprocesses = option.maxprocesses or MAX_WORKERS
+        # Contiguous shares keep a module in one worker; an idle worker takes over tests of another.
+        option.dist = "worksteal"
+    if getattr(option, "numprocesses", None):
+        os.environ[SHARED_SERVER] = f"{os.getpid()}:{tempfile.mkdtemp()}"
+
+
+def _is_for_one_process(config: pytest.Config) -> bool:
     names_a_file = any(not os.path.isdir(argument) for argument in config.args)
-    if names_a_file or option.markexpr in ("slow", "interop") or option.collectonly:
-        return
-    option.numprocesses = "auto"
-    option.maxprocesses = option.maxprocesses or MAX_WORKERS
-    os.environ[SHARED_SERVER] = f"{os.getpid()}:{tempfile.mkdtemp()}"
-    # Contiguous shares keep a module in one worker; an idle worker takes over tests of another.
-    option.dist = "worksteal"
+    option = config.option
+    return names_a_file or option.markexpr in ("slow", "interop") or option.collectonly
 
 
 def pytest_configure(config: pytest.Config) -> None:
