@@ -25,7 +25,7 @@ SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
-FINISH_SECONDS = 3.0  # for running replies after a signal; then they are cancelled
+FINISH_SECONDS = 2.0  # for running replies after a signal; then they are cancelled
 CANCEL_SECONDS = 1.0  # for their answers to be sent
 BACKLOG = 1024  # connections that the system accepts before the server does
 Listeners = list[socket.socket]
@@ -181,6 +181,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> SimpleLLMError:
 
 def _bad_host(host: str) -> SettingError:
     return SettingError(
-        f"--host is an address of this machine, got {host}",
+        f"--host is an address of this machine, got {host!r}",
         fix="--host 127.0.0.1 for this machine only, --host 0.0.0.0 for all networks",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -99,18 +100,43 @@ class Live:
         body = {"messages": messages, **parameters}
         return self.request("POST", "/v1/chat/completions", body)
 
-    def raw(self, data: bytes, seconds: float = SECONDS) -> bytes:
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
+
+    def raw(self, data: bytes) -> bytes:
         """All that the server sends for some bytes until it closes the connection."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as sock:
+        with self.connect() as sock:
             sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: sock.recv(65536), b""))
+            return received(sock)
+
+    @contextmanager
+    def held_engine(self) -> Iterator[None]:
+        """Within the block no token is computed."""
+        released, held = threading.Event(), threading.Event()
+
+        def hold(sampler: Sampler) -> None:
+            held.set()
+            released.wait(SECONDS)
+
+        self.service.model.engine.call(hold)
+        assert held.wait(SECONDS)
+        try:
+            yield
+        finally:
+            released.set()
 
     @property
     def n_running(self) -> int:
         """Replies that are computed or wait."""
         statistics = self.service.model.engine.statistics
         return statistics.running + statistics.waiting
+
+
+def received(sock: socket.socket) -> bytes:
+    """All that comes until the other side closes the connection."""
+    with contextlib.suppress(ConnectionResetError):
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+    return b""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
