@@ -16,11 +16,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from simplellm.server.api_error import ApiError
 from simplellm.server.json_text import json_line
+from simplellm.server.request_body import MAX_HEAD_BYTES
 
 MAX_CONNECTIONS = 512
 IDLE_SECONDS = 20.0  # without a whole request head, from the start or from the last answer
 STALLED_SECONDS = 30.0  # in which a client reads nothing of an answer that waits for it
-MAX_HEAD_BYTES = 16 << 10
 BAD_HEAD = f"the request is not valid HTTP, or its head has over {MAX_HEAD_BYTES >> 10} KiB"
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simplellm.server.api_error import ApiError, api_error
-from simplellm.server.request_body import ClientGone
+from simplellm.server.request_body import MAX_HEAD_BYTES, ClientGone
 from simplellm.server.service import Service
 
 OTHER = "other"  # path of unknown ones in the metrics
@@ -132,7 +132,7 @@ class Cors:
 
 
 class Guard:
-    """Refuses requests by their `Host`, `Origin` and API key."""
+    """Refuses requests by the size of their head, their `Host`, `Origin` and API key."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -140,6 +140,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            _check_head(scope)
             self._check(Headers(scope=scope), scope["path"], scope["method"])
         await self._app(scope, receive, send)
 
@@ -166,3 +167,11 @@ class Guard:
                 "the API key is missing or wrong; send the header Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
+
+
+def _check_head(scope: Scope) -> None:
+    """ApiError for a head over the limit that arrived at once; uvicorn refuses the others."""
+    sizes = (len(name) + len(value) for name, value in scope["headers"])
+    n_bytes = len(scope["raw_path"]) + len(scope["query_string"]) + sum(sizes)
+    if n_bytes > MAX_HEAD_BYTES:
+        raise ApiError(431, f"the head of a request has at most {MAX_HEAD_BYTES >> 10} KiB")

@@ -10,6 +10,7 @@ from simplellm.server.api_error import ApiError, bad_request
 from simplellm.server.json_text import parsed
 from simplellm.storage.json_files import JsonObject
 
+MAX_HEAD_BYTES = 16 << 10
 MAX_BODY_BYTES = 4 << 20
 BODY_SECONDS = 30.0  # for a whole body: a slow client does not hold a connection longer
 JSON_TYPE = "application/json"

@@ -17,7 +17,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from simplellm.errors import SettingError, SimpleLLMError
-from simplellm.server.connections import IDLE_SECONDS, MAX_HEAD_BYTES, Connection
+from simplellm.server.connections import IDLE_SECONDS, Connection
+from simplellm.server.request_body import MAX_HEAD_BYTES
 from simplellm.server.service import Service
 
 SIGNALS = tuple(

@@ -174,11 +174,18 @@ def live_server(
     access: Access | None = None,
     limits: EngineLimits | None = None,
     folder: Path = Path("tiny"),
+    send_buffer: int = 0,
     **sampling: Any,
 ) -> Iterator[Live]:
-    """A server in a thread of this process, on a free port. folder: the checkpoint it serves."""
+    """A server in a thread of this process, on a free port.
+
+    folder: the checkpoint it serves. send_buffer: bytes that the system holds for a client that
+    does not read; 0 is its default.
+    """
     notices: list[str] = []
     (listener,) = bound_sockets("127.0.0.1", 0)
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     with Engine(sampler, limits) as engine:
         service = served(sampler, engine, access, notices.append, folder, **sampling)
         app = create_app(service, [*insight_routes(service.model), *page_routes()])
