@@ -8,8 +8,7 @@
 #include "vectors.h"
 
 #define BLOCK 64       /* positions whose scores are computed together */
-#define MAX_SIZE 256   /* of a head */
-#define LOWEST -87.0f  /* its exp is the smallest normal number */
+#define SERIAL_WORK (1 << 16) /* products; waking the threads costs more for fewer */
 
 typedef struct {
     float *keys, *values; /* (L, G, capacity, D) of the text */
@@ -17,97 +16,121 @@ typedef struct {
     int64_t position; /* of the token; it attends to those up to itself */
 } Place;
 
-/* exp(x) for x <= 0, by Cephes' polynomial for float32; NaN stays NaN. */
-static inline floats exponential(floats x)
+/* sums (D) = sums * factor + the sum of `n` rows of values (n, D), each times its weight */
+static inline void add_weighted(float *sums, float factor, const float *weights,
+                                const float *values, int64_t n, int64_t D)
 {
-    const floats zero = {0};
-    ints is_low = x < zero + LOWEST;
-    x = (floats)((is_low & (ints)(zero + LOWEST)) | (~is_low & (ints)x));
-    floats shifted = x * 1.44269504f + 12582912.0f; /* rounds x / log(2) to a whole number */
-    floats whole = shifted - 12582912.0f;
-    floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    floats sum = zero + 1.9875691500e-4f;
-    sum = sum * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    ints exponent = ((ints)shifted - (ints)(zero + 12582912.0f) + 127) << 23;
-    return sum * (floats)exponent;
-}
-
-static inline float dot(const float *a, const float *b, int64_t n)
-{
-    floats sums = {0};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sums += load_float(a + i) * load_float(b + i);
-    if (i < n)
-        sums += load_part(a + i, n - i) * load_part(b + i, n - i);
-    return total(sums);
+    int64_t c = 0;
+    for (; c + 4 * LANES <= D; c += 4 * LANES) {
+        floats parts[4];
+        UNROLL for (int k = 0; k < 4; k++)
+            parts[k] = load_float(sums + c + k * LANES) * factor;
+        for (int64_t i = 0; i < n; i++)
+            UNROLL for (int k = 0; k < 4; k++)
+                parts[k] += weights[i] * load_float(values + i * D + c + k * LANES);
+        UNROLL for (int k = 0; k < 4; k++)
+            store(sums + c + k * LANES, parts[k]);
+    }
+    for (; c + LANES <= D; c += LANES) {
+        floats part = load_float(sums + c) * factor;
+        for (int64_t i = 0; i < n; i++)
+            part += weights[i] * load_float(values + i * D + c);
+        store(sums + c, part);
+    }
+    for (; c < D; c++) {
+        sums[c] *= factor;
+        for (int64_t i = 0; i < n; i++)
+            sums[c] += weights[i] * values[i * D + c];
+    }
 }
 
 /* One head of one token: softmax(q K) V over `n` positions, by blocks (Milakov and Gimelshein 2018,
- * "Online normalizer calculation for softmax"). */
-static inline __attribute__((always_inline)) void attend(const float *q, const float *keys, const float *values, float *result,
-                                  int64_t n, const int64_t D)
+ * "Online normalizer calculation for softmax"). result (D) */
+static void attend(const float *q, const float *keys, const float *values, float *result,
+                   int64_t n, int64_t D)
 {
     float highest = -__builtin_inff(), sum = 0, weights[BLOCK];
-    float sums[MAX_SIZE] = {0};
+    memset(result, 0, D * sizeof *result);
     for (int64_t start = 0; start < n; start += BLOCK) {
         int64_t size = n - start < BLOCK ? n - start : BLOCK;
+        int64_t rounded = (size + LANES - 1) / LANES * LANES;
         float old = highest;
         for (int64_t i = 0; i < size; i++) {
             weights[i] = dot(q, keys + (start + i) * D, D);
             highest = weights[i] > highest ? weights[i] : highest;
         }
-        for (int64_t i = size; i < BLOCK; i++)
-            weights[i] = LOWEST;
-        floats block_sum = {0}, factor = exponential((floats){0} + (start ? old - highest : 0));
-        for (int64_t i = 0; i < BLOCK; i += LANES) {
-            floats part = exponential(load_float(weights + i) - highest);
-            store(weights + i, part);
-        }
-        for (int64_t i = size; i < BLOCK; i++)
+        for (int64_t i = size; i < rounded; i++)
+            weights[i] = highest;
+        for (int64_t i = 0; i < rounded; i += LANES)
+            store(weights + i, exponential(load_float(weights + i) - highest));
+        for (int64_t i = size; i < rounded; i++)
             weights[i] = 0;
-        for (int64_t i = 0; i < BLOCK; i += LANES)
+        floats block_sum = {0};
+        for (int64_t i = 0; i < rounded; i += LANES)
             block_sum += load_float(weights + i);
-        sum = sum * factor[0] + total(block_sum);
-        for (int64_t c = 0; c < D; c++)
-            sums[c] *= factor[0];
-        for (int64_t i = 0; i < size; i++)
-            for (int64_t c = 0; c < D; c++)
-                sums[c] += weights[i] * values[(start + i) * D + c];
+        float factor = start ? exponential((floats){0} + (old - highest))[0] : 0;
+        sum = sum * factor + total(block_sum);
+        add_weighted(result, factor, weights, values + start * D, size, D);
     }
     for (int64_t c = 0; c < D; c++)
-        result[c] = sums[c] / sum;
+        result[c] /= sum;
 }
 
-/* heads (n, H + 2 G, D): queries, keys and values of the tokens; keys and values are stored first.
- * The queries are scaled already. result (n, H, D) */
-void attention(const float *heads, const Place *places, float *result, int64_t n, int64_t layer,
-               int64_t H, int64_t G, int64_t D, int threads)
+/* An attention layer. gains: of the norm of queries and keys, (H + G, D), or NULL; with it,
+ * `epsilon` is added to the sums of squares. scale: of the queries. rope: cos and sin of all
+ * positions, (2, positions, D), or NULL. */
+typedef struct {
+    int64_t layer, H, G, D, threads, positions;
+    const float *gains, *rope;
+    float epsilon, scale;
+} Attention;
+
+/* Norm, scale and rotary position of the queries and keys of one token, in place: (H + G, D). */
+static void prepare(const Attention *a, float *heads, int64_t position)
 {
-    for (int64_t t = 0; t < n; t++)
-        for (int64_t g = 0; g < G; g++) {
-            int64_t offset = ((layer * G + g) * places[t].capacity + places[t].position) * D;
-            const float *key = heads + (t * (H + 2 * G) + H + g) * D;
-            memcpy(places[t].keys + offset, key, D * sizeof *key);
-            memcpy(places[t].values + offset, key + G * D, D * sizeof *key);
+    int64_t D = a->D, half = D / 2;
+    for (int64_t h = 0; h < a->H + a->G; h++) {
+        float *x = heads + h * D;
+        float factor = h < a->H ? a->scale : 1;
+        if (a->gains) {
+            factor /= __builtin_sqrtf(dot(x, x, D) + a->epsilon);
+            for (int64_t i = 0; i < D; i++)
+                x[i] *= a->gains[h * D + i];
         }
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+        for (int64_t i = 0; i < D; i++)
+            x[i] *= factor;
+        if (!a->rope)
+            continue;
+        const float *cos = a->rope + position * D, *sin = cos + a->positions * D;
+        for (int64_t i = 0; i < half; i++) {
+            float first = x[i], second = x[half + i];
+            x[i] = first * cos[i] + second * sin[i];
+            x[half + i] = second * cos[half + i] + first * sin[half + i];
+        }
+    }
+}
+
+/* heads (n, H + 2 G, D): queries, keys and values of the tokens, which are changed. Keys and values
+ * are stored before any token attends. result (n, H, D) */
+void attention(const Attention *a, float *heads, const Place *places, float *result, int64_t n)
+{
+    int64_t H = a->H, G = a->G, D = a->D, work = 0;
+    for (int64_t t = 0; t < n; t++) {
+        float *of_token = heads + t * (H + 2 * G) * D, *key = of_token + H * D;
+        int64_t row = a->layer * G * places[t].capacity + places[t].position;
+        prepare(a, of_token, places[t].position);
+        for (int64_t g = 0; g < G; g++, row += places[t].capacity) {
+            memcpy(places[t].keys + row * D, key + g * D, D * sizeof *key);
+            memcpy(places[t].values + row * D, key + (G + g) * D, D * sizeof *key);
+        }
+        work += (places[t].position + 1) * H * D;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(a->threads) if (work > SERIAL_WORK)
     for (int64_t task = 0; task < n * H; task++) {
         int64_t t = task / H, h = task % H, g = h / (H / G);
-        int64_t offset = (layer * G + g) * places[t].capacity * D;
+        int64_t start = (a->layer * G + g) * places[t].capacity * D;
         const float *q = heads + (t * (H + 2 * G) + h) * D;
-        const float *keys = places[t].keys + offset, *values = places[t].values + offset;
-        int64_t positions = places[t].position + 1;
-        if (D == 64)
-            attend(q, keys, values, result + task * D, positions, 64);
-        else if (D == 128)
-            attend(q, keys, values, result + task * D, positions, 128);
-        else
-            attend(q, keys, values, result + task * D, positions, D);
+        attend(q, places[t].keys + start, places[t].values + start, result + task * D,
+               places[t].position + 1, D);
     }
 }

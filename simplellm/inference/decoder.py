@@ -17,6 +17,7 @@ Shapes: R tokens, C n_embd, D head size, P positions, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -25,8 +26,8 @@ import numpy as np
 from simplellm.inference.native_products import native_products
 from simplellm.inference.places import Part, Places
 from simplellm.inference.row_attention import attention
-from simplellm.inference.row_operations import MAX_ROWS, array, gelu, norm, product, swiglu
-from simplellm.inference.vectors import Array, Vectors
+from simplellm.inference.row_operations import MAX_ROWS, activation, array, norm, product
+from simplellm.inference.vectors import Array, Vectors, aligned
 from simplellm.inference.workspace import Workspace, n_floats
 from simplellm.model.block import TransformerBlock
 from simplellm.model.cache import KVCache
@@ -46,15 +47,15 @@ class Decoder:
         positions, rope = model.position_embedding, model.rope
         self._embeddings = array(model.token_embedding.weight)  # (V, C)
         self._positions = None if positions is None else array(positions.weight)  # (P, C)
-        self._rope = None if rope is None else rope.numpy()[:, :, 0]  # (2, P, D)
+        table = None if rope is None else rope.numpy()[:, :, 0]  # (2, P, D)
         blocks = cast("list[TransformerBlock]", list(model.blocks))
-        self._layers = [(attention(block), _feed_forward(block)) for block in blocks]
+        self._layers = [(attention(block, table), _feed_forward(block)) for block in blocks]
         self._up_size = blocks[0].feed_forward.up.out_features
         self._final_norm = norm(model.final_norm)
         self._head = product(getattr(model, "head", model.token_embedding))
-        self._memory = np.empty(n_floats(model.config, self._up_size, MAX_ROWS), np.float32)
+        self._memory = aligned(n_floats(model.config, self._up_size, MAX_ROWS))
         self._workspaces: dict[int, Workspace] = {}
-        self._outputs = [np.empty((0, 0), np.float32)] * 2
+        self._outputs: dict[int, tuple[Vectors, Vectors]] = {}
         native = native_products()
         self.reads_prompts = native is not None and native.is_threaded
 
@@ -82,9 +83,6 @@ class Decoder:
         np.take(self._embeddings, tokens, axis=0, out=space.x.array, mode="clip")
         if self._positions is not None:
             space.x.array += self._positions[places.positions]
-        if self._rope is not None:
-            cos, sin = self._rope[:, places.positions, None]  # (R, 1, D)
-            space.rope = cos, sin.reshape(len(tokens), 1, 2, -1)
         with np.errstate(over="ignore"):  # exp in silu may overflow to infinity, which is right
             for attend, feed_forward in self._layers:
                 attend(space, places)
@@ -94,8 +92,8 @@ class Decoder:
         return self._logits(space, parts)
 
     def _logits(self, space: Workspace, parts: Sequence[Part]) -> list[Array | None]:
-        last = np.cumsum([len(part.tokens) for part in parts]) - 1
-        rows = [row for row, part in zip(last.tolist(), parts, strict=True) if part.has_logits]
+        ends = itertools.accumulate(len(part.tokens) for part in parts)
+        rows = [end - 1 for end, part in zip(ends, parts, strict=True) if part.has_logits]
         if not rows:
             return [None] * len(parts)
         normed, logits = self._output(len(rows))
@@ -113,13 +111,11 @@ class Decoder:
 
     def _output(self, n_rows: int) -> tuple[Vectors, Vectors]:
         """Buffers of the final norm (n_rows, C) and of the logits (n_rows, V)."""
-        normed, logits = self._outputs
-        if len(normed) < n_rows:
+        if n_rows not in self._outputs:
             sizes = (self._config.n_embd, self._config.vocab_size)
-            self._outputs = normed, logits = [
-                np.empty((n_rows, size), np.float32) for size in sizes
-            ]
-        return Vectors(normed[:n_rows]), Vectors(logits[:n_rows])
+            normed, logits = (Vectors(np.empty((n_rows, size), np.float32)) for size in sizes)
+            self._outputs = {n_rows: (normed, logits)}  # one at a time: they may be large
+        return self._outputs[n_rows]
 
 
 def _feed_forward(block: TransformerBlock) -> Callable[[Workspace], None]:
@@ -128,7 +124,7 @@ def _feed_forward(block: TransformerBlock) -> Callable[[Workspace], None]:
     normalize = norm(block.feed_forward_norm)
     up = product(layer.up)
     down = product(layer.down)
-    activate = swiglu if isinstance(layer, GatedMLP) else gelu
+    activate = activation(layer)
 
     def feed_forward(space: Workspace) -> None:
         normalize(space.x, space.normed)

@@ -21,12 +21,14 @@ WEIGHTS_AT_ONCE = 1 << 18  # converted together, in the cache
 INTEGER_BITS = 15  # of int16, besides the sign
 
 
-def exact_product(products: NativeProducts, weight: Array) -> VectorMap | None:
-    """The product with a copy of `weight` (rows, columns) in 16 bits; None where none is exact."""
+def exact_product(
+    products: NativeProducts, weight: Array, bias: Array | None = None
+) -> VectorMap | None:
+    """W x + `bias` with a copy of `weight` (rows, columns) in 16 bits; None if none is exact."""
     if sys.byteorder == "little" and (bfloat16 := as_bfloat16(weight)) is not None:
-        return products.bfloat16(bfloat16)
+        return products.bfloat16(bfloat16, bias)
     scaled = as_scaled_integers(weight)
-    return products.scaled(*scaled) if scaled else None
+    return products.scaled(*scaled, bias) if scaled else None
 
 
 def as_bfloat16(weight: Array) -> Array | None:

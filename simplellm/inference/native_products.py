@@ -1,4 +1,4 @@
-"""Products of matrices and vectors, and attention, in C (products.c, attention.c).
+"""The operations of a layer in C: products (products.c), attention, norms and activations.
 
 torch has no fast product of int8 weights and float vectors: `_weight_int8pack_mm` takes twice the
 time that reading the weights takes, and numpy has none (measured: docs/performance.md). Where there
@@ -16,6 +16,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,74 +26,149 @@ from simplellm.inference.compiled_library import compiled_library
 from simplellm.inference.vectors import Array, Vectors
 
 VectorMap = Callable[[Vectors, Vectors], object]  # reads the first vectors, overwrites the second
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "attention.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("products.c", "attention.c", "layers.c")
+)
 BLOCK = 32  # weights with one scale, as in products.c
-MAX_HEAD_SIZE = 256  # as in attention.c
 PARALLEL_WEIGHTS = 1 << 16  # products of numbers; waking the threads costs more for fewer
+
+
+class Scaling(NamedTuple):
+    """How queries and keys are prepared: see `Attention` in attention.c."""
+
+    gains: Array | None  # (H + G, D)
+    rope: Array | None  # (2, positions, D)
+    epsilon: float
+    scale: float
+
+
+# heads (R, (H + 2 G) D), which are changed, an array (R,) of PLACE, result (R, H D)
+Attend = Callable[[Vectors, ctypes.c_void_p, Vectors], None]
+F = TypeVar("F", bound=Callable[..., object])
 PLACE = np.dtype([("keys", "i8"), ("values", "i8"), ("capacity", "i8"), ("position", "i8")])
 
 
+POINTER, INTEGER, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class _Matrix(ctypes.Structure):
+    """`Matrix` of products.c."""
+
+    _fields_ = (
+        ("weight", POINTER), ("scale", POINTER), ("bias", POINTER), ("rows", INTEGER),
+        ("columns", INTEGER), ("serial", INTEGER), ("threads", INTEGER),
+    )  # fmt: skip
+
+
+class _Attention(ctypes.Structure):
+    """`Attention` of attention.c."""
+
+    _fields_ = (
+        ("layer", INTEGER), ("H", INTEGER), ("G", INTEGER), ("D", INTEGER), ("threads", INTEGER),
+        ("positions", INTEGER), ("gains", POINTER), ("rope", POINTER), ("epsilon", FLOAT),
+        ("scale", FLOAT),
+    )  # fmt: skip
+
+
+class _Norm(ctypes.Structure):
+    """`Norm` of layers.c."""
+
+    _fields_ = (
+        ("gain", POINTER), ("bias", POINTER), ("size", INTEGER), ("threads", INTEGER),
+        ("epsilon", FLOAT),
+    )  # fmt: skip
+
+
+class _Activation(ctypes.Structure):
+    """`Activation` of layers.c."""
+
+    _fields_ = (("size", INTEGER), ("threads", INTEGER))
+
+
 class NativeProducts:
-    """The functions of the compiled library. `is_threaded`: they use all cores."""
+    """The functions of the compiled library. `is_threaded`: they use all cores.
+
+    Arrays that are given must not be freed before the functions that are returned.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        names = ("int8", "float", "bfloat16", "scaled")
-        self._functions = {name: getattr(library, f"{name}_product") for name in names}
-        for function in self._functions.values():
-            function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-            function.restype = None
-        self._attention = library.attention
-        self._attention.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 5 + [ctypes.c_int]
-        self._attention.restype = None
+        self._library = library
         self.is_threaded = bool(library.is_threaded())
 
-    def int8(self, weight: Array, scale: Array) -> VectorMap:
-        """The product of `weight` (rows, columns) int8, times `scale` (rows), with each vector."""
-        return self._product("int8", weight, scale)
+    def int8(self, weight: Array, scale: Array, bias: Array | None = None) -> VectorMap:
+        """W x + `bias` for `weight` (rows, columns) int8 times `scale` (rows)."""
+        return self._product("int8_product", weight, scale, bias)
 
-    def float32(self, weight: Array) -> VectorMap:
-        """The product of `weight` (rows, columns) float32 with each vector."""
-        return self._product("float", weight)
+    def float32(self, weight: Array, bias: Array | None = None) -> VectorMap:
+        """W x + `bias` for `weight` (rows, columns) float32."""
+        return self._product("float_product", weight, None, bias)
 
-    def bfloat16(self, weight: Array) -> VectorMap:
+    def bfloat16(self, weight: Array, bias: Array | None = None) -> VectorMap:
         """That of a matrix of which `weight` (rows, columns) uint16 has the upper 16 bits."""
-        return self._product("bfloat16", weight)
+        return self._product("bfloat16_product", weight, None, bias)
 
-    def scaled(self, weight: Array, scale: Array) -> VectorMap:
+    def scaled(self, weight: Array, scale: Array, bias: Array | None = None) -> VectorMap:
         """That of `weight` (rows, columns) int16 times `scale` (rows, columns / BLOCK)."""
-        return self._product("scaled", weight, scale)
+        return self._product("scaled_product", weight, scale, bias)
 
-    def attention(
-        self,
-        heads: Vectors,
-        places: Array,
-        result: Vectors,
-        layer: int,
-        sizes: tuple[int, int, int],
-        n_threads: int,
-    ) -> None:
-        """Attention of R tokens; see attention.c. `places` (R,) are of type PLACE.
+    def norm(self, gain: Array, bias: Array | None, epsilon: float) -> VectorMap:
+        """RMSNorm, or LayerNorm if there is a bias."""
+        threads = torch.get_num_threads()
+        structure = _Norm(_address(gain), _address(bias), len(gain), threads, epsilon)
+        return self._map("norm", structure, (gain, bias))
 
-        heads (R, (H + 2 G) D), result (R, H D); sizes: H, G, D, of which D is at most
-        MAX_HEAD_SIZE.
-        """
-        address, n = places.ctypes.data, len(heads.rows)
-        self._attention(heads.address, address, result.address, n, layer, *sizes, n_threads)
+    def swiglu(self, size: int) -> VectorMap:
+        """silu(gate) * up (R, size) of gates and ups (R, 2 size)."""
+        return self._map("swiglu", _Activation(size, torch.get_num_threads()))
 
-    def _product(self, name: str, weight: Array, scale: Array | None = None) -> VectorMap:
+    def gelu(self, size: int) -> VectorMap:
+        """GELU by its tanh approximation, (R, size)."""
+        return self._map("gelu", _Activation(size, torch.get_num_threads()))
+
+    def attention(self, layer: int, sizes: tuple[int, int, int], scaling: Scaling) -> Attend:
+        """Attention of R tokens in `layer`, with sizes H, G, D; see attention.c."""
+        gains, rope, epsilon, scale = scaling
+        positions = 0 if rope is None else rope.shape[1]
+        threads, addresses = torch.get_num_threads(), (_address(gains), _address(rope))
+        structure = _Attention(layer, *sizes, threads, positions, *addresses, epsilon, scale)
+        reference, function = ctypes.byref(structure), self._function("attention")
+
+        def attend(heads: Vectors, places: ctypes.c_void_p, result: Vectors) -> None:
+            function(reference, heads.for_c, places, result.for_c, heads.count)
+
+        return _keeping(attend, scaling)
+
+    def _product(
+        self, name: str, weight: Array, scale: Array | None, bias: Array | None
+    ) -> VectorMap:
         assert weight.flags.c_contiguous, "the library reads row after row"
-        function = self._functions[name]
-        address, size, shape = weight.ctypes.data, max(weight.size, 1), weight.shape
-        scale_address = None if scale is None else scale.ctypes.data
-        n_threads, serial_vectors = torch.get_num_threads(), PARALLEL_WEIGHTS // size
+        addresses = _address(weight), _address(scale), _address(bias)
+        serial = PARALLEL_WEIGHTS // max(weight.size, 1)
+        structure = _Matrix(*addresses, *weight.shape, serial, torch.get_num_threads())
+        return self._map(name, structure, (weight, scale, bias))
 
-        def multiply(x: Vectors, result: Vectors) -> None:
-            n = len(x.rows)
-            threads = n_threads if n > serial_vectors else 1
-            function(address, scale_address, x.address, result.address, *shape, n, threads)
+    def _map(self, name: str, structure: ctypes.Structure, arrays: object = None) -> VectorMap:
+        reference, function = ctypes.byref(structure), self._function(name)
 
-        multiply.arrays = weight, scale  # type: ignore[attr-defined]  # whose memory is read
-        return multiply
+        def apply(x: Vectors, result: Vectors) -> None:
+            function(reference, x.for_c, result.for_c, x.count)
+
+        return _keeping(apply, arrays)
+
+    def _function(self, name: str) -> Callable[..., object]:
+        function: Callable[..., object] = getattr(self._library, name)
+        function.restype = None  # type: ignore[attr-defined]
+        return function  # without types of arguments, which would have to be converted
+
+
+def _address(array: Array | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def _keeping(function: F, arrays: object) -> F:
+    """`function`, which keeps the memory of `arrays`."""
+    function.arrays = arrays  # type: ignore[attr-defined]
+    return function
 
 
 @functools.cache
@@ -150,7 +226,9 @@ def _attention_is_right(
     heads = generator.standard_normal((1, (H + 2 * G) * D), np.float32)
     result = Vectors(np.empty((1, H * D), np.float32))
     place = np.array([(keys.ctypes.data, values.ctypes.data, 100, 99)], PLACE)
-    products.attention(Vectors(heads), place, result, 0, sizes, 1)
+    products.attention(0, sizes, Scaling(None, None, 0, 1))(
+        Vectors(heads), ctypes.c_void_p(place.ctypes.data), result
+    )
     queries, new_keys, new_values = np.split(heads.reshape(-1, D), [H, H + G])
     weights = np.exp(np.einsum("gid,gpd->gip", queries.reshape(G, -1, D), keys[0]).astype("f8"))
     expected = np.einsum("gip,gpd->gid", weights / weights.sum(-1, keepdims=True), values[0])

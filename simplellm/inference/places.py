@@ -1,11 +1,12 @@
 """Which tokens a forward pass reads, and where in the KV caches of their texts they belong.
 
-Shapes: R tokens, L layers, G key/value heads, D head size.
+Shapes: R tokens, G key/value heads, S positions, D head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,19 +26,27 @@ class Part(NamedTuple):
 
 
 class Places:
-    """The positions (R,) of the tokens of several parts, with their caches."""
+    """The positions (R,) of the tokens of several parts, with their caches.
+
+    `for_c`: the address of an array (R,) of PLACE.
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """The caches have room for the tokens afterwards; their lengths stay."""
         table: list[tuple[int, int, int, int]] = []
-        self.rows: list[tuple[Array, Array, int]] = []  # keys and values (L, G, capacity, D), end
+        self._ends: list[tuple[KVCache, int]] = []
         for cache, tokens, _ in parts:
             start, end = cache.length, cache.length + len(tokens)
             cache.reserve(end)
             assert cache.keys.shape[1] == 1, "one text in each cache"
             memory = cache.keys.data_ptr(), cache.values.data_ptr(), cache.capacity
             table += [(*memory, position) for position in range(start, end)]
-            keys, values = cache.keys.numpy()[:, 0], cache.values.numpy()[:, 0]
-            self.rows += [(keys, values, position + 1) for position in range(start, end)]
-        self.table = np.array(table, PLACE)  # for C
-        self.positions: Array = self.table["position"]
+            self._ends += [(cache, position + 1) for position in range(start, end)]
+        self._table = np.array(table, PLACE)
+        self.positions: Array = self._table["position"]
+        self.for_c = ctypes.c_void_p(self._table.ctypes.data)
+
+    def of_layer(self, layer: int) -> Iterator[tuple[Array, Array]]:
+        """Keys and values (G, S, D) of each token, up to its own."""
+        for cache, end in self._ends:
+            yield cache.keys[layer, 0, :, :end].numpy(), cache.values[layer, 0, :, :end].numpy()

@@ -1,4 +1,4 @@
-/* A matrix times one or several vectors: y = W x for each x.
+/* A matrix times one or several vectors: y = W x + b for each x.
  *
  * Each weight is read once for all vectors: with one vector the speed of memory is the limit. Each
  * number of y is summed by one thread, in an order that depends on the matrix alone. So the result
@@ -15,19 +15,18 @@
 typedef struct {
     const void *weight; /* (rows, columns) */
     const float *scale; /* of `weight`; its shape depends on the number format */
-    const float *x;     /* (n, columns) */
-    float *y;           /* (n, rows) */
-    int64_t rows, columns, n;
-} Product;
+    const float *bias;  /* (rows), or NULL */
+    int64_t rows, columns;
+    int64_t serial, threads; /* more vectors than `serial` are multiplied by `threads` threads */
+} Matrix;
 
-/* Sums of `m` rows of W, from `row` on, with `n` vectors, from `vector` on. */
+/* Sums of `m` rows of W, from `row` on, with `n` vectors x (n, columns); y (n, rows) */
 #define DEFINE_TILE(name, type, load, factor, m, n)                                           \
-    static void name##_tile_##m##_##n(const Product *p, int64_t row, int64_t vector)          \
+    static void name##_tile_##m##_##n(const Matrix *w, int64_t row, const float *x, float *y) \
     {                                                                                         \
-        int64_t columns = p->columns, c = 0;                                                  \
-        const type *weight = (const type *)p->weight + row * columns;                         \
-        const float *scale = p->scale, *x = p->x + vector * columns;                          \
-        float *y = p->y + vector * p->rows + row;                                             \
+        int64_t columns = w->columns, c = 0;                                                  \
+        const type *weight = (const type *)w->weight + row * columns;                         \
+        const float *scale = w->scale;                                                        \
         floats sums[m][n] = {0}, xs[n];                                                       \
         (void)scale;                                                                          \
         for (; c + LANES <= columns; c += LANES) {                                            \
@@ -36,9 +35,9 @@ typedef struct {
             UNROLL for (int i = 0; i < m; i++) {                                              \
                 const type *part = weight + i * columns + c;                                  \
                 __builtin_prefetch((const char *)(part + m * columns));                       \
-                floats w = load(part, (row + i) * columns + c);                               \
+                floats v = load(part, (row + i) * columns + c);                               \
                 UNROLL for (int j = 0; j < n; j++)                                            \
-                    sums[i][j] += w * xs[j];                                                  \
+                    sums[i][j] += v * xs[j];                                                  \
             }                                                                                 \
         }                                                                                     \
         if (c < columns) {                                                                    \
@@ -47,14 +46,16 @@ typedef struct {
             UNROLL for (int i = 0; i < m; i++) {                                              \
                 type part[LANES] = {0};                                                       \
                 memcpy(part, weight + i * columns + c, (columns - c) * sizeof *part);         \
-                floats w = load(part, (row + i) * columns + c);                               \
+                floats v = load(part, (row + i) * columns + c);                               \
                 UNROLL for (int j = 0; j < n; j++)                                            \
-                    sums[i][j] += w * xs[j];                                                  \
+                    sums[i][j] += v * xs[j];                                                  \
             }                                                                                 \
         }                                                                                     \
-        UNROLL for (int i = 0; i < m; i++)                                                    \
+        UNROLL for (int i = 0; i < m; i++) {                                                  \
+            float offset = w->bias ? w->bias[row + i] : 0;                                    \
             UNROLL for (int j = 0; j < n; j++)                                                \
-                y[j * p->rows + i] = factor(row + i) total(sums[i][j]);                       \
+                y[j * w->rows + row + i] = factor(row + i) total(sums[i][j]) + offset;        \
+        }                                                                                     \
     }
 
 /* load(part, index) is a vector of weights from `index` on; factor(row) is that of its sum. */
@@ -64,32 +65,32 @@ typedef struct {
     DEFINE_TILE(name, type, load, factor, 4, 2)                                               \
     DEFINE_TILE(name, type, load, factor, 4, 4)                                               \
     DEFINE_TILE(name, type, load, factor, 4, 6)                                               \
-    static void name##_rows(const Product *p, int64_t start, int64_t end)                     \
+    static void name##_rows(const Matrix *w, const float *x, float *y, int64_t vectors,       \
+                            int64_t start, int64_t end)                                       \
     {                                                                                         \
         int64_t whole = start + (end - start) / ROWS * ROWS;                                  \
-        for (int64_t vector = 0, n; vector < p->n; vector += n) {                             \
-            n = width(p->n - vector);                                                         \
+        for (int64_t n; vectors > 0; vectors -= n, x += n * w->columns, y += n * w->rows) {   \
+            n = width(vectors);                                                               \
             for (int64_t row = start; row < whole; row += ROWS)                               \
                 switch (n) {                                                                  \
-                case 1: name##_tile_4_1(p, row, vector); break;                               \
-                case 2: name##_tile_4_2(p, row, vector); break;                               \
-                case 4: name##_tile_4_4(p, row, vector); break;                               \
-                default: name##_tile_4_6(p, row, vector);                                     \
+                case 1: name##_tile_4_1(w, row, x, y); break;                                 \
+                case 2: name##_tile_4_2(w, row, x, y); break;                                 \
+                case 4: name##_tile_4_4(w, row, x, y); break;                                 \
+                default: name##_tile_4_6(w, row, x, y);                                       \
                 }                                                                             \
             for (int64_t row = whole; row < end; row++)                                       \
                 for (int64_t i = 0; i < n; i++)                                               \
-                    name##_tile_1_1(p, row, vector + i);                                      \
+                    name##_tile_1_1(w, row, x + i * w->columns, y + i * w->rows);             \
         }                                                                                     \
     }                                                                                         \
-    void name##_product(const type *weight, const float *scale, const float *x, float *y,     \
-                        int64_t rows, int64_t columns, int64_t n, int threads)                \
+    void name##_product(const Matrix *w, const float *x, float *y, int64_t vectors)           \
     {                                                                                         \
-        Product p = {weight, scale, x, y, rows, columns, n};                                  \
-        int64_t parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;                             \
+        int64_t parts = (w->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;                          \
+        int threads = vectors > w->serial ? w->threads : 1;                                   \
         _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1)")    \
         for (int64_t part = 0; part < parts; part++) {                                        \
             int64_t start = part * ROWS_AT_ONCE, end = start + ROWS_AT_ONCE;                  \
-            name##_rows(&p, start, end < rows ? end : rows);                                  \
+            name##_rows(w, x, y, vectors, start, end < w->rows ? end : w->rows);              \
         }                                                                                     \
     }
 

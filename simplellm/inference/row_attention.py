@@ -9,38 +9,33 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
-from simplellm.inference.native_products import MAX_HEAD_SIZE, native_products
+from simplellm.inference.native_products import Scaling, native_products
 from simplellm.inference.places import Places
-from simplellm.inference.row_operations import MAX_ROWS, array, norm, product
+from simplellm.inference.row_operations import array, norm, product
 from simplellm.inference.vectors import Array, Vectors
 from simplellm.inference.workspace import Workspace
 from simplellm.model.attention import MultiHeadAttention
 from simplellm.model.block import TransformerBlock
 
-# heads (R, (H + 2 G) D), the places of the tokens, result (R, H D)
+# heads (R, (H + 2 G) D), which are changed, the places of the tokens, result (R, H D)
 Attend = Callable[[Vectors, Places, Vectors], None]
 
 
-def attention(block: TransformerBlock) -> Callable[[Workspace, Places], None]:
+def attention(block: TransformerBlock, rope: Array | None) -> Callable[[Workspace, Places], None]:
     """x += attention(norm(x)); keys and values are stored in the caches.
 
-    `Workspace.rope` is None where positions are learned embeddings.
+    rope: cos and sin of all positions, (2, P, D); None where positions are learned embeddings.
     """
     layer = block.attention
     normalize = norm(block.attention_norm)
     project_in = product(layer.qkv)
     project_out = product(layer.proj)
-    scale = _scaling(layer)
-    attend = _attend(layer)
+    attend = _attend(layer, _scaling(layer, rope))
 
     def add_attention(space: Workspace, places: Places) -> None:
         normalize(space.x, space.normed)
         project_in(space.normed, space.qkv)
-        scale(space)
-        if space.rope is not None:
-            _rotate(space, space.rope)
         attend(space.qkv, places, space.attended)
         project_out(space.attended, space.added)
         np.add(space.x.array, space.added.array, space.x.array)
@@ -48,65 +43,41 @@ def attention(block: TransformerBlock) -> Callable[[Workspace, Places], None]:
     return add_attention
 
 
-def _scaling(attention: MultiHeadAttention) -> Callable[[Workspace], None]:
-    """QK-norm, if any, and 1 / sqrt(D), which is applied to the queries, in place."""
+def _scaling(attention: MultiHeadAttention, rope: Array | None) -> Scaling:
+    """QK-norm, if any, and 1 / sqrt(D), which is applied to the queries."""
     H, G, D = attention.sizes
     if attention.q_norm is None or attention.k_norm is None:
-        factor = np.array(D**-0.5, np.float32)
-
-        def scale(space: Workspace) -> None:
-            np.multiply(space.queries, factor, space.queries)
-
-        return scale
+        return Scaling(None, rope, 0.0, D**-0.5)
     q_gain = np.tile(array(attention.q_norm.weight), (H, 1))
-    k_gain = np.tile(array(attention.k_norm.weight) * np.float32(math.sqrt(D)), (G, 1))
-    gains = np.concatenate([q_gain, k_gain])  # with sqrt(D), because a sum of squares is no mean
-    epsilon = np.array(D * attention.q_norm.eps, np.float32)
-    lengths = np.empty((MAX_ROWS, H + G), np.float32)
-
-    def normalize(space: Workspace) -> None:
-        heads, length = space.queries_and_keys, lengths[: len(space.x.rows)]
-        np.vecdot(heads, heads, length)
-        np.add(length, epsilon, length)
-        np.sqrt(length, length)
-        np.divide(heads, length[:, :, None], heads)
-        np.multiply(heads, gains, heads)
-
-    return normalize
+    k_gain = np.tile(array(attention.k_norm.weight), (G, 1))
+    gains = np.concatenate([q_gain, k_gain])
+    gains *= np.float32(math.sqrt(D))  # because a sum of squares is no mean
+    return Scaling(gains, rope, D * attention.q_norm.eps, D**-0.5)
 
 
-def _rotate(space: Workspace, rope: tuple[Array, Array]) -> None:
-    """Rotary positions of queries and keys, in place; see model/rope.py."""
-    cos, sin = rope  # (R, 1, D), (R, 1, 2, D / 2)
-    heads = space.queries_and_keys
-    np.multiply(space.swapped, sin, space.rotated)
-    np.multiply(heads, cos, heads)
-    np.add(heads, space.flat_rotated, heads)
-
-
-def _attend(attention: MultiHeadAttention) -> Attend:
-    native, number, sizes = native_products(), attention.layer, attention.sizes
-    if native is None or sizes[2] > MAX_HEAD_SIZE:
-        return _numpy_attention(attention)
-    n_threads = torch.get_num_threads()
+def _attend(attention: MultiHeadAttention, scaling: Scaling) -> Attend:
+    native = native_products()
+    if native is None:
+        return numpy_attention(attention.layer, attention.sizes, scaling)
+    attend_in_c = native.attention(attention.layer, attention.sizes, scaling)
 
     def attend(heads: Vectors, places: Places, result: Vectors) -> None:
-        native.attention(heads, places.table, result, number, sizes, n_threads)
+        attend_in_c(heads, places.for_c, result)
 
     return attend
 
 
-def _numpy_attention(attention: MultiHeadAttention) -> Attend:
+def numpy_attention(layer: int, sizes: tuple[int, int, int], scaling: Scaling) -> Attend:
     """Token by token: matrix products of several tokens would round in another way."""
-    number, (H, G, D) = attention.layer, attention.sizes
+    H, G, D = sizes
 
     def attend(heads: Vectors, places: Places, result: Vectors) -> None:
-        rows = zip(heads.rows, places.rows, result.rows, strict=True)
-        for of_token, (keys, values, end), flat_result in rows:
-            q = of_token[: H * D].reshape(G, H // G, D)
-            k, v = keys[number, :, :end], values[number, :, :end]  # (G, S, D)
-            new = of_token[H * D :].reshape(2, G, D)
-            k[:, -1], v[:, -1] = new
+        rows = zip(heads.rows, places.of_layer(layer), result.rows, strict=True)
+        for of_token, (k, v), flat_result in rows:
+            of_heads = of_token.reshape(H + 2 * G, D)
+            _prepare(of_heads[: H + G], k.shape[1] - 1, H, scaling)
+            q = of_heads[:H].reshape(G, H // G, D)
+            k[:, -1], v[:, -1] = of_heads[H : H + G], of_heads[H + G :]
             weights = np.matmul(q, k.transpose(0, 2, 1))  # (G, H / G, S)
             weights -= weights.max(-1, keepdims=True)
             np.exp(weights, weights)
@@ -115,3 +86,16 @@ def _numpy_attention(attention: MultiHeadAttention) -> Attend:
             flat_result[:] = weighted.reshape(-1)
 
     return attend
+
+
+def _prepare(heads: Array, position: int, n_queries: int, scaling: Scaling) -> None:
+    """Norm, scale and rotary position of queries and keys (H + G, D) of a token, in place."""
+    gains, rope, epsilon, scale = scaling
+    if gains is not None:
+        heads *= gains / np.sqrt(np.vecdot(heads, heads) + np.float32(epsilon))[:, None]
+    heads[:n_queries] *= np.float32(scale)
+    if rope is not None:
+        cos, sin = rope[:, position]
+        halves = heads.reshape(len(heads), 2, -1)
+        swapped = halves[:, ::-1].reshape(heads.shape)
+        heads[:] = heads * cos + swapped * sin

@@ -1,4 +1,4 @@
-"""Operations on vectors in numpy, without allocation: norms, activations, products.
+"""Operations on vectors, without allocation: norms, activations, products; in C or in numpy.
 
 Each function builds one operation of a layer of the model and returns it. It takes any number of
 vectors, up to MAX_ROWS; what it computes for one of them has the same bits whatever the others are.
@@ -23,6 +23,7 @@ from simplellm.inference.exact_weights import exact_product
 from simplellm.inference.native_products import VectorMap, native_products
 from simplellm.inference.quantize import Int8Linear
 from simplellm.inference.vectors import Array, Vectors
+from simplellm.model.feed_forward import MLP, GatedMLP
 from simplellm.model.layers import RMSNorm
 
 MAX_ROWS = 64  # vectors that are computed together
@@ -32,7 +33,15 @@ GELU_CUBIC = 0.044715
 ONE, HALF = np.array(1, np.float32), np.array(0.5, np.float32)
 
 
-def swiglu(gate_up: Vectors, result: Vectors) -> None:
+def activation(layer: MLP | GatedMLP) -> VectorMap:
+    """SwiGLU (R, I) of gates and ups (R, 2 I), or GELU (R, I)."""
+    native, is_gated = native_products(), isinstance(layer, GatedMLP)
+    if native is not None:
+        return (native.swiglu if is_gated else native.gelu)(layer.down.in_features)
+    return _swiglu if is_gated else _gelu
+
+
+def _swiglu(gate_up: Vectors, result: Vectors) -> None:
     """silu(gate) * up (R, I) of gates and ups (R, 2 I)."""
     n = result.array.shape[1]
     gate, up = gate_up.array[:, :n], gate_up.array[:, n:]
@@ -44,7 +53,7 @@ def swiglu(gate_up: Vectors, result: Vectors) -> None:
     np.multiply(activated, up, activated)
 
 
-def gelu(x: Vectors, result: Vectors) -> None:
+def _gelu(x: Vectors, result: Vectors) -> None:
     """GELU (tanh approximation) of x (R, I)."""
     inner = result.array
     np.multiply(x.array, x.array, inner)
@@ -59,10 +68,12 @@ def gelu(x: Vectors, result: Vectors) -> None:
 
 def norm(module: nn.Module) -> VectorMap:
     """RMSNorm or LayerNorm of x (R, C)."""
-    if isinstance(module, RMSNorm):
-        return _rms_norm(array(module.weight), module.eps)
-    assert isinstance(module, nn.LayerNorm), "the norms that architectures use"
-    return _layer_norm(array(module.weight), array(module.bias), module.eps)
+    assert isinstance(module, RMSNorm | nn.LayerNorm), "the norms that architectures use"
+    gain, bias = array(module.weight), optional_array(getattr(module, "bias", None))
+    native = native_products()
+    if native is not None:
+        return native.norm(gain, bias, module.eps)
+    return _rms_norm(gain, module.eps) if bias is None else _layer_norm(gain, bias, module.eps)
 
 
 def _rms_norm(gain: Array, eps: float) -> VectorMap:
@@ -109,37 +120,37 @@ def _normalization(width: int, eps: float) -> Callable[[Array, Array], None]:
 
 
 def product(module: nn.Module) -> VectorMap:
-    """W x + b of a linear layer, or of an embedding table that is the output table."""
+    """W x + b of a linear layer, or of an embedding table that is the output table.
+
+    In C; without a compiler by numpy or torch, vector by vector.
+    """
+    bias, native = optional_array(getattr(module, "bias", None)), native_products()
     if isinstance(module, Int8Linear):
-        return _with_bias(_int8_product(module), module.bias)
-    # The token table is also read row by row; a second copy of it would be large.
-    may_copy = not isinstance(module, nn.Embedding)
+        if native is None:
+            return _with_bias(_int8_product(module), bias)
+        return native.int8(array(module.weight), array(cast("Tensor", module.scale).float()), bias)
     weight = array(module.weight)
-    return _with_bias(_float_product(weight, may_copy), getattr(module, "bias", None))
+    if native is None:
+        return _with_bias(_float_product(weight), bias)
+    # The token table is also read row by row; a second copy of it would be large.
+    may_copy = not isinstance(module, nn.Embedding) and weight.nbytes >= LARGE_MATRIX_BYTES
+    exact = exact_product(native, weight, bias) if may_copy else None
+    return exact or native.float32(weight, bias)
 
 
-def _with_bias(multiply: VectorMap, bias: object) -> VectorMap:
+def _with_bias(multiply: VectorMap, bias: Array | None) -> VectorMap:
     if bias is None:
         return multiply
-    offsets = array(bias)
 
     def affine(x: Vectors, result: Vectors) -> None:
         multiply(x, result)
-        np.add(result.array, offsets, result.array)
+        np.add(result.array, bias, result.array)
 
     return affine
 
 
-def _float_product(weight: Array, may_copy: bool) -> VectorMap:
-    """In C; without a compiler by numpy or, where that is faster, by torch, vector by vector.
-
-    may_copy: read a copy with fewer bytes where it has the same values.
-    """
-    native = native_products()
-    if native is not None:
-        is_large = weight.nbytes >= LARGE_MATRIX_BYTES
-        exact = exact_product(native, weight) if may_copy and is_large else None
-        return exact or native.float32(weight)
+def _float_product(weight: Array) -> VectorMap:
+    """By numpy on one core, or on all cores where that is faster for a large matrix."""
     is_large = weight.nbytes >= LARGE_MATRIX_BYTES and torch.get_num_threads() > 1
     if is_large and _is_faster_in_torch(*weight.shape):
         return _one_by_one(_torch_product(weight))
@@ -185,10 +196,6 @@ def _seconds(multiply: Callable[[Array, Array], object], x: Array, result: Array
 
 
 def _int8_product(module: Int8Linear) -> VectorMap:
-    native = native_products()
-    if native is not None:
-        return native.int8(array(module.weight), array(cast("Tensor", module.scale).float()))
-
     @torch.inference_mode()
     def multiply(x: Array, result: Array) -> None:
         torch.from_numpy(result).copy_(module.product(torch.from_numpy(x)))
@@ -199,3 +206,7 @@ def _int8_product(module: Int8Linear) -> VectorMap:
 def array(weight: object) -> Array:
     """The numbers of a parameter, not copied."""
     return cast("nn.Parameter", weight).detach().numpy()
+
+
+def optional_array(weight: object) -> Array | None:
+    return None if weight is None else array(weight)

@@ -22,6 +22,7 @@
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
+#define LOWEST -87.0f  /* its exp is the smallest normal number */
 #define UNROLL _Pragma("GCC unroll 16")
 
 static inline floats load_float(const float *p)
@@ -106,4 +107,35 @@ static inline float total(floats sums)
             parts[i] += parts[i + width];
     four_floats last = parts[0];
     return (last[0] + last[2]) + (last[1] + last[3]);
+}
+
+static inline float dot(const float *a, const float *b, int64_t n)
+{
+    floats sums = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        sums += load_float(a + i) * load_float(b + i);
+    if (i < n)
+        sums += load_part(a + i, n - i) * load_part(b + i, n - i);
+    return total(sums);
+}
+
+/* exp(x), by Cephes' polynomial for float32; x is at most 88, the limit of float32. NaN stays NaN. */
+static inline floats exponential(floats x)
+{
+    const floats zero = {0};
+    ints is_low = x < zero + LOWEST;
+    x = (floats)((is_low & (ints)(zero + LOWEST)) | (~is_low & (ints)x));
+    floats shifted = x * 1.44269504f + 12582912.0f; /* rounds x / log(2) to a whole number */
+    floats whole = shifted - 12582912.0f;
+    floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    floats sum = zero + 1.9875691500e-4f;
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    ints exponent = ((ints)shifted - (ints)(zero + 12582912.0f) + 127) << 23;
+    return sum * (floats)exponent;
 }

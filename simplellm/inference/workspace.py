@@ -14,14 +14,10 @@ from simplellm.inference.vectors import Array, Vectors
 class Workspace:
     """x: the residual stream (R, C). normed, added: (R, C), before and after a layer.
     qkv: (R, (H + 2 G) D). attended: (R, H D). up, activated: of the feed-forward layer.
-
-    `queries`, `queries_and_keys`, `swapped` (with exchanged halves) are views of qkv, (R, heads,
-    D). rope: cos (R, 1, D) and sin (R, 1, 2, D / 2), or None.
     """
 
     def __init__(self, config: ModelConfig, up_size: int, n_rows: int, memory: Array) -> None:
         """`memory`: of `n_floats` for at least as many rows; other workspaces may use it too."""
-        H, G, D = config.n_head, config.kv_heads, config.head_size
         sizes = _sizes(config, up_size)
         ends = np.cumsum(sizes) * n_rows
         parts = [
@@ -29,15 +25,6 @@ class Workspace:
             for end, size in zip(ends, sizes, strict=True)
         ]
         self.x, self.normed, self.added, self.qkv, self.attended, self.up, self.activated = parts
-        heads = self.qkv.array.reshape(n_rows, H + 2 * G, D)
-        self.queries = heads[:, :H]
-        self.queries_and_keys = heads[:, : H + G]
-        self.rope: tuple[Array, Array] | None = None
-        if config.facts.has_rotary_positions:
-            halves = self.queries_and_keys.reshape(n_rows, H + G, 2, D // 2)
-            self.swapped = halves[:, :, ::-1]
-            self.rotated = np.empty((n_rows, H + G, 2, D // 2), np.float32)
-            self.flat_rotated = self.rotated.reshape(n_rows, H + G, D)
 
 
 def n_floats(config: ModelConfig, up_size: int, n_rows: int) -> int:

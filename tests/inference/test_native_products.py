@@ -25,8 +25,9 @@ pytestmark = posix_only
 @pytest.fixture(scope="module")
 def products() -> NativeProducts:
     compiled = native_products()
-    if compiled is None:
-        pytest.skip("no C compiler here: products are computed by torch")
+    if compiled is None and not any(map(shutil.which, compiled_library.COMPILERS)):
+        pytest.skip("no C compiler here: products are computed by numpy and torch")
+    assert compiled is not None, "the compiler refuses the sources, or the results are wrong"
     return compiled
 
 
@@ -127,9 +128,9 @@ def test_a_folder_that_others_may_write_to_is_not_used(new_cache):
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("sums[i][j] += w * xs[j]", "sums[i][j] -= w * xs[j]"),
+        ("sums[i][j] += v * xs[j]", "sums[i][j] -= v * xs[j]"),
         pytest.param(  # leaves some vectors out
-            "n = width(p->n - vector)", "n = 6", marks=pytest.mark.slow
+            "n = width(vectors)", "n = 6", marks=pytest.mark.slow
         ),
         pytest.param(  # of positions after the last
             "weights[i] = 0;", "weights[i] = 1;", marks=pytest.mark.slow
