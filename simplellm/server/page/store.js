@@ -1,6 +1,6 @@
 /** Conversations, kept in the browser: one entry of localStorage for each.
  *
- * A conversation is { id, title, updated, turns }. A turn of the reader is { role, text }, and one of
+ * A conversation is { id, title, updated, turns }. A turn of the reader is { role, text }, one of
  * the model { role, versions, shown }: all its replies, and the number of the visible one.
  */
 
