@@ -24,7 +24,7 @@ PROMPT = "The judge"
 N_TOKENS = 12
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NARROW = {"width": 360, "height": 720}
-SECONDS = 30_000  # milliseconds
+SECONDS = 60_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,7 @@ def test_enter_that_ends_a_korean_word_does_not_send(reader, run):
 def test_at_360_pixels_nothing_is_cut_off(reader, run):
     reader.tab.set_viewport_size(NARROW)
     reader.open(run)
-    reader.send(f"{PROMPT} {'long' * 60}")
+    reader.send("W" * 24)  # wider than the window
     assert reader.overflow <= 0
     reader.token(2).click()
     reader.tab.wait_for_selector(".candidate")

@@ -63,10 +63,11 @@ export class Chat {
     return this.send(text);
   }
 
-  /** Another reply to the same message; the earlier ones stay as versions. */
+  /** Another reply to the same message, also where a seed is set; the earlier ones stay. */
   regenerate(number) {
     this.cut(number + 1);
-    return this.reply({ seed: null });
+    const [seed] = crypto.getRandomValues(new Uint32Array(1));
+    return this.reply({ seed });
   }
 
   /** Continues the last reply with its own tokens. */

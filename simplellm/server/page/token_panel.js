@@ -59,8 +59,8 @@ export class TokenPanel {
     showPanel(null);
     const { view, byKey } = this.shown;
     this.shown = null;
-    view.choose(null);
     if (byKey) view.element.focus();
+    else view.choose(null);
   }
 
   // ------------------------------------------------------------ parts
