@@ -49,6 +49,7 @@ OURS = """
 from pathlib import Path
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import Sinks
+from simplellm.data.packed_dataset import Batch
 from simplellm.training.context import TrainingContext
 from simplellm.training.distributed import World
 from simplellm.training.preparation import prepare_run
@@ -65,7 +66,7 @@ trainer, _ = prepare_run(Sources((text,)), given, RunFolder(Path(folder) / "run"
 
 def batch(micro_step):
     block = next_block()
-    return block[:, :-1], block[:, 1:]
+    return Batch(block[:, :-1], block[:, 1:])
 
 trainer._batch = batch
 

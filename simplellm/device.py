@@ -134,6 +134,16 @@ def reuse_freed_memory() -> None:
             mallopt(parameter, value)
 
 
+def return_freed_memory() -> None:
+    """Give freed memory back to the operating system, which `reuse_freed_memory` prevents.
+
+    For after a large model was opened and converted; does nothing without glibc.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def fast_float32(device: torch.device) -> Iterator[None]:
     """Context manager: faster float32 matrix products on CPUs where their precision is the same.

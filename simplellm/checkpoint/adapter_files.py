@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from simplellm.checkpoint.tensors import State, tensors_bytes
-from simplellm.model.lora import adapted_layers
+from simplellm.model.lora import adapted_layers, adapted_tables
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.json_files import json_bytes
 
@@ -16,6 +16,7 @@ ADAPTER_FOLDER = "adapter"
 CONFIG_FILE = f"{ADAPTER_FOLDER}/adapter_config.json"
 WEIGHTS_FILE = f"{ADAPTER_FOLDER}/adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names of all tensors in peft's files
+TRAINED_ROWS = "token_adapter.trainable_tokens_delta"  # in place of those of the base
 
 
 def adapter_files(model: SimpleLLM, base_name: str) -> dict[str, bytes]:
@@ -41,6 +42,7 @@ def adapter_files(model: SimpleLLM, base_name: str) -> dict[str, bytes]:
         "init_lora_weights": True,
         "use_rslora": False,
         "modules_to_save": None,
+        "trainable_token_indices": _trained_tokens(model) or None,
     }
     return {
         CONFIG_FILE: json_bytes(config),
@@ -48,10 +50,25 @@ def adapter_files(model: SimpleLLM, base_name: str) -> dict[str, bytes]:
     }
 
 
+def _trained_tokens(model: SimpleLLM) -> dict[str, list[int]]:
+    """The tokens whose rows are trained, by the last part of the name of each table."""
+    names = model.architecture.hub_names.modules
+    return {
+        names[name].rpartition(".")[2]: table.new_ids.tolist()
+        for name, table in adapted_tables(model)
+    }
+
+
 def adapter_tensors(model: SimpleLLM) -> State:
-    """A (R, columns) and B (rows, R) of each adapted matrix, by their names in `peft`."""
+    """The trained tensors by their names in `peft`.
+
+    A (R, columns) and B (rows, R) of each adapted matrix, and the trained rows of the tables.
+    """
     names = model.architecture.hub_names
-    tensors: State = {}
+    tensors: State = {
+        f"{PREFIX}{names.modules[name]}.{TRAINED_ROWS}": table.new_rows.detach().cpu()
+        for name, table in adapted_tables(model)
+    }
     for name, layer in adapted_layers(model):
         _, number, path = name.split(".", 2)
         for i, a, b in layer.adapters():

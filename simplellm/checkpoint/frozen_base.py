@@ -12,17 +12,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from simplellm.checkpoint.adapter_files import ADAPTER_FOLDER
 from simplellm.checkpoint.generation import Generation
 from simplellm.checkpoint.importing.weight_files import WEIGHTS_FILE
 from simplellm.checkpoint.model_weights import are_bfloat16, lazy_weights
 from simplellm.checkpoint.run import RunFolder
-from simplellm.checkpoint.step_folder import description_files, open_model
+from simplellm.checkpoint.step_folder import (
+    description_files,
+    open_model,
+    verify_checkpoint,
+)
 from simplellm.checkpoint.tensors import tensor_chunks
 from simplellm.data.tokenizer import Tokenizer
 from simplellm.errors import CheckpointError, SimpleLLMError
 from simplellm.model.transformer import SimpleLLM
 from simplellm.storage.files import discard_folder, new_folder
-from simplellm.storage.manifest import ManifestWriter
+from simplellm.storage.manifest import ManifestWriter, verify_manifest
 
 FOLDER = "base"
 
@@ -52,6 +57,18 @@ def write_frozen_base(
         files.finish()
 
 
+def has_frozen_base(run: RunFolder) -> bool:
+    """Whether the run trains adapters, as its checkpoints show, or has a folder of this name."""
+    has_adapters = any((folder / ADAPTER_FOLDER).is_dir() for folder in run.step_folders())
+    return has_adapters or frozen_base(run).exists()
+
+
+def verify_frozen_base(run: RunFolder) -> None:
+    """CheckpointError unless the folder is whole and has its manifest."""
+    verify_manifest(frozen_base(run))
+    verify_checkpoint(frozen_base(run))
+
+
 def discard_frozen_base(run: RunFolder) -> None:
     """Delete the folder where a run that ended before it saved anything has left it."""
     if frozen_base(run).exists():
@@ -62,6 +79,7 @@ def read_frozen_base(run: RunFolder) -> dict[str, Tensor]:
     """The weights of the base by name, in float32; CheckpointError where they are not intact."""
     folder = frozen_base(run)
     try:
+        verify_manifest(folder)  # a folder without one would be read as a model from elsewhere
         return open_model(folder, torch.device("cpu")).model.state_dict()
     except SimpleLLMError as error:
         raise CheckpointError(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simplellm.config.model import ModelConfig
+from simplellm.model.kernels import swiglu
 from simplellm.model.layers import Linear
 
 
@@ -40,5 +41,4 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        gate, up = self.up(x).chunk(2, dim=-1)  # (..., I) each
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.up(x)))  # (..., 2 I) -> (..., I) -> (..., C)

@@ -28,9 +28,13 @@ class FrozenWeights:
 
     dtype: of the matrices of the blocks in products, float32 or bfloat16. The entries of `weights`
     that are converted are removed from it, one after the other, so that memory is reused.
+    new_ids: tokens whose rows in the tables are trained, see adapted_table.py.
     """
 
-    def __init__(self, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self, weights: dict[str, Tensor], dtype: torch.dtype, new_ids: tuple[int, ...] = ()
+    ) -> None:
+        self.new_ids = new_ids
         matrices = [
             name for name in weights if name.startswith("blocks.") and weights[name].dim() == 2
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simplellm.model.kernels import rms_norm
@@ -35,6 +36,10 @@ class Embedding(nn.Embedding):
     """A table with one row per token or position."""
 
     def reset_parameters(self) -> None: ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> (..., V), where the table is also the output table."""
+        return F.linear(hidden, self.weight)
 
 
 class RMSNorm(nn.Module):

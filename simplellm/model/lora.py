@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simplellm.model.adapted_product import AdaptedProduct, AdapterRows, adapted_product
+from simplellm.model.adapted_table import AdaptedHead, AdaptedTable
 from simplellm.model.frozen_weights import Frozen, FrozenWeights, joined
 from simplellm.model.kernels import dropout, prefers_torch
 from simplellm.model.layers import Linear
@@ -115,10 +116,13 @@ def adapt(
 ) -> SimpleLLM:
     """Give the model these weights, and adapters for the matrices that `lora` names, in place.
 
-    Only the adapters can be trained. The memory of `weights` is shared.
+    Only the adapters can be trained, and the rows of new tokens. The memory of `weights` is shared.
     """
     model.load_state_dict(weights.others, strict=False, assign=True)
     model.requires_grad_(False)
+    model.splits_loss = True
+    if weights.new_ids:
+        adapt_tables(model, weights.new_ids)
     for number, block in enumerate(model.blocks):
         for path, layer in list(block.named_modules()):
             if not isinstance(layer, Linear):
@@ -133,6 +137,23 @@ def adapt(
             parent, _, name = path.rpartition(".")
             setattr(block.get_submodule(parent), name, adapted_layer.train(layer.training))
     return model
+
+
+def adapt_tables(model: SimpleLLM, new_ids: tuple[int, ...]) -> None:
+    """Train the rows of these tokens in the embeddings and in the output table, in place."""
+    tables = {"token_embedding": AdaptedTable, "head": AdaptedHead}
+    for name, adapted in tables.items():
+        if name in dict(model.named_children()):
+            table = model.get_submodule(name).weight
+            assert isinstance(table, Tensor)
+            setattr(model, name, adapted(table.detach(), new_ids))
+
+
+def adapted_tables(model: SimpleLLM) -> Iterator[tuple[str, AdaptedTable]]:
+    """The tables that have trained rows, by name."""
+    for name, module in model.named_children():
+        if isinstance(module, AdaptedTable):
+            yield name, module
 
 
 def matrix_names(model: SimpleLLM, path: str) -> list[str]:

@@ -8,6 +8,8 @@ Shapes: N tokens, V vocabulary.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,33 @@ from simplellm.model.kernels import Context, prefers_torch
 
 MIN_WEIGHT = 1e-6  # of a batch: the loss of one without weights is 0
 MIN_PROBABILITY = 1e-37  # a loss is at most 85 nats; its gradient is exact nevertheless
+
+
+class LossTerms(NamedTuple):
+    """What a batch is scored by: targets (N), weights (N) or None for 1 each, and the options."""
+
+    targets: Tensor
+    weights: Tensor | None
+    label_smoothing: float
+    r_drop: float
+
+    def of_all(self, logits: Tensor) -> Tensor:
+        """The loss in nats per token, for logits (N, V), with `r_drop` (2 N, V)."""
+        targets, weights, smoothing, r_drop = self
+        if weights is not None:
+            return weighted_cross_entropy(logits, targets, weights, smoothing, r_drop)
+        if r_drop:
+            return r_drop_cross_entropy(logits, targets, smoothing, r_drop)
+        return cross_entropy(logits, targets, smoothing)
+
+    def of_part(self, logits: Tensor, part: slice) -> Tensor:
+        """What the targets `part` (n) add to `of_all`; logits (n, V), with r_drop (2 n, V)."""
+        targets, weights = self.targets[part], self.weights
+        if weights is None:
+            share = len(targets) / len(self.targets)
+            return self._replace(targets=targets).of_all(logits) * share
+        weight = weights[part].sum() / weights.sum().clamp_min(MIN_WEIGHT)
+        return self._replace(targets=targets, weights=weights[part]).of_all(logits) * weight
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:

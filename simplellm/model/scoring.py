@@ -23,10 +23,14 @@ from torch import Tensor
 from simplellm.model.transformer import SimpleLLM
 
 TOKENS_PER_EVALUATION_BATCH = 8192
+# A model with a vocabulary of this size comes from elsewhere and is large: a smaller batch takes as
+# long, and a third of the memory (measured: SmolLM2-135M).
+LARGE_VOCABULARY = 1 << 14
+TOKENS_OF_LARGE_MODEL = 2048
 SEGMENT_TOKENS = 1 << 20  # whose scores are summed at once
-# Logits that are in memory at once (256 MB): all of a batch for the vocabularies that are trained
-# here, a part of them for those of open models.
-MAX_LOGITS = 1 << 26
+# Logits that are in memory at once: all of a batch (256 MB) for the vocabularies that are trained
+# here, a part of them (32 MB) for those of open models.
+MAX_LOGITS, MAX_LOGITS_OF_LARGE_MODEL = 1 << 26, 1 << 23
 Progress = Callable[[float], None]
 
 
@@ -134,7 +138,9 @@ def _scores(model: SimpleLLM, ids: TokenIds) -> Iterator[tuple[np.ndarray, np.nd
     n_scored = len(ids) - 1
     T = min(model.config.block_size, n_scored)
     starts = window_starts(n_scored, model.config.block_size)
-    windows_per_batch = max(TOKENS_PER_EVALUATION_BATCH // model.config.block_size, 1)
+    is_large = model.config.vocab_size >= LARGE_VOCABULARY
+    n_tokens = TOKENS_OF_LARGE_MODEL if is_large else TOKENS_PER_EVALUATION_BATCH
+    windows_per_batch = max(n_tokens // model.config.block_size, 1)
     done = 0
     while batch_starts := list(itertools.islice(starts, windows_per_batch)):
         windows = np.stack([ids[start : start + T + 1] for start in batch_starts])  # (B, T + 1)
@@ -160,7 +166,8 @@ def _window_scores(model: SimpleLLM, windows: np.ndarray) -> np.ndarray:
 def row_scores(model: SimpleLLM, hidden: Tensor, targets: Tensor) -> np.ndarray:
     """Nats and hits (2, N) float32 of `targets` (N) for the residual stream `hidden` (N, C)."""
     scores = []
-    n_rows = max(MAX_LOGITS // model.config.vocab_size, 1)
+    V = model.config.vocab_size
+    n_rows = max((MAX_LOGITS_OF_LARGE_MODEL if V >= LARGE_VOCABULARY else MAX_LOGITS) // V, 1)
     for rows, wanted in zip(hidden.split(n_rows), targets.split(n_rows), strict=True):
         logits = model.logits(rows).float()  # (rows, V)
         losses = F.cross_entropy(logits, wanted, reduction="none")

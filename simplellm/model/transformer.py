@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simplellm.config.model import ModelConfig
@@ -23,20 +22,18 @@ from simplellm.model.cache import KVCache
 from simplellm.model.documents import positions_in, visible_in
 from simplellm.model.kernels import dropout
 from simplellm.model.layers import Embedding, Linear
-from simplellm.model.losses import (
-    cross_entropy,
-    r_drop_cross_entropy,
-    weighted_cross_entropy,
-)
+from simplellm.model.losses import LossTerms
 from simplellm.model.registry import ARCHITECTURES
 from simplellm.model.rope import rope_table
+from simplellm.model.split_loss import FrozenTable, split_loss
 
 
 class SimpleLLM(nn.Module):
     """A decoder-only transformer.
 
     `run_block(block, x, rope, cache, visible)` runs one block; a caller may replace it to run
-    blocks compiled, recomputed or sharded.
+    blocks compiled, recomputed or sharded. `splits_loss`: whether the loss is computed in parts;
+    only for an output table without a gradient, see split_loss.py.
     """
 
     rope: Tensor | None  # (2, block_size, 1, D): see `rope_table`
@@ -46,6 +43,7 @@ class SimpleLLM(nn.Module):
         self.config = config
         self.architecture = ARCHITECTURES[config.architecture]
         self.run_block: Callable[..., Tensor] = TransformerBlock.__call__
+        self.splits_loss = False
         self.token_embedding = Embedding(config.vocab_size, config.n_embd)
         self.position_embedding: Embedding | None = None
         if not config.facts.has_rotary_positions:
@@ -106,7 +104,7 @@ class SimpleLLM(nn.Module):
         """(..., C) -> (..., V)."""
         if "head" in self._modules:
             return self.head(hidden)
-        return F.linear(hidden, self.token_embedding.weight)
+        return self.token_embedding.logits(hidden)
 
     def loss(
         self,
@@ -130,31 +128,26 @@ class SimpleLLM(nn.Module):
         hidden = dropout(
             hidden, self.config.dropout, self.training
         )  # (B, T, C), r_drop (2 B, T, C)
-        if weights is not None:
-            return self._weighted_loss(hidden, targets, label_smoothing, r_drop, weights)
-        logits = self.logits(hidden).flatten(0, 1)  # (B T, V), with r_drop (2 B T, V)
-        if r_drop:
-            return r_drop_cross_entropy(logits, targets.flatten(), label_smoothing, r_drop)
-        return cross_entropy(logits, targets.flatten(), label_smoothing)
-
-    def _weighted_loss(
-        self,
-        hidden: Tensor,
-        targets: Tensor,
-        label_smoothing: float,
-        r_drop: float,
-        weights: Tensor,
-    ) -> Tensor:
-        """`loss` for the residual stream `hidden` (B, T, C), with r_drop (2 B, T, C)."""
-        targets, weights = targets.flatten(), weights.flatten()  # (B T)
+        targets = targets.flatten()  # (B T)
         passes = hidden.view(2 if r_drop else 1, len(targets), -1)
-        # Logits of targets that do not count are left out on a CPU; elsewhere, finding them would
-        # wait for the device.
-        if weights.device.type == "cpu" and not torch.compiler.is_compiling():
-            counts = weights.nonzero().flatten()  # (N)
-            passes, targets, weights = passes[:, counts], targets[counts], weights[counts]
-        logits = self.logits(passes.flatten(0, 1))  # (N, V), with r_drop (2 N, V)
-        return weighted_cross_entropy(logits, targets, weights, label_smoothing, r_drop)
+        if weights is not None:
+            weights = weights.flatten()
+            # Logits of targets that do not count are left out on a CPU; elsewhere, finding them
+            # would wait for the device.
+            if weights.device.type == "cpu" and not torch.compiler.is_compiling():
+                counts = weights.nonzero().flatten()  # (N)
+                passes, targets, weights = passes[:, counts], targets[counts], weights[counts]
+        terms = LossTerms(targets, weights, label_smoothing, r_drop)
+        # Half of the gradients in fp16 would be rounded to 0 before the loss is scaled.
+        is_split = self.splits_loss and hidden.dtype != torch.float16
+        if is_split and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return split_loss(passes, self._frozen_table(), terms.of_part)
+        return terms.of_all(self.logits(passes.flatten(0, 1)))  # (N, V), with r_drop (2 N, V)
+
+    def _frozen_table(self) -> FrozenTable:
+        table = self.head if "head" in self._modules else self.token_embedding
+        new_ids, new_rows = (getattr(table, name, None) for name in ("new_ids", "new_rows"))
+        return FrozenTable(table.weight.detach(), new_ids, new_rows)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> SimpleLLM:

@@ -37,6 +37,13 @@ def chat_generation(generation: Generation, tokenizer: Tokenizer) -> Generation:
     return replace(generation, eos_ids=(end, *ends), chat_template=CHATML)
 
 
+def unlearned_tokens(generation: Generation, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens of ChatML, for a model without a template: it has never seen them in use."""
+    if generation.chat_template is not None:
+        return ()
+    return tuple(tokenizer.special_tokens[token] for token in CHATML_TOKENS)
+
+
 def grown_weights(model: SimpleLLM, known: int, n_tokens: int) -> dict[str, Tensor]:
     """The weights of `model` by name, where the tokenizer grew from `known` to `n_tokens` tokens.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from simplellm.config.lora import adapted_matrices
 from simplellm.config.model import ModelConfig
 from simplellm.config.training import TrainConfig
-from simplellm.device import require_memory
+from simplellm.device import require_memory, return_freed_memory
 from simplellm.model.frozen_weights import FrozenWeights
 from simplellm.model.induction_heads import plant_induction_heads
 from simplellm.model.lora import Lora, adapt
@@ -40,7 +41,9 @@ def initial_model(
     DeviceError if the memory is certainly too small to train it.
     """
     require_memory(least_training_bytes(model_config, config), device)
-    model = SimpleLLM(model_config)
+    # Adapters bring all weights with them: those of a new model would be freed at once.
+    with torch.device("meta") if isinstance(weights, FrozenWeights) else contextlib.nullcontext():
+        model = SimpleLLM(model_config)
     if weights is None:
         generator = torch.Generator().manual_seed(config.seed)
         model.init_weights(generator)
@@ -64,9 +67,17 @@ def lora_of(config: TrainConfig, model: ModelConfig) -> Lora:
     return Lora(config.lora, alpha, config.lora_dropout, adapted_matrices(config, model))
 
 
-def frozen_weights(weights: dict[str, Tensor], precision: str) -> FrozenWeights:
-    """Weights for adapters in steps of this precision; takes the matrices out of `weights`."""
-    return FrozenWeights(weights, torch.bfloat16 if precision == "bf16" else torch.float32)
+def frozen_weights(
+    weights: dict[str, Tensor], precision: str, new_ids: tuple[int, ...] = ()
+) -> FrozenWeights:
+    """Weights for adapters in steps of this precision; takes the matrices out of `weights`.
+
+    new_ids: tokens whose rows are trained.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    frozen = FrozenWeights(weights, dtype, new_ids)
+    return_freed_memory()
+    return frozen
 
 
 def count_parameters(config: ModelConfig) -> int:

@@ -114,11 +114,11 @@ def prepare_run(
     n_tokens = prepared.tokenizer.vocab_size
     n_rows = max(base.model.config.vocab_size if base else 0, n_tokens)
     model_config = dataclasses.replace(model_config, vocab_size=n_rows)
-    origin = base.hub_name_or_path(run) if base else ""
+    origin = base.hub_name_or_path(run, n_tokens) if base else ""
     output = make_output(run, prepared, context, attempt.lock, stated, origin)
     data = TrainingData.of(prepared, config, model_config.block_size)
     config = with_lora_precision(config, context.device)
-    weights = base.taken_weights(config, context.device, n_tokens) if base else None
+    weights = base.taken_weights(config, context.device, prepared) if base else None
     factory = TrainerFactory(model_config, data, context, output, weights)
     trainer = _planned(factory, config, attempt)
     facts = {

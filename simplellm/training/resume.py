@@ -38,7 +38,12 @@ from simplellm.training.result import Result
 from simplellm.training.resume_limits import NewLimits, refuse_without_effect
 from simplellm.training.resume_sources import NamedSources
 from simplellm.training.run_differences import of_environment
-from simplellm.training.run_info import RunInfo, environment_facts, text_facts
+from simplellm.training.run_info import (
+    RunInfo,
+    environment_facts,
+    text_facts,
+    trained_tokens,
+)
 from simplellm.training.schedule import warmup_steps
 from simplellm.training.sources import Corpora
 from simplellm.training.step_limits import Limits
@@ -203,7 +208,10 @@ def _trainer_at(
     data = TrainingData.of(prepared, config, info.model.block_size)
     base_name = str(info.facts.get("adapter_base", ""))
     output = make_output(run, prepared, context, lock, checkpoint.generation, base_name)
-    base = frozen_weights(read_frozen_base(run), config.precision) if config.lora else None
+    base = None
+    if config.lora:
+        new_ids = trained_tokens(info.facts, info.model.vocab_size)
+        base = frozen_weights(read_frozen_base(run), config.precision, new_ids)
     trainer = TrainerFactory(info.model, data, context, output, base)(config, config.precision)
     trainer.is_warm = False  # step 0 has been saved
     state = load_training_state(checkpoint.folder)

@@ -20,6 +20,7 @@ from simplellm.data.conversations.summary import total
 from simplellm.data.prepared_corpus import Prepared
 from simplellm.device import describe
 from simplellm.errors import CheckpointError, SettingError
+from simplellm.model.lora import adapted_tables
 from simplellm.storage.files import sha256_of
 from simplellm.storage.json_files import JsonObject
 from simplellm.training.sources import Corpora, Sources, absolute_paths
@@ -27,6 +28,7 @@ from simplellm.training.trainer import Trainer
 
 REPORTED_PACKAGES = ("simplellm", "torch", "tiktoken", "rustbpe", "numpy", "safetensors")
 WEIGHTS_NAME = "model.safetensors"  # in the folder of a model
+TRAINED_TOKENS = "trained_tokens"  # ids of the tokens that a LoRA run trains beside its adapters
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, SettingError)
 Facts = Mapping[str, Any]  # keys of run.json with their JSON values
 
@@ -181,7 +183,21 @@ def _lora_facts(trainer: Trainer) -> Facts:
     if not trainer.config.lora:
         return {}
     n_trained = sum(weight.numel() for weight in trainer.optimizer.weights)
-    return {"trained_parameters": n_trained, "adapter_base": trainer.output.saver.base_name}
+    facts: dict[str, Any] = {
+        "trained_parameters": n_trained,
+        "adapter_base": trainer.output.saver.base_name,
+    }
+    for _, table in adapted_tables(trainer.model):
+        facts[TRAINED_TOKENS] = table.new_ids.tolist()
+    return facts
+
+
+def trained_tokens(facts: Mapping[str, Any], n_tokens: int) -> tuple[int, ...]:
+    """Tokens whose rows a LoRA run trains; CheckpointError where run.json has something else."""
+    ids = facts.get(TRAINED_TOKENS, [])
+    if isinstance(ids, list) and all(type(id) is int and 0 <= id < n_tokens for id in ids):
+        return tuple(ids)
+    raise CheckpointError(f"run.json is damaged: {TRAINED_TOKENS} is {str(ids)[:60]}")
 
 
 def environment_facts(trainer: Trainer) -> Facts:

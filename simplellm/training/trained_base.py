@@ -25,7 +25,7 @@ from simplellm.device import choose_precision, fast_float32
 from simplellm.errors import Notice
 from simplellm.model.scoring import evaluate
 from simplellm.model.transformer import SimpleLLM
-from simplellm.training.chat_setup import grown_weights
+from simplellm.training.chat_setup import grown_weights, unlearned_tokens
 from simplellm.training.initial_model import Weights, frozen_weights
 
 OWN = "modern"  # only this project makes models of this architecture
@@ -64,23 +64,31 @@ class TrainedBase:
             folder, opened.model, opened.tokenizer, opened.generation, bits_per_byte, is_open
         )
 
-    def taken_weights(self, config: TrainConfig, device: torch.device, n_tokens: int) -> Weights:
-        """Weights of the model by name, for a training with this config and so many tokens.
+    def taken_weights(
+        self, config: TrainConfig, device: torch.device, prepared: Prepared
+    ) -> Weights:
+        """Weights of the model by name, for a training with this config on this data.
 
-        With LoRA the model has none afterwards: memory holds each weight once.
+        With LoRA the model has none afterwards: memory holds each weight once. Of conversations the
+        model may not know the special tokens yet.
         """
-        weights = grown_weights(self.model, self.tokenizer.vocab_size, n_tokens)
+        tokenizer = prepared.tokenizer
+        weights = grown_weights(self.model, self.tokenizer.vocab_size, tokenizer.vocab_size)
         if not config.lora:
             return weights
         for weight in self.model.parameters():
             weight.data = weight.data.new_empty(0)
-        return frozen_weights(weights, choose_precision(device, config.precision))
+        new_ids = unlearned_tokens(self.generation, tokenizer) if prepared.marks else ()
+        return frozen_weights(weights, choose_precision(device, config.precision), new_ids)
 
-    def hub_name_or_path(self, run: RunFolder) -> str:
+    def hub_name_or_path(self, run: RunFolder, n_tokens: int) -> str:
         """Where `transformers` finds this model: its name on the hub, its folder, or RUN/base.
 
-        run: the LoRA run that keeps a copy of it in RUN/base.
+        run: the LoRA run of `n_tokens` tokens that keeps a copy of it in RUN/base, with a row for
+        each token.
         """
+        if n_tokens > self.model.config.vocab_size:
+            return str(frozen_base(run).resolve())
         source = run_of(self.folder).imported_from()
         if source.startswith(HUB_MARK):
             return source.removeprefix(HUB_MARK).partition("@")[0]

@@ -15,6 +15,7 @@ from simplellm.model.kernels import (
     dropout,
     matmul_dtype,
     rms_norm,
+    swiglu,
 )
 from simplellm.model.losses import cross_entropy, r_drop_cross_entropy
 
@@ -171,6 +172,22 @@ def test_bf16_results_are_within_its_precision():
         assert [x.dtype for x in mine[1:]] == [torch.bfloat16] * len(inputs)
         for one, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(one.float(), other, **BF16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_swiglu_has_the_bits_of_torch_and_keeps_its_input_only(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 7, 2 * 37, generator=generator).to(dtype).requires_grad_()
+    grad = torch.randn(3, 7, 37, generator=generator).to(dtype)
+    gate, up = x.chunk(2, dim=-1)
+    expected = F.silu(gate) * up
+    (expected_grad,) = torch.autograd.grad(expected, x, grad)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: x.detach()):
+        actual = swiglu(x)
+    (actual_grad,) = torch.autograd.grad(actual, x, grad)
+    assert torch.equal(actual, expected) and torch.equal(actual_grad, expected_grad)
+    assert [tensor.data_ptr() for tensor in kept] == [x.data_ptr()]
 
 
 def test_a_norm_returns_the_number_format_of_matrix_products():

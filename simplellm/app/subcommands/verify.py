@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from simplellm.app.console import write_json
 from simplellm.app.options import VerifyOptions
 from simplellm.app.subcommands.shared import screen_of
 from simplellm.checkpoint.find_runs import find_run, foreign_model, run_of
+from simplellm.checkpoint.frozen_base import frozen_base, has_frozen_base, verify_frozen_base
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.step_folder import verify_checkpoint
 from simplellm.checkpoint.step_names import step_of
@@ -17,7 +19,10 @@ from simplellm.errors import CheckpointError, TokenizerError
 
 @dataclass(frozen=True)
 class Verdict:
-    """One checkpoint and the damage found in it, if any. The fields are the keys of --json."""
+    """One checkpoint and the damage found in it, if any. The fields are the keys of --json.
+
+    The frozen model of a LoRA run, without which it cannot be resumed, is one too, of step 0.
+    """
 
     run: str
     path: str
@@ -33,6 +38,8 @@ def verify(options: VerifyOptions) -> int:
     verdicts = [_verdict(run, folder) for folder in ([named] if named else run.step_folders())]
     # a training may have deleted an old checkpoint meanwhile
     verdicts = [verdict for verdict in verdicts if verdict.whole or Path(verdict.path).exists()]
+    if verdicts and not named and has_frozen_base(run):
+        verdicts.append(_verdict_of_base(run))
     if not verdicts:
         raise CheckpointError(
             f"run {run.name} has no checkpoint",
@@ -54,9 +61,17 @@ def _requested(options: VerifyOptions) -> tuple[RunFolder, Path | None]:
 
 
 def _verdict(run: RunFolder, folder: Path) -> Verdict:
+    return _checked(run, folder, lambda: verify_checkpoint(folder))
+
+
+def _verdict_of_base(run: RunFolder) -> Verdict:
+    return _checked(run, frozen_base(run), lambda: verify_frozen_base(run))
+
+
+def _checked(run: RunFolder, folder: Path, check: Callable[[], None]) -> Verdict:
     problem = None
     try:
-        verify_checkpoint(folder)
+        check()
     except (CheckpointError, TokenizerError) as error:
         problem = str(error)
     step = max(step_of(folder), 0)
