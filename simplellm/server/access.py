@@ -7,6 +7,7 @@ requests to another origin. The headers `Host` and `Origin`, which pages cannot 
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -80,10 +81,15 @@ class Access:
         name = host_name(header)
         if name is None:
             return False
-        names = {*LOCAL_NAMES, *map(str.lower, (self.host, *self.allowed_hosts))}
+        return name in self._names or name.endswith(".localhost") or _is_address(name)
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        """The names of the server, in lower case."""
+        names = [*LOCAL_NAMES, self.host, *self.allowed_hosts]
         if not is_loopback(self.host):
-            names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-        return name in names or name.endswith(".localhost") or _is_address(name)
+            names.append(socket.gethostname())
+        return frozenset(name.lower().rstrip(".") for name in names)
 
     def names_origin(self, origin: str) -> bool:
         """Whether the pages of `origin` were named as ones that may call the server."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from simplellm.config.sampling import SamplingParams
 from simplellm.inference.engine.engine import Engine
 from simplellm.inference.engine.request import CANCELLED, ERROR, End, NewToken, Ticket
-from simplellm.server.api_error import ApiError, stopping
+from simplellm.server.api_error import ApiError, bad_request, stopping
 
 MAX_UNREAD = 20_000  # tokens that wait for a client that reads too slowly
 
@@ -38,7 +38,14 @@ class Replies:
         self._is_too_slow = False
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue the jobs; if one of them is refused, none is computed."""
+        """Queue the jobs; if one of them is refused, none is computed.
+
+        ApiError for more of them than the queue can ever hold, QueueFull.
+        """
+        limits = self._engine.limits
+        most = limits.max_running + limits.max_waiting
+        if len(jobs) > most:
+            raise bad_request(f"a request has at most {most} replies, got {len(jobs)}", "n")
         try:
             for number, job in enumerate(jobs):
                 self._tickets.append(self._submit(number, job))

@@ -100,11 +100,11 @@ def test_both_names_of_the_token_limit_mean_the_same(chat: Live) -> None:
 def test_a_reply_ends_where_the_model_ends_its_turn(chat: Live, chat_sampler: Sampler) -> None:
     special = chat_sampler.tokenizer.special_tokens["<|im_end|>"]
     found = [
-        chat.chat("Hello", **{**PLAIN, "seed": seed, "max_tokens": 200}).json for seed in range(6)
+        chat.chat("Hello", **{**PLAIN, "seed": seed, "max_tokens": 100}).json for seed in range(4)
     ]
     ended = [answer for answer in found if answer["choices"][0]["finish_reason"] == "stop"]
     assert ended and special in chat_sampler.end_ids
-    assert all(answer["usage"]["completion_tokens"] < 200 for answer in ended)
+    assert all(answer["usage"]["completion_tokens"] < 100 for answer in ended)
     assert all("<|im_end|>" not in answer["choices"][0]["message"]["content"] for answer in found)
 
 

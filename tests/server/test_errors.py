@@ -97,6 +97,11 @@ def test_parameters_that_change_nothing_are_accepted(chat: Live) -> None:
     assert chat.chat("a", **common, **HARMLESS_IN_CHAT).status == 200
 
 
+def test_more_replies_than_the_queue_holds_are_refused_for_good(live: Live) -> None:
+    answer = live.complete(["a"] * 64, n=2)
+    assert (answer.status, answer.error["param"]) == (400, "n") and "80" in answer.error["message"]
+
+
 def test_a_mistyped_parameter_gets_a_suggestion(live: Live) -> None:
     assert "temperature" in live.complete("a", temprature=1).error["message"]
 

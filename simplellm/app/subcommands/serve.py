@@ -11,6 +11,7 @@ from simplellm.app.loaded_run import display_name
 from simplellm.app.options import ServeOptions
 from simplellm.app.screen import Screen
 from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
+from simplellm.base.packaged import BASE, is_base
 from simplellm.checkpoint.find_runs import run_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError, SimpleLLMError
@@ -91,7 +92,7 @@ def _served_model(folder: Path, engine: Engine, options: ServeOptions) -> Served
     from simplellm.server.served_model import ServedModel
 
     return ServedModel(
-        name=display_name(run_of(folder).name),
+        name=BASE if is_base(folder) else display_name(run_of(folder).name),
         folder=folder,
         created=int(folder.stat().st_mtime),
         sampler=engine.sampler,
