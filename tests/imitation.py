@@ -447,6 +447,11 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Without the wrapper that keeps torch.compile away: it takes as long as an operator."""
+        return False
+
     def __init__(self, imitation: Imitation) -> None:
         super().__init__()
         self._imitation = imitation

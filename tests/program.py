@@ -21,6 +21,8 @@ QUICK_CONSTANTS: dict[str, float] = {
     "simplellm.app.training_monitor.PREVIEW_TOKENS": 2,
     "simplellm.app.training_monitor.REPORT_TOKENS": 4,
     "simplellm.app.subcommands.find_lr.STEPS": 10,
+    "simplellm.device.MIN_PROBES": 1,
+    "simplellm.device.MAX_PROBES": 1,
     "simplellm.device.SPEED_PROBE_SIZE": 32,
     "simplellm.evaluation.benchmark.SECONDS_PER_TURN": 1e-3,
     "simplellm.evaluation.benchmark.WARM_UP_TURNS": 1,
