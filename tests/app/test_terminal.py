@@ -80,7 +80,7 @@ def chat(shell: Terminal, first_modes: str) -> Terminal:
     """The chat in that shell, shared by all tests, with an empty prompt and an empty screen."""
     shell.resize(100)
     if shell.cursor_line == "$":
-        shell.press("$CHAT; echo left $?" + Key.ENTER)
+        shell.press("$CHAT" + Key.ENTER)
         shell.ready()
         shell.press("/tokens 100000" + Key.ENTER)
         shell.see("max_new_tokens 100000")
@@ -330,6 +330,8 @@ def test_the_terminal_modes_are_restored(chat: Terminal, first_modes: str) -> No
     begin_reply(chat, "The judge")
     interrupt(chat)
     chat.press("quit" + Key.ENTER)
+    chat.ready("$ ")
+    chat.press("echo left $?" + Key.ENTER)
     chat.see("left 0")
     chat.ready("$ ")
     assert "-icanon" not in first_modes and modes(chat) == first_modes
