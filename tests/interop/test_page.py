@@ -477,10 +477,10 @@ def test_problems_are_told_in_words_and_nothing_is_lost(reader, run):
     toast.filter(has_text="busy. Try again in 7 s").wait_for()
     reader.tab.unroute(pattern)
     reader.tab.route(pattern, lambda route: route.abort())
-    reader.tab.click("#toast >> text=Try again")
+    reader.tab.click("#toast button >> text=Try again")
     toast.filter(has_text="does not answer").wait_for()
     reader.tab.unroute(pattern)
-    reader.tab.click("#toast >> text=Try again")
+    reader.tab.click("#toast button >> text=Try again")
     reader.wait_for_reply()
     assert reader.reply == run.complete(PROMPT).json["choices"][0]["text"]
     reader.problems = [one for one in reader.problems if "Failed to load resource" not in one]
