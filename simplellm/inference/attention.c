@@ -8,7 +8,7 @@
 #include "vectors.h"
 
 #define BLOCK 64       /* positions whose scores are computed together */
-#define SERIAL_WORK (1 << 16) /* products; waking the threads costs more for fewer */
+#define SERIAL_WORK (1 << 18) /* products; waking the threads costs more for fewer */
 
 typedef struct {
     float *keys, *values; /* (L, G, capacity, D) of the text */
