@@ -191,7 +191,8 @@ def _are_right(products: NativeProducts) -> bool:
 
 def _products_are_right(products: NativeProducts, columns: int, generator: Generator) -> bool:
     weight = generator.integers(-127, 128, (9, columns)).astype(np.int8)
-    scale, x = generator.random(9, np.float32), generator.random((9, columns), np.float32)
+    scale, bias = generator.random((2, 9), np.float32)
+    x = generator.random((13, columns), np.float32)
     floats = weight.astype(np.float32)
     upper_bits = (floats.view(np.uint32) >> 16).astype(np.uint16)
     maps = [products.float32(floats), products.bfloat16(upper_bits)]
@@ -199,19 +200,20 @@ def _products_are_right(products: NativeProducts, columns: int, generator: Gener
         ones = np.ones((9, columns // BLOCK), np.float32)
         maps.append(products.scaled(weight.astype(np.int16), ones))
     results = [both for multiply in maps for both in _together_and_alone(multiply, x)]
-    of_int8 = _together_and_alone(products.int8(weight, scale), x)
+    of_int8 = _together_and_alone(products.int8(weight, scale, bias), x)
     return (
         all(np.array_equal(result, results[0]) for result in results)
         and np.array_equal(*of_int8)
         and np.allclose(results[0], x @ floats.T, rtol=1e-4, atol=1e-2)
-        and np.allclose(of_int8[0], x @ floats.T * scale, rtol=1e-4, atol=1e-2)
+        and np.allclose(of_int8[0], x @ floats.T * scale + bias, rtol=1e-4, atol=1e-2)
     )
 
 
 def _together_and_alone(multiply: VectorMap, x: Array) -> tuple[Array, Array]:
-    """Products with all vectors at once, and with each alone: (R, rows) both."""
+    """Products with many vectors at once, and with each alone: (R, rows) both."""
     together, alone = np.empty((2, len(x), 9), np.float32)
-    multiply(Vectors(x), Vectors(together))
+    for some in (slice(11), slice(11, 13)):  # 6 + 4 + 1 and 2: all sizes of tiles
+        multiply(Vectors(x[some]), Vectors(together[some]))
     for number in range(len(x)):
         multiply(Vectors(x[number : number + 1]), Vectors(alone[number : number + 1]))
     return together, alone

@@ -20,14 +20,37 @@ typedef struct {
     int64_t serial, threads; /* more vectors than `serial` are multiplied by `threads` threads */
 } Matrix;
 
+/* Scale and bias of the rows from `start` to `end`. In loops of their own: a compiler may fuse a
+ * product and a sum, which rounds in another way, in the tiles of some sizes and not of others. */
+static void finish(const Matrix *w, float *y, int64_t vectors, int64_t start, int64_t end,
+                   int has_row_scale)
+{
+    for (int64_t j = 0; j < vectors; j++, y += w->rows) {
+        if (has_row_scale)
+            for (int64_t row = start; row < end; row++)
+                y[row] *= w->scale[row];
+        if (w->bias)
+            for (int64_t row = start; row < end; row++)
+                y[row] += w->bias[row];
+    }
+}
+
+/* Vectors of the next tiles, for `left` vectors. */
+static inline int64_t width(int64_t left)
+{
+    int64_t n = left < MAX_VECTORS ? left : MAX_VECTORS;
+    return n == 3 ? 2 : n == 5 ? 4 : n;
+}
+
 /* Sums of `m` rows of W, from `row` on, with `n` vectors x (n, columns); y (n, rows) */
-#define DEFINE_TILE(name, type, load, factor, m, n)                                           \
+#define DEFINE_TILE(name, type, load, m, n)                                                   \
     static void name##_tile_##m##_##n(const Matrix *w, int64_t row, const float *x, float *y) \
     {                                                                                         \
         int64_t columns = w->columns, c = 0;                                                  \
         const type *weight = (const type *)w->weight + row * columns;                         \
         const float *scale = w->scale;                                                        \
-        floats sums[m][n] = {0}, xs[n];                                                       \
+        floats sums[n * m] = {0}, xs[n];                                                      \
+        float results[n * m];                                                                 \
         (void)scale;                                                                          \
         for (; c + LANES <= columns; c += LANES) {                                            \
             UNROLL for (int j = 0; j < n; j++)                                                \
@@ -37,7 +60,7 @@ typedef struct {
                 __builtin_prefetch((const char *)(part + m * columns));                       \
                 floats v = load(part, (row + i) * columns + c);                               \
                 UNROLL for (int j = 0; j < n; j++)                                            \
-                    sums[i][j] += v * xs[j];                                                  \
+                    sums[j * m + i] += v * xs[j];                                             \
             }                                                                                 \
         }                                                                                     \
         if (c < columns) {                                                                    \
@@ -48,23 +71,22 @@ typedef struct {
                 memcpy(part, weight + i * columns + c, (columns - c) * sizeof *part);         \
                 floats v = load(part, (row + i) * columns + c);                               \
                 UNROLL for (int j = 0; j < n; j++)                                            \
-                    sums[i][j] += v * xs[j];                                                  \
+                    sums[j * m + i] += v * xs[j];                                             \
             }                                                                                 \
         }                                                                                     \
-        UNROLL for (int i = 0; i < m; i++) {                                                  \
-            float offset = w->bias ? w->bias[row + i] : 0;                                    \
-            UNROLL for (int j = 0; j < n; j++)                                                \
-                y[j * w->rows + row + i] = factor(row + i) total(sums[i][j]) + offset;        \
-        }                                                                                     \
+        totals(sums, results, n * m);                                                         \
+        UNROLL for (int j = 0; j < n; j++)                                                    \
+            UNROLL for (int i = 0; i < m; i++)                                                \
+                y[j * w->rows + row + i] = results[j * m + i];                                \
     }
 
-/* load(part, index) is a vector of weights from `index` on; factor(row) is that of its sum. */
-#define DEFINE_PRODUCT(name, type, load, factor)                                              \
-    DEFINE_TILE(name, type, load, factor, 1, 1)                                               \
-    DEFINE_TILE(name, type, load, factor, 4, 1)                                               \
-    DEFINE_TILE(name, type, load, factor, 4, 2)                                               \
-    DEFINE_TILE(name, type, load, factor, 4, 4)                                               \
-    DEFINE_TILE(name, type, load, factor, 4, 6)                                               \
+/* load(part, index) is a vector of weights from `index` on. */
+#define DEFINE_PRODUCT(name, type, load, has_row_scale)                                       \
+    DEFINE_TILE(name, type, load, 1, 1)                                                       \
+    DEFINE_TILE(name, type, load, 4, 1)                                                       \
+    DEFINE_TILE(name, type, load, 4, 2)                                                       \
+    DEFINE_TILE(name, type, load, 4, 4)                                                       \
+    DEFINE_TILE(name, type, load, 4, 6)                                                       \
     static void name##_rows(const Matrix *w, const float *x, float *y, int64_t vectors,       \
                             int64_t start, int64_t end)                                       \
     {                                                                                         \
@@ -90,28 +112,21 @@ typedef struct {
         _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1)")    \
         for (int64_t part = 0; part < parts; part++) {                                        \
             int64_t start = part * ROWS_AT_ONCE, end = start + ROWS_AT_ONCE;                  \
-            name##_rows(w, x, y, vectors, start, end < w->rows ? end : w->rows);              \
+            end = end < w->rows ? end : w->rows;                                              \
+            name##_rows(w, x, y, vectors, start, end);                                        \
+            finish(w, y, vectors, start, end, has_row_scale);                                 \
         }                                                                                     \
     }
-
-/* Vectors of the next tiles, for `left` vectors. */
-static inline int64_t width(int64_t left)
-{
-    int64_t n = left < MAX_VECTORS ? left : MAX_VECTORS;
-    return n == 3 ? 2 : n == 5 ? 4 : n;
-}
 
 #define FLOAT(part, index) load_float(part)
 #define INT8(part, index) load_int8(part)
 #define BFLOAT16(part, index) load_bfloat16(part)
 #define SCALED(part, index) (load_int16(part) * scale[(index) / BLOCK])
-#define NO_FACTOR(row)
-#define ROW_SCALE(row) scale[row] *
 
-DEFINE_PRODUCT(float, float, FLOAT, NO_FACTOR)
-DEFINE_PRODUCT(int8, int8_t, INT8, ROW_SCALE)          /* a scale for each row */
-DEFINE_PRODUCT(bfloat16, uint16_t, BFLOAT16, NO_FACTOR)
-DEFINE_PRODUCT(scaled, int16_t, SCALED, NO_FACTOR)     /* a scale for each block: exact products */
+DEFINE_PRODUCT(float, float, FLOAT, 0)
+DEFINE_PRODUCT(int8, int8_t, INT8, 1)
+DEFINE_PRODUCT(bfloat16, uint16_t, BFLOAT16, 0)
+DEFINE_PRODUCT(scaled, int16_t, SCALED, 0) /* exact products */
 
 /* Whether the threads that a product is given are used. */
 int is_threaded(void)

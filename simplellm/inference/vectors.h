@@ -109,6 +109,62 @@ static inline float total(floats sums)
     return (last[0] + last[2]) + (last[1] + last[3]);
 }
 
+#if LANES == 16 && (defined(__clang__) || __GNUC__ >= 12)
+#define SHUFFLE __builtin_shufflevector
+/* The halves of a and of b added: 8 lanes of each. The next functions continue with quarters of the
+ * vectors, and so on, until each lane is the sum of another vector. */
+static inline floats halves(floats a, floats b)
+{
+    return SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+static inline floats quarters(floats a, floats b)
+{
+    return SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+
+static inline floats eighths(floats a, floats b)
+{
+    return SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+
+static inline floats sixteenths(floats a, floats b)
+{
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+static inline floats totals_of_eight(const floats *s)
+{
+    return eighths(quarters(halves(s[0], s[1]), halves(s[2], s[3])),
+                   quarters(halves(s[4], s[5]), halves(s[6], s[7])));
+}
+
+/* total() of each of n vectors, bit for bit, in a third of the time */
+static inline __attribute__((always_inline)) void totals(const floats *sums, float *results, int n)
+{
+    int k = 0;
+    UNROLL for (; k + 16 <= n; k += 16)
+        store(results + k, sixteenths(totals_of_eight(sums + k), totals_of_eight(sums + k + 8)));
+    UNROLL for (; k + 8 <= n; k += 8) {
+        floats eight = totals_of_eight(sums + k);
+        floats last = sixteenths(eight, eight);
+        memcpy(results + k, &last, 8 * sizeof *results);
+    }
+    UNROLL for (; k < n; k++)
+        results[k] = total(sums[k]);
+}
+#else
+static inline __attribute__((always_inline)) void totals(const floats *sums, float *results, int n)
+{
+    UNROLL for (int k = 0; k < n; k++)
+        results[k] = total(sums[k]);
+}
+#endif
+
 static inline float dot(const float *a, const float *b, int64_t n)
 {
     floats sums = {0};
