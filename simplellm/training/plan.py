@@ -109,7 +109,7 @@ def plan(trainer: Trainer, make: MakeTrainer, seconds_spent: float, notice: Noti
     limit = steps_limit(trainer, trainer.config.max_steps)
     max_steps = max(int(min(limit, steps_that_fit)), 1)
     planned_config = _planned_config(trainer, costs, max_steps)
-    unused_seconds = seconds_left * (1 - max_steps / steps_that_fit)
+    unused_seconds = seconds_left * max(1 - limit / steps_that_fit, 0)
     if trainer.config.budget and unused_seconds > UNUSED_SHARE * budget:
         notice(unused_budget(trainer, budget - unused_seconds))
     planned = make(planned_config, mode.precision)

@@ -147,7 +147,7 @@ def test_a_plan_records_the_chosen_execution_mode(folder):
     )
 
 
-@pytest.mark.parametrize("limit", [{"max_steps": 100}, {"budget": 60.0}, {"max_epochs": 1.0}])
+@pytest.mark.parametrize("limit", [{"max_steps": 100}, {"budget": 70.0}, {"max_epochs": 1.0}])
 def test_a_short_run_is_compiled_only_on_request(folder, monkeypatch, limit):
     asked: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
@@ -413,6 +413,18 @@ def test_no_notice_appears_for_a_budget_that_is_used(folder, given):
     notices: list[str] = []
     listening = training_context(folder, notice=notices.append)
     prepare_run(Sources((str(STORY),)), {**TINY, **given}, RunFolder(folder / "planned"), listening)
+    assert not any("of its budget" in notice for notice in notices)
+
+
+def test_a_budget_with_less_than_a_step_left_is_used(folder, monkeypatch):
+    slow_steps(monkeypatch, lambda step: 20.0)
+    notices: list[str] = []
+    listening = training_context(folder, notice=notices.append)
+    given = {**FADING, **TINY, "budget": 70.0}
+    trainer, _ = prepare_run(
+        Sources((str(STORY),)), given, RunFolder(folder / "planned"), listening
+    )
+    assert trainer.config.max_steps == 2
     assert not any("of its budget" in notice for notice in notices)
 
 
