@@ -18,6 +18,9 @@ from simplellm.app.session import Session
 from simplellm.app.typeahead import early_keys, keep_typeahead
 from simplellm.errors import SimpleLLMError, is_out_of_memory, out_of_memory
 
+SINGLE_TURN = (
+    "trained on single questions: each message is answered by itself; /context on keeps turns"
+)
 TAIL_TURNS = 2  # of a continued conversation that are shown again
 TAIL_CHARACTERS = 600  # of each of them
 
@@ -103,6 +106,8 @@ def _welcome(session: Session, screen: Screen) -> None:
     )
     screen.line(f"{run}: type {what}.", "dim")
     screen.line("/help for help, Ctrl-D quits.", "dim")
+    if session.is_chat and session.is_single_turn and not session.keeps_context:
+        screen.line(SINGLE_TURN, "dim")
     if session.system is not None:
         screen.line(f"system message: {session.system}", "dim")
     if changed := changed_settings(session):

@@ -32,12 +32,16 @@ class Names:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run whose model is loaded. facts: what /info shows of it."""
+    """A run whose model is loaded. facts: what /info shows of it.
+
+    is_single_turn: it was trained on conversations of one question and one reply.
+    """
 
     sampler: Sampler
     path: Path
     facts: dict[str, str]
     names: Names = field(default_factory=Names)
+    is_single_turn: bool = False
 
 
 def _short(name: str) -> str:

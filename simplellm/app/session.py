@@ -52,6 +52,7 @@ class Session(SessionSettings):
     load_run: loads another run, for /run.
     is_chat: the mode. system: the system message of the conversation. start_system: that of a new
         session. names: who speaks, on the screen.
+    is_single_turn: the model was trained on single questions; earlier turns are not kept then.
     """
 
     sampler: Sampler
@@ -72,6 +73,7 @@ class Session(SessionSettings):
     is_chat: bool = False
     system: str | None = None
     start_system: str | None = None
+    is_single_turn: bool = False
     names: Names = field(default_factory=Names)
     _kept: dict[str, Any] = field(default_factory=dict)  # settings kept for the run
     _n_left_out: int = 0  # turns already reported as left out of the context
@@ -261,11 +263,15 @@ class Session(SessionSettings):
         self.run_path = loaded.path
         self.facts = loaded.facts
         self.names = loaded.names
+        had_default = self.keeps_context == self.default_context
+        self.is_single_turn = loaded.is_single_turn
         is_chat = has_chat(loaded.sampler, self.notice)
         kept = self.turns if is_chat == self.is_chat else []
         self.turns = [replace(turn, ids=None, pieces=()) for turn in kept]
         if is_chat != self.is_chat:
             self.enter(is_chat)
+        elif had_default:
+            self.keeps_context = self.default_context
         self._begin_journal()
         self.recall_settings()
 

@@ -24,6 +24,7 @@ class SessionSettings:
     shows_probabilities: bool
     preferences: Preferences | None
     is_chat: bool
+    is_single_turn: bool
     system: str | None
     start_system: str | None
     _kept: dict[str, Any]
@@ -51,9 +52,14 @@ class SessionSettings:
         self.params = self.defaults
         self._kept = {}
         self.shows_probabilities = False
-        self.keeps_context = self.is_chat
+        self.keeps_context = self.default_context
         self.system = self.start_system
         self._write_preferences()
+
+    @property
+    def default_context(self) -> bool:
+        """A chat keeps earlier turns, unless its model never saw any before a question."""
+        return self.is_chat and not self.is_single_turn
 
     def recall_settings(self) -> None:
         """Apply the settings kept for the run, except where a flag overrides them."""
@@ -85,7 +91,7 @@ class SessionSettings:
     def enter(self, is_chat: bool) -> None:
         """Begin a mode with its defaults: a chat keeps earlier turns and has longer replies."""
         self.is_chat = is_chat
-        self.keeps_context = self._kept.get("context", is_chat)
+        self.keeps_context = self._kept.get("context", self.default_context)
         if "max_new_tokens" not in self.flags:
             n = (SamplingParams.of_chat() if is_chat else SamplingParams()).max_new_tokens
             self.defaults = replace(self.defaults, max_new_tokens=n)

@@ -21,6 +21,7 @@ from simplellm.app.answer import Answer
 from simplellm.app.chat import chat_loop
 from simplellm.app.cli import main
 from simplellm.app.commands.registry import dispatch
+from simplellm.app.commands.runs import changed_settings
 from simplellm.app.conversation import Conversation, Turn, load, read_conversation
 from simplellm.app.journal import Journal, last_conversation
 from simplellm.app.loaded_run import LoadedRun, Names, display_name
@@ -28,6 +29,7 @@ from simplellm.app.options import ChatOptions
 from simplellm.app.results import Lines, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
+from simplellm.app.subcommands.chat import is_single_turn
 from simplellm.app.subcommands.shared import load_sampler
 from simplellm.checkpoint.run import RunFolder
 from simplellm.config.sampling import CHAT_MAX_NEW_TOKENS, SamplingParams
@@ -372,6 +374,30 @@ def test_code_in_a_reply_is_not_wrapped_at_words(
 )  # fmt: skip
 def test_the_name_of_a_file_is_shown_without_its_format(run: str, shown: str) -> None:
     assert display_name(run) == shown
+
+
+@pytest.mark.parametrize(
+    ("replies", "start", "is_single"),
+    [
+        (110, None, True),
+        (110, "base", True),
+        (110, "/models/SmolLM2.gguf", False),
+        (300, None, False),
+    ],
+)
+def test_a_model_of_single_questions_is_asked_without_earlier_turns(
+    replies: int, start: str | None, is_single: bool, session: Session, tmp_path: Path
+) -> None:
+    info = {"from": start, "conversations": {"conversations": 100, "replies": replies}}
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    assert is_single_turn(RunFolder(tmp_path)) is is_single
+    session.is_single_turn = is_single
+    session.enter(is_chat=True)
+    assert session.keeps_context is not is_single
+    session.set_context("on" if is_single else "off")
+    assert changed_settings(session)
+    session.reset()
+    assert session.keeps_context is not is_single and not changed_settings(session)
 
 
 def test_names_from_outside_are_harmless_and_short() -> None:

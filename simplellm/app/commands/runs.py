@@ -108,7 +108,7 @@ def changed_settings(session: Session) -> str:
         for name, value in session.params.to_mapping().items()
         if value != getattr(session.defaults, name)
     ]
-    if session.keeps_context != session.is_chat:  # a chat keeps earlier turns by default
+    if session.keeps_context != session.default_context:
         changed.append("context on" if session.keeps_context else "context off")
     changed += ["probs on"] * session.shows_probabilities
     return f"{', '.join(changed)} (/reset for the defaults)" if changed else ""
