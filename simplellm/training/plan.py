@@ -32,7 +32,7 @@ from simplellm.training.trainer import Trainer
 UNUSED_SHARE = 0.1  # of a budget, from which a notice says that the text cannot use it
 TIMED_STEPS, WARM_UP_STEPS = 3, 2
 TIMED_EVALUATIONS, TIMED_EVALUATION_TOKENS = 3, 4096
-TIMING_SHARE = 0.05  # of the budget: fewer steps are timed on a slow or busy machine (guess)
+TIMING_SHARE = 0.02  # of the budget: fewer steps are timed on a slow or busy machine (guess)
 SLOW_PARAMETERS = 20_000_000  # from which that takes over 3 s (measured: 40 s of 134,515,008)
 # Seconds of training from which compilation is tried: it takes up to a minute.
 COMPILE_FROM_SECONDS = {"cuda": 120.0, "cpu": 300.0}
