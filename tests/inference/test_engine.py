@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from byte_models import BYTES, GREEDY, PLAIN, byte_model
 from engine_clients import SECONDS, Client, seeded
 
@@ -63,6 +64,30 @@ def test_replies_computed_together_equal_those_of_the_sampler(architecture, weig
             for client in clients
         ]
     assert found == expected
+
+
+def test_replies_of_a_model_in_16_bits_equal_those_of_the_sampler():
+    """The decoder has no such weights: the model computes each reply alone, as on a GPU."""
+    model = byte_model(block_size=400).to(torch.bfloat16)
+    prompts = [[65] * n for n in (1, 20, 200)]
+    params = [seeded(replace(PLAIN, max_new_tokens=20), n) for n in range(3)]
+    alone = [Sampler(model, BYTES).stream(*pair) for pair in zip(prompts, params, strict=True)]
+    expected = ["".join(piece.text for piece in reply) for reply in alone]
+    sampler = Sampler(model, BYTES)
+    assert sampler.decoder is None
+    with Engine(sampler) as engine:
+        clients = [Client(engine, *pair) for pair in zip(prompts, params, strict=True)]
+        assert [client.text for client in clients] == expected
+
+
+def test_a_bug_of_the_engine_leaves_no_client_waiting(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    with Engine(endless_sampler()) as engine:
+        clients = [Client(engine, [65], LONG) for _ in range(3)]
+        monkeypatch.setattr(type(engine._running), "step", lambda running: 1 / 0)
+        assert [client.end.reason for client in clients] == ["error"] * 3
+        with pytest.raises(EngineClosed):
+            Client(engine, [65], LONG)
 
 
 def test_a_reply_has_statistics_stop_sequences_and_whole_characters():

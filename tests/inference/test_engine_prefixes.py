@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,20 @@ def test_two_conversations_with_one_beginning_share_it():
             for rest in (b"one", b"two", b"three")
         ]
     assert [end.cached_tokens for end in ends] == [0, 20, 21]
+
+
+def test_replies_to_one_prompt_at_once_read_it_once():
+    ids = list(b"a prompt " * 15)
+    with Engine(endless_sampler(), WITHOUT) as engine:
+        alone = [Client(engine, ids, seeded(SETTINGS, seed)).text for seed in range(4)]
+    with Engine(endless_sampler(), WITHOUT) as engine:
+        engine.call(lambda sampler: time.sleep(0.05))  # until all requests are there
+        clients = [Client(engine, ids, seeded(SETTINGS, seed)) for seed in range(4)]
+        assert [client.text for client in clients] == alone
+        statistics = engine.statistics
+    cached = [client.end.cached_tokens for client in clients]
+    assert cached[0] == 0 and cached[2:] == [134, 134] and 70 <= cached[1] <= 134
+    assert statistics.cached_tokens == sum(cached)
 
 
 def test_the_oldest_prefix_is_dropped_where_memory_is_full():

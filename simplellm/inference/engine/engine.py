@@ -24,6 +24,8 @@ from simplellm.config.sampling import SamplingParams
 from simplellm.errors import SettingError
 from simplellm.inference.engine.limits import EngineLimits, Statistics
 from simplellm.inference.engine.request import (
+    CANCELLED,
+    ERROR,
     EndCallback,
     EngineClosed,
     QueueFull,
@@ -126,8 +128,10 @@ class Engine:
                 self._run_calls()
                 self._admit()
                 self._running.step()
-        finally:
-            self._end_all()
+        except Exception as error:  # a bug of the engine: no client waits for ever
+            self._end_all(ERROR, error)
+            raise
+        self._end_all(CANCELLED)
 
     def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; False once the engine is closed."""
@@ -155,7 +159,7 @@ class Engine:
             for request in cancelled:
                 self._waiting.remove(request)
         for request in cancelled:
-            self._running.reject(request)
+            self._running.reject(request, CANCELLED)
         while True:
             with self._changed:
                 if not self._waiting or not self._running.has_room(self._waiting[0]):
@@ -163,15 +167,15 @@ class Engine:
                 request = self._waiting.popleft()
             self._running.start(request)
 
-    def _end_all(self) -> None:
+    def _end_all(self, reason: str, error: Exception | None = None) -> None:
         with self._changed:
             self._is_open = False
             waiting, calls = list(self._waiting), list(self._calls)
             self._waiting.clear()
             self._calls.clear()
         for request in waiting:
-            self._running.reject(request)
-        self._running.cancel_all()
+            self._running.reject(request, reason, error)
+        self._running.end_all(reason, error)
         for future, _ in calls:
             future.cancel()
 

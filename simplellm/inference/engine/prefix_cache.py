@@ -53,7 +53,7 @@ class PrefixCache:
             self._use(entry)
             return
         self._entries = [
-            entry for entry in self._entries if _common(entry.ids, new) < len(entry.ids)
+            entry for entry in self._entries if common_prefix(entry.ids, new) < len(entry.ids)
         ]
         while self._entries and self.n_bytes + n * token_bytes > self.max_bytes:
             del self._entries[0]
@@ -69,10 +69,7 @@ class PrefixCache:
         if entry is None or n < MIN_TOKENS:
             return 0
         self._use(entry)
-        cache.reserve(n)
-        cache.keys[:, :, :, :n] = entry.keys[:, :, :, :n]
-        cache.values[:, :, :, :n] = entry.values[:, :, :, :n]
-        cache.length = n
+        copy_prefix(entry, cache, n)
         return n
 
     def clear(self) -> None:
@@ -80,7 +77,7 @@ class PrefixCache:
 
     def _longest(self, ids: np.ndarray) -> tuple[int, _Entry | None]:
         """The entry with the longest common prefix with `ids`, and its length."""
-        found = ((_common(entry.ids, ids), entry) for entry in self._entries)
+        found = ((common_prefix(entry.ids, ids), entry) for entry in self._entries)
         return max(found, key=lambda pair: pair[0], default=(0, None))
 
     def _use(self, entry: _Entry) -> None:
@@ -88,7 +85,15 @@ class PrefixCache:
         self._entries.append(entry)
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
+def copy_prefix(source: _Entry | KVCache, cache: KVCache, n: int) -> None:
+    """Replace what `cache` holds by the first n positions of `source`."""
+    cache.reserve(n)
+    cache.keys[:, :, :, :n] = source.keys[:, :, :, :n]
+    cache.values[:, :, :, :n] = source.values[:, :, :, :n]
+    cache.length = n
+
+
+def common_prefix(one: np.ndarray, other: np.ndarray) -> int:
     """Length of the common prefix."""
     n = min(len(one), len(other))
     differs = one[:n] != other[:n]

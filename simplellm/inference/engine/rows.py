@@ -9,7 +9,7 @@ with it, because each token is.
 - On a CPU without: the model reads a prompt alone, in parts with fixed borders. The last token and
   the new ones go through the decoder, vector by vector if there is no compiler at all. After a
   prefix from the cache, logits may differ in their last bits.
-- On a GPU, and for weights in 16 bits: the model computes each reply alone, otherwise the same.
+- On a GPU, and for weights in 16 bits: the model computes each reply alone, with its last token.
 
 Shapes: V vocabulary size.
 """
@@ -57,7 +57,7 @@ class Rows:
     def next_parts(self, texts: Sequence[Text]) -> list[Part | None]:
         """What to read of each text in the next pass; None of those that wait for a prompt."""
         if not self._reads_prompts:
-            return [_fixed_part(*text) for text in texts]
+            return [self._fixed_part(*text) for text in texts]
         n_single = sum(len(unread) == 1 for _, unread in texts)
         room = min(PROMPT_ROWS, max(MAX_ROWS - n_single, 1)) if n_single else MAX_ROWS
         parts: list[Part | None] = []
@@ -80,6 +80,12 @@ class Rows:
                 found[id(part)] = row if row is None or is_last else row.copy()
         return [found[id(part)] for part in parts]
 
+    def _fixed_part(self, cache: KVCache, unread: Sequence[int]) -> Part:
+        """Up to the next border; for the decoder the last token alone, as in the sampler."""
+        is_last_alone = self._decoder is not None and len(unread) > 1
+        n = min(PART - cache.length % PART, len(unread) - is_last_alone)
+        return Part(cache, unread[:n], has_logits=n == len(unread))
+
     def _is_for_decoder(self, part: Part) -> bool:
         return self._reads_prompts or (self._decoder is not None and part.has_logits)
 
@@ -91,14 +97,6 @@ class Rows:
             if not part.has_logits:
                 return None
             return self._model.logits(hidden[0, -1]).float().cpu().numpy()
-
-
-def _fixed_part(cache: KVCache, unread: Sequence[int]) -> Part:
-    """Up to the next border; the last token alone, as in the sampler."""
-    if len(unread) == 1:
-        return Part(cache, unread, has_logits=True)
-    n = min(PART - cache.length % PART, len(unread) - 1)
-    return Part(cache, unread[:n], has_logits=False)
 
 
 def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:

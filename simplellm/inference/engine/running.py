@@ -7,7 +7,12 @@ import time
 from collections.abc import Sequence
 
 from simplellm.inference.engine.limits import EngineLimits, Statistics
-from simplellm.inference.engine.prefix_cache import PrefixCache
+from simplellm.inference.engine.prefix_cache import (
+    MIN_TOKENS,
+    PrefixCache,
+    common_prefix,
+    copy_prefix,
+)
 from simplellm.inference.engine.request import CANCELLED, ERROR, End, Request
 from simplellm.inference.engine.rows import Rows
 from simplellm.inference.engine.running_reply import RunningReply
@@ -56,20 +61,20 @@ class Running:
         try:
             reply = self._new_reply(request)
         except Exception as error:
-            _tell_end(request, End.of_request(request, ERROR, error))
+            self.reject(request, ERROR, error)
             return
         self._counts["requests"] += 1
         self._counts["prompt_tokens"] += len(request.ids)
         self._counts["cached_tokens"] += reply.n_prefix
         self._replies.append(reply)
 
-    def reject(self, request: Request) -> None:
-        """End a request that was cancelled while it waited."""
-        _tell_end(request, End.of_request(request, CANCELLED))
+    def reject(self, request: Request, reason: str, error: Exception | None = None) -> None:
+        """End a request that was not started."""
+        _tell_end(request, End.of_request(request, reason, error))
 
-    def cancel_all(self) -> None:
+    def end_all(self, reason: str, error: Exception | None = None) -> None:
         for reply in list(self._replies):
-            self._end(reply, CANCELLED)
+            self._end(reply, reason, error)
 
     def step(self) -> None:
         """Read one part of each reply, and draw a token where all is read."""
@@ -80,6 +85,7 @@ class Running:
         if not replies:
             return
         self._counts["steps"] += 1
+        self._share_prompts(replies)
         parts = self._rows.next_parts([(reply.cache, reply.unread) for reply in replies])
         pairs = [(reply, part) for reply, part in zip(replies, parts, strict=True) if part]
         for (reply, _), logits in zip(pairs, self._read([part for _, part in pairs]), strict=True):
@@ -87,6 +93,23 @@ class Running:
                 self._end(reply, ERROR, logits)
             elif logits is not None:
                 self._draw(reply, logits)
+
+    def _share_prompts(self, replies: Sequence[RunningReply]) -> None:
+        """Prompts that begin like one which was just read for another reply are not read again."""
+        if not self._rows.can_share_prefixes:
+            return
+        sources = [reply for reply in replies if reply.has_read_prompt]
+        for reply in replies:
+            if reply.has_read_prompt or not sources:
+                continue
+            prompt = reply.prompt[:-1]  # its last token gives the logits
+            source = max(sources, key=lambda one: common_prefix(prompt, one.prompt))
+            n = min(common_prefix(prompt, source.prompt), source.cache.length)
+            n_more = n - reply.cache.length
+            if n_more >= MIN_TOKENS:
+                copy_prefix(source.cache, reply.cache, n)
+                reply.n_prefix += n_more
+                self._counts["cached_tokens"] += n_more
 
     # ------------------------------------------------------------ one reply
 

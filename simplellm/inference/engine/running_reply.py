@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from simplellm.inference.engine.request import End, NewToken, Request, new_token
 from simplellm.inference.filters import Array
 from simplellm.inference.reply import Reply, StreamedToken, token_statistics
@@ -27,6 +29,7 @@ class RunningReply:
         self.end_ids = sampler.end_ids
         self.cache = cache
         self.context = sampler.truncate(request.ids)
+        self.prompt = np.asarray(self.context)  # the beginning of the context; empty after a cut
         self.n_prefix = n_prefix
         self.kv_bytes = kv_bytes
         self.started_at = time.monotonic()
@@ -40,6 +43,10 @@ class RunningReply:
     def unread(self) -> list[int]:
         """Tokens to read before the next one can be drawn; at least one."""
         return self.context[self.cache.length :]
+
+    @property
+    def has_read_prompt(self) -> bool:
+        return self.cache.length >= len(self.prompt) - 1
 
     @property
     def has_ended(self) -> bool:
@@ -92,3 +99,4 @@ class RunningReply:
             return
         self.context = self._sampler.truncate([*self.request.ids, *self._reply.new_ids])
         self.cache.length = 0
+        self.prompt = self.prompt[:0]
