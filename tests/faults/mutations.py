@@ -305,6 +305,54 @@ MUTATIONS = (
             "tests/app/test_hostile_text.py",
         ),
     ),
+    Mutation(
+        "the check of a request's Host",
+        "simplellm/server/middleware.py",
+        "        if not self._access.allows_host(host):\n",
+        "        if False:\n",
+        ("tests/server/test_access.py::test_the_guards_of_a_server",),
+    ),
+    Mutation(
+        "the check of a request's Origin",
+        "simplellm/server/middleware.py",
+        "        if origin is not None and not self._access.allows_origin(origin, host):\n",
+        "        if False:\n",
+        ("tests/server/test_access.py::test_the_guards_of_a_server",),
+    ),
+    Mutation(
+        "the check of an API key",
+        "simplellm/server/access.py",
+        '        return hmac.compare_digest((given or "").encode(), self.api_key.encode())\n',
+        "        return bool(given)\n",
+        ("tests/server/test_access.py::test_keys_are_compared_as_a_whole",),
+    ),
+    Mutation(
+        "the end of a reply whose client has gone",
+        "simplellm/server/event_stream.py",
+        "        finally:\n            self._close()\n",
+        "        finally:\n            pass\n",
+        ("tests/server/test_connections.py::test_a_client_that_disconnects_cancels_its_request",),
+    ),
+    Mutation(
+        "the limit of connections",
+        "simplellm/server/connections.py",
+        "            oldest.transport.abort()\n",
+        "            pass\n",
+        (
+            "tests/server/test_connections.py"
+            "::test_the_oldest_idle_connection_is_closed_for_a_new_one",
+        ),
+    ),
+    Mutation(
+        "the answer to a failure that names no cause",
+        "simplellm/server/api_error.py",
+        '    return ApiError(500, INTERNAL, code="internal_error")\n',
+        '    return ApiError(500, str(error), code="internal_error")\n',
+        (
+            "tests/server/test_errors.py"
+            "::test_an_answer_to_a_failure_of_the_server_tells_nothing_about_it",
+        ),
+    ),
 )
 
 

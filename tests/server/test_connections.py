@@ -170,6 +170,22 @@ def allowed_files(n: int) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_the_oldest_idle_connection_is_closed_for_a_new_one(
+    byte_sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.live_server import live_server, received
+
+    monkeypatch.setattr("simplellm.server.connections.MAX_CONNECTIONS", 2)
+    with live_server(byte_sampler) as server, contextlib.ExitStack() as idle:
+        first = idle.enter_context(server.connect())
+        second = idle.enter_context(server.connect())
+        assert server.get("/health").status == 200
+        first.settimeout(10)
+        assert received(first) == b""
+        second.sendall(CLOSE + b"\r\n")
+        assert received(second).startswith(b"HTTP/1.1 200")
+
+
 def test_a_connection_over_the_limit_is_refused_while_all_others_are_busy(
     byte_sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
