@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import signal
 import socket
 import threading
@@ -26,7 +27,7 @@ SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
-FINISH_SECONDS = 2.0  # for running replies after a signal; then they are cancelled
+FINISH_SECONDS = 1.5  # for running replies after a signal; then they are cancelled
 CANCEL_SECONDS = 1.0  # for their answers to be sent
 BACKLOG = 1024  # connections that the system accepts before the server does
 Listeners = list[socket.socket]
@@ -90,7 +91,7 @@ def server_config(app: Starlette) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=int(IDLE_SECONDS),
-        timeout_graceful_shutdown=int(FINISH_SECONDS + CANCEL_SECONDS),
+        timeout_graceful_shutdown=math.ceil(FINISH_SECONDS + CANCEL_SECONDS),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
