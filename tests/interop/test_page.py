@@ -148,9 +148,7 @@ def test_a_chat_model_answers_each_message_after_the_earlier_ones(reader, chat):
     assert [token["id"] for token in reply["tokens"]] == answer["choices"][0]["token_ids"]
 
 
-def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(
-    reader, run, monkeypatch, slow_tokens
-):
+def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(reader, run, slow_tokens):
     reader.open(run)
     reader.tab.click("#show-settings")
     reader.tab.fill("#setting-max_new_tokens", "2000")
@@ -172,6 +170,21 @@ def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(
     reader.tab.keyboard.press("Escape")
     reader.wait_for_reply()
     assert reader.reply.startswith(before)
+
+
+def test_what_was_written_is_kept_when_the_page_is_loaded_again(reader, run, slow_tokens):
+    reader.open(run)
+    reader.tab.click("#show-settings")
+    reader.tab.fill("#setting-max_new_tokens", "2000")
+    reader.tab.press("#setting-max_new_tokens", "Enter")
+    reader.tab.fill("#message", PROMPT)
+    reader.tab.press("#message", "Enter")
+    reader.tab.wait_for_selector(".model .shaded span:nth-child(4)")
+    reader.tab.reload()
+    reader.tab.wait_for_selector(".model .ending")
+    assert reader.tab.locator(".ending").text_content() == "stopped"
+    assert reader.reply
+    wait_until(lambda: run.n_running == 0)
 
 
 @pytest.fixture
@@ -262,6 +275,13 @@ def test_tokens_and_alternatives_are_reached_with_the_keyboard_alone(reader, run
     reader.tab.keyboard.press("Escape")
     assert reader.tab.evaluate("document.activeElement.matches('.model .shaded')")
     reader.tab.keyboard.press("Enter")
+    reader.tab.wait_for_selector(".candidate:focus")
+    reader.tab.focus("[aria-label='Next token']")
+    reader.tab.keyboard.press("Enter")
+    reader.tab.wait_for_selector("#token h2:text('Token 4 of')")
+    reader.tab.wait_for_selector("[aria-label='Next token']:focus")
+    reader.tab.keyboard.press("Tab")
+    reader.tab.keyboard.press("Tab")
     reader.tab.wait_for_selector(".candidate:focus")
     reader.tab.keyboard.press("ArrowDown")
     reader.tab.keyboard.press("Enter")

@@ -1,7 +1,7 @@
 /** The chat: sends messages, shows replies as they are written, and changes the conversation. */
 
 import { announce, byId, el, toast } from "./dom.js";
-import { branched, idsBefore, newReply, write } from "./reply.js";
+import { branched, idsBefore, interrupt, newReply, write } from "./reply.js";
 import { allConversations, newConversation, saveConversation, shownReply } from "./store.js";
 import { modelTurn, userTurn } from "./turns.js";
 
@@ -20,6 +20,7 @@ export class Chat {
     this.onSaved = onSaved;
     this.running = null; // the AbortController of the reply that is written
     this.conversation = newConversation();
+    addEventListener("pagehide", () => this.keepUnfinished());
   }
 
   get isWriting() {
@@ -100,6 +101,15 @@ export class Chat {
   showVersion(number, version) {
     this.conversation.turns[number].shown = version;
     this.save();
+  }
+
+  /** Saves a reply that is being written when the page is closed or loaded again. */
+  keepUnfinished() {
+    if (!this.isWriting) return;
+    for (const turn of this.conversation.turns.filter(({ versions }) => versions)) {
+      if (shownReply(turn).reason === null) interrupt(shownReply(turn));
+    }
+    saveConversation(this.conversation);
   }
 
   stop() {

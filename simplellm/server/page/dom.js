@@ -24,6 +24,14 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** The button that closes a panel. */
+export const closeButton = (close) =>
+  el(
+    "button",
+    { type: "button", class: "plain close", "aria-label": "Close", onclick: close },
+    "×",
+  );
+
 /** Lets a screen reader read one sentence. */
 export function announce(text) {
   byId("status").textContent = text;

@@ -22,6 +22,12 @@ export function branched(reply, index, token) {
   return { ...reply, tokens, text: textOf(tokens, reply.stops), reason: null };
 }
 
+/** Marks a reply as interrupted that the page can no longer write. */
+export function interrupt(reply) {
+  reply.reason = "interrupted";
+  reply.text = textOf(reply.tokens, reply.stops);
+}
+
 /** The ids of everything that was read and written up to token number `index`. */
 export const idsBefore = (reply, index = reply.tokens.length) => [
   ...reply.promptIds,
@@ -48,11 +54,11 @@ export async function write(reply, start, settings, { endIds, signal, onChange }
       }
       onChange();
     }
+    reply.text = textOf(reply.tokens, reply.stops);
   } catch (error) {
-    reply.reason = "interrupted";
+    interrupt(reply);
     if (error.name !== "AbortError") throw error;
   } finally {
-    reply.text = textOf(reply.tokens, reply.stops);
     onChange();
   }
 }
@@ -65,5 +71,4 @@ function add(reply, choice, endIds) {
   );
   reply.tokens.push(...tokens.filter(({ id }) => !endIds.includes(id)));
   reply.reason = choice.finish_reason ?? reply.reason;
-  reply.text = textOf(reply.tokens, reply.stops);
 }

@@ -1,6 +1,7 @@
 /** The settings of replies: the form, what each of them means, and their values. */
 
-import { byId, el } from "./dom.js";
+import { byId, closeButton, el } from "./dom.js";
+import { showPanel } from "./views.js";
 
 const KEPT = "simplellm.settings";
 const MEANINGS = {
@@ -66,7 +67,12 @@ export class Settings {
   render() {
     const fields = this.declared.map((setting) => this.field(setting));
     byId("settings").replaceChildren(
-      el("h2", {}, "Settings"),
+      el(
+        "header",
+        {},
+        el("h2", {}, "Settings"),
+        closeButton(() => showPanel(null)),
+      ),
       ...(this.isChat ? [this.systemField()] : []),
       this.contextField(),
       ...fields,

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { AttentionView } from "./attention.js";
-import { byId, el } from "./dom.js";
+import { byId, closeButton, el } from "./dom.js";
 import { idsBefore } from "./reply.js";
 import { percent, toToken, visible } from "./tokens.js";
 import { isPanelOpen, showPanel } from "./views.js";
@@ -33,20 +33,31 @@ export class TokenPanel {
     this.shown = shown;
     shown.view.choose(shown.index);
     showPanel("token");
+    shown.view.element.querySelector(".chosen")?.scrollIntoView({ block: "nearest" });
     const body = el(
       "div",
       { class: "panel-body" },
       el("p", { class: "note" }, "Asking the model …"),
     );
+    const focused = this.focusedLabel();
     byId("token").replaceChildren(this.header(), body);
+    if (focused)
+      byId("token")
+        .querySelector(`[aria-label="${CSS.escape(focused)}"]`)
+        ?.focus();
     try {
       const parts = await this.parts();
       if (this.shown !== shown) return;
       body.replaceChildren(...parts);
-      if (shown.byKey) body.querySelector("button")?.focus();
+      if (shown.byKey && !focused) body.querySelector("button")?.focus();
     } catch (error) {
       body.replaceChildren(el("p", { class: "problem" }, error.message));
     }
+  }
+
+  /** The name of the button in the panel that has the focus, or null. */
+  focusedLabel() {
+    return document.activeElement.closest("#token") && document.activeElement.ariaLabel;
   }
 
   /** Asks again where the settings have changed. */
@@ -89,16 +100,7 @@ export class TokenPanel {
       step("Previous token", "‹", index - 1),
       el("h2", {}, place),
       step("Next token", "›", index + 1),
-      el(
-        "button",
-        {
-          type: "button",
-          class: "plain close",
-          "aria-label": "Close",
-          onclick: () => this.close(),
-        },
-        "×",
-      ),
+      closeButton(() => this.close()),
     );
   }
 

@@ -53,11 +53,11 @@ export const textOf = (tokens, stops) =>
 
 /** The shades: the least probability of each, and its name in the legend. */
 export const SHADES = [
-  [0.5, "over 50%"],
-  [0.2, "20%"],
-  [0.05, "5%"],
-  [0.01, "1%"],
-  [0, "less"],
+  [0.5, "≥ 50%"],
+  [0.2, "≥ 20%"],
+  [0.05, "≥ 5%"],
+  [0.01, "≥ 1%"],
+  [0, "< 1%"],
 ];
 
 /** The number of the shade of a probability; 0 is for likely tokens and has no colour. */
