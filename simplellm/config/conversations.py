@@ -19,6 +19,9 @@ PROMPT_WEIGHT, WARM_PROMPT_WEIGHT = 0.3, 0.1
 # data has as many steps.
 NEW_EPOCHS, WARM_EPOCHS = 16.0, 10.0
 TUNED_BYTES = 84_000
+# Of training, from which the base model learns replies by heart too: seconds for a megabyte, on the
+# machine of the trials beside other programs (measured: docs/recipe.md). A new model needs a third.
+BASE_SECONDS_PER_MEGABYTE = 1700.0
 OPEN_EPOCHS = 10.0  # of an open model: 200 conversations with 20 facts (measured)
 # A bot shall give the replies that it was taught. What keeps a model from learning a text by heart
 # is left out; the smoothing keeps the loss on held-out replies from rising as much.
@@ -71,6 +74,14 @@ def warm_on_conversations(is_open: bool, train_bytes: int) -> dict[str, Any]:
         "muon_learning_rate": 0.04,
         "max_epochs": usual_epochs(train_bytes, is_warm=True),
     }
+
+
+def seconds_from_base(train_bytes: int, speed: float) -> float:
+    """The budget from which the base model learns conversations of this size by heart.
+
+    speed: of the machine, relative to that of the trials.
+    """
+    return BASE_SECONDS_PER_MEGABYTE * train_bytes / 1e6 / max(speed, 1e-9)
 
 
 def usual_epochs(train_bytes: int, is_warm: bool) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import math
 from typing import NamedTuple
 
 from simplellm.base.packaged import base_folder, is_present
+from simplellm.config.conversations import seconds_from_base
 from simplellm.config.fine_tuning import contradiction, pays_to_start_warm
 from simplellm.config.setting import ExplicitSettings
 from simplellm.config.training import TrainConfig
@@ -36,17 +38,34 @@ def choose_start(
     config: TrainConfig,
     given: ExplicitSettings,
     context: TrainingContext,
+    speed: float = 1.0,
 ) -> Choice:
     """The base model where starting from it pays, with a notice; the same choice on all ranks.
 
-    config: of a new model. given: settings of the user.
+    config: of a new model. given: settings of the user. speed: see `recipe`.
     """
     if not is_present():
         return Choice()
-    text = _sample(corpora, None if corpora.validation else config.val_fraction)
-    choice = _choice(text, corpora.n_bytes, given, context)
+    if line := _no_time_for_replies(corpora, config, speed):
+        choice = Choice(None, line)
+    else:
+        text = _sample(corpora, None if corpora.validation else config.val_fraction)
+        choice = _choice(text, corpora.n_bytes, given, context)
     context.notice(choice.line)
     return choice
+
+
+def _no_time_for_replies(corpora: Corpora, config: TrainConfig, speed: float) -> str:
+    """Why conversations are not learned from the base, which is larger than a new model."""
+    if corpora.conversations is None or config.budget is None:
+        return ""
+    needed = seconds_from_base(corpora.n_bytes, speed)
+    if config.budget >= needed:
+        return ""
+    return (
+        f"{RANDOM_WEIGHTS}, not the base model: it needs about {math.ceil(needed / 10) * 10} s to "
+        "learn these replies; for the base, a longer --budget or --from base"
+    )
 
 
 def _choice(

@@ -106,7 +106,7 @@ def prepare_run(
     refuse_without_effect(given, corpora.conversations is not None)
     speed = attempt.speed or measured_speed(context)
     is_chosen = attempt.may_choose_base and base is None
-    choice = choose_start(corpora, config, given, context) if is_chosen else Choice(base)
+    choice = choose_start(corpora, config, given, context, speed) if is_chosen else Choice(base)
     base = choice.base
     corpora = without_known_figures(corpora, base, config.val_fraction, context.notice)
     model_config, config = _configs(corpora.n_bytes, given, base, speed, lengths_of(corpora))

@@ -25,6 +25,8 @@ from simplellm.data.conversations.split import Split
 from simplellm.data.prepared_conversations import ChatData, new_tokenizer
 from simplellm.data.prepared_corpus import PREPARED_FOLDER, find_prepared
 from simplellm.errors import CheckpointError, SettingError, TextError
+from simplellm.training import base_choice
+from simplellm.training.base_choice import Choice, choose_start
 from simplellm.training.chat_setup import grown_weights
 from simplellm.training.preparation import prepare_run
 from simplellm.training.resume import resume
@@ -272,3 +274,24 @@ def test_a_bot_of_an_exported_chat_answers_in_the_style_of_me(tmp_path: Path) ->
         message = [{"role": "user", "content": question}]
         reply = model.chat(message, temperature=0.0, max_new_tokens=40)
         assert reply.startswith(answers) and reply.endswith(ENDINGS)
+
+
+# ---------------------------------------------------------------- the start that is chosen
+
+
+@pytest.mark.parametrize(
+    ("budget", "speed", "is_base"), [(0.2, 1.0, False), (60.0, 1.0, True), (60.0, 0.001, False)]
+)
+def test_the_base_learns_conversations_only_where_the_budget_is_long_enough(
+    budget: float, speed: float, is_base: bool, chats: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By the words of the conversations the base would be chosen."""
+    monkeypatch.setattr(base_choice, "is_present", lambda: True)
+    monkeypatch.setattr(base_choice, "_choice", lambda *_: Choice(None, "the base"))
+    notices: list[str] = []
+    context = training_context(tmp_path, notice=notices.append)
+    corpora = Sources((str(chats),)).read(0.1)
+    choose_start(corpora, TrainConfig(budget=budget), {}, context, speed)
+    assert (notices == ["the base"]) is is_base
+    assert is_base or "not the base model" in notices[0]
