@@ -259,10 +259,17 @@ def seeds_of_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled libraries go into a folder of the tests instead of the user's cache folder."""
+def own_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Compiled libraries go into a folder of the tests instead of the user's cache folder.
+
+    All workers share it, because compiling takes 2 s.
+    """
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        folder = (base.parent if is_worker(request.config) else base) / "cache"
+        patch.setenv("XDG_CACHE_HOME", str(folder))
         yield
 
 

@@ -42,36 +42,47 @@ static inline int64_t width(int64_t left)
     return n == 3 ? 2 : n == 5 ? 4 : n;
 }
 
+/* LANES numbers of each of n rows, of which the first `rest` are copied and the others are 0. */
+static inline void fill(void *to, const void *from, int n, int64_t columns, int64_t rest,
+                        int64_t bytes)
+{
+    memset(to, 0, n * LANES * bytes);
+    for (int i = 0; i < n; i++)
+        memcpy((char *)to + i * LANES * bytes, (const char *)from + i * columns * bytes,
+               rest * bytes);
+}
+
 /* Sums of `m` rows of W, from `row` on, with `n` vectors x (n, columns); y (n, rows) */
 #define DEFINE_TILE(name, type, load, m, n)                                                   \
     static void name##_tile_##m##_##n(const Matrix *w, int64_t row, const float *x, float *y) \
     {                                                                                         \
-        int64_t columns = w->columns, c = 0;                                                  \
+        int64_t columns = w->columns, whole = columns / LANES * LANES, rest = columns - whole;\
         const type *weight = (const type *)w->weight + row * columns;                         \
         const float *scale = w->scale;                                                        \
         floats sums[n * m] = {0}, xs[n];                                                      \
-        float results[n * m];                                                                 \
+        float results[n * m], last_x[n * LANES];                                              \
+        type last_weight[m * LANES];                                                          \
         (void)scale;                                                                          \
-        for (; c + LANES <= columns; c += LANES) {                                            \
-            UNROLL for (int j = 0; j < n; j++)                                                \
-                xs[j] = load_float(x + j * columns + c);                                      \
-            UNROLL for (int i = 0; i < m; i++) {                                              \
-                const type *part = weight + i * columns + c;                                  \
-                __builtin_prefetch((const char *)(part + m * columns));                       \
-                floats v = load(part, (row + i) * columns + c);                               \
+        for (int64_t start = 0, end = whole, size = columns; start < columns;) {              \
+            for (int64_t c = start; c < end; c += LANES) {                                    \
                 UNROLL for (int j = 0; j < n; j++)                                            \
-                    sums[j * m + i] += v * xs[j];                                             \
+                    xs[j] = load_float(x + j * size + c);                                     \
+                UNROLL for (int i = 0; i < m; i++) {                                          \
+                    const type *part = weight + i * size + c;                                 \
+                    __builtin_prefetch((const char *)(part + m * size));                      \
+                    floats v = load(part, (row + i) * columns + c);                           \
+                    UNROLL for (int j = 0; j < n; j++)                                        \
+                        sums[j * m + i] += v * xs[j];                                         \
+                }                                                                             \
             }                                                                                 \
-        }                                                                                     \
-        if (c < columns) {                                                                    \
-            UNROLL for (int j = 0; j < n; j++)                                                \
-                xs[j] = load_part(x + j * columns + c, columns - c);                          \
-            UNROLL for (int i = 0; i < m; i++) {                                              \
-                type part[LANES] = {0};                                                       \
-                memcpy(part, weight + i * columns + c, (columns - c) * sizeof *part);         \
-                floats v = load(part, (row + i) * columns + c);                               \
-                UNROLL for (int j = 0; j < n; j++)                                            \
-                    sums[j * m + i] += v * xs[j];                                             \
+            start = end;                                                                      \
+            if (start < columns) { /* again for the last columns, filled up with zeros */     \
+                fill(last_x, x + whole, n, columns, rest, sizeof *x);                         \
+                fill(last_weight, weight + whole, m, columns, rest, sizeof *weight);          \
+                x = last_x - whole;                                                           \
+                weight = last_weight - whole;                                                 \
+                size = LANES;                                                                 \
+                end = whole + LANES;                                                          \
             }                                                                                 \
         }                                                                                     \
         totals(sums, results, n * m);                                                         \

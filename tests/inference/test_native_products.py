@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,49 +87,12 @@ def change_sources(monkeypatch, folder: Path, old: str, new: str) -> None:
     native_products.cache_clear()
 
 
-def test_the_library_is_compiled_once(products, new_cache, monkeypatch):
-    assert native_products() is not None
-    (library,) = new_cache.iterdir()
-    native_products.cache_clear()
-    monkeypatch.setattr(
-        compiled_library, "_compile", lambda *arguments: pytest.fail("compiled again")
-    )
-    assert native_products() is not None and list(new_cache.iterdir()) == [library]
-
-
-def test_other_source_gets_another_library(products, new_cache, monkeypatch, tmp_path):
-    native_products()
-    change_sources(monkeypatch, tmp_path, "#define ROWS 4", "#define ROWS 4 /* changed */")
-    assert native_products() is not None and len(list(new_cache.iterdir())) == 2
-
-
-@pytest.mark.parametrize("content", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexit 0\n", "no program"])
-def test_a_compiler_that_fails_is_not_used(new_cache, monkeypatch, tmp_path, content):
-    compiler = tmp_path / "compiler"
-    compiler.write_text(content)
-    compiler.chmod(0o700)
-    monkeypatch.setenv("CC", str(compiler))
-    assert native_products() is None and list(new_cache.iterdir()) == []
-
-
-def test_without_a_compiler_there_are_none(new_cache, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert native_products() is None
-
-
-def test_a_folder_that_others_may_write_to_is_not_used(new_cache):
-    new_cache.mkdir()
-    new_cache.chmod(0o777)
-    assert native_products() is None
-    assert stat.S_IMODE(new_cache.stat().st_mode) == 0o777 and list(new_cache.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("sums[j * m + i] += v * xs[j]", "sums[j * m + i] -= v * xs[j]"),
-        pytest.param(  # leaves some vectors out
-            "case 2: name##_tile_4_2", "case 2: name##_tile_4_1", marks=pytest.mark.slow
+        ("case 2: name##_tile_4_2", "case 2: name##_tile_4_1"),  # leaves a vector out
+        pytest.param(
+            "sums[j * m + i] += v * xs[j]", "sums[j * m + i] -= v * xs[j]", marks=pytest.mark.slow
         ),
         pytest.param(  # of positions after the last
             "weights[i] = 0;", "weights[i] = 1;", marks=pytest.mark.slow
