@@ -64,6 +64,11 @@ class LlamaCpp:
         }
         return self._post("/completion", content)
 
+    def chat(self, messages: Sequence[dict[str, str]], n_tokens: int) -> dict[str, Any]:
+        """The most likely answer to messages: `message` and `finish_reason`, by the template."""
+        content = {"messages": list(messages), "max_tokens": n_tokens, "temperature": 0}
+        return self._post("/v1/chat/completions", content)["choices"][0]
+
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
             self._server.listening_address + path,
