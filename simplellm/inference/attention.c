@@ -8,6 +8,7 @@
 #include "vectors.h"
 
 #define BLOCK 64       /* positions whose scores are computed together */
+#define AT_ONCE 16     /* scores */
 #define SERIAL_WORK (1 << 18) /* products; waking the threads costs more for fewer */
 
 typedef struct {
@@ -16,20 +17,44 @@ typedef struct {
     int64_t position; /* of the token; it attends to those up to itself */
 } Place;
 
+/* q k for `n` keys (n, D). The lanes of AT_ONCE products are added together. */
+static inline void scores(const float *q, const float *keys, float *result, int64_t n, int64_t D)
+{
+    int64_t i = 0;
+    for (; D % LANES == 0 && i + AT_ONCE <= n; i += AT_ONCE) {
+        floats sums[AT_ONCE] = {0};
+        for (int64_t c = 0; c < D; c += LANES) {
+            floats part = load_float(q + c);
+            UNROLL for (int k = 0; k < AT_ONCE; k++)
+                sums[k] += part * load_float(keys + (i + k) * D + c);
+        }
+        totals(sums, result + i, AT_ONCE);
+    }
+    for (; i < n; i++)
+        result[i] = dot(q, keys + i * D, D);
+}
+
 /* sums (D) = sums * factor + the sum of `n` rows of values (n, D), each times its weight */
 static inline void add_weighted(float *sums, float factor, const float *weights,
                                 const float *values, int64_t n, int64_t D)
 {
     int64_t c = 0;
     for (; c + 4 * LANES <= D; c += 4 * LANES) {
-        floats parts[4];
+        floats parts[4], odd[4] = {0}; /* of every other row: fewer additions wait for others */
+        int64_t i = 0;
         UNROLL for (int k = 0; k < 4; k++)
             parts[k] = load_float(sums + c + k * LANES) * factor;
-        for (int64_t i = 0; i < n; i++)
+        for (; i + 2 <= n; i += 2)
+            UNROLL for (int k = 0; k < 4; k++) {
+                const float *value = values + i * D + c + k * LANES;
+                parts[k] += weights[i] * load_float(value);
+                odd[k] += weights[i + 1] * load_float(value + D);
+            }
+        for (; i < n; i++)
             UNROLL for (int k = 0; k < 4; k++)
                 parts[k] += weights[i] * load_float(values + i * D + c + k * LANES);
         UNROLL for (int k = 0; k < 4; k++)
-            store(sums + c + k * LANES, parts[k]);
+            store(sums + c + k * LANES, parts[k] + odd[k]);
     }
     for (; c + LANES <= D; c += LANES) {
         floats part = load_float(sums + c) * factor;
@@ -55,10 +80,9 @@ static void attend(const float *q, const float *keys, const float *values, float
         int64_t size = n - start < BLOCK ? n - start : BLOCK;
         int64_t rounded = (size + LANES - 1) / LANES * LANES;
         float old = highest;
-        for (int64_t i = 0; i < size; i++) {
-            weights[i] = dot(q, keys + (start + i) * D, D);
+        scores(q, keys + start * D, weights, size, D);
+        for (int64_t i = 0; i < size; i++)
             highest = weights[i] > highest ? weights[i] : highest;
-        }
         for (int64_t i = size; i < rounded; i++)
             weights[i] = highest;
         for (int64_t i = 0; i < rounded; i += LANES)

@@ -48,6 +48,9 @@ class Sampler:
         # Without a C compiler the decoder rounds vectors to bfloat16 where weights are int8. A pass
         # over many tokens does not.
         self.rounds_vectors = has_decoder and is_quantized(model) and native_products() is None
+        # Tokens that the decoder reads as fast as the model does (measured: docs/performance.md).
+        reads_prompts = self.decoder is not None and self.decoder.reads_prompts
+        self._max_decoded = (512 if is_quantized(model) else 128) if reads_prompts else 1
         self._n_read = 0  # leading positions of the cache that one pass computed
 
     def probe(self) -> None:
@@ -111,7 +114,7 @@ class Sampler:
     def _read(self, new: list[int]) -> Array:
         if self.decoder is None:
             return self._read_all(new)
-        if len(new) > 1 and not self.decoder.reads_prompts:
+        if len(new) > self._max_decoded:
             self._n_read = 0
             self._read_all(new[:-1])
             self._n_read = self._cache.length
