@@ -9,6 +9,7 @@ from typing import Any
 from simplellm.checkpoint.find_runs import run_of
 from simplellm.checkpoint.run import RunFolder
 from simplellm.checkpoint.run_log import LogRecord, read_log
+from simplellm.checkpoint.single_turn import is_single_turn
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.evaluation.curves import LossCurves
@@ -21,7 +22,10 @@ LIMITS = ("name", "kind", "minimum", "maximum", "open_minimum", "open_maximum", 
 
 
 def model_facts(name: str, folder: Path, sampler: Sampler) -> JsonObject:
-    """The served model, in numbers. name: of the model in the API."""
+    """The served model, in numbers. name: of the model in the API.
+
+    keeps_context: whether a chat lets the model read earlier turns, unless the user decides.
+    """
     config, run = sampler.model.config, run_of(folder)
     figures = run.figures_of(folder)
     return {
@@ -29,6 +33,7 @@ def model_facts(name: str, folder: Path, sampler: Sampler) -> JsonObject:
         "run": run.name,
         "step": max(step_of(folder), 0),
         "is_chat": sampler.template is not None,
+        "keeps_context": sampler.template is not None and not is_single_turn(run),
         "end_ids": sorted(sampler.end_ids),
         "architecture": config.architecture,
         "layers": config.n_layer,

@@ -29,9 +29,9 @@ from simplellm.app.options import ChatOptions
 from simplellm.app.results import Lines, Tokens
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
-from simplellm.app.subcommands.chat import is_single_turn
 from simplellm.app.subcommands.shared import load_sampler
 from simplellm.checkpoint.run import RunFolder
+from simplellm.checkpoint.single_turn import is_single_turn
 from simplellm.config.sampling import CHAT_MAX_NEW_TOKENS, SamplingParams
 from simplellm.data.chat_template import ChatTemplate
 from simplellm.data.conversations import conversation as roles

@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ import torch
 
 from server.live_server import JSON, Live, live_server, wait_until
 from simplellm.checkpoint.run import RunFolder
-from simplellm.checkpoint.step_folder import load_model
+from simplellm.checkpoint.step_folder import load_model, open_model
 from simplellm.config.sampling import SamplingParams
 from simplellm.evaluation.analyze import attention, candidates
 from simplellm.inference.sampler import Sampler
 from simplellm.server.access import Access
-from simplellm.server.checkpoint_replies import MOST_OPEN, MOST_TOKENS
+from simplellm.server.checkpoint_replies import CheckpointReplies
+from simplellm.server.run_facts import model_facts
 
 PROMPT = "The judge"
 GREEDY = {"temperature": 0, "max_new_tokens": 5}
@@ -76,6 +78,17 @@ def test_the_training_has_its_curves_and_the_sample_of_each_evaluation(run, trai
     assert [one["text"] for one in found["samples"]] == [one["sample"] for one in evaluations]
     assert found["best_step"] == min(evaluations, key=lambda one: one["loss"])["step"]
     assert found["train"]
+
+
+def test_earlier_turns_are_read_unless_the_run_learned_single_questions(chat_sampler, tmp_path):
+    found = []
+    for n_replies in 10, 30:
+        folder = RunFolder(tmp_path / f"of-{n_replies}")
+        read = {"conversations": 10, "replies": n_replies}
+        folder.write_info({"from": None, "conversations": read})
+        facts = model_facts("tiny", folder.path / "step-000001", chat_sampler)
+        found.append(facts["keeps_context"])
+    assert found == [False, True]
 
 
 def test_a_model_from_elsewhere_has_one_checkpoint_and_no_curve(live):
@@ -141,16 +154,55 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_a_404_without_a_path(sampler, b
             assert str(tmp_path) not in answer.error["message"]
 
 
-def test_an_answer_ends_when_its_client_goes(run):
-    service = run.service
+def test_few_checkpoints_are_open_at_once_and_the_newest_stay(sampler, best, monkeypatch):
+    opened = []
+    module = "simplellm.server.checkpoint_replies"
+    monkeypatch.setattr(f"{module}.MOST_OPEN", 1)
+    monkeypatch.setattr(
+        f"{module}.open_model", lambda *one: opened.append(one[0].name) or open_model(*one)
+    )
+    replies = CheckpointReplies(best, sampler)
+    params = SamplingParams(temperature=0, max_new_tokens=1)
+    one, other = (int(path.name[5:]) for path in RunFolder(best.parent).step_folders())
+    for step in one, one, other, other, one:
+        replies.reply(step, PROMPT, params, threading.Event())
+    assert opened == [f"step-{step:06d}" for step in (one, other, one)]
+
+
+def test_a_cancelled_answer_opens_nothing_and_writes_no_further_token(sampler, best, monkeypatch):
+    replies, cancelled = CheckpointReplies(best, sampler), threading.Event()
+    params = SamplingParams(temperature=0, max_new_tokens=20)
+    written = []
+
+    def next_logits(own: Sampler, ids: list[int]):
+        written.append(ids)
+        cancelled.set()
+        return computed(own, ids)
+
+    computed = Sampler.next_logits
+    monkeypatch.setattr(Sampler, "next_logits", next_logits)
+    for n_written in 1, 1:  # the second one is cancelled before it begins
+        with pytest.raises(CancelledError):
+            replies.reply(30, PROMPT, params, cancelled)
+        assert len(written) == n_written
+
+
+def test_an_answer_whose_client_goes_is_cancelled(run, monkeypatch):
+    events = []
+
+    def waits(self, step, prompt, params, cancelled):
+        events.append("started")
+        events.append("cancelled" if cancelled.wait(30) else "not cancelled")
+        raise CancelledError
+
+    monkeypatch.setattr(CheckpointReplies, "reply", waits)
     connection = http.client.HTTPConnection("127.0.0.1", run.port, timeout=10)
-    settings = {"temperature": 0, "max_new_tokens": MOST_TOKENS}
-    body = {"step": 30, "prompt": PROMPT, "settings": settings}
-    connection.request("POST", "/simplellm/answer", json.dumps(body).encode(), JSON)
-    time.sleep(0.02)
+    body = json.dumps({"step": 30, "prompt": PROMPT}).encode()
+    connection.request("POST", "/simplellm/answer", body, JSON)
+    wait_until(lambda: events == ["started"])
     connection.close()
-    wait_until(lambda: post(run, "answer", step=30, prompt=PROMPT, settings=GREEDY).status == 200)
-    assert not service.is_stopping
+    wait_until(lambda: len(events) == 2)
+    assert events[1] == "cancelled"
 
 
 # ---------------------------------------------------------------- requests that are wrong
@@ -189,7 +241,3 @@ def test_the_endpoints_need_the_key_of_the_server_and_the_page_does_not(byte_sam
             assert server.get(path, authorization="Bearer secret").status == 200
         assert post(server, "next", ids=[1]).status == 401
         assert server.get("/").status == server.get("/page/main.js").status == 200
-
-
-def test_few_models_are_open_at_once():
-    assert MOST_OPEN <= 2

@@ -14,18 +14,16 @@ from simplellm.app.preferences import Preferences, state_folder
 from simplellm.app.screen import Screen
 from simplellm.app.session import Session
 from simplellm.app.subcommands.shared import checkpoint_of, device_of, load_sampler, screen_of
-from simplellm.base.packaged import BASE
 from simplellm.checkpoint.find_runs import find_checkpoint, run_of
 from simplellm.checkpoint.run import RunFolder
+from simplellm.checkpoint.single_turn import is_single_turn
 from simplellm.checkpoint.step_names import step_of
 from simplellm.config.sampling import SamplingParams
 from simplellm.device import describe
-from simplellm.errors import CheckpointError
 from simplellm.evaluation.advice import missing_figure
 from simplellm.inference.quantize import is_quantized
 from simplellm.model.transformer import SimpleLLM
 
-SINGLE_TURN_REPLIES = 1.25  # replies in a conversation, up to which a run is of single questions
 CONVERSATIONS = "conversations"  # folder of the saved ones, in the state folder
 
 
@@ -115,21 +113,6 @@ def _load(folder: Path, options: ChatOptions, device: DeviceFallback) -> LoadedR
     run = run_of(folder)
     facts = _facts(run, folder, sampler.model)
     return LoadedRun(sampler, run.path, facts, _names(run), is_single_turn(run))
-
-
-def is_single_turn(run: RunFolder) -> bool:
-    """Whether a run was trained on conversations of one question and one reply, with few others.
-
-    Such a model has never seen a turn before a question: with kept turns, one on chatterbot-corpus
-    gave 2 of 20 training replies, and without 19. Not so an open model, which knows longer chats.
-    """
-    try:
-        info = run.read_info()
-        read = info["conversations"]
-        is_open = info["from"] not in (None, BASE)
-        return not is_open and read["replies"] <= SINGLE_TURN_REPLIES * read["conversations"]
-    except (CheckpointError, KeyError, TypeError):
-        return False
 
 
 def _names(run: RunFolder) -> Names:

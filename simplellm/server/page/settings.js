@@ -33,6 +33,7 @@ export class Settings {
   constructor(facts, onChange) {
     this.declared = facts.settings;
     this.isChat = facts.is_chat;
+    this.usuallyKeepsContext = facts.keeps_context;
     this.onChange = onChange;
     this.given = { ...JSON.parse(localStorage.getItem(KEPT) ?? "{}") };
     this.render();
@@ -61,7 +62,7 @@ export class Settings {
 
   /** Whether the model reads the earlier turns. */
   get keepsContext() {
-    return this.given.keepsContext ?? this.isChat;
+    return this.given.keepsContext ?? this.usuallyKeepsContext;
   }
 
   render() {
