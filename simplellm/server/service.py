@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,4 +74,5 @@ class Service:
         while trace is not None:
             place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
             trace = trace.tb_next
-        self.notice(f"a request failed: {type(error).__name__}: {error}{place}")
+        with contextlib.suppress(OSError):  # a log that cannot be written: the answer is sent
+            self.notice(f"a request failed: {type(error).__name__}: {error}{place}")

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from server.live_server import Live
     from simplellm.inference.sampler import Sampler
 
-PACKAGES = ("starlette", "uvicorn")
-collect_ignore_glob: list[str] = []
-
 
 @pytest.fixture(scope="session")
 def byte_sampler() -> Sampler:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server import needed as needed  # before what needs the packages
 from simplellm.config.sampling import SamplingParams
 from simplellm.inference.engine.engine import Engine
 from simplellm.inference.engine.limits import EngineLimits

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from server import needed as needed
 from simplellm.server.page_files import FOLDER
 
 MODULES = sorted(path.name for path in FOLDER.glob("*.js"))

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import posix_only
 
+from server import needed as needed
 from simplellm.app.cli import main
 from simplellm.app.parser import parse
 from simplellm.errors import SettingError, SimpleLLMError
