@@ -96,6 +96,12 @@ class Reader:
     def token(self, number: int) -> Any:
         return self.tab.locator(".model .shaded span").nth(number)
 
+    @property
+    def chosen(self) -> int:
+        """The number of the marked token of the reply; -1 where none is."""
+        spans = "[...document.querySelectorAll('.model .shaded span')]"
+        return self.tab.evaluate(f"{spans}.findIndex((span) => span.matches('.chosen'))")
+
     def stored(self) -> list[dict[str, Any]]:
         """The conversations in the storage of the browser."""
         texts = self.tab.evaluate(
@@ -307,6 +313,17 @@ def test_attention_of_a_token_is_shown_over_the_text_for_each_head(reader, run):
         f"JSON.stringify({shares}) !== {json.dumps(json.dumps(before))}".replace('", "', '","')
     )
     assert reader.tab.locator(".looking").text_content() == reply["tokens"][2]["bytes"]
+
+
+def test_a_token_that_is_chosen_while_the_reply_is_written_stays_chosen(reader, run, slow_tokens):
+    reader.open(run)
+    reader.tab.fill("#message", PROMPT)
+    reader.tab.press("#message", "Enter")
+    reader.token(1).click()
+    reader.wait_for_reply()
+    assert reader.chosen == 1
+    reader.tab.click("[aria-label='Next token']")
+    assert reader.chosen == 2
 
 
 def test_the_end_of_a_reply_has_alternatives_too(reader, run):

@@ -20,6 +20,7 @@ export class Chat {
     this.onSaved = onSaved;
     this.running = null; // the AbortController of the reply that is written
     this.conversation = newConversation();
+    this.views = []; // of the turns on the screen
     addEventListener("pagehide", () => this.keepUnfinished());
   }
 
@@ -249,7 +250,10 @@ export class Chat {
         show: (version) => this.showVersion(number, version),
         edit: () => this.views[number - 1].edit(),
       },
-      { isLast: number === this.conversation.turns.length - 1 },
+      {
+        isLast: number === this.conversation.turns.length - 1,
+        earlier: this.views[number]?.view,
+      },
     );
   }
 

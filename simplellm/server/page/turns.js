@@ -25,13 +25,14 @@ export function userTurn(turn, actions) {
 /** A turn of the model: its element, and `view` with the shaded text.
  *
  * actions: { choose(view, index, byKey), regenerate(), extend(), show(number), edit() }; `edit` is
- * for the turn before.
+ * for the turn before. earlier: the view of this turn until now; it stays, with its chosen token, if
+ * the reply is the same.
  */
-export function modelTurn(turn, actions, { isLast }) {
+export function modelTurn(turn, actions, { isLast, earlier }) {
   const reply = shownReply(turn);
-  const view = new ShadedText(reply, {
-    onChoose: (index, byKey) => actions.choose(view, index, byKey),
-  });
+  const onChoose = (index, byKey) => actions.choose(view, index, byKey);
+  const view = earlier?.reply === reply ? earlier : new ShadedText(reply, { onChoose });
+  view.update();
   const isCut = reply.reason === "length" || reply.reason === "interrupted";
   const bar = el(
     "div",
