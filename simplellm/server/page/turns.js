@@ -25,8 +25,8 @@ export function userTurn(turn, actions) {
 /** A turn of the model: its element, and `view` with the shaded text.
  *
  * actions: { choose(view, index, byKey), regenerate(), extend(), show(number), edit() }; `edit` is
- * for the turn before. earlier: the view of this turn until now; it stays, with its chosen token, if
- * the reply is the same.
+ * for the turn before. earlier: the view of this turn until now; it stays, with its chosen token,
+ * if the reply is the same.
  */
 export function modelTurn(turn, actions, { isLast, earlier }) {
   const reply = shownReply(turn);
