@@ -161,7 +161,7 @@ def become_macos() -> None:
             "sys": Imitation(sys, platform="darwin"),
             "os": Imitation(os, NOT_ON_MACOS_CALLS),
             "resource": Imitation(resource, getrusage=usage),
-            "ctypes": Imitation(ctypes, CDLL=MacLibrary),
+            "ctypes": Imitation(ctypes, CDLL=mac_library),
         },
         ("msvcrt",),
     )
@@ -174,11 +174,13 @@ def windows_library(name: Any, *_: Any, **__: Any) -> Any:
     raise FileNotFoundError(f"Could not find module '{name}' (or one of its dependencies)")
 
 
+def mac_library(name: str | None, *arguments: Any, **options: Any) -> Any:
+    """`ctypes.CDLL` on macOS: a library that the program compiled is loaded there too."""
+    return ctypes.CDLL(name, *arguments, **options) if name and "/" in name else MacLibrary()
+
+
 class MacLibrary:
     """The C library of macOS, which lacks the functions of glibc."""
-
-    def __init__(self, name: Any, *_: Any, **__: Any) -> None:
-        self._name = name
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"dlsym(RTLD_DEFAULT, {name}): symbol not found")

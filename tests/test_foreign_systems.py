@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def run_jobs(home: Path, jobs: list[dict[str, Any]]) -> list[list[dict[str, Any]
     env = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(home),
+        "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"],  # with the compiled library
         "PYTHONPATH": str(ROOT),
         "TERM": "xterm",
         "OMP_NUM_THREADS": "1",

@@ -24,6 +24,7 @@ from program import SIMPLELLM, environment, fork_server, quick
 from simplellm import __version__
 from simplellm.app.cli import main
 from simplellm.app.parser import COMMANDS, parse
+from simplellm.inference.decoder import Decoder
 from simplellm.model.transformer import SimpleLLM
 from simplellm.training import preparation
 
@@ -432,6 +433,7 @@ def test_out_of_memory_while_a_model_runs_is_one_line(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: ... 8000000000 bytes")
 
     monkeypatch.setattr(SimpleLLM, method, fail)
+    monkeypatch.setattr(Decoder, "read", fail)
     code, out, err = call(*command, "--run", "tiny", "--device", "cpu")
     assert code == 1 and not out and err.startswith("error: out of memory\nfix:"), err
 

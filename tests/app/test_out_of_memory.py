@@ -20,6 +20,7 @@ ERRORS = [
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8000000000 bytes"),
 ]
 Call = Callable[..., tuple[int, str, str]]
+NETWORK = "simplellm.model.transformer.SimpleLLM.hidden"
 
 
 def failing(error: Exception) -> Callable[..., None]:
@@ -29,6 +30,13 @@ def failing(error: Exception) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+def fail_in(monkeypatch: pytest.MonkeyPatch, part: str, error: Exception) -> None:
+    """Make a function fail; for the network also the decoder, which computes it on a CPU."""
+    monkeypatch.setattr(part, failing(error))
+    if part == NETWORK:
+        monkeypatch.setattr("simplellm.inference.decoder.Decoder.read", failing(error))
 
 
 def with_errors(*cases: tuple[str, str]) -> list[tuple[str, str, Exception]]:
@@ -85,14 +93,14 @@ def test_in_a_training(
     ("part", "command", "error"),
     with_errors(
         ("simplellm.app.subcommands.shared.open_model", "generate --prompt The-judge"),
-        ("simplellm.model.transformer.SimpleLLM.hidden", "generate --prompt The-judge"),
+        (NETWORK, "generate --prompt The-judge"),
         (
-            "simplellm.model.transformer.SimpleLLM.hidden",
+            NETWORK,
             "generate --prompt The-judge --num-beams 2",
         ),
         ("simplellm.model.scoring.evaluate", f"evaluate --data {STORY}"),
         ("simplellm.app.subcommands.evaluate.encoded", f"evaluate --data {STORY}"),
-        ("simplellm.model.transformer.SimpleLLM.hidden", "analyze --prompt The-judge"),
+        (NETWORK, "analyze --prompt The-judge"),
         ("simplellm.app.subcommands.shared.open_model", "chat"),
     ),
 )
@@ -104,7 +112,7 @@ def test_in_a_command(
     part: str,
     command: str,
 ) -> None:
-    monkeypatch.setattr(part, failing(error))
+    fail_in(monkeypatch, part, error)
     code, out, err = call(*command.split(), "--run", "tiny", folder=trained)
     assert code == 1 and not out and is_one_line(err), err
 
@@ -113,9 +121,9 @@ def test_in_a_command(
     ("part", "line", "error"),
     with_errors(
         ("simplellm.inference.sampler.Sampler.stream", "The judge"),
-        ("simplellm.model.transformer.SimpleLLM.hidden", "The judge"),
-        ("simplellm.model.transformer.SimpleLLM.hidden", "/compare"),
-        ("simplellm.model.transformer.SimpleLLM.hidden", "/next The judge"),
+        (NETWORK, "The judge"),
+        (NETWORK, "/compare"),
+        (NETWORK, "/next The judge"),
         ("simplellm.app.subcommands.chat.load_sampler", "/run tiny"),
         ("simplellm.app.session.Session.ask", "The judge"),
     ),
@@ -136,7 +144,7 @@ def test_a_chat_goes_on(
             chat, "load_sampler", lambda *arguments: next(calls, failing(error))(*arguments)
         )
     else:
-        monkeypatch.setattr(part, failing(error))
+        fail_in(monkeypatch, part, error)
     code, out, err = call("chat", "--run", "tiny", folder=trained, text=f"{line}\n/help\n")
     assert code == 0 and is_one_line(err), err
     assert "/compare" in out, "the next line is answered"

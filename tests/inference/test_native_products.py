@@ -32,8 +32,9 @@ def products() -> NativeProducts:
 
 @pytest.fixture
 def new_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """An empty cache folder, and no library loaded."""
+    """An empty cache folder, and no library loaded. Without optimizations, to save time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled_library, "FLAGS", ("-O0", "-fPIC", "-shared"))
     native_products.cache_clear()
     yield tmp_path / "simplellm"
     native_products.cache_clear()
