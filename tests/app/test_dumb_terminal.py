@@ -56,12 +56,12 @@ def test_a_chat_without_escape_sequences(start: Open, trained: Path, term: str) 
     terminal.press("judge")
     terminal.see("> The judge")
     terminal.press(Key.ENTER)
-    terminal.see("5 tokens")
+    terminal.see("5 tokens,")
     terminal.ready()
     terminal.paste("first\n/quit\nthird")
     terminal.see("> first\n/quit\nthird")
     terminal.press(Key.ENTER)
-    terminal.wait(lambda: terminal.text.count("5 tokens") == 2)
+    terminal.wait(lambda: terminal.text.count("5 tokens,") == 2)
     terminal.ready()
     for line in (
         "/probs on", "Jack", "/next Jack", "/probs", "/attn", "/attn 1.2 matrix", "/tokenize 한글",
@@ -117,7 +117,7 @@ def test_a_terminal_that_does_not_report_its_cursor_gets_no_warning(
     while time.perf_counter() < ends_at:
         terminal.read(0.1)
     terminal.press("The judge" + Key.ENTER)
-    terminal.see("5 tokens")
+    terminal.see("5 tokens,")
     terminal.ready()
     assert b"\x1b[6n" in terminal.raw and b"CPR" not in terminal.raw
     terminal.press("/quit" + Key.ENTER)

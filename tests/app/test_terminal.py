@@ -235,7 +235,7 @@ def send_paste(terminal: Terminal, *lines: str) -> None:
     assert "tokens/s" not in terminal.text.partition("> ")[2] and lines[0] in terminal.text
     terminal.clear()
     terminal.press(Key.ENTER)
-    terminal.see("3 tokens")
+    terminal.see("3 tokens,")
     terminal.ready()
     assert terminal.everything.count("tokens/s") == 1
     assert terminal.everything.count(lines[1]) == 2  # typed, and shown again
@@ -290,7 +290,7 @@ def test_a_paste_of_five_megabytes_is_answered(chat: Terminal) -> None:
     chat.paste("The judge sat down.\n" * 250_000)
     chat.wait(lambda: "5,000,000 characters" in chat.text)
     chat.press(Key.ENTER)
-    chat.see("3 tokens")
+    chat.see("3 tokens,")
     assert "longer than the context" in chat.everything and len(chat.raw) < 50_000
     chat.ready()
     set_length(chat, 100000)
@@ -342,7 +342,7 @@ def test_history_is_kept_between_sessions(open_chat: Open) -> None:
     for line in ("first one", "second one"):
         terminal.press(line + Key.ENTER)
         terminal.wait(
-            lambda line=line: said(terminal, line) and "3 tokens" in str(said(terminal, line))
+            lambda line=line: said(terminal, line) and "3 tokens," in str(said(terminal, line))
         )
         terminal.ready()
     terminal.press(Key.CTRL_D)
@@ -358,7 +358,7 @@ def test_history_is_kept_between_sessions(open_chat: Open) -> None:
     again.press("seco")
     again.see("second one")
     again.press(Key.ENTER + Key.ENTER)
-    again.see("3 tokens")
+    again.see("3 tokens,")
     again.ready()
     assert not COLOR.search(again.raw)
     again.press("quit" + Key.ENTER)
