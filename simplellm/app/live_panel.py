@@ -18,6 +18,9 @@ from simplellm.app.typeahead import keep_typeahead
 
 WRAP_OFF = "\x1b[?7l"  # automatic wrapping of lines (DECAWM)
 WRAP_ON = "\x1b[?7h"
+# While lines are drawn: the signals that may end or stop the process. `_shown` has to match the
+# screen by then, and rich writes its text again if an exception interrupts the write.
+DELAYED = ("SIGINT", "SIGTSTP", "SIGTERM", "SIGHUP")
 
 
 class LivePanel(RenderHook):
@@ -58,8 +61,7 @@ class LivePanel(RenderHook):
         lines = self._console.render_lines(panel, pad=False)
         if border is not None:
             lines[1:-1] = [_with_border(line, border) for line in lines[1:-1]]
-        # a signal may end or stop the process; `_shown` has to match the screen by then
-        with delayed_signals("SIGINT", "SIGTSTP"):
+        with delayed_signals(*DELAYED):
             self._lines = lines[: self._console.height]
             self._console.print(Control(ControlType.HIDE_CURSOR))
 
@@ -70,7 +72,7 @@ class LivePanel(RenderHook):
 
     def close(self, keep: bool = False) -> None:
         """End the panel. With `keep` its lines stay on the screen, and output goes on below."""
-        with self._opened, delayed_signals("SIGINT", "SIGTSTP"):
+        with self._opened, delayed_signals(*DELAYED):
             if keep and self._lines:
                 lines = Segments([*self._drawn(), Segment.line()])
                 self._lines = []
