@@ -76,7 +76,7 @@ export class AttentionView {
 
 function sentence(spans) {
   const most = [...spans].sort((one, other) => other.share - one.share).slice(0, NAMED);
-  const names = most.map(({ text: name, share }) => `${visible(name)} ${percent(share)}`);
+  const names = most.map(({ text: name, share }) => `“${visible(name)}” ${percent(share)}`);
   return el("p", {}, `Most of it goes to ${names.join(", ")}.`);
 }
 

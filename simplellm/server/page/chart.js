@@ -3,7 +3,7 @@
 import { svg } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [720, 260];
-const MARGIN = { left: 44, right: 14, top: 12, bottom: 30 };
+const MARGIN = { left: 44, right: 26, top: 12, bottom: 30 };
 const MOST_TICKS = 5;
 const STEPS = [1, 2, 5, 10];
 
