@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
                 item.add_marker(pytest.mark.slow)
     files = {item.path for item in items if "transformers" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in files)
+    items.sort(key=lambda item: (item.path not in files, item.path))
+
+
+class Backwards(pytest.Dir):
+    """A folder of tests whose files are collected in reverse order."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        return reversed(list(super().collect()))
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Let every second worker begin with the last files, and read what the others have compiled.
+
+    In a new clone pytest compiles each file of tests, which takes each worker 8 s otherwise.
+    """
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    is_second = int(name.removeprefix("gw")) % 2 == 1
+    if not is_second or (path / "__init__.py").exists():
+        return None
+    return Backwards.from_parent(parent, path=path)
 
 
 @pytest.hookimpl(tryfirst=True)
