@@ -1,7 +1,8 @@
 """Fixtures and settings that all tests share.
 
-A run of whole folders uses one worker process per core (pytest-xdist). A run of single files, of
-the slow tests (`-m slow`), of the interop tests (`-m interop`) or with `-n 0` uses one process.
+A run of whole folders uses a worker process for each core and one more (pytest-xdist): some tests
+wait, for a terminal or for the clock. A run of single files, of the slow tests (`-m slow`), of the
+interop tests (`-m interop`) or with `-n 0` uses one process.
 """
 
 from __future__ import annotations
@@ -79,12 +80,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if is_worker(config):
         return
     if getattr(option, "numprocesses", "no plugin") is None and not _is_for_one_process(config):
-        option.numprocesses = "auto"
-        option.maxprocesses = option.maxprocesses or MAX_WORKERS
+        option.numprocesses = min(_n_cores() + 1, option.maxprocesses or MAX_WORKERS)
         # Contiguous shares keep a module in one worker; an idle worker takes over tests of another.
         option.dist = "worksteal"
     if getattr(option, "numprocesses", None):
         os.environ[SHARED_SERVER] = f"{os.getpid()}:{tempfile.mkdtemp()}"
+
+
+def _n_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _is_for_one_process(config: pytest.Config) -> bool:
