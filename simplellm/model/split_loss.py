@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from simplellm.model.kernels import Context, matmul_dtype
 
-# Logits of a part: 170 rows of 49,152 (33 MB in float32). Four times as many take as long.
+# Logits of a part: 170 rows of 49,152 (33 MB in float32).
 PART_LOGITS = 1 << 23
 LossOfPart = Callable[[Tensor, slice], Tensor]
 
