@@ -23,8 +23,8 @@ from torch import Tensor
 from simplellm.model.transformer import SimpleLLM
 
 TOKENS_PER_EVALUATION_BATCH = 8192
-# A model with a vocabulary of this size comes from elsewhere and is large: a smaller batch fills the
-# cores too, and its activations take a quarter of the memory.
+# A model with a vocabulary of this size comes from elsewhere and is large: a smaller batch fills
+# the cores too, and its activations take a quarter of the memory.
 LARGE_VOCABULARY = 1 << 14
 TOKENS_OF_LARGE_MODEL = 2048
 SEGMENT_TOKENS = 1 << 20  # whose scores are summed at once
