@@ -154,7 +154,8 @@ def test_a_chat_model_answers_each_message_after_the_earlier_ones(reader, chat):
     assert [token["id"] for token in reply["tokens"]] == answer["choices"][0]["token_ids"]
 
 
-def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(reader, run, slow_tokens):
+def begin_long_reply(reader, run) -> None:
+    """Send the prompt and wait for the first tokens of a reply of up to 2,000."""
     reader.open(run)
     reader.tab.click("#show-settings")
     reader.tab.fill("#setting-max_new_tokens", "2000")
@@ -162,6 +163,10 @@ def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(reader, run
     reader.tab.fill("#message", PROMPT)
     reader.tab.press("#message", "Enter")
     reader.tab.wait_for_selector(".model .shaded span:nth-child(4)")
+
+
+def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(reader, run, slow_tokens):
+    begin_long_reply(reader, run)
     reader.tab.click("#stop")
     reader.wait_for_reply()
     assert reader.tab.locator(".ending").text_content() == "stopped"
@@ -179,13 +184,7 @@ def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(reader, run
 
 
 def test_what_was_written_is_kept_when_the_page_is_loaded_again(reader, run, slow_tokens):
-    reader.open(run)
-    reader.tab.click("#show-settings")
-    reader.tab.fill("#setting-max_new_tokens", "2000")
-    reader.tab.press("#setting-max_new_tokens", "Enter")
-    reader.tab.fill("#message", PROMPT)
-    reader.tab.press("#message", "Enter")
-    reader.tab.wait_for_selector(".model .shaded span:nth-child(4)")
+    begin_long_reply(reader, run)
     reader.tab.reload()
     reader.tab.wait_for_selector(".model .ending")
     assert reader.tab.locator(".ending").text_content() == "stopped"
