@@ -9,11 +9,10 @@ from starlette.responses import Response
 
 from simplellm.data.conversations.conversation import ASSISTANT
 from simplellm.inference.engine.request import End
+from simplellm.server.answer import answer
 from simplellm.server.chat_request import ChatRequest, parse_chat
 from simplellm.server.choice import Choice, Piece, joined
 from simplellm.server.disconnect import until_gone
-from simplellm.server.event_stream import EventStream
-from simplellm.server.json_text import JsonResponse
 from simplellm.server.prompts import EncodedPrompt, encoded_messages
 from simplellm.server.replies import Job, Replies
 from simplellm.server.request_body import json_object
@@ -37,12 +36,7 @@ async def _answer(asked: ChatRequest, service: Service) -> Response:
     prompt = await encoded_messages(asked.turns, service.model)
     completion = ChatCompletion(asked, prompt, service)
     completion.start()
-    if asked.options.stream:
-        return EventStream(completion.chunks(), completion.cancel, service.report)
-    try:
-        return JsonResponse(await completion.whole())
-    finally:
-        completion.cancel()
+    return await answer(completion, asked.options.stream, service.report)
 
 
 class ChatCompletion:

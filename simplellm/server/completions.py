@@ -8,11 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simplellm.inference.engine.request import End
+from simplellm.server.answer import answer
 from simplellm.server.choice import Choice, Piece, joined
 from simplellm.server.completion_request import CompletionRequest, parse_completion
 from simplellm.server.disconnect import until_gone
-from simplellm.server.event_stream import EventStream
-from simplellm.server.json_text import JsonResponse
 from simplellm.server.prompt_scores import Score, prompt_scores
 from simplellm.server.prompts import EncodedPrompt, encoded_prompt, prompt_tokens
 from simplellm.server.replies import Job, Replies
@@ -36,12 +35,7 @@ async def _answer(asked: CompletionRequest, service: Service) -> Response:
     prompts = [await encoded_prompt(prompt, service.model) for prompt in asked.prompts]
     completion = Completion(asked, prompts, service)
     await completion.start()
-    if asked.options.stream:
-        return EventStream(completion.chunks(), completion.cancel, service.report)
-    try:
-        return JsonResponse(await completion.whole())
-    finally:
-        completion.cancel()
+    return await answer(completion, asked.options.stream, service.report)
 
 
 class Completion:
